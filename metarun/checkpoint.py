@@ -1,0 +1,54 @@
+"""Saved states: the last ones, to go on from, and the best on validation, to test."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from metarun.core import PyTree, State
+
+for _noisy in ("absl", "orbax"):
+    logging.getLogger(_noisy).setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """Two series under `directory`: `last` (two states, each with a little host-side JSON) and `best` (one)."""
+
+    def __init__(self, directory: Path) -> None:
+        def series(name: str, keep: int) -> ocp.CheckpointManager:
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+            return ocp.CheckpointManager((directory / name).absolute(), options=options)
+
+        self.last, self.best = series("last", 2), series("best", 1)
+
+    def save(self, state: State, host: dict[str, Any]) -> None:
+        """Saves what it takes to go on; returns once the state is copied off the device, and writes behind."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        self.last.save(int(state.step), args=args, force=True)
+
+    def save_best(self, step: int, params: PyTree) -> None:
+        """Keeps `params` as the best so far."""
+        if step in self.best.all_steps():
+            self.best.delete(step)
+        self.best.save(step, args=ocp.args.StandardSave(params), force=True)
+
+    def restore(self, like: State) -> tuple[State, dict[str, Any]] | None:
+        """The newest saved state, placed as `like` is, and its JSON; None if nothing was saved."""
+        step = self.last.latest_step()
+        if step is None:
+            return None
+        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        found = self.last.restore(step, args=ocp.args.Composite(state=target, host=ocp.args.JsonRestore()))
+        return found["state"], found["host"]
+
+    def restore_best(self, like: PyTree) -> PyTree:
+        """The best parameters, placed as `like` is."""
+        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        return self.best.restore(self.best.latest_step(), args=target)
+
+    def close(self) -> None:
+        """Waits until all is on disk."""
+        self.last.close()
+        self.best.close()

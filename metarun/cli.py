@@ -1,0 +1,163 @@
+"""The command line: `metarun [overrides]`, Hydra's flags, and the verbs."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import metarun
+from metarun.conf import GROUPS, choices, conf_dir, describe, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, 75 stopped and saved: run it again.
+FAILED, MISTAKE, STOPPED = 1, 2, 75
+
+
+def main() -> None:
+    """The console script. Heavy imports wait until the command has been read."""
+    arguments = sys.argv[1:]
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text())
+    elif "--version" in arguments:
+        print(f"metarun {metarun.__version__}")
+    elif arguments and re.fullmatch(r"[a-z]+", arguments[0]):
+        verb(arguments[0], arguments[1:])
+    else:
+        compose_and_run(arguments)
+
+
+def fail(message: object, code: int) -> NoReturn:
+    """Ends the program with one line on standard error."""
+    print(f"metarun: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def help_text() -> str:
+    """The commands, and every config group with its choices."""
+    lines = [
+        "metarun: a config-driven meta-learning runner on JAX.",
+        "",
+        "  metarun learner=maml task=omniglot               train, then test; a setting is group=choice or key=value",
+        "  metarun -m learner=maml,fomaml train.seed=0,1,2  every combination, a run each",
+        "  metarun run.dir=DIR                              go on with a run that was stopped",
+        "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
+        "  metarun data omniglot                            find or fetch, check and prepare a data set",
+    ]
+    for group in GROUPS:
+        lines += ["", f"{group}="]
+        lines += [f"  {choice:<16} {describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
+    lines += ["", "All keys with their values: metarun --cfg job; of one group: metarun --cfg job --package learner"]
+    return "\n".join(lines)
+
+
+def verb(name: str, arguments: list[str]) -> None:
+    """A command other than running: its name is a bare word, where a setting has an equals sign."""
+    verbs = {"data": data}
+    if name not in verbs:
+        fail(f"{name}: no such command; {nearest(name, verbs)} A setting has an equals sign: learner=maml", MISTAKE)
+    verbs[name](arguments)
+
+
+def data(arguments: list[str]) -> None:
+    """`metarun data omniglot [data_dir=DIR]`."""
+    from metarun.core import DataError
+    from metarun.tasks import omniglot
+
+    directory = os.environ.get("METARUN_DATA_DIR")
+    for argument in arguments:
+        if argument.startswith("data_dir="):
+            directory = argument.removeprefix("data_dir=")
+        elif argument not in ("omniglot", "task=omniglot"):
+            fail(f"{argument}: no such data set; allowed: omniglot", MISTAKE)
+    try:
+        names, images = omniglot.load_drawings(directory)
+    except DataError as error:
+        fail(error, FAILED)
+    print(f"omniglot: {len(names):,} characters, {images.shape[0] * images.shape[1]:,} drawings, ready")
+
+
+def compose_and_run(arguments: list[str]) -> None:
+    """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's errors reach us, to be told in one line
+    multirun = "-m" in arguments or "--multirun" in arguments
+    sys.argv[1:] = [translate(argument, multirun) for argument in arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, arguments), MISTAKE)
+
+
+def translate(argument: str, multirun: bool) -> str:
+    """Spares the user two of Hydra's subtleties."""
+    if argument.startswith(("eval.task.", "eval.learner.")):
+        return f"++{argument}"  # what evaluation overrides is not in the yaml until it is named
+    if multirun and argument.startswith("run.dir="):
+        return f"hydra.sweep.{argument.removeprefix('run.')}"  # one directory for all, with one inside for each
+    return argument
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """A mistake in an override, in one line, with the nearest spelling."""
+    message = str(error)
+    if found := re.search(r"Could not find '(\w+)/([^']+)'", message):
+        group, choice = found.groups()
+        return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
+    if found := re.search(r"Could not override '([^']+)'", message):
+        *path, key = found[1].split(".")
+        return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"
+    return message.splitlines()[0] if message else type(error).__name__
+
+
+def keys_at(path: list[str], arguments: list[str]) -> list[str]:
+    """The keys under `path` in the configuration that the command's choices of groups give."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import DictConfig, OmegaConf
+
+    chosen = [a for a in arguments if a.split("=")[0] in GROUPS]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = compose("config", overrides=chosen)
+    found = OmegaConf.select(node, ".".join(path)) if path else node
+    return [str(key) for key in found] if isinstance(found, DictConfig) else []
+
+
+def job(cfg: "DictConfig") -> None:
+    """One run: checks its configuration, trains or goes on, tests, and tells the result."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from metarun import config, results, train
+    from metarun.core import ConfigError, DataError
+
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        directory = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
+        cfg.run.dir = str(directory)
+        resolved = config.resolve(cfg)
+        if (directory / "config.yaml").exists():
+            overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("run.dir=")]
+            resolved = config.resume(directory, resolved, alone=not overrides)
+        run = config.build_run(resolved)
+        results.tell(train.train(run), directory)
+    except ConfigError as error:
+        fail(error, MISTAKE)
+    except (DataError, train.Diverged) as error:
+        fail(error, FAILED)
+    except train.Interrupted as error:
+        fail(error, STOPPED)
+    finally:
+        remove_if_empty(directory)
+
+
+def remove_if_empty(directory: Path) -> None:
+    """Hydra makes a run's directory before the run is known to be sound: takes an unused one away again."""
+    try:
+        for folder in (directory, *directory.parents[:2]):
+            folder.rmdir()
+    except OSError:
+        pass  # not empty: something of the user's is in it

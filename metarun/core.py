@@ -1,0 +1,131 @@
+"""The nouns of metarun, and the protocols that tasks and learners keep.
+
+A task distribution draws episodes; a learner adapts to an episode's support set and predicts its query
+set; a net is all that a learner may know of the model and the tasks. Shapes are given for ONE task:
+whatever holds many tasks carries a leading task axis and says so.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, Protocol
+
+import jax
+from annotated_types import Ge, Gt
+
+Array = jax.Array
+Key = jax.Array
+PyTree = Any
+Metrics = dict[str, Array]
+
+# The value ranges of yaml keys: metarun.config checks a component's fields against its annotations.
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+
+
+class ConfigError(Exception):
+    """A mistake in the configuration, told in one line: the key, what was given, what is allowed."""
+
+    def __init__(self, key: str, given: object, allowed: str) -> None:
+        super().__init__(f"{key}={given}: {allowed}")
+        self.key, self.given, self.allowed = key, given, allowed
+
+    def under(self, group: str) -> "ConfigError":
+        """The same error, its key seen from the whole configuration (`ways` -> `task.ways`)."""
+        return ConfigError(f"{group}.{self.key}", self.given, self.allowed)
+
+
+class DataError(Exception):
+    """Data that is missing or damaged, told in one line: what, where it was looked for, what to do."""
+
+
+class Batch(NamedTuple):
+    """Inputs x (n, ...) and their labels y (n,) int32, or targets y (n, d) float32."""
+
+    x: Array
+    y: Array
+
+
+class Episode(NamedTuple):
+    """One task as drawn: adapt to the support set, be judged on the query set."""
+
+    support: Batch
+    query: Batch
+
+
+class State(NamedTuple):
+    """All that training changes, saved and restored whole."""
+
+    step: Array  # () int32: meta-steps done
+    params: PyTree  # what is meta-learned
+    opt_state: PyTree  # the outer optimizer's
+    sums: Metrics  # metrics summed over the meta-steps since the last logged row
+
+
+class Net(NamedTuple):
+    """All that a learner may know of the model and the tasks."""
+
+    init: Callable[[Key, Array], PyTree]  # (key, x) -> params
+    apply: Callable[[PyTree, Array], Array]  # (params, x) -> outputs (len(x), width)
+    loss: Callable[[Array, Array], tuple[Array, Metrics]]  # (outputs, y) -> scalar, metrics
+    n_out: int  # outputs a prediction has: ways, or the targets' dimension
+
+
+class Tasks(Protocol):
+    """A distribution over tasks: a frozen dataclass whose fields are its yaml's keys."""
+
+    @property
+    def n_out(self) -> int:
+        """Ways of a classification, dimension of a regression's targets."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The metric that selects and sums up a run: "accuracy" (more is better) or "mse" (less is)."""
+        ...
+
+    def check(self, split: str) -> None:
+        """Raises ConfigError if `split` (train, val or test) cannot give such episodes. Host only, cheap."""
+        ...
+
+    def load(self, split: str) -> PyTree:
+        """What `sample` needs of a split, as host arrays. Raises DataError."""
+        ...
+
+    def digest(self, split: str) -> str:
+        """A short digest of which classes (or functions) the split holds."""
+        ...
+
+    def sample(self, data: PyTree, key: Key) -> Episode:
+        """ONE episode, a pure function of the key; runs under jit and vmap."""
+        ...
+
+    def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
+        """outputs (n, n_out), y -> mean loss (), metrics; "loss" is always one of the metrics."""
+        ...
+
+
+class Learner(Protocol):
+    """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys."""
+
+    def width(self, n_out: int) -> int:
+        """The outputs asked of the model (an embedding's dimension, for a metric learner)."""
+        ...
+
+    def init(self, net: Net, key: Key, x: Array) -> PyTree:
+        """What is meta-learned, at the start."""
+        ...
+
+    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
+        """What the learner knows after the support set: adapted parameters, prototypes, a memory."""
+        ...
+
+    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
+        """x (n, ...) -> outputs (n, n_out)."""
+        ...
+
+    def meta_grad(
+        self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array
+    ) -> tuple[PyTree, Metrics]:
+        """The mean meta-gradient over tasks (leading axis of `episodes` and `keys`), and mean metrics."""
+        ...

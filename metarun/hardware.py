@@ -1,0 +1,75 @@
+"""The machine a run uses: platform, number of devices, tasks at a time, precision."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from metarun.core import ConfigError, Count
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Settings that change how fast a run is, and its results up to the order of summation only."""
+
+    platform: Literal["auto", "cpu", "gpu", "tpu"]
+    devices: Count | Literal["auto"]
+    task_chunk: Count | Literal["auto"]
+    precision: Literal["float32", "tf32"]
+
+    def check(self, meta_batch: int) -> None:
+        """Raises ConfigError where tasks cannot be shared out evenly. Touches no device."""
+        devices = 1 if self.devices == "auto" else self.devices
+        if meta_batch % devices:
+            raise ConfigError("hardware.devices", devices, f"must divide train.meta_batch={meta_batch}")
+        if self.task_chunk != "auto" and (meta_batch // devices) % self.task_chunk:
+            raise ConfigError(
+                "hardware.task_chunk",
+                self.task_chunk,
+                f"must divide the {meta_batch // devices} tasks of a device"
+                f" (train.meta_batch={meta_batch} over {devices})",
+            )
+
+    def set_up(self, meta_batch: int) -> Mesh:
+        """A mesh with one axis, `tasks`, over the devices to use. Call before anything touches a device.
+
+        With `devices: auto` it takes as many as divide the meta-batch. A CPU has one device a core: XLA
+        shares small operations among threads badly, and two devices with half of the tasks each beat
+        one device with two threads.
+        """
+        if self.platform != "auto":
+            jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
+        if self.platform in ("auto", "cpu"):
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            wanted = cores if self.devices == "auto" else self.devices
+            try:
+                jax.config.update("jax_num_cpu_devices", wanted)
+            except RuntimeError:
+                pass  # a device has been touched already (a later job of a sweep): the first job's number holds
+        jax.config.update("jax_default_matmul_precision", {"float32": "highest", "tf32": "high"}[self.precision])
+
+        try:
+            found = jax.devices()
+        except RuntimeError as error:
+            message = str(error).splitlines()[0]
+            raise ConfigError("hardware.platform", self.platform, f"not usable here ({message})") from error
+        if self.devices != "auto" and self.devices > len(found):
+            raise ConfigError(
+                "hardware.devices", self.devices, f"at most {len(found)}, what {found[0].platform} has here"
+            )
+        most = len(found) if self.devices == "auto" else self.devices
+        count = max(n for n in range(1, most + 1) if meta_batch % n == 0)
+        return Mesh(np.array(found[:count]), ("tasks",))
+
+    def chunk(self, tasks: int, platform: str) -> int:
+        """How many of a device's `tasks` to compute at once: a divisor of `tasks`.
+
+        `auto` takes up to 8 on a CPU, so that activations stay in its cache, and all of them elsewhere.
+        """
+        if self.task_chunk != "auto":
+            return self.task_chunk
+        most = 8 if platform == "cpu" else tasks
+        return max(n for n in range(1, most + 1) if tasks % n == 0)

@@ -1,0 +1,79 @@
+"""What gradient-based learners share: the inner loop, and the meta-gradient through it."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from metarun.core import Array, Batch, Episode, Key, Learner, Metrics, Net, PyTree
+
+Reduction = Literal["mean", "sum_over_shots"]
+
+
+def support_loss(net: Net, support: Batch, reduction: Reduction) -> Callable[[PyTree], Array]:
+    """params -> the inner loss () on the support set.
+
+    `mean` averages over the support set. `sum_over_shots` is the MAML authors' code: the sum of the
+    examples' cross-entropies over shots, which is `ways` times the mean and so multiplies the effective
+    step by `ways`. A regression has no ways: there both are the mean.
+    """
+    is_classification = jnp.issubdtype(support.y.dtype, jnp.integer)
+    scale = net.n_out if reduction == "sum_over_shots" and is_classification else 1
+    return lambda params: scale * net.loss(net.apply(params, support.x), support.y)[0]
+
+
+def descend(
+    loss: Callable[[PyTree], Array], params: PyTree, inner_lr: float, steps: int, first_order: bool
+) -> PyTree:
+    """params after `steps` of gradient descent on `loss`: theta <- theta - alpha grad L(theta).
+
+    Finn et al. 2017, equation 1. Differentiable in `params`; with `first_order` the inner gradients
+    count as constants (section 5.2), so the meta-gradient is the query gradient at the adapted point.
+    """
+
+    def step(params: PyTree, _: None) -> tuple[PyTree, None]:
+        grads = jax.grad(loss)(params)
+        if first_order:
+            grads = jax.lax.stop_gradient(grads)
+        return jax.tree.map(lambda p, g: p - inner_lr * g, params, grads), None
+
+    # One step needs no loop; and the loop's body is compiled once however many steps there are.
+    if steps <= 1:
+        return step(params, None)[0] if steps else params
+    return jax.lax.scan(step, params, length=steps)[0]
+
+
+def partition(params: PyTree, freeze: tuple[str, ...]) -> tuple[PyTree, PyTree]:
+    """Splits a nested dict into (adapted, frozen) flat dicts by path.
+
+    A leaf is frozen if its path, written `layer/name`, contains one of the strings in `freeze`.
+    """
+    flat = flatten_dict(params, sep="/")
+    frozen = {path: leaf for path, leaf in flat.items() if any(part in path for part in freeze)}
+    return {path: leaf for path, leaf in flat.items() if path not in frozen}, frozen
+
+
+def join(adapted: PyTree, frozen: PyTree) -> PyTree:
+    """Undoes `partition`."""
+    return unflatten_dict({**adapted, **frozen}, sep="/")
+
+
+def query_grad(
+    learner: Learner, net: Net, params: PyTree, episodes: Episode, keys: Key
+) -> tuple[PyTree, Metrics]:
+    """The gradient of the mean query loss through `learner.adapt`: Finn et al. 2017, algorithm 2.
+
+    episodes and keys have a leading task axis; returns (gradient like params, metrics averaged over tasks).
+    """
+
+    def query_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
+        fast = learner.adapt(net, params, episode.support, key)
+        return net.loss(learner.predict(net, fast, episode.query.x), episode.query.y)
+
+    def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
+        losses, metrics = jax.vmap(query_loss, in_axes=(None, 0, 0))(params, episodes, keys)
+        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+
+    return jax.grad(mean_loss, has_aux=True)(params)

@@ -1,0 +1,47 @@
+"""Model-agnostic meta-learning, second and first order. Finn, Abbeel and Levine 2017."""
+
+from dataclasses import dataclass
+
+from metarun import inner
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree
+
+
+@dataclass(frozen=True)
+class MAML:
+    """Meta-learns an initialisation theta from which a few gradient steps solve a task.
+
+    The adapted parameters are theta' = theta - alpha grad L_support(theta), repeated `inner_steps` times
+    (equation 1); theta follows the gradient of the mean of L_query(theta') over tasks (algorithm 2).
+    """
+
+    inner_lr: Positive  # alpha
+    inner_steps: CountOrZero
+    inner_loss: inner.Reduction
+    first_order: bool
+    freeze: tuple[str, ...]  # meta-learned but not adapted: parameters whose path contains one of these
+
+    def width(self, n_out: int) -> int:
+        return n_out
+
+    def init(self, net: Net, key: Key, x: Array) -> PyTree:
+        return net.init(key, x)
+
+    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
+        adapted, frozen = inner.partition(params, self.freeze)
+        loss = inner.support_loss(net, support, self.inner_loss)
+        adapted = inner.descend(
+            lambda adapted: loss(inner.join(adapted, frozen)),
+            adapted,
+            self.inner_lr,
+            self.inner_steps,
+            self.first_order,
+        )
+        return inner.join(adapted, frozen)
+
+    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
+        return net.apply(fast, x)
+
+    def meta_grad(
+        self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array
+    ) -> tuple[PyTree, Metrics]:
+        return inner.query_grad(self, net, params, episodes, keys)

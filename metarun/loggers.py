@@ -1,0 +1,134 @@
+"""Where figures go besides the run's directory: Weights & Biases, or nowhere."""
+
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+log = logging.getLogger("metarun")
+
+
+class Tracker(Protocol):
+    """An open connection to a tracker. None of its methods ever raises."""
+
+    def row(self, step: int, row: dict[str, float]) -> None: ...
+    def close(self, summary: dict[str, Any]) -> None: ...
+
+
+class Nowhere:
+    """A tracker that keeps nothing."""
+
+    def row(self, step: int, row: dict[str, float]) -> None:
+        pass
+
+    def close(self, summary: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class NoLogger:
+    """metrics.jsonl and results.json only."""
+
+    def open(self, directory: Path, config: dict[str, Any], name: str, tags: tuple[str, ...]) -> Tracker:
+        return Nowhere()
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Weights & Biases: online with a login or a key, else offline, without ever asking."""
+
+    project: str
+    entity: str | None
+    group: str | None
+    mode: Literal["auto", "online", "offline"]
+
+    def open(self, directory: Path, config: dict[str, Any], name: str, tags: tuple[str, ...]) -> Tracker:
+        """A W&B run, the same one each time for the same `directory`."""
+        try:
+            return WandbRun(self, directory, config, name, tags)
+        except Exception as error:  # whatever W&B raises, training goes on
+            log.warning(f"W&B: not logging there ({_one_line(error)})")
+            return Nowhere()
+
+
+class WandbRun:
+    """One W&B run. At its first failure it says so once, and keeps quiet from then on."""
+
+    def __init__(
+        self, settings: Wandb, directory: Path, config: dict[str, Any], name: str, tags: tuple[str, ...]
+    ) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        folder = directory / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "run_id"
+        if not id_file.exists():
+            id_file.write_text(secrets.token_hex(4))
+
+        def start(mode: str) -> Any:
+            return wandb.init(
+                project=settings.project,
+                entity=settings.entity,
+                group=settings.group,
+                name=name,
+                tags=list(tags),
+                config=config,
+                dir=directory,
+                id=id_file.read_text().strip(),
+                resume="allow",
+                mode=mode,  # type: ignore[arg-type]
+                settings=wandb.Settings(console="off", silent=True, init_timeout=20),
+            )
+
+        # W&B's own variable, which may also say `disabled`, stands unless the configuration names a mode.
+        mode = os.environ.get("WANDB_MODE", "auto") if settings.mode == "auto" else settings.mode
+        if mode == "auto":
+            mode = "online" if _has_login() else "offline"
+        try:
+            self.run = start(mode)
+        except Exception as error:
+            if mode != "online":
+                raise
+            log.warning(f"W&B: cannot be reached ({_one_line(error)}); logging offline")
+            mode = "offline"
+            self.run = start(mode)
+        if mode == "offline":
+            log.info(f"W&B: offline; upload later with: wandb sync {Path(self.run.dir).parent}")
+        elif mode == "online":
+            log.info(f"W&B: {self.run.url}")
+
+    def row(self, step: int, row: dict[str, float]) -> None:
+        self._quietly(lambda: self.run.log(row, step=step))
+
+    def close(self, summary: dict[str, Any]) -> None:
+        self._quietly(lambda: self.run.summary.update(summary))
+        self._quietly(lambda: self.run.finish())
+
+    def _quietly(self, act: Any) -> None:
+        if self.run is None:
+            return
+        try:
+            act()
+        except Exception as error:  # a tracker that breaks must not take the training with it
+            log.warning(f"W&B: stopped logging there ({_one_line(error)})")
+            self.run = None
+
+
+def _has_login() -> bool:
+    """Whether W&B has a key for this user, in WANDB_API_KEY or in netrc; asks nobody, no network."""
+    import netrc
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""One model a file: a stateless flax module, (params, x (n, ...)) -> outputs (n, n_out)."""

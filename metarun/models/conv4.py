@@ -1,0 +1,47 @@
+"""Four convolutions and a linear head: the backbone of the few-shot classification papers."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from metarun.core import Array, ConfigError, Count
+from metarun.models.layers import Norm, Normalisation, convolve
+
+
+class Conv4(nn.Module):
+    """Images x (n, height, width, channels) -> (n, n_out).
+
+    Finn et al. 2017, section 5.2: 64 filters and stride 2, spatially averaged, for Omniglot; 32 filters
+    and 2x2 max-pooling, flattened, for mini-ImageNet.
+    """
+
+    filters: Count
+    downsample: Literal["stride", "max_pool"]
+    norm: Norm
+    n_out: int
+
+    @property
+    def transductive(self) -> bool:
+        return self.norm == "batch"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if x.ndim != 4:
+            raise ConfigError(
+                "model", "conv4", f"takes images (n, height, width, channels), not {x.shape}; use model=mlp"
+            )
+        pool = self.downsample == "max_pool"
+        for i in range(4):
+            x = nn.Conv(
+                self.filters,
+                (3, 3),
+                strides=1 if pool else 2,
+                name=f"conv{i}",
+                conv_general_dilated=convolve,
+            )(x)
+            x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
+            if pool and min(x.shape[1:3]) > 1:
+                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(len(x), -1) if pool else jnp.mean(x, axis=(1, 2))
+        return nn.Dense(self.n_out, name="head")(x)

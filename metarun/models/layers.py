@@ -1,0 +1,61 @@
+"""Layers that models share: a convolution that is fast under vmap, and stateless normalisation."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metarun.core import Array
+
+Norm = Literal["batch", "layer", "none"]
+
+
+def convolve(
+    x: Array, kernel: Array, strides: tuple[int, int], padding: Any, *, precision: Any = None, **rest: Any
+) -> Array:
+    """A convolution as patches times a matrix; stands in for `lax.conv_general_dilated` in `nn.Conv`.
+
+    x (n, height, width, c), kernel (kh, kw, c, features) -> (n, height', width', features). Where each
+    task has its own kernel, vmap turns the matrix product into a batched one; a convolution would become
+    a grouped convolution, tens of times slower on a CPU.
+    """
+    kh, kw, channels, features = kernel.shape
+    if rest.pop("feature_group_count", 1) != 1 or x.shape[-1] != channels:
+        raise NotImplementedError("convolve has no feature groups")
+    for dilation in ("lhs_dilation", "rhs_dilation"):
+        if any(d != 1 for d in rest.get(dilation) or ()):
+            raise NotImplementedError("convolve has no dilation")
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), strides, padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    height, width = ((x.shape[1 + i] - k) // strides[i] + 1 for i, k in enumerate((kh, kw)))
+
+    def shifted(i: int, j: int) -> Array:
+        """The pixel (i, j) of every window."""
+        end = (len(x), i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1, channels)
+        return jax.lax.slice(x, (0, i, j, 0), end, (1, *strides, 1))
+
+    patches = jnp.concatenate([shifted(i, j) for i in range(kh) for j in range(kw)], axis=-1)
+    return jnp.matmul(patches, kernel.reshape(-1, features), precision=precision)
+
+
+class Normalisation(nn.Module):
+    """x (n, ..., features), normalised with the statistics at hand; learns a scale and a bias.
+
+    `batch` takes each feature's statistics over the batch (and the image's positions): there is no
+    running average, so an output depends on what is predicted with it. `layer` takes each example's own.
+    """
+
+    kind: Norm
+    epsilon: float = 1e-3
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.kind == "none":
+            return x
+        axes = tuple(range(x.ndim - 1)) if self.kind == "batch" else tuple(range(1, x.ndim))
+        mean = x.mean(axes, keepdims=True)
+        variance = jnp.square(x - mean).mean(axes, keepdims=True)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return (x - mean) * (scale * jax.lax.rsqrt(variance + self.epsilon)) + bias

@@ -1,0 +1,26 @@
+"""Dense layers with ReLU between them."""
+
+import flax.linen as nn
+
+from metarun.core import Array, Count
+from metarun.models.layers import Norm, Normalisation
+
+
+class MLP(nn.Module):
+    """x (n, ...), flattened -> (n, n_out). Finn et al. 2017: 40, 40 for sine waves (section 5.1)."""
+
+    hidden: tuple[Count, ...]
+    norm: Norm
+    n_out: int
+
+    @property
+    def transductive(self) -> bool:
+        return self.norm == "batch"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(len(x), -1)
+        for i, features in enumerate(self.hidden):
+            x = nn.Dense(features, name=f"dense{i}")(x)
+            x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
+        return nn.Dense(self.n_out, name="head")(x)

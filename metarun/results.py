@@ -1,0 +1,136 @@
+"""What a finished run states of itself: results.json, and the lines at the end of a run."""
+
+import datetime
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jax.sharding import Mesh
+from rich.markup import escape
+from rich.table import Table
+
+import metarun
+from metarun.config import Run
+from metarun.core import PyTree
+from metarun.evaluate import Figures
+from metarun.log import console
+
+if TYPE_CHECKING:
+    from metarun.train import Clock
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
+
+
+def summary(
+    run: Run,
+    *,
+    figures: Figures,
+    by_inner_steps: dict[str, Figures],
+    used: dict[str, Any],
+    params: PyTree,
+    mesh: Mesh,
+    task_chunk: int,
+    clock: "Clock",
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of results.json."""
+    split = run.eval.split
+    steps_per_s = clock.steps / clock.seconds if clock.seconds else None
+    device = mesh.devices.flat[0]
+    memory = device.memory_stats() or {}
+    return {
+        split: figures,
+        f"{split}_by_inner_steps": by_inner_steps,
+        "state": used,
+        "protocol": {
+            "split": split,
+            "episodes": run.eval.episodes,
+            "seed": run.eval.seed,
+            "task": {**run.config["task"], **run.eval.task},
+            "learner": {**run.config["learner"], **run.eval.learner},
+            "interval": "ci95: 1.96 standard errors of the mean over tasks",
+            "transductive": getattr(run.model, "transductive", False),
+            "classes": {
+                "train": run.tasks.digest("train"),
+                "val": run.eval_tasks.digest("val"),
+                "test": run.eval_tasks.digest("test"),
+            },
+        },
+        "training": {
+            "name": run.info.name,
+            "tags": list(run.info.tags),
+            "seed": run.train.seed,
+            "steps": run.train.steps,
+            "meta_batch": run.train.meta_batch,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "command": " ".join(["metarun", *sys.argv[1:]]),
+        },
+        "speed": {
+            "minutes": round(seconds / 60, 3),
+            "meta_steps_per_s": steps_per_s,
+            "tasks_per_s": steps_per_s and steps_per_s * run.train.meta_batch,
+            "first_call_s": clock.compile_s,
+        },
+        "memory": {
+            "host_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "device_peak_mb": memory.get("peak_bytes_in_use", 0) / 2**20 or None,
+        },
+        "machine": {
+            "platform": device.platform,
+            "device": device.device_kind,
+            "devices": mesh.size,
+            "task_chunk": task_chunk,
+            "precision": run.hardware.precision,
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": {
+            "metarun": metarun.__version__,
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def tell(found: dict[str, Any], directory: Path) -> None:
+    """The end of a run on the terminal: its figures, where its files are, what to try next."""
+    split = found["protocol"]["split"]
+    used, training = found["state"], found["training"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, figure in found[split].items():
+        table.add_row(f"{split} {name.replace('_', ' ')}", f"[bold]{show(name, figure)}[/bold]")
+    for steps, figures in found[f"{split}_by_inner_steps"].items():
+        name = next(iter(figures.keys() - {"loss"}), "loss") if "accuracy" not in figures else "accuracy"
+        table.add_row(f"  after {steps} inner steps", show(name, figures[name]))
+    table.add_row("over", f"{found['protocol']['episodes']} held-out tasks, the {used['state']} state (meta-step {used['step']})")
+    table.add_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks, {found['speed']['minutes']:.1f} minutes")
+    table.add_row("files", escape(str(directory)))
+    console.print(table)
+
+
+def show(name: str, figure: dict[str, float]) -> str:
+    """`93.42 ± 0.61 %` for an accuracy, `0.3512 ± 0.0131` for a loss: the mean with its 95% interval."""
+    if name.startswith("accuracy"):
+        return f"{100 * figure['mean']:.2f} ± {100 * figure['ci95']:.2f} %"
+    return f"{figure['mean']:.4f} ± {figure['ci95']:.4f}"
+
+
+def commit() -> dict[str, Any] | None:
+    """metarun's own commit and whether its files were changed since; None outside a checkout."""
+    root = Path(metarun.__file__).parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
+            return None
+        return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,1 @@
+"""One task distribution a file: a frozen dataclass that keeps the `Tasks` protocol of metarun.core."""

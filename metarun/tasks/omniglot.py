@@ -1,0 +1,203 @@
+"""Omniglot: 1,623 handwritten characters from 50 alphabets, each drawn by 20 people. Lake et al. 2015."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarun import losses
+from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree
+from metarun.data import cached, download, find
+from metarun.tasks.episode import by_class
+
+SIDE = 28
+DRAWERS = 20
+HOME = "https://github.com/brendenlake/omniglot/raw/master/python/"
+
+
+class Archive(NamedTuple):
+    """One of the data set's two zip files, and what its drawings must be."""
+
+    name: str
+    characters: int
+    digest: str  # sha256 over the .png members by name, of name + NUL + sha256(bytes)
+
+
+BACKGROUND = Archive(
+    "images_background.zip", 964, "07356096b8076fcf915341f8715e94822249e2a4d5b999fd2d0f6cf9ebffebd5"
+)
+EVALUATION = Archive(
+    "images_evaluation.zip", 659, "f5165eb5f20d18e13c6515650b69a42a2c0507506969d410ba5e4a1c572bd542"
+)
+
+
+class Drawings(NamedTuple):
+    """What `sample` needs of a split."""
+
+    images: Array  # (characters, DRAWERS, SIDE, SIDE) uint8, ink = 255
+    classes: Array  # (classes, 2) int32: a class's character, and its fixed number of quarter turns
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """N-way classification of characters that were not seen in training.
+
+    split `finn` (Finn et al. 2017): all characters shuffled by a fixed seed, 1,100 / 100 / 423; in every
+        episode each class is turned by a random multiple of 90 degrees, at test too.
+    split `vinyals` (Vinyals et al. 2016): the published list, 1,028 / 172 / 423 characters; each of a
+        character's four rotations is a class of its own, in every split.
+    split `lake`: the background alphabets for training and the evaluation alphabets (659 characters) for
+        test, nothing turned; the 5 smallest background alphabets (81 characters) are the validation set,
+        as in Meta-Dataset (Triantafillou et al. 2020).
+    """
+
+    ways: Count
+    shots: Count
+    queries: Count  # per class
+    split: Literal["finn", "vinyals", "lake"]
+    data_dir: str | None
+    metric = "accuracy"
+
+    @property
+    def n_out(self) -> int:
+        return self.ways
+
+    def check(self, split: str) -> None:
+        classes = len(characters(self.split)[split]) * (4 if self.split == "vinyals" else 1)
+        if self.ways > classes:
+            raise ConfigError("ways", self.ways, f"at most {classes}, the {split} classes of {self.split}")
+        if self.shots + self.queries > DRAWERS:
+            raise ConfigError(
+                "shots+queries",
+                f"{self.shots}+{self.queries}",
+                f"at most {DRAWERS} together, the drawings of a character",
+            )
+
+    def load(self, split: str) -> PyTree:
+        names, images = load_drawings(self.data_dir)
+        row = {name: i for i, name in enumerate(names)}
+        chosen = characters(self.split)[split]
+        turns = range(4) if self.split == "vinyals" else [0]
+        classes = [(character, turn) for character in range(len(chosen)) for turn in turns]
+        return Drawings(images[[row[name] for name in chosen]], np.array(classes, np.int32))
+
+    def digest(self, split: str) -> str:
+        return hashlib.sha256("\n".join(characters(self.split)[split]).encode()).hexdigest()[:16]
+
+    def sample(self, data: PyTree, key: Key) -> Episode:
+        k_classes, k_drawers, k_turns = jax.random.split(key, 3)
+        classes = data.classes[choose(k_classes, len(data.classes), self.ways)]  # (ways, 2)
+        drawers = jax.vmap(lambda key: choose(key, DRAWERS, self.shots + self.queries))(
+            jax.random.split(k_drawers, self.ways)
+        )
+        images = data.images[classes[:, :1], drawers]  # (ways, shots + queries, SIDE, SIDE)
+        turns = classes[:, 1]
+        if self.split == "finn":
+            turns = jax.random.randint(k_turns, (self.ways,), 0, 4)
+        images = jax.vmap(quarter_turns)(images, turns)
+        return by_class(images[..., None].astype(jnp.float32) / 255, self.shots)
+
+    def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
+        return losses.cross_entropy(outputs, y)
+
+
+def choose(key: Key, n: int, k: int) -> Array:
+    """k different numbers (k,) below n, every ordered choice equally likely."""
+    return jax.lax.top_k(jax.random.uniform(key, (n,)), k)[1]
+
+
+def quarter_turns(images: Array, turns: Array) -> Array:
+    """images (..., side, side), all turned counter-clockwise by `turns` () times 90 degrees."""
+    return jnp.stack([jnp.rot90(images, k, axes=(-2, -1)) for k in range(4)])[turns]
+
+
+@cache
+def characters(split: str) -> dict[str, list[str]]:
+    """The characters, `<Alphabet>/character<NN>`, of train, val and test under a named split."""
+    published = json.loads(Path(__file__).with_name("omniglot_characters.json").read_text())
+    names = {
+        archive: [f"{alphabet}/character{i + 1:02}" for alphabet, n in alphabets.items() for i in range(n)]
+        for archive, alphabets in published["alphabets"].items()
+    }
+    if split == "lake":
+        sizes = published["alphabets"]["background"]
+        held_out = sorted(sizes, key=lambda alphabet: (sizes[alphabet], alphabet))[:5]
+        is_val = [name.split("/")[0] in held_out for name in names["background"]]
+        val = [name for name, held in zip(names["background"], is_val, strict=True) if held]
+        train = [name for name, held in zip(names["background"], is_val, strict=True) if not held]
+        return {"train": train, "val": val, "test": names["evaluation"]}
+    everything = sorted(names["background"] + names["evaluation"])
+    if split == "finn":
+        order = np.random.RandomState(1).permutation(len(everything))  # noqa: NPY002, a stream frozen by numpy
+        shuffled = [everything[i] for i in order]
+        return {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
+    held = {part: set(_expand(published["vinyals"][part])) for part in ("val", "test")}
+    return {
+        "train": [name for name in everything if name not in held["val"] | held["test"]],
+        "val": [name for name in everything if name in held["val"]],
+        "test": [name for name in everything if name in held["test"]],
+    }
+
+
+def _expand(numbers: dict[str, list[int]]) -> list[str]:
+    return [f"{alphabet}/character{i:02}" for alphabet, ids in numbers.items() for i in ids]
+
+
+def load_drawings(data_dir: str | None) -> tuple[list[str], np.ndarray]:
+    """All characters' names and their drawings (1623, DRAWERS, SIDE, SIDE) uint8, ink = 255.
+
+    Found in `data_dir`/omniglot, else downloaded; decoded once and kept in the user's cache directory.
+    Raises DataError.
+    """
+    folder = find("omniglot", data_dir, [BACKGROUND.name, EVALUATION.name])
+
+    def decode() -> dict[str, np.ndarray]:
+        parts = [
+            read(folder / archive.name if folder else download(HOME + archive.name, "omniglot"), archive)
+            for archive in (BACKGROUND, EVALUATION)
+        ]
+        names = [name for part in parts for name in part]
+        return {"names": np.array(names), "images": np.stack([part[n] for part in parts for n in part])}
+
+    arrays = cached(f"omniglot-{BACKGROUND.digest[:8]}-{EVALUATION.digest[:8]}-{SIDE}.npz", decode)
+    return arrays["names"].tolist(), arrays["images"]
+
+
+def read(path: Path, archive: Archive) -> dict[str, np.ndarray]:
+    """Character name -> drawings (DRAWERS, SIDE, SIDE) uint8 of one checked archive. Raises DataError."""
+    from PIL import Image
+
+    refused = f"{path} is not Omniglot's {archive.name}"
+    remedy = "delete it and fetch it again with: metarun data omniglot"
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = {name: file.read(name) for name in sorted(file.namelist()) if name.endswith(".png")}
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise DataError(f"{refused}: it cannot be read ({error}); {remedy}") from error
+
+    drawn = Counter(name.rsplit("/", 1)[0] for name in members)
+    if len(drawn) != archive.characters or set(drawn.values()) != {DRAWERS}:
+        found = f"{len(members)} drawings of {len(drawn)} characters"
+        raise DataError(
+            f"{refused}: it holds {found}, not {DRAWERS} of each of {archive.characters}; {remedy}"
+        )
+    total = hashlib.sha256()
+    for name, content in members.items():
+        total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    if total.hexdigest() != archive.digest:
+        raise DataError(f"{refused}: its drawings are not the published ones; {remedy}")
+
+    drawings: dict[str, list[np.ndarray]] = {}
+    for name, content in members.items():
+        image = Image.open(io.BytesIO(content)).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        drawings.setdefault("/".join(name.split("/")[1:3]), []).append(255 - np.asarray(image))
+    return {name: np.stack(images) for name, images in drawings.items()}

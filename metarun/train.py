@@ -1,0 +1,239 @@
+"""The one training loop: from a checked configuration to a tested result."""
+
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import yaml
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from metarun import engine, results
+from metarun.checkpoint import Checkpoints
+from metarun.config import Run
+from metarun.core import State
+from metarun.evaluate import Figures, make_evaluate
+from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
+
+log = logging.getLogger("metarun")
+
+# One call to the device lasts about this long: short enough to stop soon, long enough to cost nothing.
+SECONDS_PER_CALL = 0.5
+
+
+class Interrupted(Exception):
+    """Asked to stop: all is saved, and the same command goes on."""
+
+
+class Diverged(Exception):
+    """The loss is no longer a number."""
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains `run` (or goes on with it), tests it, and returns what stands in its results.json.
+
+    Raises DataError or ConfigError before any device work, Interrupted on Ctrl-C or SIGTERM, Diverged.
+    """
+    directory = Path(run.info.dir)
+    if (directory / "results.json").exists():
+        console.print(f"{directory} is finished; its figures again:", markup=False)
+        return json.loads((directory / "results.json").read_text())
+    began = time.monotonic()
+    data = {split: run.tasks.load(split) for split in ("train", "val")}
+    data["eval"] = run.eval_tasks.load(run.eval.split)
+    net, eval_net = (engine.make_net(run.model, tasks) for tasks in (run.tasks, run.eval_tasks))
+    engine.check_shapes(run.learner, net, run.tasks, data["train"])
+    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data["eval"])
+
+    mesh = run.hardware.set_up(run.train.meta_batch)
+    platform = mesh.devices.flat[0].platform
+    task_chunk = run.hardware.chunk(run.train.meta_batch // mesh.size, platform)
+
+    open_log(directory)
+    write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
+    on_devices = NamedSharding(mesh, P())
+    data = jax.device_put(data, on_devices)
+    state = jax.device_put(
+        jax.jit(lambda data: engine.initial_state(run.learner, net, run.tasks, run.optimizer, data, run.train.seed))(
+            data["train"]
+        ),
+        on_devices,
+    )
+    checkpoints = Checkpoints(directory / "checkpoints")
+    host: dict[str, Any] = {"best": None, "seconds": 0.0}
+    if (saved := checkpoints.restore(state)) is not None:
+        state, host = saved
+        log.info(f"going on from meta-step {int(state.step)} of {directory}")
+    earlier = host["seconds"]
+
+    meta_steps = engine.make_meta_steps(
+        run.learner, net, run.tasks, run.optimizer, mesh, run.train.meta_batch, task_chunk, run.train.seed
+    )
+    transductive = getattr(run.model, "transductive", False)
+    validate = make_evaluate(run.eval_learner, eval_net, run.eval_tasks, mesh, task_chunk, run.eval.seed)
+    test = make_evaluate(
+        run.eval_learner,
+        eval_net,
+        run.eval_tasks,
+        mesh,
+        task_chunk,
+        run.eval.seed,
+        inductive=run.eval.inductive and transductive,
+        inner_steps=run.eval.inner_steps,
+    )
+
+    step = int(state.step)
+    metrics_file = MetricsFile(directory / "metrics.jsonl", step)
+    tracker = run.logger.open(directory, run.config, run.info.name, run.info.tags)
+    log.info(
+        f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
+        f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} {platform} device(s)"
+    )
+
+    def row(split: str, metrics: dict[str, float]) -> None:
+        metrics_file.write(step, split, metrics)
+        tracker.row(step, {f"{split}/{name}": value for name, value in metrics.items()})
+
+    def save() -> None:
+        host["seconds"] = earlier + time.monotonic() - began
+        checkpoints.save(state, host)
+
+    clock = Clock()
+    with stop_on_signals() as stop, Bar(run.train.steps, step) as bar:
+        while step < run.train.steps:
+            n = min(boundary(run, step) - step, clock.steps_per_call())
+            with clock.time(n):
+                state = meta_steps(state, data["train"], jnp.int32(n))
+                sums = jax.device_get(state.sums)
+            step += n
+            if not all(math.isfinite(value) for value in sums.values()):
+                raise Diverged(
+                    f"the {run.info.name} run's loss is not finite after meta-step {step - n}, at the latest at {step}; "
+                    f"try a smaller learner.inner_lr or optimizer.learning_rate (saved before: {directory}/checkpoints)"
+                )
+            since = step % run.train.period("log_every") or run.train.period("log_every")
+            metrics = {name: float(value) / since for name, value in sums.items()}
+            bar.update(step, clock.rate, clock.rate * run.train.meta_batch, metrics)
+
+            if is_due(run, step, "log_every"):
+                row("train", metrics)
+                state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                log.debug(
+                    f"meta-step {step}/{run.train.steps}  {words(metrics)}  {clock.rate:.1f} meta-steps/s  "
+                    f"{clock.rate * run.train.meta_batch:.0f} tasks/s  {clock.left(run.train.steps - step)} left"
+                )
+            if is_due(run, step, "eval_every"):
+                figures, _ = validate(state.params, data["val"], run.eval.val_episodes)
+                means = {name: figure["mean"] for name, figure in figures.items()}
+                row("val", means)
+                better = is_better(figures, host["best"], run.tasks.metric)
+                log.info(f"meta-step {step}/{run.train.steps}  validation  {words(means)}{'  (best)' if better else ''}")
+                if better:
+                    host["best"] = {"step": step, **figures[run.tasks.metric]}
+                    checkpoints.save_best(step, state.params)
+            if is_due(run, step, "save_every") or stop:
+                save()
+            if stop:
+                checkpoints.close()
+                tracker.close({})
+                raise Interrupted(
+                    f"stopped and saved at meta-step {step} of {run.train.steps}; go on with: metarun run.dir={directory}"
+                )
+
+    best = host["best"]
+    use_best = run.eval.state == "best" and best is not None
+    params = checkpoints.restore_best(state.params) if use_best else state.params
+    figures, by_inner_steps = test(params, data["eval"], run.eval.episodes)
+    found = results.summary(
+        run,
+        figures=figures,
+        by_inner_steps=by_inner_steps,
+        used={"state": "best", **best} if use_best else {"state": "last", "step": step},
+        params=params,
+        mesh=mesh,
+        task_chunk=task_chunk,
+        clock=clock,
+        seconds=earlier + time.monotonic() - began,
+    )
+    write_atomically(directory / "results.json", json.dumps(found, indent=2) + "\n")
+    tracker.close({f"{run.eval.split}/{name}": figure["mean"] for name, figure in figures.items()})
+    checkpoints.close()
+    return found
+
+
+def is_due(run: Run, step: int, period: str) -> bool:
+    """Whether a period ends at `step`; every period also ends with the run."""
+    return step % run.train.period(period) == 0 or step == run.train.steps
+
+
+def boundary(run: Run, step: int) -> int:
+    """The next meta-step after `step` at which there is something to do."""
+    periods = (run.train.period(name) for name in ("log_every", "eval_every", "save_every"))
+    return min(run.train.steps, *(step - step % period + period for period in periods))
+
+
+def is_better(figures: Figures, best: dict[str, Any] | None, metric: str) -> bool:
+    """Whether validation's figures beat the best so far: more accuracy, or less error."""
+    if best is None:
+        return True
+    now, then = figures[metric]["mean"], best["mean"]
+    return now > then if metric == "accuracy" else now < then
+
+
+class Clock:
+    """How long meta-steps take. The first call, which compiles, is kept apart."""
+
+    def __init__(self) -> None:
+        self.compile_s: float | None = None
+        self.seconds = 0.0
+        self.steps = 0
+        self.rate = 0.0  # meta-steps per second, of late
+
+    @contextmanager
+    def time(self, steps: int) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        taken = time.perf_counter() - start
+        if self.compile_s is None:
+            self.compile_s = taken
+            return
+        self.seconds += taken
+        self.steps += steps
+        self.rate = steps / taken if self.rate == 0.0 else 0.8 * self.rate + 0.2 * steps / taken
+
+    def steps_per_call(self) -> int:
+        return max(1, int(self.rate * SECONDS_PER_CALL))
+
+    def left(self, steps: int) -> str:
+        """The time that `steps` more will take, as h:mm:ss."""
+        if not self.rate:
+            return "?"
+        seconds = int(steps / self.rate)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
