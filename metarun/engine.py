@@ -121,25 +121,25 @@ def mean_over(f: Callable[[Array], PyTree], chunks: Array) -> PyTree:
 
 
 def make_over_tasks(
-    per_task: Callable[[PyTree, PyTree, Key, Key], PyTree], mesh: Mesh, task_chunk: int, seed: int
-) -> Callable[[PyTree, PyTree, int], PyTree]:
-    """(params, data, episodes) -> per_task(params, data, k_episode, k_adapt) for each of so many tasks, stacked."""
+    per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int, seed: int
+) -> Callable[..., PyTree]:
+    """(episodes, *arguments) -> per_task(k_episode, k_adapt, *arguments) for so many tasks, stacked, on the host."""
     k_eval = stream(seed, EVAL)
 
-    def one(params: PyTree, data: PyTree, index: Array) -> PyTree:
-        return per_task(params, data, *task_key(k_eval, index))
+    def shard(indices: Array, arguments: tuple[PyTree, ...]) -> PyTree:
+        def one(index: Array) -> PyTree:
+            return per_task(*task_key(k_eval, index), *arguments)
 
-    def shard(params: PyTree, data: PyTree, indices: Array) -> PyTree:
-        return jax.lax.map(lambda index: one(params, data, index), indices, batch_size=task_chunk)
+        return jax.lax.map(one, indices, batch_size=task_chunk)
 
     sharded = jax.jit(
-        jax.shard_map(shard, mesh=mesh, in_specs=(P(), P(), P("tasks")), out_specs=P("tasks"), check_vma=False)
+        jax.shard_map(shard, mesh=mesh, in_specs=(P("tasks"), P()), out_specs=P("tasks"), check_vma=False)
     )
 
-    def over_tasks(params: PyTree, data: PyTree, episodes: int) -> PyTree:
+    def over_tasks(episodes: int, *arguments: PyTree) -> PyTree:
         # Padded with more tasks until they share out evenly; the surplus is dropped.
         padded = -(-episodes // (mesh.size * task_chunk)) * mesh.size * task_chunk
-        stacked = jax.device_get(sharded(params, data, jnp.arange(padded)))
+        stacked = jax.device_get(sharded(jnp.arange(padded), arguments))
         return jax.tree.map(lambda leaf: leaf[:episodes], stacked)
 
     return over_tasks

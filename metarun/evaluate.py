@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun import engine
-from metarun.core import Episode, Key, Learner, Metrics, Net, PyTree, Tasks
+from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, Tasks
 
 Figures = dict[str, dict[str, float]]  # metric -> {"mean": ..., "ci95": ...}
 
@@ -35,42 +35,32 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
 
 
 def make_evaluate(
-    learner: Learner,
-    net: Net,
-    tasks: Tasks,
-    mesh: Mesh,
-    task_chunk: int,
-    seed: int,
-    inductive: bool = False,
-    inner_steps: tuple[int, ...] = (),
-) -> Callable[[PyTree, PyTree, int], tuple[Figures, dict[str, Figures]]]:
-    """(params, data, episodes) -> figures, and the figures after each of `inner_steps` (if the learner has them).
+    learner: Learner, net: Net, tasks: Tasks, mesh: Mesh, task_chunk: int, seed: int, inductive: bool
+) -> Callable[..., Figures]:
+    """(params, data, episodes, inner_steps=None) -> figures over so many episodes.
 
-    The same seed gives the same episodes whatever the learner, the hardware or the number of inner steps.
+    `inner_steps` stands in for the learner's own, without another compilation. The same seed gives the
+    same episodes, whatever the learner, its inner steps or the hardware.
     """
-    has_inner_steps = any(f.name == "inner_steps" for f in dataclasses.fields(learner))  # type: ignore[arg-type]
-    variants: dict[str, Any] = {"": learner}
-    if has_inner_steps:
-        variants |= {str(n): dataclasses.replace(learner, inner_steps=n) for n in inner_steps}  # type: ignore[type-var]
 
-    def per_task(params: PyTree, data: PyTree, k_episode: Key, k_adapt: Key) -> dict[str, Metrics]:
-        episode = tasks.sample(data, k_episode)
-        return {
-            name: query_metrics(variant, net, params, episode, k_adapt, inductive)
-            for name, variant in variants.items()
-        }
+    def per_task(k_episode: Key, k_adapt: Key, params: PyTree, data: PyTree, inner_steps: Array | None) -> Metrics:
+        adapted_by = learner if inner_steps is None else with_inner_steps(learner, inner_steps)
+        return query_metrics(adapted_by, net, params, tasks.sample(data, k_episode), k_adapt, inductive)
 
     over_tasks = engine.make_over_tasks(per_task, mesh, task_chunk, seed)
 
-    def evaluate(params: PyTree, data: PyTree, episodes: int) -> tuple[Figures, dict[str, Figures]]:
-        stacked = over_tasks(params, data, episodes)
-        figures = {
-            name: {metric: mean_and_interval(values) for metric, values in stacked[name].items()}
-            for name in variants
-        }
-        return figures.pop(""), figures
+    def evaluate(params: PyTree, data: PyTree, episodes: int, inner_steps: int | None = None) -> Figures:
+        if inner_steps is None:
+            inner_steps = getattr(learner, "inner_steps", None)
+        traced = None if inner_steps is None else jnp.int32(inner_steps)
+        metrics = over_tasks(episodes, params, data, traced)
+        return {name: mean_and_interval(values) for name, values in metrics.items()}
 
     return evaluate
+
+
+def with_inner_steps(learner: Any, inner_steps: Array) -> Any:
+    return dataclasses.replace(learner, inner_steps=inner_steps)
 
 
 def mean_and_interval(values: np.ndarray) -> dict[str, float]:

@@ -67,9 +67,9 @@ class Hardware:
     def chunk(self, tasks: int, platform: str) -> int:
         """How many of a device's `tasks` to compute at once: a divisor of `tasks`.
 
-        `auto` takes up to 8 on a CPU, so that activations stay in its cache, and all of them elsewhere.
+        `auto` takes up to 4 on a CPU, so that activations stay in its cache, and all of them elsewhere.
         """
         if self.task_chunk != "auto":
             return self.task_chunk
-        most = 8 if platform == "cpu" else tasks
+        most = 4 if platform == "cpu" else tasks
         return max(n for n in range(1, most + 1) if tasks % n == 0)

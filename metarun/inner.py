@@ -31,18 +31,17 @@ def descend(
 
     Finn et al. 2017, equation 1. Differentiable in `params`; with `first_order` the inner gradients
     count as constants (section 5.2), so the meta-gradient is the query gradient at the adapted point.
+    `steps` may be a traced value where nothing is differentiated, as in evaluation.
     """
 
-    def step(params: PyTree, _: None) -> tuple[PyTree, None]:
+    def step(_: Array | int, params: PyTree) -> PyTree:
         grads = jax.grad(loss)(params)
         if first_order:
             grads = jax.lax.stop_gradient(grads)
-        return jax.tree.map(lambda p, g: p - inner_lr * g, params, grads), None
+        return jax.tree.map(lambda p, g: p - inner_lr * g, params, grads)
 
-    # One step needs no loop; and the loop's body is compiled once however many steps there are.
-    if steps <= 1:
-        return step(params, None)[0] if steps else params
-    return jax.lax.scan(step, params, length=steps)[0]
+    # One step needs no loop. In a loop the body is compiled once, however many steps there are.
+    return step(0, params) if isinstance(steps, int) and steps == 1 else jax.lax.fori_loop(0, steps, step, params)
 
 
 def partition(params: PyTree, freeze: tuple[str, ...]) -> tuple[PyTree, PyTree]:

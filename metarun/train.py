@@ -79,16 +79,8 @@ def train(run: Run) -> dict[str, Any]:
         run.learner, net, run.tasks, run.optimizer, mesh, run.train.meta_batch, task_chunk, run.train.seed
     )
     transductive = getattr(run.model, "transductive", False)
-    validate = make_evaluate(run.eval_learner, eval_net, run.eval_tasks, mesh, task_chunk, run.eval.seed)
-    test = make_evaluate(
-        run.eval_learner,
-        eval_net,
-        run.eval_tasks,
-        mesh,
-        task_chunk,
-        run.eval.seed,
-        inductive=run.eval.inductive and transductive,
-        inner_steps=run.eval.inner_steps,
+    evaluate = make_evaluate(
+        run.eval_learner, eval_net, run.eval_tasks, mesh, task_chunk, run.eval.seed, run.eval.inductive and transductive
     )
 
     step = int(state.step)
@@ -132,7 +124,7 @@ def train(run: Run) -> dict[str, Any]:
                     f"{clock.rate * run.train.meta_batch:.0f} tasks/s  {clock.left(run.train.steps - step)} left"
                 )
             if is_due(run, step, "eval_every"):
-                figures, _ = validate(state.params, data["val"], run.eval.val_episodes)
+                figures = evaluate(state.params, data["val"], run.eval.val_episodes)
                 means = {name: figure["mean"] for name, figure in figures.items()}
                 row("val", means)
                 better = is_better(figures, host["best"], run.tasks.metric)
@@ -152,7 +144,9 @@ def train(run: Run) -> dict[str, Any]:
     best = host["best"]
     use_best = run.eval.state == "best" and best is not None
     params = checkpoints.restore_best(state.params) if use_best else state.params
-    figures, by_inner_steps = test(params, data["eval"], run.eval.episodes)
+    figures = evaluate(params, data["eval"], run.eval.episodes)
+    counts = run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
+    by_inner_steps = {str(n): evaluate(params, data["eval"], run.eval.episodes, n) for n in counts}
     found = results.summary(
         run,
         figures=figures,

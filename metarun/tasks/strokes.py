@@ -29,33 +29,30 @@ class Program(NamedTuple):
 
 def program(number: Array) -> Program:
     """The character of a class number (): different numbers give independent characters."""
-    k_count, k_start, k_end, k_bend, k_joined = jax.random.split(
-        jax.random.fold_in(jax.random.key(0), number), 5
-    )
-    count = jax.random.randint(k_count, (), 1, STROKES + 1)
-    start = jax.random.uniform(k_start, (STROKES, 2), minval=-0.7, maxval=0.7)
-    end = jax.random.uniform(k_end, (STROKES, 2), minval=-0.7, maxval=0.7)
-    bend = (start + end) / 2 + 0.5 * jax.random.normal(k_bend, (STROKES, 2))
-    # Half of the strokes go on where the one before them ended, as a pen that is not lifted.
-    joined = jax.random.bernoulli(k_joined, shape=(STROKES, 1)).at[0].set(False)
-    start = jnp.where(joined, jnp.roll(end, 1, axis=0), start)
-    return Program(jnp.stack([start, bend, end], axis=1), (jnp.arange(STROKES) < count).astype(start.dtype))
+    k_uniform, k_normal = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
+    # One draw for all that is uniform: every separate draw is a kernel more to compile.
+    u = jax.random.uniform(k_uniform, (1 + STROKES + 4 * STROKES,))
+    count = 1 + jnp.floor(STROKES * u[0])
+    start, end = 1.5 * u[1 + STROKES :].reshape(2, STROKES, 2) - 0.75
+    bend = (start + end) / 2 + 0.5 * jax.random.normal(k_normal, (STROKES, 2))
+    # Half of the strokes go on where the one before them ended, as with a pen that is not lifted.
+    joined = (u[1 : 1 + STROKES] < 0.5) & (jnp.arange(STROKES) > 0)
+    start = jnp.where(joined[:, None], jnp.roll(end, 1, axis=0), start)
+    return Program(jnp.stack([start, bend, end], axis=1), (jnp.arange(STROKES) < count).astype(u.dtype))
 
 
 def draw(program: Program, key: Key, jitter: float) -> Array:
     """One person's drawing of a character: an image (SIDE, SIDE, 1) in [0, 1], ink = 1."""
-    k_control, k_affine, k_shift, k_width = jax.random.split(key, 4)
-    control = program.control + 0.07 * jitter * jax.random.normal(k_control, program.control.shape)
+    normal = jitter * jax.random.normal(key, (program.control.size + 7,))
+    control = program.control + 0.07 * normal[7:].reshape(program.control.shape)
 
-    # Rotation (radians), scale and shear, then a shift: the whole character moves.
-    rotation, log_scale, stretch, shear = (
-        jitter * jnp.array([0.22, 0.12, 0.10, 0.15]) * jax.random.normal(k_affine, (4,))
-    )
+    # Rotation (radians), size, stretch and shear, then a shift: the whole character moves.
+    rotation, size, stretch, shear = jnp.array([0.22, 0.12, 0.10, 0.15]) * normal[:4]
     cos, sin = jnp.cos(rotation), jnp.sin(rotation)
     turn = jnp.array([[cos, -sin], [sin, cos]])
-    distort = jnp.exp(log_scale) * jnp.array([[jnp.exp(stretch), shear], [0.0, jnp.exp(-stretch)]])
-    shift = 0.09 * jitter * jax.random.normal(k_shift, (2,))
-    control = control @ (turn @ distort).T + shift
+    distort = jnp.exp(size) * jnp.array([[jnp.exp(stretch), shear], [0.0, jnp.exp(-stretch)]])
+    control = control @ (turn @ distort).T + 0.09 * normal[4:6]
+    width = 0.055 * jnp.exp(0.25 * normal[6])
 
     # The pen's path, and how far it moves at each of its points.
     t = (jnp.arange(POINTS) + 0.5)[:, None] / POINTS
@@ -66,7 +63,6 @@ def draw(program: Program, key: Key, jitter: float) -> Array:
 
     # A brush with a Gaussian tip: separable, so an image is one matrix product over the path's points.
     # Ink adds up along the path and saturates, which leaves a smooth, anti-aliased edge.
-    width = 0.055 * jnp.exp(0.25 * jitter * jax.random.normal(k_width))
     pixels = (jnp.arange(SIDE) + 0.5) * 2 / SIDE - 1
     tip = jnp.exp(-0.5 * jnp.square((path[..., None] - pixels) / width))  # (STROKES, POINTS, 2, SIDE)
     ink = program.pressure[:, None] * moved / width
