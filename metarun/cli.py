@@ -86,6 +86,10 @@ def compose_and_run(arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's errors reach us, to be told in one line
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        if group in GROUPS[:-1] and choice in ("", "null"):
+            fail(f"{argument}: choose one; allowed: {', '.join(choices(group))}", MISTAKE)
     multirun = "-m" in arguments or "--multirun" in arguments
     sys.argv[1:] = [translate(argument, multirun) for argument in arguments]
     try:
@@ -150,6 +154,8 @@ def job(cfg: "DictConfig") -> None:
         fail(error, FAILED)
     except train.Interrupted as error:
         fail(error, STOPPED)
+    except KeyboardInterrupt:
+        fail(f"stopped at once; go on with: metarun run.dir={directory}", STOPPED)
     finally:
         remove_if_empty(directory)
 

@@ -116,14 +116,13 @@ def build_run(config: dict[str, Any]) -> Run:
             eval_tasks.check(split)
         except ConfigError as error:
             # The key to change is the one that set the value: the training's, unless evaluation has its own.
-            raise error.under("eval.task" if error.key in evaluation.task else "task") from error
+            by_evaluation = set(error.key.split("+")) & set(evaluation.task)
+            raise error.under("eval.task" if by_evaluation else "task") from error
 
     width, eval_width = learner.width(tasks.n_out), eval_learner.width(eval_tasks.n_out)
-    if width != eval_width:
+    if eval_width > width:
         raise ConfigError(
-            "eval.task.ways",
-            eval_tasks.n_out,
-            f"this learner's model has one output a class, {width} from training: use the same ways",
+            "eval.task.ways", eval_width, f"at most {width}, the outputs that training with task.ways={width} gives"
         )
     return Run(
         tasks=tasks,

@@ -15,11 +15,15 @@ from metarun.core import Array, ConfigError, Key, Learner, Metrics, Net, PyTree,
 INIT, TRAIN, EVAL = range(3)
 
 
-def make_net(model: Any, tasks: Tasks) -> Net:
-    """What a learner sees of a flax model and of its tasks."""
+def make_net(model: Any, tasks: Tasks, width: int) -> Net:
+    """What a learner sees of a flax model and of its tasks.
+
+    `width` is the outputs the learner wants: where evaluation has fewer ways than training had, the
+    surplus outputs are left out.
+    """
     return Net(
         init=lambda key, x: model.init(key, x)["params"],
-        apply=lambda params, x: model.apply({"params": params}, x),
+        apply=lambda params, x: model.apply({"params": params}, x)[:, :width],
         loss=tasks.loss,
         n_out=tasks.n_out,
     )

@@ -50,7 +50,8 @@ def train(run: Run) -> dict[str, Any]:
     began = time.monotonic()
     data = {split: run.tasks.load(split) for split in ("train", "val")}
     data["eval"] = run.eval_tasks.load(run.eval.split)
-    net, eval_net = (engine.make_net(run.model, tasks) for tasks in (run.tasks, run.eval_tasks))
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    eval_net = engine.make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
     engine.check_shapes(run.learner, net, run.tasks, data["train"])
     engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data["eval"])
 

@@ -13,7 +13,7 @@ from metarun.tasks.episode import by_class
 
 SIDE = 28  # pixels
 STROKES = 4  # at most, in one character
-POINTS = 20  # at which the pen is put down along a stroke
+POINTS = 32  # at which the pen is put down along a stroke
 
 # Every class has a number, and each split draws its numbers from a range of its own.
 CLASSES = 2**29
@@ -33,26 +33,32 @@ def program(number: Array) -> Program:
     # One draw for all that is uniform: every separate draw is a kernel more to compile.
     u = jax.random.uniform(k_uniform, (1 + STROKES + 4 * STROKES,))
     count = 1 + jnp.floor(STROKES * u[0])
-    start, end = 1.5 * u[1 + STROKES :].reshape(2, STROKES, 2) - 0.75
-    bend = (start + end) / 2 + 0.5 * jax.random.normal(k_normal, (STROKES, 2))
+    start, end = u[1 + STROKES :].reshape(2, STROKES, 2)
+    bend = (start + end) / 2 + 0.35 * jax.random.normal(k_normal, (STROKES, 2))
     # Half of the strokes go on where the one before them ended, as with a pen that is not lifted.
     joined = (u[1 : 1 + STROKES] < 0.5) & (jnp.arange(STROKES) > 0)
     start = jnp.where(joined[:, None], jnp.roll(end, 1, axis=0), start)
-    return Program(jnp.stack([start, bend, end], axis=1), (jnp.arange(STROKES) < count).astype(u.dtype))
+    drawn = (jnp.arange(STROKES) < count)[:, None, None]
+    # Every character fills the same square, about its middle: three points of each curve tell where it is.
+    on_curve = jnp.stack([start, (start + 2 * bend + end) / 4, end], axis=1)
+    low = jnp.where(drawn, on_curve, jnp.inf).min((0, 1))
+    high = jnp.where(drawn, on_curve, -jnp.inf).max((0, 1))
+    control = jnp.stack([start, bend, end], axis=1) - (low + high) / 2
+    return Program(1.2 * control / (high - low).max(), drawn[:, 0, 0].astype(u.dtype))
 
 
 def draw(program: Program, key: Key, jitter: float) -> Array:
     """One person's drawing of a character: an image (SIDE, SIDE, 1) in [0, 1], ink = 1."""
     normal = jitter * jax.random.normal(key, (program.control.size + 7,))
-    control = program.control + 0.07 * normal[7:].reshape(program.control.shape)
+    control = program.control + 0.09 * normal[7:].reshape(program.control.shape)
 
     # Rotation (radians), size, stretch and shear, then a shift: the whole character moves.
-    rotation, size, stretch, shear = jnp.array([0.22, 0.12, 0.10, 0.15]) * normal[:4]
+    rotation, size, stretch, shear = jnp.array([0.30, 0.13, 0.12, 0.18]) * normal[:4]
     cos, sin = jnp.cos(rotation), jnp.sin(rotation)
     turn = jnp.array([[cos, -sin], [sin, cos]])
     distort = jnp.exp(size) * jnp.array([[jnp.exp(stretch), shear], [0.0, jnp.exp(-stretch)]])
-    control = control @ (turn @ distort).T + 0.09 * normal[4:6]
-    width = 0.055 * jnp.exp(0.25 * normal[6])
+    control = control @ (turn @ distort).T + 0.10 * normal[4:6]
+    width = 0.06 * jnp.exp(0.2 * normal[6])
 
     # The pen's path, and how far it moves at each of its points.
     t = (jnp.arange(POINTS) + 0.5)[:, None] / POINTS

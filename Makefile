@@ -1,0 +1,50 @@
+# make help: what there is to make. PYTHON=python3.12 picks another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types tests format figures wheel clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("metarun needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/installed ## .venv with metarun in it
+
+demo: $(VENV)/installed ## train MAML on hand-drawn-like characters, about 3 minutes on 2 cores
+	$(BIN)/metarun experiment=demo
+
+test: lint types tests ## all that CI checks
+
+lint: $(VENV)/installed-dev ## ruff, the linter and the formatter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev ## mypy
+	$(BIN)/mypy
+
+tests: $(VENV)/installed-dev ## pytest
+	$(BIN)/python -m pytest --numprocesses 2
+
+format: $(VENV)/installed-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+figures: $(VENV)/installed-dev ## the README's pictures, drawn anew
+	$(BIN)/python scripts/draw_episodes.py
+
+wheel: $(VENV)/installed-dev ## build the wheel and try it in an empty directory
+	scripts/try_wheel.sh $(BIN)/python
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,34 @@
+"""Set before jax is first used: strict JAX, two devices, and no writing to the user's own cache."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("METARUN_CACHE_DIR", str(Path(tempfile.gettempdir()) / "metarun-tests"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["METARUN_CACHE_DIR"]) / "xla"))
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("WANDB_API_KEY", None)
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def data_dir() -> Path | None:
+    """Where the real data sets are: $METARUN_DATA_DIR, else ../shared/data beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    found = Path(os.environ["METARUN_DATA_DIR"]) if "METARUN_DATA_DIR" in os.environ else beside
+    return found.absolute() if found.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def omniglot_dir() -> str:
+    """The folder that holds omniglot/, or a skip."""
+    found = data_dir()
+    if found is None or not (found / "omniglot" / "images_background.zip").exists():
+        pytest.skip("Omniglot is in neither $METARUN_DATA_DIR nor ../shared/data")
+    return str(found)

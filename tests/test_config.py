@@ -1,0 +1,151 @@
+"""Every mistake ends in one line that says what to do; every experiment is what its golden file says."""
+
+import os
+from pathlib import Path
+
+import pytest
+from support import composed, experiments, run_of, to_yaml
+
+from metarun import config
+from metarun.core import ConfigError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+MISTAKES = [
+    # override, the key it names, what is said to be allowed
+    ("task.ways=0", "task.ways=0", "an integer >= 1"),
+    ("task.ways=two", "task.ways=two", "an integer >= 1"),
+    ("task.ways=2.5", "task.ways=2.5", "an integer >= 1"),
+    ("task.ways=true", "task.ways=True", "an integer >= 1"),
+    ("+task.way=5", "task.way=5", "did you mean ways?"),
+    ("+train.stesp=5", "train.stesp=5", "did you mean steps?"),
+    ("+colour=red", "colour=red", "allowed: data_dir"),
+    ("train.steps=0", "train.steps=0", "an integer >= 1"),
+    ("train.log_every=7", "train.log_every=7", "must divide train.steps=3000, or be auto"),
+    ("train.save_every=never", "train.save_every=never", "an integer >= 1 or auto"),
+    ("train.seed=-1", "train.seed=-1", "an integer >= 0"),
+    ("eval.split=train", "eval.split=train", "one of val, test"),
+    ("eval.episodes=1", "eval.episodes=1", "an integer > 1"),
+    ("eval.inner_steps=[1,-1]", "eval.inner_steps=[1, -1]", "a list, each an integer >= 0"),
+    ("++eval.task.way=5", "eval.task.way=5", "did you mean ways?"),
+    ("++eval.task.ways=0", "eval.task.ways=0", "an integer >= 1"),
+    ("++eval.task.ways=9", "eval.task.ways=9", "at most 5"),
+    ("++eval.learner.inner_step=9", "eval.learner.inner_step=9", "did you mean inner_steps?"),
+    ("learner.inner_lr=0", "learner.inner_lr=0", "a number > 0"),
+    ("learner.inner_lr=nan", "learner.inner_lr=nan", "a number > 0"),
+    ("learner.inner_loss=median", "learner.inner_loss=median", "one of mean, sum_over_shots"),
+    ("learner.first_order=1", "learner.first_order=1", "true or false"),
+    ("~learner.inner_lr", "learner.inner_lr=(nothing)", "a number > 0"),
+    ("model.norm=group", "model.norm=group", "one of batch, layer, none"),
+    ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1", "a number > 0"),
+    ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast", "a number > 0"),
+    ("+optimizer.momentun=0.9", "optimizer.momentun=0.9", "no such key"),
+    ("hardware.devices=3", "hardware.devices=3", "must divide train.meta_batch=32"),
+    ("hardware.task_chunk=5", "hardware.task_chunk=5", "must divide the 32 tasks"),
+    ("hardware.platform=abacus", "hardware.platform=abacus", "one of auto, cpu, gpu, tpu"),
+    ("task.jitter=${nonsense}", "task.jitter", "nonsense"),
+    ("learner._target_=os.system", "learner._target_=os.system", "METARUN_ALLOW"),
+    ("learner._target_=metarun.cli.main", "learner._target_=metarun.cli.main", "a component's class"),
+    ("learner._target_=metarun.core.ConfigError", "learner._target_=metarun.core.ConfigError", "a component's class"),
+    ("learner._target_=metarun.tasks.omniglot.io.open", "learner._target_=metarun", "no such class"),
+    ("optimizer._target_=optax.adma", "optimizer._target_=optax.adma", "no such class"),
+    ("learner._target_=3", "learner._target_=3", "the name of a class"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "key", "allowed"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_names_the_key_and_what_is_allowed(override, key, allowed):
+    with pytest.raises(ConfigError) as error:
+        run_of(override)
+    message = str(error.value)
+    assert key in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+OMNIGLOT_MISTAKES = [
+    ("task.ways=1101", "task.ways=1101", "at most 1100, the train classes of finn"),
+    ("task.ways=101", "task.ways=101", "at most 100, the val classes of finn"),
+    ("task.queries=20", "task.shots+queries=1+20", "at most 20 together"),
+    ("++eval.task.queries=20", "eval.task.shots+queries=1+20", "at most 20 together"),
+    ("task.split=fin", "task.split=fin", "one of finn, vinyals, lake"),
+]
+
+
+@pytest.mark.parametrize(("override", "key", "allowed"), OMNIGLOT_MISTAKES, ids=[m[0] for m in OMNIGLOT_MISTAKES])
+def test_an_episode_that_omniglot_cannot_give_is_refused_without_its_files(override, key, allowed):
+    with pytest.raises(ConfigError) as error:
+        run_of("task=omniglot", "data_dir=/nowhere", override)
+    assert key in str(error.value)
+    assert allowed in str(error.value)
+
+
+def test_the_defaults_of_every_learner_and_task_build():
+    for task in ("sinusoid", "strokes", "omniglot"):
+        assert run_of(f"task={task}").tasks.n_out in (1, 5)
+
+
+def test_periods_left_alone_fit_any_run():
+    for steps in (1, 7, 3001):
+        train = run_of(f"train.steps={steps}").train
+        for name in ("log_every", "eval_every", "save_every"):
+            assert 1 <= train.period(name) <= steps
+
+
+def test_evaluation_differs_by_value():
+    run = run_of("++eval.task.queries=15", "++eval.learner.inner_steps=3")
+    assert (run.tasks.queries, run.eval_tasks.queries) == (5, 15)
+    assert (run.learner.inner_steps, run.eval_learner.inner_steps) == (1, 3)
+
+
+def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch):
+    override = "learner._target_=fractions.Fraction"
+    monkeypatch.setenv("METARUN_ALLOW", "fractions")
+    with pytest.raises(ConfigError, match="no such key|needs a value|cannot be built"):
+        run_of(override)
+    monkeypatch.setenv("METARUN_ALLOW", "fraction")
+    with pytest.raises(ConfigError, match="METARUN_ALLOW"):
+        run_of(override)
+
+
+def test_a_schedule_may_stand_for_the_learning_rate():
+    schedule = "{_target_: optax.cosine_decay_schedule, init_value: 0.1, decay_steps: 10}"
+    assert run_of(f"optimizer.learning_rate={schedule}").optimizer is not None
+
+
+def test_a_configuration_is_enough_to_build_the_run_again():
+    first = composed("task=sinusoid", "learner.inner_steps=2")
+    import yaml
+
+    assert yaml.safe_load(yaml.safe_dump(config.build_run(first).config)) == first
+
+
+@pytest.mark.parametrize("experiment", experiments())
+def test_an_experiment_is_what_its_golden_file_says(experiment):
+    """Written anew with METARUN_WRITE_GOLDEN=1: the diff then shows what an edit of a yaml really changed."""
+    values = composed(f"experiment={experiment}", "data_dir=null")
+    text, path = to_yaml(values), GOLDEN / f"{experiment}.yaml"
+    if "METARUN_WRITE_GOLDEN" in os.environ:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+    config.build_run(values)
+
+
+def test_an_experiments_values_win_over_the_defaults():
+    values = composed("experiment=maml_sinusoid_10s")
+    assert values["train"]["steps"] == 70000
+    assert values["train"]["meta_batch"] == 25
+    assert values["task"]["_target_"].endswith("Sinusoid")
+
+
+def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
+    import yaml
+
+    stored = composed("train.steps=20")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    same = composed("train.steps=20", "hardware.devices=1", "logger=none")
+    assert config.resume(tmp_path, same, alone=False) == same
+    assert config.resume(tmp_path, composed(), alone=True)["train"]["steps"] == 20
+    with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
+        config.resume(tmp_path, composed("train.steps=30"), alone=False)

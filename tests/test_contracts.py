@@ -1,0 +1,149 @@
+"""What every component promises, over every yaml in conf/: a new one is tested by being there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import composed, run_of
+
+from metarun import config, engine
+from metarun.conf import choices
+from metarun.core import Episode
+from metarun.tasks.episode import by_class
+
+TASKS = choices("task")
+LEARNERS = choices("learner")
+MODELS = choices("model")
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    """A task distribution as its yaml gives it, and its data (a skip where they are not at hand)."""
+    data_dir = request.getfixturevalue("omniglot_dir") if request.param == "omniglot" else "null"
+    tasks = config.build("task", composed(f"task={request.param}", f"data_dir={data_dir}")["task"])
+    return tasks, {split: tasks.load(split) for split in SPLITS}
+
+
+def test_a_key_gives_one_episode_and_another_key_another(task):
+    tasks, data = task
+    sample = jax.jit(tasks.sample)
+    one, same, other = (sample(data["train"], jax.random.key(seed)) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(one.support.x, other.support.x)
+
+
+def test_episodes_have_the_shape_that_the_settings_ask_for(task):
+    tasks, data = task
+    for split in SPLITS:
+        support, query = jax.jit(tasks.sample)(data[split], jax.random.key(0))
+        ways = tasks.ways if hasattr(tasks, "ways") else 1
+        for batch, per_class in ((support, tasks.shots), (query, tasks.queries)):
+            assert len(batch.x) == len(batch.y) == ways * per_class
+            assert np.isfinite(batch.x).all()
+            if ways > 1:
+                np.testing.assert_array_equal(np.bincount(batch.y, minlength=ways), per_class)
+            else:
+                assert batch.y.shape[1:] == (tasks.n_out,)
+
+
+def test_support_and_query_share_no_example(task):
+    tasks, data = task
+    for seed in range(5):
+        support, query = jax.jit(tasks.sample)(data["train"], jax.random.key(seed))
+        rows = {np.asarray(x).tobytes() for x in support.x}
+        assert rows.isdisjoint(np.asarray(x).tobytes() for x in query.x)
+
+
+def test_sampling_many_at_once_is_sampling_each(task):
+    tasks, data = task
+    keys = jax.random.split(jax.random.key(0), 3)
+    many = jax.jit(jax.vmap(tasks.sample, (None, 0)))(data["train"], keys)
+    for i, key in enumerate(keys):
+        one = jax.jit(tasks.sample)(data["train"], key)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), many, one)
+
+
+def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
+    tasks, data = task
+    query = jax.jit(tasks.sample)(data["train"], jax.random.key(0)).query
+    loss, metrics = tasks.loss(jnp.zeros((len(query.y), tasks.n_out)), query.y)
+    assert metrics["loss"] == loss
+    assert tasks.metric in metrics
+    if tasks.metric == "accuracy":
+        np.testing.assert_allclose(loss, np.log(tasks.n_out), rtol=1e-5)
+
+
+def small(learner: str, *overrides: str) -> config.Run:
+    """A learner on strokes with a small model: the classification that needs no data."""
+    return run_of(f"learner={learner}", "task=strokes", "model=mlp", "model.hidden=[8]", "task.ways=3", *overrides)
+
+
+def few_episodes(run: config.Run) -> Episode:
+    keys = jax.random.split(jax.random.key(0), 2)
+    return jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_learner_keeps_its_protocol(learner):
+    run = small(learner)
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    batch, keys = few_episodes(run), jax.random.split(jax.random.key(1), 2)
+    support, query = jax.tree.map(lambda leaf: leaf[0], batch)
+    params = run.learner.init(net, jax.random.key(2), support.x)
+
+    grads, metrics = jax.jit(lambda *a: run.learner.meta_grad(net, *a))(params, batch, keys, jnp.int32(0))
+    jax.tree.map(lambda g, p: (g.shape, g.dtype) == (p.shape, p.dtype) or pytest.fail("not like params"), grads, params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert all(value.shape == () for value in metrics.values())
+    assert "loss" in metrics
+
+    adapt = jax.jit(lambda *a: run.learner.adapt(net, *a))
+    predict = jax.jit(lambda *a: run.learner.predict(net, *a))
+    fast = adapt(params, support, keys[0])
+    outputs = predict(fast, query.x)
+    assert outputs.shape == (len(query.x), run.tasks.n_out)
+    order = np.random.default_rng(0).permutation(len(query.x))
+    np.testing.assert_allclose(predict(fast, query.x[order]), outputs[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_the_order_of_tasks_does_not_matter_to_the_meta_gradient(learner):
+    run = small(learner)
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    batch, keys = few_episodes(run), jax.random.split(jax.random.key(1), 2)
+    params = run.learner.init(net, jax.random.key(2), batch.support.x[0])
+    meta_grad = jax.jit(lambda batch, keys: run.learner.meta_grad(net, params, batch, keys, 0))
+    forward, _ = meta_grad(batch, keys)
+    backward, _ = meta_grad(jax.tree.map(lambda leaf: leaf[::-1], batch), keys[::-1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), forward, backward)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
+    values = {**composed(f"model={model}")["model"], "norm": norm}
+    module = config.build("model", values, n_out=4)
+    x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
+    params = jax.jit(module.init)(jax.random.key(1), x)
+    apply = jax.jit(module.apply)
+    outputs, changed = apply(params, x), apply(params, x.at[0].add(1.0))
+    assert outputs.shape == (3, 4)
+    assert np.allclose(outputs[1:], changed[1:], atol=1e-6) != module.transductive
+
+
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+def test_an_optimizer_goes_downhill(optimizer):
+    update = config.build("optimizer", composed(f"optimizer={optimizer}")["optimizer"])
+    x = jnp.array(1.0)
+    step, _ = update.update(x, update.init(x), x)
+    assert step < 0
+
+
+def test_labels_stand_class_by_class():
+    x = jnp.arange(12).reshape(3, 4)
+    support, query = by_class(x, shots=1)
+    np.testing.assert_array_equal(support.x, [0, 4, 8])
+    np.testing.assert_array_equal(support.y, [0, 1, 2])
+    np.testing.assert_array_equal(query.x, [1, 2, 3, 5, 6, 7, 9, 10, 11])
+    np.testing.assert_array_equal(query.y, [0, 0, 0, 1, 1, 1, 2, 2, 2])

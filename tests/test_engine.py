@@ -1,0 +1,118 @@
+"""Chunks and devices change nothing but the order of summation; calls may be cut anywhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from support import run_of
+
+from metarun import engine
+from metarun.evaluate import make_evaluate, mean_and_interval
+
+RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
+NET = engine.make_net(RUN.model, RUN.tasks, 1)
+
+
+def start():
+    return engine.initial_state(RUN.learner, NET, RUN.tasks, optax.sgd(0.01), (), seed=0)
+
+
+def steps(devices: int, task_chunk: int):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+    return engine.make_meta_steps(RUN.learner, NET, RUN.tasks, optax.sgd(0.01), mesh, 8, task_chunk, seed=0)
+
+
+@pytest.mark.parametrize(("devices", "task_chunk"), [(1, 1), (1, 2), (2, 1), (2, 4)])
+def test_devices_and_chunks_change_no_result(devices, task_chunk):
+    expected = steps(1, 8)(start(), (), 3)
+    got = steps(devices, task_chunk)(start(), (), 3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+
+
+def test_many_meta_steps_in_one_call_are_as_many_calls_bit_for_bit():
+    meta_steps = steps(2, 2)
+    whole = meta_steps(start(), (), 7)
+    state = start()
+    for n in (1, 4, 2):
+        state = meta_steps(state, (), n)
+    jax.tree.map(np.testing.assert_array_equal, whole, state)
+    assert int(state.step) == 7
+
+
+def test_a_meta_step_is_the_mean_gradient_over_the_sampled_tasks():
+    """The compiled step against the same thing written out: sample, meta-gradient, update."""
+    state = start()
+    key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
+    k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
+    episodes = jax.vmap(RUN.tasks.sample, (None, 0))((), k_episodes)
+    grads, metrics = RUN.learner.meta_grad(NET, state.params, episodes, k_adapts, 0)
+    expected = jax.tree.map(lambda p, g: p - 0.01 * g, state.params, grads)
+    after = steps(2, 2)(start(), (), 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.params, expected)
+    np.testing.assert_allclose(after.sums["loss"], metrics["loss"], rtol=1e-5)
+
+
+def test_every_task_of_a_run_is_another():
+    """Keys of meta-steps, tasks and uses never coincide, nor do training's and evaluation's."""
+    seen = set()
+    for which in (engine.TRAIN, engine.EVAL):
+        for step in range(3):
+            key = jax.random.fold_in(engine.stream(0, which), step)
+            for index in range(4):
+                seen |= {jax.random.key_data(k).tobytes() for k in engine.task_key(key, index)}
+    assert len(seen) == 2 * 3 * 4 * 2
+
+
+@pytest.mark.parametrize(("devices", "task_chunk"), [(1, 3), (2, 4)])
+def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, task_chunk):
+    params = start().params
+
+    def figures(devices, task_chunk):
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+        return make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, seed=1, inductive=False)(params, (), 13)
+
+    expected, got = figures(1, 1), figures(devices, task_chunk)
+    for metric in expected:
+        np.testing.assert_allclose(got[metric]["mean"], expected[metric]["mean"], rtol=1e-5)
+        np.testing.assert_allclose(got[metric]["ci95"], expected[metric]["ci95"], rtol=1e-5)
+
+
+def test_evaluation_after_other_inner_steps_is_that_learners():
+    params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 1, inductive=False)(params, (), 8, 5)
+    other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
+    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 1, inductive=False)(params, (), 8)
+    np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
+
+
+def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
+    """One query: alone with the support set, its prediction is that of a batch of support and query."""
+    run = run_of("model=mlp", "model.norm=batch", "model.hidden=[8]", "task.ways=1", "task.queries=1", "task.shots=3")
+    net = engine.make_net(run.model, run.tasks, 1)
+    support, query = run.tasks.sample(run.tasks.load("train"), jax.random.key(0))
+    params = run.learner.init(net, jax.random.key(1), support.x)
+    from metarun.evaluate import query_metrics
+
+    squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
+    metrics = query_metrics(run.learner, squared, params, (support, query), None, inductive=True)
+    fast = run.learner.adapt(squared, params, support, None)
+    together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
+    np.testing.assert_allclose(metrics["loss_inductive"], together.sum(), rtol=1e-5)
+    assert abs(metrics["loss"] - metrics["loss_inductive"]) > 1e-4
+
+
+def test_fewer_ways_at_evaluation_leave_the_surplus_outputs_out():
+    run = run_of("model=mlp", "model.hidden=[8]", "task.ways=4", "eval.task={ways: 3}".replace("eval", "++eval"))
+    net = engine.make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
+    params = run.model.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))["params"]
+    assert params["head"]["kernel"].shape == (8, 4)
+    assert net.apply(params, jnp.ones((2, 28, 28, 1))).shape == (2, 3)
+
+
+def test_the_interval_is_1_96_standard_errors():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    figure = mean_and_interval(values)
+    np.testing.assert_allclose(figure["mean"], values.mean())
+    np.testing.assert_allclose(figure["ci95"], 1.96 * np.sqrt(((values - values.mean()) ** 2).sum() / 399 / 400))

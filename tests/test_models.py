@@ -1,0 +1,67 @@
+"""The convolution against XLA's own, normalisation against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarun.models.conv4 import Conv4
+from metarun.models.layers import Normalisation, convolve
+
+
+def reference(x, kernel, strides, padding):
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", [(1, 2), (0, 3)]])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("size", [(7, 7), (8, 5)])
+def test_convolve_is_the_convolution_with_its_first_and_second_derivatives(size, strides, padding):
+    k_x, k_kernel, k_vx, k_vk = jax.random.split(jax.random.key(0), 4)
+    point = (jax.random.normal(k_x, (2, *size, 3)), jax.random.normal(k_kernel, (3, 3, 3, 4)))
+    direction = (jax.random.normal(k_vx, point[0].shape), jax.random.normal(k_vk, point[1].shape))
+
+    def everything(f):
+        loss = lambda point: jnp.sin(f(*point, strides, padding)).sum()  # noqa: E731
+        grad, hessian_vector = jax.jvp(jax.grad(loss), (point,), (direction,))
+        return f(*point, strides, padding), grad, hessian_vector
+
+    ours, theirs = everything(convolve), everything(reference)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-3), ours, theirs)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_convolve_refuses_what_it_cannot_do():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+    with pytest.raises(NotImplementedError):
+        convolve(x, kernel, (1, 1), "SAME", feature_group_count=2)
+    with pytest.raises(NotImplementedError):
+        convolve(x, jnp.ones((3, 3, 2, 2)), (1, 1), "SAME", rhs_dilation=(2, 2))
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("layer", (1, 2, 3))])
+def test_normalisation_leaves_mean_0_and_variance_1(kind, axes):
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (6, 5, 5, 4))
+    layer = Normalisation(kind)
+    y = layer.apply(layer.init(jax.random.key(1), x), x)
+    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
+    np.testing.assert_allclose(y.var(axes), 1, atol=1e-2)
+
+
+def test_normalisation_scales_then_shifts():
+    x = jax.random.normal(jax.random.key(0), (6, 4))
+    params = {"params": {"scale": jnp.full(4, 2.0), "bias": jnp.full(4, 5.0)}}
+    plain = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
+    layer = Normalisation("batch")
+    np.testing.assert_allclose(layer.apply(params, x), 2 * layer.apply(plain, x) + 5, rtol=1e-5)
+
+
+def test_the_papers_variants_have_their_papers_sizes():
+    """Finn et al.: 64 features into Omniglot's head, 32 * 5 * 5 = 800 into mini-ImageNet's."""
+
+    def head(model, shape):
+        params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *shape)))["params"]
+        return params["head"]["kernel"].shape
+
+    assert head(Conv4(64, "stride", "batch", 5), (28, 28, 1)) == (64, 5)
+    assert head(Conv4(32, "max_pool", "batch", 5), (84, 84, 3)) == (800, 5)

@@ -1,0 +1,176 @@
+"""What is particular to each task distribution."""
+
+import io
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from metarun.core import DataError
+from metarun.tasks import omniglot, strokes
+from metarun.tasks.omniglot import Omniglot
+from metarun.tasks.sinusoid import Sinusoid
+from metarun.tasks.strokes import Strokes
+
+
+def test_sinusoid_is_one_wave_within_the_ranges():
+    task = Sinusoid(shots=10, queries=30, amplitude=(0.1, 5.0), phase=(0.0, np.pi), x=(-5.0, 5.0))
+    for seed in range(20):
+        support, query = task.sample((), jax.random.key(seed))
+        x, y = (np.concatenate([getattr(support, n), getattr(query, n)])[:, 0] for n in "xy")
+        assert x.min() >= -5
+        assert x.max() <= 5
+        # y = a sin x - b cos x with a = A cos(phase), b = A sin(phase): two unknowns, forty points.
+        basis = np.stack([np.sin(x), -np.cos(x)], axis=1)
+        (a, b), *_ = np.linalg.lstsq(basis, y, rcond=None)
+        np.testing.assert_allclose(basis @ [a, b], y, atol=1e-4)
+        assert 0.1 <= np.hypot(a, b) <= 5.0
+        assert -1e-4 <= np.arctan2(b, a) <= np.pi + 1e-4
+
+
+def test_strokes_splits_never_meet():
+    task = Strokes(ways=7, shots=1, queries=1, jitter=1.0)
+    ranges = [(strokes.FIRST_CLASS[s], strokes.FIRST_CLASS[s] + strokes.CLASSES) for s in ("train", "val", "test")]
+    assert all(a_end <= b_first for (_, a_end), (b_first, _) in zip(ranges, ranges[1:], strict=False))
+    assert ranges[-1][1] <= 2**31
+    draw = jax.jit(jax.vmap(task.classes, (None, 0)))
+    for split, (first, end) in zip(("train", "val", "test"), ranges, strict=True):
+        numbers = draw(task.load(split), jax.random.split(jax.random.key(0), 500))
+        assert numbers.min() >= first
+        assert numbers.max() < end
+        assert all(len(set(row)) == 7 for row in np.asarray(numbers).tolist())
+
+
+def test_strokes_label_tells_nothing_of_the_class_number():
+    task = Strokes(ways=5, shots=1, queries=1, jitter=1.0)
+    numbers = jax.vmap(task.classes, (None, 0))(task.load("train"), jax.random.split(jax.random.key(0), 2000))
+    counts = np.bincount(np.asarray(numbers[:, 0]) % 5, minlength=5)
+    assert counts.min() > 300  # 400 expected of each residue
+
+
+def test_strokes_images_are_ink_on_paper_with_soft_edges():
+    draw = jax.jit(jax.vmap(lambda n, key: strokes.draw(strokes.program(n), key, 1.0)))
+    images = np.asarray(draw(jnp.arange(200), jax.random.split(jax.random.key(0), 200)))
+    assert images.shape == (200, 28, 28, 1)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert ((images > 0.1) & (images < 0.9)).mean() > 0.02  # neither black nor white: anti-aliased edges
+    inked = (images > 0.5).mean(axis=(1, 2, 3))
+    assert (inked > 0.004).all()  # every character shows
+    assert inked.mean() < 0.3
+
+
+def test_strokes_without_jitter_are_the_same_drawing_and_with_it_are_not():
+    program = strokes.program(jnp.int32(3))
+    k_one, k_other = jax.random.split(jax.random.key(0))
+    still = [strokes.draw(program, key, 0.0) for key in (k_one, k_other)]
+    moved = [strokes.draw(program, key, 1.0) for key in (k_one, k_other)]
+    np.testing.assert_array_equal(*still)
+    assert np.abs(moved[0] - moved[1]).max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"), [("finn", (1100, 100, 423)), ("vinyals", (1028, 172, 423)), ("lake", (883, 81, 659))]
+)
+def test_omniglot_splits_are_disjoint_and_complete(split, sizes):
+    parts = omniglot.characters(split)
+    assert tuple(len(parts[part]) for part in ("train", "val", "test")) == sizes
+    assert len(set(sum(parts.values(), []))) == 1623
+
+
+def test_omniglot_finn_split_never_changes():
+    task = Omniglot(5, 1, 1, "finn", None)
+    digests = [task.digest(split) for split in ("train", "val", "test")]
+    assert digests == ["13e0c6e855f6524d", "e170cfddb721fba5", "075c149fb04efe7a"]
+
+
+def test_a_quarter_turn_is_counter_clockwise():
+    image = jnp.array([[1, 2], [3, 4]], jnp.uint8)
+    np.testing.assert_array_equal(omniglot.quarter_turns(image[None], 1)[0], [[2, 4], [1, 3]])
+    np.testing.assert_array_equal(omniglot.quarter_turns(image[None], 0)[0], image)
+
+
+def test_choose_takes_different_numbers_evenly():
+    chosen = np.asarray(jax.vmap(lambda key: omniglot.choose(key, 6, 3))(jax.random.split(jax.random.key(0), 6000)))
+    assert all(len(set(row)) == 3 for row in chosen.tolist())
+    counts = np.stack([np.bincount(chosen[:, i], minlength=6) for i in range(3)])
+    assert np.abs(counts - 1000).max() < 150  # five standard deviations
+
+
+def test_omniglot_episode_shows_the_drawings_turned_per_class(omniglot_dir):
+    """Each image of an episode is a drawing of one character, turned by its class's number of quarter turns."""
+    task = Omniglot(ways=5, shots=2, queries=3, split="finn", data_dir=omniglot_dir)
+    data = task.load("test")
+    lookup = {
+        np.rot90(data.images[c, d], turn).tobytes(): (c, d, turn)
+        for c in range(len(data.images))
+        for d in range(omniglot.DRAWERS)
+        for turn in range(4)
+    }
+    turns = set()
+    for seed in range(10):
+        support, query = jax.jit(task.sample)(data, jax.random.key(seed))
+        x = np.concatenate([support.x, query.x])[..., 0]
+        found = [lookup[np.rint(image * 255).astype(np.uint8).tobytes()] for image in x]
+        y = np.concatenate([support.y, query.y])
+        for label in range(5):
+            of_class = [f for f, at in zip(found, y, strict=True) if at == label]
+            assert len({(c, turn) for c, _, turn in of_class}) == 1
+            assert len({d for _, d, _ in of_class}) == 5
+            turns.add(of_class[0][2])
+        assert len({f[0] for f in found}) == 5
+    assert turns == {0, 1, 2, 3}
+
+
+def test_omniglot_vinyals_counts_a_rotation_as_a_class_and_lake_turns_nothing(omniglot_dir):
+    vinyals = Omniglot(5, 1, 1, "vinyals", omniglot_dir).load("train")
+    assert vinyals.classes.shape == (4 * 1028, 2)
+    lake = Omniglot(5, 1, 1, "lake", omniglot_dir).load("test")
+    assert lake.classes.shape == (659, 2)
+    assert (lake.classes[:, 1] == 0).all()
+
+
+def test_omniglot_drawings_are_ink_1_on_paper_0(omniglot_dir):
+    names, images = omniglot.load_drawings(omniglot_dir)
+    assert images.shape == (1623, 20, 28, 28)
+    assert images.dtype == np.uint8
+    with zipfile.ZipFile(f"{omniglot_dir}/omniglot/images_background.zip") as file:
+        member = next(n for n in sorted(file.namelist()) if n.endswith(".png") and "Greek/character03" in n)
+        original = 255 - np.asarray(Image.open(io.BytesIO(file.read(member))).convert("L"))
+    mine = images[names.index("Greek/character03"), 0]
+    assert abs(mine.mean() - original.mean()) < 2
+    assert mine[original.reshape(28, -1, 105)[:, 0].shape[0] // 2].max() <= 255
+
+
+def archive(path, characters=2, drawers=20, broken=False):
+    with zipfile.ZipFile(path, "w") as file:
+        for c in range(characters):
+            for d in range(drawers):
+                png = io.BytesIO()
+                Image.new("1", (105, 105), 1).save(png, "PNG")
+                file.writestr(f"images_background/Greek/character{c + 1:02}/0001_{d + 1:02}.png", png.getvalue())
+    if broken:
+        path.write_bytes(path.read_bytes()[:-200])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: archive(p, broken=True), "cannot be read"),
+        (lambda p: p.write_text("no zip") and p, "cannot be read"),
+        (lambda p: archive(p, drawers=19), "not 20 of each"),
+        (lambda p: archive(p, characters=1), "not 20 of each"),
+        (lambda p: archive(p), "not the published ones"),
+    ],
+)
+def test_a_damaged_archive_is_refused_by_name(tmp_path, make, says):
+    path = make(tmp_path / "images_background.zip")
+    expected = omniglot.BACKGROUND._replace(characters=2)
+    with pytest.raises(DataError, match=says) as error:
+        omniglot.read(path, expected)
+    assert str(path) in str(error.value)
+    assert "metarun data omniglot" in str(error.value)
