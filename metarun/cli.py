@@ -109,6 +109,8 @@ def translate(argument: str, multirun: bool) -> str:
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """A mistake in an override, in one line, with the nearest spelling."""
+    from hydra.errors import OverrideParseException
+
     message = str(error)
     if found := re.search(r"Could not find '(\w+)/([^']+)'", message):
         group, choice = found.groups()
@@ -116,6 +118,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'", message):
         *path, key = found[1].split(".")
         return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"
+    if isinstance(error, OverrideParseException):
+        reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
+        return f"{error.override}: cannot be read as group=choice or key=value ({reason})"
     return message.splitlines()[0] if message else type(error).__name__
 
 

@@ -53,8 +53,8 @@ class Hardware:
 
         try:
             found = jax.devices()
-        except RuntimeError as error:
-            message = str(error).splitlines()[0]
+        except (RuntimeError, AssertionError) as error:  # jax asserts where a platform's plugin is missing
+            message = (str(error).splitlines() or ["jax has no such device; see metarun's extras cuda12, cuda13, tpu"])[0]
             raise ConfigError("hardware.platform", self.platform, f"not usable here ({message})") from error
         if self.devices != "auto" and self.devices > len(found):
             raise ConfigError(

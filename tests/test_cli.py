@@ -77,7 +77,8 @@ def test_cfg_prints_the_configuration(tmp_path):
         (["learner=null"], "learner=null: choose one; allowed: fomaml, maml"),
         (["train.stes=3"], "train.stes: no such key; did you mean steps?"),
         (["learner.inner_stepz=3"], "learner.inner_stepz: no such key; did you mean inner_steps?"),
-        (["train.steps"], "train.steps"),
+        (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),
+        (["train.steps=["], "train.steps=[: cannot be read as group=choice or key=value"),
         (["task.ways=0"], "task.ways=0: must be an integer >= 1"),
         (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),
         (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
@@ -85,7 +86,7 @@ def test_cfg_prints_the_configuration(tmp_path):
         (["-m", "task.ways=0,5"], "task.ways=0: must be an integer >= 1"),
         (["hardware=gpu"], "hardware.platform=gpu: not usable here"),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, arguments, says):
     err = metarun(*arguments, "logger=none", cwd=tmp_path, code=2, JAX_PLATFORMS="").stderr

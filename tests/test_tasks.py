@@ -65,9 +65,9 @@ def test_strokes_images_are_ink_on_paper_with_soft_edges():
 
 def test_strokes_without_jitter_are_the_same_drawing_and_with_it_are_not():
     program = strokes.program(jnp.int32(3))
-    k_one, k_other = jax.random.split(jax.random.key(0))
-    still = [strokes.draw(program, key, 0.0) for key in (k_one, k_other)]
-    moved = [strokes.draw(program, key, 1.0) for key in (k_one, k_other)]
+    draw = jax.jit(strokes.draw)
+    still = [draw(program, jax.random.key(seed), 0.0) for seed in (0, 1)]
+    moved = [draw(program, jax.random.key(seed), 1.0) for seed in (0, 1)]
     np.testing.assert_array_equal(*still)
     assert np.abs(moved[0] - moved[1]).max() > 0.5
 
@@ -142,7 +142,7 @@ def test_omniglot_drawings_are_ink_1_on_paper_0(omniglot_dir):
         original = 255 - np.asarray(Image.open(io.BytesIO(file.read(member))).convert("L"))
     mine = images[names.index("Greek/character03"), 0]
     assert abs(mine.mean() - original.mean()) < 2
-    assert mine[original.reshape(28, -1, 105)[:, 0].shape[0] // 2].max() <= 255
+    assert mine[0, 0] < 30  # a corner is paper
 
 
 def archive(path, characters=2, drawers=20, broken=False):

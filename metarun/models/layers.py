@@ -26,7 +26,8 @@ def convolve(
     for dilation in ("lhs_dilation", "rhs_dilation"):
         if any(d != 1 for d in rest.get(dilation) or ()):
             raise NotImplementedError("convolve has no dilation")
-    pads = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), strides, padding)
+    named = isinstance(padding, str)
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), strides, padding) if named else padding
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = ((x.shape[1 + i] - k) // strides[i] + 1 for i, k in enumerate((kh, kw)))
 
@@ -56,6 +57,8 @@ class Normalisation(nn.Module):
         axes = tuple(range(x.ndim - 1)) if self.kind == "batch" else tuple(range(1, x.ndim))
         mean = x.mean(axes, keepdims=True)
         variance = jnp.square(x - mean).mean(axes, keepdims=True)
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale, bias = (
+            jnp.expand_dims(self.param(name, init, x.shape[-1:]), tuple(range(x.ndim - 1)))
+            for name, init in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros))
+        )
         return (x - mean) * (scale * jax.lax.rsqrt(variance + self.epsilon)) + bias

@@ -41,8 +41,8 @@ def program(number: Array) -> Program:
     drawn = (jnp.arange(STROKES) < count)[:, None, None]
     # Every character fills the same square, about its middle: three points of each curve tell where it is.
     on_curve = jnp.stack([start, (start + 2 * bend + end) / 4, end], axis=1)
-    low = jnp.where(drawn, on_curve, jnp.inf).min((0, 1))
-    high = jnp.where(drawn, on_curve, -jnp.inf).max((0, 1))
+    low = jnp.where(drawn, on_curve, jnp.inf).min((0, 1), keepdims=True)
+    high = jnp.where(drawn, on_curve, -jnp.inf).max((0, 1), keepdims=True)
     control = jnp.stack([start, bend, end], axis=1) - (low + high) / 2
     return Program(1.2 * control / (high - low).max(), drawn[:, 0, 0].astype(u.dtype))
 
@@ -50,18 +50,18 @@ def program(number: Array) -> Program:
 def draw(program: Program, key: Key, jitter: float) -> Array:
     """One person's drawing of a character: an image (SIDE, SIDE, 1) in [0, 1], ink = 1."""
     normal = jitter * jax.random.normal(key, (program.control.size + 7,))
-    control = program.control + 0.09 * normal[7:].reshape(program.control.shape)
+    control = program.control + 0.05 * normal[7:].reshape(program.control.shape)
 
     # Rotation (radians), size, stretch and shear, then a shift: the whole character moves.
-    rotation, size, stretch, shear = jnp.array([0.30, 0.13, 0.12, 0.18]) * normal[:4]
+    rotation, size, stretch, shear = jnp.array([0.28, 0.12, 0.10, 0.15]) * normal[:4]
     cos, sin = jnp.cos(rotation), jnp.sin(rotation)
     turn = jnp.array([[cos, -sin], [sin, cos]])
     distort = jnp.exp(size) * jnp.array([[jnp.exp(stretch), shear], [0.0, jnp.exp(-stretch)]])
-    control = control @ (turn @ distort).T + 0.10 * normal[4:6]
-    width = 0.06 * jnp.exp(0.2 * normal[6])
+    control = control @ (turn @ distort).T + 0.09 * normal[None, None, 4:6]
+    width = 0.06 * jnp.exp(0.3 * normal[6])
 
     # The pen's path, and how far it moves at each of its points.
-    t = (jnp.arange(POINTS) + 0.5)[:, None] / POINTS
+    t = (jnp.arange(POINTS) + 0.5)[None, :, None] / POINTS
     start, bend, end = (control[:, None, i] for i in range(3))  # (STROKES, 1, 2)
     path = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end  # (STROKES, POINTS, 2)
     velocity = 2 * (1 - t) * (bend - start) + 2 * t * (end - bend)
@@ -70,7 +70,7 @@ def draw(program: Program, key: Key, jitter: float) -> Array:
     # A brush with a Gaussian tip: separable, so an image is one matrix product over the path's points.
     # Ink adds up along the path and saturates, which leaves a smooth, anti-aliased edge.
     pixels = (jnp.arange(SIDE) + 0.5) * 2 / SIDE - 1
-    tip = jnp.exp(-0.5 * jnp.square((path[..., None] - pixels) / width))  # (STROKES, POINTS, 2, SIDE)
+    tip = jnp.exp(-0.5 * jnp.square((path[..., None] - pixels[None, None, None]) / width))  # (STROKES, POINTS, 2, SIDE)
     ink = program.pressure[:, None] * moved / width
     image = jnp.einsum("sp,spy,spx->yx", ink, tip[:, :, 1], tip[:, :, 0])
     return jnp.minimum(image, 1.0)[..., None]
