@@ -25,6 +25,7 @@ class Checkpoints:
 
     def save(self, state: State, host: dict[str, Any]) -> None:
         """Saves what it takes to go on; returns once the state is copied off the device, and writes behind."""
+        self.best.wait_until_finished()  # what `host` says of the best must be on disk before it
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         self.last.save(int(state.step), args=args, force=True)
 
@@ -43,10 +44,11 @@ class Checkpoints:
         found = self.last.restore(step, args=ocp.args.Composite(state=target, host=ocp.args.JsonRestore()))
         return found["state"], found["host"]
 
-    def restore_best(self, like: PyTree) -> PyTree:
-        """The best parameters, placed as `like` is."""
+    def restore_best(self, step: int, like: PyTree) -> PyTree:
+        """The parameters that `save_best` kept at `step`, placed as `like` is."""
+        self.best.wait_until_finished()
         target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        return self.best.restore(self.best.latest_step(), args=target)
+        return self.best.restore(step, args=target)
 
     def close(self) -> None:
         """Waits until all is on disk."""

@@ -167,9 +167,7 @@ def resume(directory: Path, config: dict[str, Any], alone: bool) -> dict[str, An
         return {**stored, "run": {**stored["run"], "dir": str(directory)}}
     before, now = flat(stored), flat(config)
     differing = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key)
+        key for key in before.keys() | now.keys() if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key)
     )
     if differing:
         keys = ", ".join(f"{key} ({before.get(key)} there)" for key in differing[:5])

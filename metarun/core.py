@@ -124,8 +124,6 @@ class Learner(Protocol):
         """x (n, ...) -> outputs (n, n_out)."""
         ...
 
-    def meta_grad(
-        self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array
-    ) -> tuple[PyTree, Metrics]:
+    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         """The mean meta-gradient over tasks (leading axis of `episodes` and `keys`), and mean metrics."""
         ...

@@ -73,7 +73,7 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

@@ -124,9 +124,7 @@ def mean_over(f: Callable[[Array], PyTree], chunks: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / len(chunks), total)
 
 
-def make_over_tasks(
-    per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int, seed: int
-) -> Callable[..., PyTree]:
+def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int, seed: int) -> Callable[..., PyTree]:
     """(episodes, *arguments) -> per_task(k_episode, k_adapt, *arguments) for so many tasks, stacked, on the host."""
     k_eval = stream(seed, EVAL)
 

@@ -67,5 +67,3 @@ def mean_and_interval(values: np.ndarray) -> dict[str, float]:
     """values (tasks,) -> their mean, and half the width of its 95% interval: 1.96 standard errors."""
     values = values.astype(np.float64)
     return {"mean": float(values.mean()), "ci95": float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))}
-
-

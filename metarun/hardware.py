@@ -1,5 +1,6 @@
 """The machine a run uses: platform, number of devices, tasks at a time, precision."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -45,16 +46,17 @@ class Hardware:
         if self.platform in ("auto", "cpu"):
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             wanted = cores if self.devices == "auto" else self.devices
-            try:
+            # Once a device has been touched (a later job of a sweep) the first job's number holds.
+            with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", wanted)
-            except RuntimeError:
-                pass  # a device has been touched already (a later job of a sweep): the first job's number holds
         jax.config.update("jax_default_matmul_precision", {"float32": "highest", "tf32": "high"}[self.precision])
 
         try:
             found = jax.devices()
         except (RuntimeError, AssertionError) as error:  # jax asserts where a platform's plugin is missing
-            message = (str(error).splitlines() or ["jax has no such device; see metarun's extras cuda12, cuda13, tpu"])[0]
+            message = (str(error).splitlines() or ["jax has no such device; see metarun's extras cuda12, cuda13, tpu"])[
+                0
+            ]
             raise ConfigError("hardware.platform", self.platform, f"not usable here ({message})") from error
         if self.devices != "auto" and self.devices > len(found):
             raise ConfigError(

@@ -24,9 +24,7 @@ def support_loss(net: Net, support: Batch, reduction: Reduction) -> Callable[[Py
     return lambda params: scale * net.loss(net.apply(params, support.x), support.y)[0]
 
 
-def descend(
-    loss: Callable[[PyTree], Array], params: PyTree, inner_lr: float, steps: int, first_order: bool
-) -> PyTree:
+def descend(loss: Callable[[PyTree], Array], params: PyTree, inner_lr: float, steps: int, first_order: bool) -> PyTree:
     """params after `steps` of gradient descent on `loss`: theta <- theta - alpha grad L(theta).
 
     Finn et al. 2017, equation 1. Differentiable in `params`; with `first_order` the inner gradients
@@ -59,9 +57,7 @@ def join(adapted: PyTree, frozen: PyTree) -> PyTree:
     return unflatten_dict({**adapted, **frozen}, sep="/")
 
 
-def query_grad(
-    learner: Learner, net: Net, params: PyTree, episodes: Episode, keys: Key
-) -> tuple[PyTree, Metrics]:
+def query_grad(learner: Learner, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
     """The gradient of the mean query loss through `learner.adapt`: Finn et al. 2017, algorithm 2.
 
     episodes and keys have a leading task axis; returns (gradient like params, metrics averaged over tasks).

@@ -20,6 +20,13 @@ def live() -> bool:
     return console.is_terminal and sys.stdout.isatty()
 
 
+class Terminal(logging.Handler):
+    """Prints lines above the progress bar, as they are: what comes from files is not markup."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(record.getMessage(), markup=False, soft_wrap=True)
+
+
 def open_log(directory: Path) -> None:
     """Sends the program's lines to the terminal and to metarun.log in the run's directory."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -28,8 +35,7 @@ def open_log(directory: Path) -> None:
         handler.close()
     to_file = logging.FileHandler(directory / "metarun.log")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    to_terminal = logging.Handler()
-    to_terminal.emit = lambda record: console.print(record.getMessage(), markup=False, soft_wrap=True)  # type: ignore[method-assign]
+    to_terminal = Terminal()
     to_terminal.setLevel(logging.INFO if live() else logging.DEBUG)
     log.setLevel(logging.DEBUG)
     log.propagate = False

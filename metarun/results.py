@@ -100,18 +100,27 @@ def summary(
 
 def tell(found: dict[str, Any], directory: Path) -> None:
     """The end of a run on the terminal: its figures, where its files are, what to try next."""
-    split = found["protocol"]["split"]
-    used, training = found["state"], found["training"]
+    split, training = found["protocol"]["split"], found["training"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, figure in found[split].items():
-        table.add_row(f"{split} {name.replace('_', ' ')}", f"[bold]{show(name, figure)}[/bold]")
+        if "loss" not in name:
+            table.add_row(f"{split} {name.replace('_', ' ')}", f"[bold]{show(name, figure)}[/bold]")
     for steps, figures in found[f"{split}_by_inner_steps"].items():
-        name = next(iter(figures.keys() - {"loss"}), "loss") if "accuracy" not in figures else "accuracy"
+        name = "accuracy" if "accuracy" in figures else "mse"
         table.add_row(f"  after {steps} inner steps", show(name, figures[name]))
-    table.add_row("over", f"{found['protocol']['episodes']} held-out tasks, the {used['state']} state (meta-step {used['step']})")
-    table.add_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks, {found['speed']['minutes']:.1f} minutes")
+    over = f"{found['protocol']['episodes']} held-out tasks; 95% intervals"
+    table.add_row("over", f"{over}; the {found['state']['state']} state (meta-step {found['state']['step']})")
+    minutes = f"{found['speed']['minutes']:.1f} minutes"
+    table.add_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}")
     table.add_row("files", escape(str(directory)))
-    console.print(table)
+    on_omniglot = found["protocol"]["task"]["_target_"].endswith("Omniglot")
+    table.add_row(
+        "try next",
+        "metarun -m learner=maml,fomaml task=omniglot train.seed=0,1,2"
+        if on_omniglot
+        else "metarun learner=maml task=omniglot",
+    )
+    console.print(table, soft_wrap=True)
 
 
 def show(name: str, figure: dict[str, float]) -> str:

@@ -20,7 +20,6 @@ from jax.sharding import PartitionSpec as P
 from metarun import engine, results
 from metarun.checkpoint import Checkpoints
 from metarun.config import Run
-from metarun.core import State
 from metarun.evaluate import Figures, make_evaluate
 from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
 
@@ -48,7 +47,7 @@ def train(run: Run) -> dict[str, Any]:
         console.print(f"{directory} is finished; its figures again:", markup=False)
         return json.loads((directory / "results.json").read_text())
     began = time.monotonic()
-    data = {split: run.tasks.load(split) for split in ("train", "val")}
+    data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val")}
     data["eval"] = run.eval_tasks.load(run.eval.split)
     net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     eval_net = engine.make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
@@ -109,9 +108,11 @@ def train(run: Run) -> dict[str, Any]:
                 sums = jax.device_get(state.sums)
             step += n
             if not all(math.isfinite(value) for value in sums.values()):
+                checkpoints.close()
+                tracker.close({})
                 raise Diverged(
-                    f"the {run.info.name} run's loss is not finite after meta-step {step - n}, at the latest at {step}; "
-                    f"try a smaller learner.inner_lr or optimizer.learning_rate (saved before: {directory}/checkpoints)"
+                    f"{run.info.name}: the loss is not finite after meta-step {step} (it was after {step - n}); try a "
+                    f"smaller learner.inner_lr or optimizer.learning_rate; {directory}/checkpoints holds what was saved"
                 )
             since = step % run.train.period("log_every") or run.train.period("log_every")
             metrics = {name: float(value) / since for name, value in sums.items()}
@@ -129,7 +130,9 @@ def train(run: Run) -> dict[str, Any]:
                 means = {name: figure["mean"] for name, figure in figures.items()}
                 row("val", means)
                 better = is_better(figures, host["best"], run.tasks.metric)
-                log.info(f"meta-step {step}/{run.train.steps}  validation  {words(means)}{'  (best)' if better else ''}")
+                log.info(
+                    f"meta-step {step}/{run.train.steps}  validation  {words(means)}{'  (best)' if better else ''}"
+                )
                 if better:
                     host["best"] = {"step": step, **figures[run.tasks.metric]}
                     checkpoints.save_best(step, state.params)
@@ -139,12 +142,13 @@ def train(run: Run) -> dict[str, Any]:
                 checkpoints.close()
                 tracker.close({})
                 raise Interrupted(
-                    f"stopped and saved at meta-step {step} of {run.train.steps}; go on with: metarun run.dir={directory}"
+                    f"stopped and saved at meta-step {step} of {run.train.steps}; "
+                    f"go on with: metarun run.dir={directory}"
                 )
 
     best = host["best"]
     use_best = run.eval.state == "best" and best is not None
-    params = checkpoints.restore_best(state.params) if use_best else state.params
+    params = checkpoints.restore_best(best["step"], state.params) if use_best else state.params
     figures = evaluate(params, data["eval"], run.eval.episodes)
     counts = run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
     by_inner_steps = {str(n): evaluate(params, data["eval"], run.eval.episodes, n) for n in counts}

@@ -15,7 +15,8 @@ import yaml
 from metarun.conf import GROUPS, choices
 
 QUICK = (
-    "task=sinusoid", "model.hidden=[8]", "train.steps=40", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=4",
+    "task=sinusoid", "model.hidden=[8]", "train.steps=40", "train.meta_batch=4",
+    "eval.episodes=8", "eval.val_episodes=4",
 )  # fmt: skip
 
 
@@ -57,7 +58,9 @@ def test_help_names_every_choice_and_imports_nothing_heavy(tmp_path):
     for group in GROUPS:
         assert f"{group}=" in out
         assert all(f"  {choice} " in out for choice in choices(group))
-    script = "import sys; sys.argv = ['metarun', '--help']; from metarun.cli import main; main(); print(sorted(sys.modules))"
+    script = (
+        "import sys; sys.argv = ['metarun', '--help']; from metarun.cli import main; main(); print(sorted(sys.modules))"
+    )
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     for heavy in ("'jax'", "'hydra'", "'wandb'", "'pydantic'", "'numpy'"):
         assert heavy not in modules
@@ -150,8 +153,8 @@ def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_pat
 
 
 LONG = (
-    "task=sinusoid", "model.hidden=[8]", "train.steps=3000", "train.meta_batch=4", "train.log_every=500", "eval.episodes=8",
-    "eval.val_episodes=4", "train.save_every=200", "logger=none",
+    "task=sinusoid", "model.hidden=[8]", "train.steps=3000", "train.meta_batch=4", "train.log_every=500",
+    "eval.episodes=8", "eval.val_episodes=4", "train.save_every=200", "logger=none",
 )  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_evaluation_differs_by_value():
 def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch):
     override = "learner._target_=fractions.Fraction"
     monkeypatch.setenv("METARUN_ALLOW", "fractions")
-    with pytest.raises(ConfigError, match="no such key|needs a value|cannot be built"):
+    with pytest.raises(ConfigError, match=r"no such key|needs a value|cannot be built"):
         run_of(override)
     monkeypatch.setenv("METARUN_ALLOW", "fraction")
     with pytest.raises(ConfigError, match="METARUN_ALLOW"):

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def test_sinusoid_is_one_wave_within_the_ranges():
 def test_strokes_splits_never_meet():
     task = Strokes(ways=7, shots=1, queries=1, jitter=1.0)
     ranges = [(strokes.FIRST_CLASS[s], strokes.FIRST_CLASS[s] + strokes.CLASSES) for s in ("train", "val", "test")]
-    assert all(a_end <= b_first for (_, a_end), (b_first, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(a_end <= b_first for (_, a_end), (b_first, _) in pairwise(ranges))
     assert ranges[-1][1] <= 2**31
     draw = jax.jit(jax.vmap(task.classes, (None, 0)))
     for split, (first, end) in zip(("train", "val", "test"), ranges, strict=True):
@@ -78,7 +79,7 @@ def test_strokes_without_jitter_are_the_same_drawing_and_with_it_are_not():
 def test_omniglot_splits_are_disjoint_and_complete(split, sizes):
     parts = omniglot.characters(split)
     assert tuple(len(parts[part]) for part in ("train", "val", "test")) == sizes
-    assert len(set(sum(parts.values(), []))) == 1623
+    assert len({name for names in parts.values() for name in names}) == 1623
 
 
 def test_omniglot_finn_split_never_changes():

@@ -41,7 +41,5 @@ class MAML:
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return net.apply(fast, x)
 
-    def meta_grad(
-        self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array
-    ) -> tuple[PyTree, Metrics]:
+    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         return inner.query_grad(self, net, params, episodes, keys)

@@ -32,19 +32,15 @@ class Archive(NamedTuple):
     digest: str  # sha256 over the .png members by name, of name + NUL + sha256(bytes)
 
 
-BACKGROUND = Archive(
-    "images_background.zip", 964, "07356096b8076fcf915341f8715e94822249e2a4d5b999fd2d0f6cf9ebffebd5"
-)
-EVALUATION = Archive(
-    "images_evaluation.zip", 659, "f5165eb5f20d18e13c6515650b69a42a2c0507506969d410ba5e4a1c572bd542"
-)
+BACKGROUND = Archive("images_background.zip", 964, "07356096b8076fcf915341f8715e94822249e2a4d5b999fd2d0f6cf9ebffebd5")
+EVALUATION = Archive("images_evaluation.zip", 659, "f5165eb5f20d18e13c6515650b69a42a2c0507506969d410ba5e4a1c572bd542")
 
 
 class Drawings(NamedTuple):
     """What `sample` needs of a split."""
 
-    images: Array  # (characters, DRAWERS, SIDE, SIDE) uint8, ink = 255
-    classes: Array  # (classes, 2) int32: a class's character, and its fixed number of quarter turns
+    images: Array | np.ndarray  # (characters, DRAWERS, SIDE, SIDE) uint8, ink = 255
+    classes: Array | np.ndarray  # (classes, 2) int32: a class's character, and its fixed number of quarter turns
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def characters(split: str) -> dict[str, list[str]]:
         return {"train": train, "val": val, "test": names["evaluation"]}
     everything = sorted(names["background"] + names["evaluation"])
     if split == "finn":
-        order = np.random.RandomState(1).permutation(len(everything))  # noqa: NPY002, a stream frozen by numpy
+        order = np.random.RandomState(1).permutation(len(everything))
         shuffled = [everything[i] for i in order]
         return {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
     held = {part: set(_expand(published["vinyals"][part])) for part in ("val", "test")}
@@ -187,9 +183,7 @@ def read(path: Path, archive: Archive) -> dict[str, np.ndarray]:
     drawn = Counter(name.rsplit("/", 1)[0] for name in members)
     if len(drawn) != archive.characters or set(drawn.values()) != {DRAWERS}:
         found = f"{len(members)} drawings of {len(drawn)} characters"
-        raise DataError(
-            f"{refused}: it holds {found}, not {DRAWERS} of each of {archive.characters}; {remedy}"
-        )
+        raise DataError(f"{refused}: it holds {found}, not {DRAWERS} of each of {archive.characters}; {remedy}")
     total = hashlib.sha256()
     for name, content in members.items():
         total.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
