@@ -57,6 +57,12 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree) -> None
         raise ConfigError("learner", name, f"predicts {outputs.shape[1:]} a query where the task has ({tasks.n_out},)")
 
 
+def episode_size(tasks: Tasks, data: PyTree) -> int:
+    """How many numbers the inputs of one episode have. Traces only."""
+    episode = jax.eval_shape(lambda data: tasks.sample(data, jax.random.key(0)), data)
+    return episode.support.x.size + episode.query.x.size
+
+
 def initial_state(
     learner: Learner, net: Net, tasks: Tasks, optimizer: optax.GradientTransformation, data: PyTree, seed: int
 ) -> State:

@@ -66,12 +66,14 @@ class Hardware:
         count = max(n for n in range(1, most + 1) if meta_batch % n == 0)
         return Mesh(np.array(found[:count]), ("tasks",))
 
-    def chunk(self, tasks: int, platform: str) -> int:
+    def chunk(self, tasks: int, episode_size: int, platform: str) -> int:
         """How many of a device's `tasks` to compute at once: a divisor of `tasks`.
 
-        `auto` takes up to 4 on a CPU, so that activations stay in its cache, and all of them elsewhere.
+        `auto` takes all of them on an accelerator. On a CPU it takes few, so that activations stay in its
+        cache: 4 where an episode has the `episode_size` of Omniglot's 5-way 1-shot, more where it has fewer
+        numbers.
         """
         if self.task_chunk != "auto":
             return self.task_chunk
-        most = 4 if platform == "cpu" else tasks
+        most = min(tasks, max(4, 32_768 // episode_size)) if platform == "cpu" else tasks
         return max(n for n in range(1, most + 1) if tasks % n == 0)

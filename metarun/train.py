@@ -56,7 +56,8 @@ def train(run: Run) -> dict[str, Any]:
 
     mesh = run.hardware.set_up(run.train.meta_batch)
     platform = mesh.devices.flat[0].platform
-    task_chunk = run.hardware.chunk(run.train.meta_batch // mesh.size, platform)
+    size = engine.episode_size(run.tasks, data["train"])
+    task_chunk = run.hardware.chunk(run.train.meta_batch // mesh.size, size, platform)
 
     open_log(directory)
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))

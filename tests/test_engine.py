@@ -116,3 +116,11 @@ def test_the_interval_is_1_96_standard_errors():
     figure = mean_and_interval(values)
     np.testing.assert_allclose(figure["mean"], values.mean())
     np.testing.assert_allclose(figure["ci95"], 1.96 * np.sqrt(((values - values.mean()) ** 2).sum() / 399 / 400))
+
+
+def test_an_automatic_chunk_divides_the_tasks_and_is_small_for_large_episodes_on_a_cpu():
+    hardware = RUN.hardware
+    assert hardware.chunk(25, 20, "cpu") == 25
+    assert hardware.chunk(16, 10 * 28 * 28, "cpu") == 4
+    assert hardware.chunk(15, 100 * 84 * 84, "cpu") == 3
+    assert hardware.chunk(15, 100 * 84 * 84, "gpu") == 15
