@@ -17,10 +17,9 @@ def cache_dir() -> Path:
 
 
 def find(name: str, data_dir: str | None, files: Sequence[str]) -> Path | None:
-    """The folder `data_dir`/`name` if it holds all of `files`; None if no data_dir was given.
+    """The folder `data_dir`/`name` if it holds all of `files`; None without a data_dir, or if it holds none.
 
-    Raises DataError if a data_dir was given that lacks the data set: a path that a user named is never
-    silently replaced by a download.
+    Raises DataError for a data_dir that is no folder, or that holds the data set in part only.
     """
     if data_dir is None:
         return None
@@ -35,8 +34,10 @@ def find(name: str, data_dir: str | None, files: Sequence[str]) -> Path | None:
     raise DataError(f"{folder} lacks {', '.join(missing)}: complete it, or leave data_dir out to download")
 
 
-def download(url: str, name: str) -> Path:
+def download(url: str, name: str, data_dir: str | None) -> Path:
     """The file at `url`, kept in the cache under `name`; shows a progress bar. Raises DataError.
+
+    `data_dir` is where the file was looked for before, to be told if it cannot be had.
 
     A file appears under its own name only once it is complete, so an interrupted download leaves none.
     """
@@ -49,10 +50,12 @@ def download(url: str, name: str) -> Path:
         fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
         return Path(pooch.retrieve(url, known_hash=None, fname=target.name, path=folder, downloader=fetch))
     except Exception as error:  # requests, urllib3 and the disk each raise their own
+        elsewhere = (
+            f"nor in {Path(data_dir) / name}" if data_dir else "and neither data_dir= nor METARUN_DATA_DIR is set"
+        )
         raise DataError(
-            f"no {name} data: {target.name} is neither in $METARUN_DATA_DIR/{name} or data_dir=, nor in "
-            f"{folder}, and {url} could not be fetched ({type(error).__name__}); "
-            f"task=strokes needs no data"
+            f"no {name} data: {target.name} is not in {folder} {elsewhere}, and {url} could not be fetched "
+            f"({type(error).__name__}); get it there by hand, or take task=strokes, which needs no data"
         ) from error
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh
 from rich.markup import escape
-from rich.table import Table
 
 import metarun
 from metarun.config import Run
@@ -101,26 +100,28 @@ def summary(
 def tell(found: dict[str, Any], directory: Path) -> None:
     """The end of a run on the terminal: its figures, where its files are, what to try next."""
     split, training = found["protocol"]["split"], found["training"]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+
+    def tell_row(name: str, value: str) -> None:
+        console.print(f"{name:<26}{value}", soft_wrap=True)
+
     for name, figure in found[split].items():
         if "loss" not in name:
-            table.add_row(f"{split} {name.replace('_', ' ')}", f"[bold]{show(name, figure)}[/bold]")
+            tell_row(f"{split} {name.replace('_', ' ')}", f"[bold]{show(name, figure)}[/bold]")
     for steps, figures in found[f"{split}_by_inner_steps"].items():
         name = "accuracy" if "accuracy" in figures else "mse"
-        table.add_row(f"  after {steps} inner steps", show(name, figures[name]))
+        tell_row(f"  after {steps} inner steps", show(name, figures[name]))
     over = f"{found['protocol']['episodes']} held-out tasks; 95% intervals"
-    table.add_row("over", f"{over}; the {found['state']['state']} state (meta-step {found['state']['step']})")
+    tell_row("over", f"{over}; the {found['state']['state']} state (meta-step {found['state']['step']})")
     minutes = f"{found['speed']['minutes']:.1f} minutes"
-    table.add_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}")
-    table.add_row("files", escape(str(directory)))
+    tell_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}")
+    tell_row("files", escape(str(directory)))
     on_omniglot = found["protocol"]["task"]["_target_"].endswith("Omniglot")
-    table.add_row(
+    tell_row(
         "try next",
         "metarun -m learner=maml,fomaml task=omniglot train.seed=0,1,2"
         if on_omniglot
         else "metarun learner=maml task=omniglot",
     )
-    console.print(table, soft_wrap=True)
 
 
 def show(name: str, figure: dict[str, float]) -> str:

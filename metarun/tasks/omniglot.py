@@ -158,7 +158,7 @@ def load_drawings(data_dir: str | None) -> tuple[list[str], np.ndarray]:
 
     def decode() -> dict[str, np.ndarray]:
         parts = [
-            read(folder / archive.name if folder else download(HOME + archive.name, "omniglot"), archive)
+            read(folder / archive.name if folder else download(HOME + archive.name, "omniglot", data_dir), archive)
             for archive in (BACKGROUND, EVALUATION)
         ]
         names = [name for part in parts for name in part]
