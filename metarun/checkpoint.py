@@ -14,19 +14,20 @@ for _noisy in ("absl", "orbax"):
 
 
 class Checkpoints:
-    """Two series under `directory`: `last` (two states, each with a little host-side JSON) and `best` (one)."""
+    """Two series under `directory`: `last` (states, with a little host-side JSON) and `best` (parameters)."""
 
     def __init__(self, directory: Path) -> None:
         def series(name: str, keep: int) -> ocp.CheckpointManager:
             options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
             return ocp.CheckpointManager((directory / name).absolute(), options=options)
 
-        self.last, self.best = series("last", 2), series("best", 1)
+        self.last, self.best = series("last", 2), series("best", 2)
 
     def save(self, state: State, host: dict[str, Any]) -> None:
         """Saves what it takes to go on; returns once the state is copied off the device, and writes behind."""
         self.best.wait_until_finished()  # what `host` says of the best must be on disk before it
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        copy = dict(host)  # written behind, while the caller goes on changing its own
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(copy))
         self.last.save(int(state.step), args=args, force=True)
 
     def save_best(self, step: int, params: PyTree) -> None:

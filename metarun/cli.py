@@ -96,6 +96,8 @@ def compose_and_run(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, arguments), MISTAKE)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        fail(f"run.dir: {error.filename} cannot be made or written ({error.strerror})", MISTAKE)
 
 
 def translate(argument: str, multirun: bool) -> str:
@@ -139,6 +141,7 @@ def keys_at(path: list[str], arguments: list[str]) -> list[str]:
 def job(cfg: "DictConfig") -> None:
     """One run: checks its configuration, trains or goes on, tests, and tells the result."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from metarun import config, results, train
     from metarun.core import ConfigError, DataError
@@ -148,14 +151,22 @@ def job(cfg: "DictConfig") -> None:
         directory = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
         cfg.run.dir = str(directory)
         resolved = config.resolve(cfg)
+        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("run.dir=")]
         if (directory / "config.yaml").exists():
-            overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("run.dir=")]
             resolved = config.resume(directory, resolved, alone=not overrides)
+        elif HydraConfig.get().overrides.task and not overrides:
+            raise ConfigError(
+                "run.dir", directory, "holds no run to go on with; to start one there, add task= or learner="
+            )
         run = config.build_run(resolved)
         results.tell(train.train(run), directory)
     except ConfigError as error:
         fail(error, MISTAKE)
-    except (DataError, train.Diverged) as error:
+    except train.Diverged as error:
+        if HydraConfig.get().mode is not RunMode.MULTIRUN:
+            fail(error, FAILED)
+        print(f"metarun: {error}", file=sys.stderr)  # the other combinations of a sweep go on
+    except DataError as error:
         fail(error, FAILED)
     except train.Interrupted as error:
         fail(error, STOPPED)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
+import optax
 import pydantic
 import yaml
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +22,7 @@ from metarun.core import ConfigError, Count, CountOrZero, Learner, Tasks
 from metarun.hardware import Hardware
 from metarun.loggers import NoLogger, Wandb
 
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 Period = Count | Literal["auto"]
 
 
@@ -28,7 +30,7 @@ Period = Count | Literal["auto"]
 class Train:
     """The training loop. Periods are in meta-steps."""
 
-    seed: CountOrZero
+    seed: Seed
     steps: Count
     meta_batch: Count
     log_every: Period
@@ -58,7 +60,7 @@ class Eval:
     state: Literal["best", "last"]
     episodes: Annotated[int, Gt(1)]
     val_episodes: Annotated[int, Gt(1)]
-    seed: CountOrZero
+    seed: Seed
     inner_steps: tuple[CountOrZero, ...]
     inductive: bool
     task: dict[str, Any]
@@ -94,7 +96,10 @@ class Run:
 
 def build_run(config: dict[str, Any]) -> Run:
     """Checks a resolved configuration and builds what it names. No device is touched. Raises ConfigError."""
-    unknown(config, {*SECTIONS}, "")
+    unknown(config, set(SECTIONS), "")
+    for section in SECTIONS:
+        if section not in config:
+            raise ConfigError(section, "(nothing)", "every run needs it: leave it in")
     train = build("train", config["train"], Train)
     evaluation = build("eval", config["eval"], Eval)
     hardware = build("hardware", config["hardware"])
@@ -124,13 +129,18 @@ def build_run(config: dict[str, Any]) -> Run:
         raise ConfigError(
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with task.ways={width} gives"
         )
+    optimizer = build("optimizer", config["optimizer"])
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ConfigError(
+            "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
+        )
     return Run(
         tasks=tasks,
         learner=learner,
         eval_tasks=eval_tasks,
         eval_learner=eval_learner,
         model=build("model", config["model"], n_out=width),
-        optimizer=build("optimizer", config["optimizer"]),
+        optimizer=optimizer,
         train=train,
         eval=evaluation,
         hardware=hardware,
@@ -162,7 +172,12 @@ def resume(directory: Path, config: dict[str, Any], alone: bool) -> dict[str, An
     With `run.dir` `alone` in the command it is the run's own. Else `config` must be the same as the run's,
     but for the settings that change no result (MAY_CHANGE); raises ConfigError if it is not.
     """
-    stored = yaml.safe_load((directory / "config.yaml").read_text())
+    try:
+        stored = yaml.safe_load((directory / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("run.dir", directory, f"its config.yaml cannot be read ({type(error).__name__})") from error
+    if not isinstance(stored, dict) or not set(SECTIONS) <= stored.keys():
+        raise ConfigError("run.dir", directory, "its config.yaml is not a metarun run's; name another directory")
     if alone:
         return {**stored, "run": {**stored["run"], "dir": str(directory)}}
     before, now = flat(stored), flat(config)
@@ -254,9 +269,19 @@ def schema(target: Callable[..., Any]) -> dict[str, Any]:
         is_module = isinstance(target, type) and issubclass(target, nn.Module)
         flaxes = ("parent", "name") if is_module else ()
         return {f.name: hints[f.name] for f in dataclasses.fields(target) if f.name not in flaxes}
-    numbers = {"learning_rate": Annotated[float, Gt(0)]}
-    simple = bool | int | float | str | None | list[bool | int | float | str]
-    return {name: numbers.get(name, simple) for name in inspect.signature(target).parameters}
+    known_types = {"learning_rate": Annotated[float, Gt(0)]}
+    return {
+        name: known_types.get(name, like_default(parameter.default))
+        for name, parameter in inspect.signature(target).parameters.items()
+    }
+
+
+def like_default(default: Any) -> Any:
+    """The type of an optax function's argument, told by its default value."""
+    for kind in (bool, int, float):
+        if isinstance(default, kind):
+            return float | None if kind in (int, float) else kind
+    return bool | int | float | str | None
 
 
 def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: Callable[..., Any]) -> dict[str, Any]:

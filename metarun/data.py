@@ -1,6 +1,8 @@
 """Data sets on disk: where they are looked for, how they are fetched, what is kept in the cache."""
 
+import contextlib
 import os
+import socket
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,12 +74,13 @@ def cached(name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np
             return dict(arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         arrays = make()
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         partial.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return arrays

@@ -63,7 +63,8 @@ class Hardware:
                 "hardware.devices", self.devices, f"at most {len(found)}, what {found[0].platform} has here"
             )
         most = len(found) if self.devices == "auto" else self.devices
-        count = max(n for n in range(1, most + 1) if meta_batch % n == 0)
+        chunk = 1 if self.task_chunk == "auto" else self.task_chunk
+        count = max(n for n in range(1, most + 1) if meta_batch % (n * chunk) == 0)
         return Mesh(np.array(found[:count]), ("tasks",))
 
     def chunk(self, tasks: int, episode_size: int, platform: str) -> int:

@@ -87,6 +87,9 @@ class WandbRun:
         mode = os.environ.get("WANDB_MODE", "auto") if settings.mode == "auto" else settings.mode
         if mode == "auto":
             mode = "online" if _has_login() else "offline"
+        if mode == "online" and not _has_login():
+            log.warning("W&B: no login and no WANDB_API_KEY here; logging offline")
+            mode = "offline"
         try:
             self.run = start(mode)
         except Exception as error:

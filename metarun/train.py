@@ -13,13 +13,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import yaml
+from filelock import FileLock, Timeout
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from metarun import engine, results
 from metarun.checkpoint import Checkpoints
 from metarun.config import Run
+from metarun.core import ConfigError
 from metarun.evaluate import Figures, make_evaluate
 from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
 
@@ -42,6 +45,29 @@ def train(run: Run) -> dict[str, Any]:
 
     Raises DataError or ConfigError before any device work, Interrupted on Ctrl-C or SIGTERM, Diverged.
     """
+    with only_process_in(Path(run.info.dir)):
+        return train_alone(run)
+
+
+@contextmanager
+def only_process_in(directory: Path) -> Iterator[None]:
+    """Raises ConfigError if another process, on this machine, is at work in the run's directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / ".lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError("run.dir", directory, "another process is at work there; name another directory") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        path.unlink(missing_ok=True)
+
+
+def train_alone(run: Run) -> dict[str, Any]:
+    """`train`, once no other process can be in the run's directory."""
     directory = Path(run.info.dir)
     if (directory / "results.json").exists():
         console.print(f"{directory} is finished; its figures again:", markup=False)
@@ -101,19 +127,21 @@ def train(run: Run) -> dict[str, Any]:
         checkpoints.save(state, host)
 
     clock = Clock()
+    norm = jax.jit(optax.global_norm)
     with stop_on_signals() as stop, Bar(run.train.steps, step) as bar:
         while step < run.train.steps:
             n = min(boundary(run, step) - step, clock.steps_per_call())
             with clock.time(n):
                 state = meta_steps(state, data["train"], jnp.int32(n))
-                sums = jax.device_get(state.sums)
+                sums, size = jax.device_get((state.sums, norm(state.params)))
             step += n
-            if not all(math.isfinite(value) for value in sums.values()):
+            if not all(math.isfinite(value) for value in (size, *sums.values())):
                 checkpoints.close()
                 tracker.close({})
                 raise Diverged(
-                    f"{run.info.name}: the loss is not finite after meta-step {step} (it was after {step - n}); try a "
-                    f"smaller learner.inner_lr or optimizer.learning_rate; {directory}/checkpoints holds what was saved"
+                    f"{run.info.name}: the loss or a parameter is not finite after meta-step {step} "
+                    f"(all were after {step - n}); try a smaller learner.inner_lr or optimizer.learning_rate; "
+                    f"{directory}/checkpoints holds what was saved"
                 )
             since = step % run.train.period("log_every") or run.train.period("log_every")
             metrics = {name: float(value) / since for name, value in sums.items()}
@@ -137,7 +165,9 @@ def train(run: Run) -> dict[str, Any]:
                 if better:
                     host["best"] = {"step": step, **figures[run.tasks.metric]}
                     checkpoints.save_best(step, state.params)
-            if is_due(run, step, "save_every") or stop:
+            # With every new best too, so that what `last` says of the best is what `best` holds.
+            is_best = host["best"] is not None and host["best"]["step"] == step
+            if is_due(run, step, "save_every") or is_best or stop:
                 save()
             if stop:
                 checkpoints.close()
@@ -164,10 +194,17 @@ def train(run: Run) -> dict[str, Any]:
         clock=clock,
         seconds=earlier + time.monotonic() - began,
     )
-    write_atomically(directory / "results.json", json.dumps(found, indent=2) + "\n")
-    tracker.close({f"{run.eval.split}/{name}": figure["mean"] for name, figure in figures.items()})
+    write_atomically(directory / "results.json", json.dumps(finite(found), indent=2, allow_nan=False) + "\n")
     checkpoints.close()
+    tracker.close({f"{run.eval.split}/{name}": figure["mean"] for name, figure in figures.items()})
     return found
+
+
+def finite(values: Any) -> Any:
+    """Nested results with null for every number that is none: NaN is not JSON."""
+    if isinstance(values, dict):
+        return {name: finite(value) for name, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def is_due(run: Run, step: int, period: str) -> bool:
@@ -183,10 +220,10 @@ def boundary(run: Run, step: int) -> int:
 
 def is_better(figures: Figures, best: dict[str, Any] | None, metric: str) -> bool:
     """Whether validation's figures beat the best so far: more accuracy, or less error."""
+    now = figures[metric]["mean"]
     if best is None:
-        return True
-    now, then = figures[metric]["mean"], best["mean"]
-    return now > then if metric == "accuracy" else now < then
+        return math.isfinite(now)
+    return now > best["mean"] if metric == "accuracy" else now < best["mean"]
 
 
 class Clock:

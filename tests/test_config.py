@@ -39,6 +39,10 @@ MISTAKES = [
     ("model.norm=group", "model.norm=group", "one of batch, layer, none"),
     ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1", "a number > 0"),
     ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast", "a number > 0"),
+    ("optimizer.b1=hello", "optimizer.b1=hello", "a number"),
+    ("optimizer._target_=optax.linear_schedule", "optimizer", "no such key"),
+    ("train.seed=4294967296", "train.seed=4294967296", "an integer >= 0 and < 4294967296"),
+    ("~logger", "logger=(nothing)", "every run needs it"),
     ("+optimizer.momentun=0.9", "optimizer.momentun=0.9", "no such key"),
     ("hardware.devices=3", "hardware.devices=3", "must divide train.meta_batch=32"),
     ("hardware.task_chunk=5", "hardware.task_chunk=5", "must divide the 32 tasks"),
@@ -98,14 +102,18 @@ def test_evaluation_differs_by_value():
     assert (run.learner.inner_steps, run.eval_learner.inner_steps) == (1, 3)
 
 
-def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch):
-    override = "learner._target_=fractions.Fraction"
-    monkeypatch.setenv("METARUN_ALLOW", "fractions")
-    with pytest.raises(ConfigError, match=r"no such key|needs a value|cannot be built"):
-        run_of(override)
-    monkeypatch.setenv("METARUN_ALLOW", "fraction")
-    with pytest.raises(ConfigError, match="METARUN_ALLOW"):
-        run_of(override)
+def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch, tmp_path):
+    source = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    size: int\n"
+    (tmp_path / "mylab.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {"_target_": "mylab.Mine", "size": 3}
+    for allowed in ("", "my", "mylab.Other"):
+        monkeypatch.setenv("METARUN_ALLOW", allowed)
+        with pytest.raises(ConfigError, match="METARUN_ALLOW"):
+            config.build("learner", values)
+    for allowed in ("mylab", "other,mylab.Mine"):
+        monkeypatch.setenv("METARUN_ALLOW", allowed)
+        assert config.build("learner", values).size == 3
 
 
 def test_a_schedule_may_stand_for_the_learning_rate():

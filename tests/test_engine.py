@@ -55,14 +55,12 @@ def test_a_meta_step_is_the_mean_gradient_over_the_sampled_tasks():
 
 
 def test_every_task_of_a_run_is_another():
-    """Keys of meta-steps, tasks and uses never coincide, nor do training's and evaluation's."""
-    seen = set()
-    for which in (engine.TRAIN, engine.EVAL):
-        for step in range(3):
-            key = jax.random.fold_in(engine.stream(0, which), step)
-            for index in range(4):
-                seen |= {jax.random.key_data(k).tobytes() for k in engine.task_key(key, index)}
-    assert len(seen) == 2 * 3 * 4 * 2
+    """Keys of meta-steps, tasks and uses never coincide, nor do initialisation's, training's and evaluation's."""
+    train = [jax.random.fold_in(engine.stream(0, engine.TRAIN), step) for step in range(3)]
+    evaluation = engine.stream(0, engine.EVAL)
+    keys = [k for key in (*train, evaluation) for index in range(4) for k in engine.task_key(key, index)]
+    keys += list(jax.random.split(engine.stream(0, engine.INIT)))
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 4 * 4 * 2 + 2
 
 
 @pytest.mark.parametrize(("devices", "task_chunk"), [(1, 3), (2, 4)])

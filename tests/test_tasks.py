@@ -146,8 +146,16 @@ def test_omniglot_drawings_are_ink_1_on_paper_0(omniglot_dir):
     assert mine[0, 0] < 30  # a corner is paper
 
 
-def archive(path, characters=2, drawers=20, broken=False):
-    with zipfile.ZipFile(path, "w") as file:
+def flipped(path):
+    """An archive in which a byte of a compressed drawing has changed."""
+    content = bytearray(archive(path, compression=zipfile.ZIP_DEFLATED).read_bytes())
+    content[120] ^= 0xFF
+    path.write_bytes(content)
+    return path
+
+
+def archive(path, characters=2, drawers=20, broken=False, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as file:
         for c in range(characters):
             for d in range(drawers):
                 png = io.BytesIO()
@@ -163,6 +171,7 @@ def archive(path, characters=2, drawers=20, broken=False):
     [
         (lambda p: archive(p, broken=True), "cannot be read"),
         (lambda p: p.write_text("no zip") and p, "cannot be read"),
+        (flipped, "cannot be read"),
         (lambda p: archive(p, drawers=19), "not 20 of each"),
         (lambda p: archive(p, characters=1), "not 20 of each"),
         (lambda p: archive(p), "not the published ones"),

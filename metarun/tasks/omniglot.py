@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -177,7 +178,7 @@ def read(path: Path, archive: Archive) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as file:
             members = {name: file.read(name) for name in sorted(file.namelist()) if name.endswith(".png")}
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{refused}: it cannot be read ({error}); {remedy}") from error
 
     drawn = Counter(name.rsplit("/", 1)[0] for name in members)
