@@ -50,13 +50,13 @@ def test_maml_learns_sine_waves(tmp_path):
     assert not any("inductive" in name for name in found["test"])
 
 
-def test_fomaml_learns_real_omniglot_far_above_chance(tmp_path, omniglot_dir):
+def test_maml_learns_real_omniglot_far_above_chance(tmp_path, omniglot_dir):
     found = trained(
-        tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "learner=fomaml", "model.filters=32",
+        tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "model.filters=32",
         "optimizer.learning_rate=0.003", "train.steps=300", "train.meta_batch=16", "eval.episodes=100",
         "eval.inner_steps=[]", "eval.inductive=false",
     )  # fmt: skip
     accuracy = found["test"]["accuracy"]
-    assert accuracy["mean"] - accuracy["ci95"] > 0.6  # chance is 0.2
+    assert accuracy["mean"] - accuracy["ci95"] > 0.5  # chance is 0.2
     assert np.isfinite(found["speed"]["meta_steps_per_s"])
     assert set(found["protocol"]["classes"]) == {"train", "val", "test"}
