@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 import resource
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ def summary(
     mesh: Mesh,
     task_chunk: int,
     clock: "Clock",
+    command: str,
     seconds: float,
 ) -> dict[str, Any]:
     """The content of results.json."""
@@ -67,7 +67,7 @@ def summary(
             "steps": run.train.steps,
             "meta_batch": run.train.meta_batch,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-            "command": " ".join(["metarun", *sys.argv[1:]]),
+            "command": command,
         },
         "speed": {
             "minutes": round(seconds / 60, 3),

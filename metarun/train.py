@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,9 +96,9 @@ def train_alone(run: Run) -> dict[str, Any]:
         on_devices,
     )
     checkpoints = Checkpoints(directory / "checkpoints")
-    host: dict[str, Any] = {"best": None, "seconds": 0.0}
+    host: dict[str, Any] = {"best": None, "seconds": 0.0, "command": " ".join(["metarun", *sys.argv[1:]])}
     if (saved := checkpoints.restore(state)) is not None:
-        state, host = saved
+        state, host = saved[0], host | saved[1]  # the command that began the run stands
         log.info(f"going on from meta-step {int(state.step)} of {directory}")
     earlier = host["seconds"]
 
@@ -191,6 +192,7 @@ def train_alone(run: Run) -> dict[str, Any]:
         mesh=mesh,
         task_chunk=task_chunk,
         clock=clock,
+        command=host["command"],
         seconds=earlier + time.monotonic() - began,
     )
     write_atomically(directory / "results.json", json.dumps(finite(found), indent=2, allow_nan=False) + "\n")

@@ -197,6 +197,7 @@ def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, ho
     assert rows(run) == rows(unbroken)
     results = [json.loads((directory / "results.json").read_text()) for directory in (unbroken, run)]
     assert results[0]["test"] == results[1]["test"]
+    assert results[0]["training"] == results[1]["training"]  # the command that began the run, too
 
 
 def test_a_directory_with_another_run_is_refused_and_left_as_it_was(tmp_path, unbroken):
