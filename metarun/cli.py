@@ -1,5 +1,6 @@
 """The command line: `metarun [overrides]`, Hydra's flags, and the verbs."""
 
+import contextlib
 import os
 import re
 import sys
@@ -20,7 +21,8 @@ def main() -> None:
     """The console script. Heavy imports wait until the command has been read."""
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
-        print(help_text())
+        with contextlib.suppress(BrokenPipeError):  # metarun --help | head
+            print(help_text(), flush=True)
     elif "--version" in arguments:
         print(f"metarun {metarun.__version__}")
     elif arguments and re.fullmatch(r"[a-z]+", arguments[0]):

@@ -11,7 +11,8 @@ trap 'rm -rf "$place"' EXIT
 "$place/venv/bin/pip" install --quiet --disable-pip-version-check "$place"/dist/*.whl
 mkdir "$place/empty"
 cd "$place/empty"
-"$place/venv/bin/metarun" --help | head -3
+"$place/venv/bin/metarun" --help >"$place/help"
+head -3 "$place/help"
 "$place/venv/bin/metarun" task=sinusoid train.steps=200 logger=none run.dir=run
 test -s run/results.json
 echo "the wheel works"

@@ -43,12 +43,17 @@ def rows(directory: Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+def complete(directory: Path) -> list[Path]:
+    """The run's last checkpoints that are whole: one being written has a longer name."""
+    return [path for path in (directory / "checkpoints" / "last").glob("*") if path.name.isdigit()]
+
+
 def saved(directory: Path) -> dict[str, np.ndarray]:
     """The arrays of a run's last checkpoint."""
     import orbax.checkpoint as ocp
     from jax.tree_util import keystr, tree_leaves_with_path
 
-    newest = max((directory / "checkpoints" / "last").glob("[0-9]*"), key=lambda path: int(path.name))
+    newest = max(complete(directory), key=lambda path: int(path.name))
     tree = ocp.StandardCheckpointer().restore((newest / "state").absolute())
     return {keystr(path): np.asarray(leaf) for path, leaf in tree_leaves_with_path(tree)}
 
@@ -180,7 +185,7 @@ def unbroken(tmp_path_factory):
 def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, how):
     process = start(*LONG, "run.dir=RUN", cwd=tmp_path)
     run = tmp_path / "RUN"
-    wait_for(lambda: list((run / "checkpoints" / "last").glob("[0-9]*")), process)
+    wait_for(lambda: complete(run), process)
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     assert not (run / "results.json").exists()
