@@ -104,8 +104,8 @@ def compose_and_run(arguments: list[str]) -> None:
 
 def translate(argument: str, multirun: bool) -> str:
     """Spares the user two of Hydra's subtleties."""
-    if argument.startswith(("eval.task.", "eval.learner.")):
-        return f"++{argument}"  # what evaluation overrides is not in the yaml until it is named
+    if argument.startswith(("train.task.", "eval.task.", "eval.learner.")):
+        return f"++{argument}"  # what training or evaluation overrides is not in the yaml until it is named
     if multirun and argument.startswith("run.dir="):
         return f"hydra.sweep.{argument.removeprefix('run.')}"  # one directory for all, with one inside for each
     return argument

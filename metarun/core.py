@@ -6,7 +6,7 @@ whatever holds many tasks carries a leading task axis and says so.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from annotated_types import Ge, Gt
@@ -16,7 +16,7 @@ Key = jax.Array
 PyTree = Any
 Metrics = dict[str, Array]
 
-# The value ranges of yaml keys: metarun.config checks a component's fields against its annotations.
+# The value ranges of yaml keys: metarun.build checks a component's fields against its annotations.
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -51,6 +51,7 @@ class Episode(NamedTuple):
 
     support: Batch
     query: Batch
+    classes: Array | None = None  # (ways,) int32: which of the split's classes the labels stand for
 
 
 class State(NamedTuple):
@@ -67,8 +68,10 @@ class Net(NamedTuple):
 
     init: Callable[[Key, Array], PyTree]  # (key, x) -> params
     apply: Callable[[PyTree, Array], Array]  # (params, x) -> outputs (len(x), width)
+    features: Callable[[PyTree, Array], Array]  # (params, x) -> (len(x), d): what the model's head is given
     loss: Callable[[Array, Array], tuple[Array, Metrics]]  # (outputs, y) -> scalar, metrics
     n_out: int  # outputs a prediction has: ways, or the targets' dimension
+    n_classes: int | None  # training classes there are; None: no classes, or no end of them
 
 
 class Tasks(Protocol):
@@ -86,6 +89,10 @@ class Tasks(Protocol):
 
     def check(self, split: str) -> None:
         """Raises ConfigError if `split` (train, val or test) cannot give such episodes. Host only, cheap."""
+        ...
+
+    def n_classes(self, split: str) -> int | None:
+        """How many classes the split has; None where there are none, or no end of them."""
         ...
 
     def load(self, split: str) -> PyTree:
@@ -108,8 +115,12 @@ class Tasks(Protocol):
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys."""
 
-    def width(self, n_out: int) -> int:
-        """The outputs asked of the model (an embedding's dimension, for a metric learner)."""
+    def check(self, tasks: Tasks) -> None:
+        """Raises ConfigError if the learner cannot serve such tasks. Host only, cheap."""
+        ...
+
+    def width(self, n_out: int) -> int | None:
+        """The outputs asked of the model; None asks for its features, without a head."""
         ...
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
@@ -127,3 +138,19 @@ class Learner(Protocol):
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         """The mean meta-gradient over tasks (leading axis of `episodes` and `keys`), and mean metrics."""
         ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A learner with figures of its own: evaluation reports them beside those of its predictions."""
+
+    def measure(self, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
+        """Metrics of ONE episode: accuracy by instance of a sequence learner, likelihood of a neural process."""
+        ...
+
+
+def must_classify(learner: object, tasks: Tasks) -> None:
+    """Raises ConfigError unless the tasks are classifications."""
+    if tasks.metric != "accuracy":
+        name = type(learner).__name__
+        raise ConfigError("learner", name, f"classifies, but {type(tasks).__name__} is a regression; use maml or cnp")

@@ -15,17 +15,20 @@ from metarun.core import Array, ConfigError, Key, Learner, Metrics, Net, PyTree,
 INIT, TRAIN, EVAL = range(3)
 
 
-def make_net(model: Any, tasks: Tasks, width: int) -> Net:
+def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
     """What a learner sees of a flax model and of its tasks.
 
-    `width` is the outputs the learner wants: where evaluation has fewer ways than training had, the
-    surplus outputs are left out.
+    `width` is the outputs the learner wants, None for features: where evaluation has fewer ways than
+    training had, the surplus outputs are left out.
     """
+    body = model.clone(n_out=None)
     return Net(
-        init=lambda key, x: model.init(key, x)["params"],
+        init=lambda key, x: model.init(key, x).get("params", {}),
         apply=lambda params, x: model.apply({"params": params}, x)[:, :width],
+        features=lambda params, x: body.apply({"params": params}, x),
         loss=tasks.loss,
         n_out=tasks.n_out,
+        n_classes=tasks.n_classes("train"),
     )
 
 
@@ -47,9 +50,9 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree) -> None
 
     def one_task(data: PyTree) -> Array:
         k_episode, k_adapt = jax.random.split(jax.random.key(0))
-        support, query = tasks.sample(data, k_episode)
-        params = learner.init(net, k_adapt, support.x)
-        return learner.predict(net, learner.adapt(net, params, support, k_adapt), query.x)
+        episode = tasks.sample(data, k_episode)
+        params = learner.init(net, k_adapt, episode.support.x)
+        return learner.predict(net, learner.adapt(net, params, episode.support, k_adapt), episode.query.x)
 
     outputs = jax.eval_shape(one_task, data)
     if outputs.shape[1:] != (tasks.n_out,):

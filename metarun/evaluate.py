@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun import engine
-from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, Tasks
+from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
 
 Figures = dict[str, dict[str, float]]  # metric -> {"mean": ..., "ci95": ...}
 
@@ -21,7 +21,7 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
     With `inductive` also those of predictions made for each query alone, in one batch with the support
     set: what normalisation by batch statistics gives to a learner that does not have all queries at once.
     """
-    support, query = episode
+    support, query = episode.support, episode.query
     fast = learner.adapt(net, params, support, key)
     _, metrics = net.loss(learner.predict(net, fast, query.x), query.y)
     if inductive:
@@ -31,6 +31,8 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
 
         _, more = net.loss(jax.lax.map(alone, query.x), query.y)
         metrics = metrics | {f"{name}_inductive": metric for name, metric in more.items()}
+    if isinstance(learner, Measured):
+        metrics = metrics | learner.measure(net, params, episode, key)
     return metrics
 
 

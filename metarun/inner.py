@@ -5,11 +5,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metarun.core import Array, Batch, Episode, Key, Learner, Metrics, Net, PyTree
 
 Reduction = Literal["mean", "sum_over_shots"]
+InnerOptimizer = Literal["sgd", "adam"]
 
 
 def support_loss(net: Net, support: Batch, reduction: Reduction) -> Callable[[PyTree], Array]:
@@ -24,22 +26,46 @@ def support_loss(net: Net, support: Batch, reduction: Reduction) -> Callable[[Py
     return lambda params: scale * net.loss(net.apply(params, support.x), support.y)[0]
 
 
-def descend(loss: Callable[[PyTree], Array], params: PyTree, inner_lr: float, steps: int, first_order: bool) -> PyTree:
-    """params after `steps` of gradient descent on `loss`: theta <- theta - alpha grad L(theta).
+def linear(head: PyTree, z: Array) -> Array:
+    """z (n, d) through a linear layer {kernel (d, k), bias (k,)} -> (n, k)."""
+    return z @ head["kernel"] + head["bias"][None]
+
+
+def optimizer(name: InnerOptimizer, inner_lr: float) -> optax.GradientTransformation:
+    """Plain gradient descent, or Adam with beta1 = 0 (Nichol et al. 2018, section 6).
+
+    Adam's second moment stands under a square root whose derivative at zero is infinite: `eps_root` keeps
+    second-order meta-gradients finite where an inner gradient is zero.
+    """
+    return optax.sgd(inner_lr) if name == "sgd" else optax.adam(inner_lr, b1=0.0, b2=0.999, eps=1e-8, eps_root=1e-12)
+
+
+def descend(
+    loss: Callable[[PyTree, Array | int], Array],
+    params: PyTree,
+    update: optax.GradientTransformation,
+    steps: int,
+    first_order: bool,
+) -> PyTree:
+    """params after `steps` of descent on `loss`(params, step): theta <- theta - alpha grad L(theta).
 
     Finn et al. 2017, equation 1. Differentiable in `params`; with `first_order` the inner gradients
     count as constants (section 5.2), so the meta-gradient is the query gradient at the adapted point.
     `steps` may be a traced value where nothing is differentiated, as in evaluation.
     """
 
-    def step(_: Array | int, params: PyTree) -> PyTree:
-        grads = jax.grad(loss)(params)
+    def step(i: Array | int, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        params, opt_state = carry
+        grads = jax.grad(loss)(params, i)
         if first_order:
             grads = jax.lax.stop_gradient(grads)
-        return jax.tree.map(lambda p, g: p - inner_lr * g, params, grads)
+        updates, opt_state = update.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
 
+    carry = params, update.init(params)
     # One step needs no loop. In a loop the body is compiled once, however many steps there are.
-    return step(0, params) if isinstance(steps, int) and steps == 1 else jax.lax.fori_loop(0, steps, step, params)
+    one = isinstance(steps, int) and steps == 1
+    return (step(0, carry) if one else jax.lax.fori_loop(0, steps, step, carry))[0]
 
 
 def partition(params: PyTree, freeze: tuple[str, ...]) -> tuple[PyTree, PyTree]:

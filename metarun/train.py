@@ -158,9 +158,10 @@ def train_alone(run: Run) -> dict[str, Any]:
                 figures = evaluate(state.params, data["val"], run.eval.val_episodes)
                 means = {name: figure["mean"] for name, figure in figures.items()}
                 row("val", means)
+                shown = {name: means[name] for name in metrics if name in means}
                 better = is_better(figures, host["best"], run.tasks.metric)
                 log.info(
-                    f"meta-step {step}/{run.train.steps}  validation  {words(means)}{'  (best)' if better else ''}"
+                    f"meta-step {step}/{run.train.steps}  validation  {words(shown)}{'  (best)' if better else ''}"
                 )
                 if better:
                     host["best"] = {"step": step, **figures[run.tasks.metric]}

@@ -110,10 +110,10 @@ def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch, 
     for allowed in ("", "my", "mylab.Other"):
         monkeypatch.setenv("METARUN_ALLOW", allowed)
         with pytest.raises(ConfigError, match="METARUN_ALLOW"):
-            config.build("learner", values)
+            build("learner", values)
     for allowed in ("mylab", "other,mylab.Mine"):
         monkeypatch.setenv("METARUN_ALLOW", allowed)
-        assert config.build("learner", values).size == 3
+        assert build("learner", values).size == 3
 
 
 def test_a_schedule_may_stand_for_the_learning_rate():

@@ -7,6 +7,7 @@ import pytest
 from support import composed, run_of
 
 from metarun import config, engine
+from metarun.build import build
 from metarun.conf import choices
 from metarun.core import Episode
 from metarun.tasks.episode import by_class
@@ -21,7 +22,7 @@ SPLITS = ("train", "val", "test")
 def task(request):
     """A task distribution as its yaml gives it, and its data (a skip where they are not at hand)."""
     data_dir = request.getfixturevalue("omniglot_dir") if request.param == "omniglot" else "null"
-    tasks = config.build("task", composed(f"task={request.param}", f"data_dir={data_dir}")["task"])
+    tasks = build("task", composed(f"task={request.param}", f"data_dir={data_dir}")["task"])
     return tasks, {split: tasks.load(split) for split in SPLITS}
 
 
@@ -123,7 +124,7 @@ def test_the_order_of_tasks_does_not_matter_to_the_meta_gradient(learner):
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
     values = {**composed(f"model={model}")["model"], "norm": norm}
-    module = config.build("model", values, n_out=4)
+    module = build("model", values, n_out=4)
     x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
     params = jax.jit(module.init)(jax.random.key(1), x)
     apply = jax.jit(module.apply)
@@ -134,7 +135,7 @@ def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
 
 @pytest.mark.parametrize("optimizer", choices("optimizer"))
 def test_an_optimizer_goes_downhill(optimizer):
-    update = config.build("optimizer", composed(f"optimizer={optimizer}")["optimizer"])
+    update = build("optimizer", composed(f"optimizer={optimizer}")["optimizer"])
     x = jnp.array(1.0)
     step, _ = update.update(x, update.init(x), x)
     assert step < 0

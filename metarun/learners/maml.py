@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from metarun import inner
-from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,13 @@ class MAML:
 
     inner_lr: Positive  # alpha
     inner_steps: CountOrZero
+    inner_optimizer: inner.InnerOptimizer
     inner_loss: inner.Reduction
     first_order: bool
     freeze: tuple[str, ...]  # meta-learned but not adapted: parameters whose path contains one of these
+
+    def check(self, tasks: Tasks) -> None:
+        """Any task: the loss is the tasks' own."""
 
     def width(self, n_out: int) -> int:
         return n_out
@@ -30,9 +34,9 @@ class MAML:
         adapted, frozen = inner.partition(params, self.freeze)
         loss = inner.support_loss(net, support, self.inner_loss)
         adapted = inner.descend(
-            lambda adapted: loss(inner.join(adapted, frozen)),
+            lambda adapted, _: loss(inner.join(adapted, frozen)),
             adapted,
-            self.inner_lr,
+            inner.optimizer(self.inner_optimizer, self.inner_lr),
             self.inner_steps,
             self.first_order,
         )

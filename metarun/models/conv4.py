@@ -10,7 +10,7 @@ from metarun.models.layers import Norm, Normalisation, convolve
 
 
 class Conv4(nn.Module):
-    """Images x (n, height, width, channels) -> (n, n_out).
+    """Images x (n, height, width, channels) -> (n, n_out), or features (n, d).
 
     Finn et al. 2017, section 5.2: 64 filters and stride 2, spatially averaged, for Omniglot; 32 filters
     and 2x2 max-pooling, flattened, for mini-ImageNet.
@@ -19,7 +19,7 @@ class Conv4(nn.Module):
     filters: Count
     downsample: Literal["stride", "max_pool"]
     norm: Norm
-    n_out: int
+    n_out: int | None  # None: features, no head
 
     @property
     def transductive(self) -> bool:
@@ -44,4 +44,4 @@ class Conv4(nn.Module):
             if pool and min(x.shape[1:3]) > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(len(x), -1) if pool else jnp.mean(x, axis=(1, 2))
-        return nn.Dense(self.n_out, name="head")(x)
+        return x if self.n_out is None else nn.Dense(self.n_out, name="head")(x)

@@ -7,11 +7,11 @@ from metarun.models.layers import Norm, Normalisation
 
 
 class MLP(nn.Module):
-    """x (n, ...), flattened -> (n, n_out). Finn et al. 2017: 40, 40 for sine waves (section 5.1)."""
+    """x (n, ...), flattened -> (n, n_out), or features (n, d). Finn et al. 2017: 40, 40 for sine waves (section 5.1)."""
 
     hidden: tuple[Count, ...]
     norm: Norm
-    n_out: int
+    n_out: int | None  # None: features, no head
 
     @property
     def transductive(self) -> bool:
@@ -23,4 +23,4 @@ class MLP(nn.Module):
         for i, features in enumerate(self.hidden):
             x = nn.Dense(features, name=f"dense{i}")(x)
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
-        return nn.Dense(self.n_out, name="head")(x)
+        return x if self.n_out is None else nn.Dense(self.n_out, name="head")(x)

@@ -18,7 +18,7 @@ import numpy as np
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree
 from metarun.data import cached, download, find
-from metarun.tasks.episode import by_class
+from metarun.tasks.episode import by_class, choose
 
 SIDE = 28
 DRAWERS = 20
@@ -79,6 +79,9 @@ class Omniglot:
                 f"at most {DRAWERS} together, the drawings of a character",
             )
 
+    def n_classes(self, split: str) -> int:
+        return len(characters(self.split)[split]) * (1 if self.split == "lake" else 4)
+
     def load(self, split: str) -> PyTree:
         names, images = load_drawings(self.data_dir)
         row = {name: i for i, name in enumerate(names)}
@@ -92,7 +95,8 @@ class Omniglot:
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_classes, k_drawers, k_turns = jax.random.split(key, 3)
-        classes = data.classes[choose(k_classes, len(data.classes), self.ways)]  # (ways, 2)
+        chosen = choose(k_classes, len(data.classes), self.ways)
+        classes = data.classes[chosen]  # (ways, 2)
         drawers = jax.vmap(lambda key: choose(key, DRAWERS, self.shots + self.queries))(
             jax.random.split(k_drawers, self.ways)
         )
@@ -100,16 +104,12 @@ class Omniglot:
         turns = classes[:, 1]
         if self.split == "finn":
             turns = jax.random.randint(k_turns, (self.ways,), 0, 4)
+            chosen = 4 * chosen + turns
         images = jax.vmap(quarter_turns)(images, turns)
-        return by_class(images[..., None].astype(jnp.float32) / 255, self.shots)
+        return by_class(images[..., None].astype(jnp.float32) / 255, self.shots, chosen)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
         return losses.cross_entropy(outputs, y)
-
-
-def choose(key: Key, n: int, k: int) -> Array:
-    """k different numbers (k,) below n, every ordered choice equally likely."""
-    return jax.lax.top_k(jax.random.uniform(key, (n,)), k)[1]
 
 
 def quarter_turns(images: Array, turns: Array) -> Array:

@@ -30,6 +30,9 @@ class Sinusoid:
     def check(self, split: str) -> None:
         """Every split draws from the same continuum of waves."""
 
+    def n_classes(self, split: str) -> None:
+        """None: waves are no classes."""
+
     def load(self, split: str) -> PyTree:
         return ()
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, Count, Episode, Key, Metrics, NonNegative, PyTree
-from metarun.tasks.episode import by_class
+from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree
+from metarun.tasks.episode import by_class, choose
 
 SIDE = 28  # pixels
 STROKES = 4  # at most, in one character
@@ -84,6 +84,7 @@ class Strokes:
     shots: Count
     queries: Count  # per class
     jitter: NonNegative  # how much drawings of one character differ; 0: not at all
+    pool: Count | None  # training draws from so many classes only; null: no end of them
     metric = "accuracy"
 
     @property
@@ -91,27 +92,37 @@ class Strokes:
         return self.ways
 
     def check(self, split: str) -> None:
-        """Any number of ways, shots and queries can be drawn."""
+        classes = self.n_classes(split)
+        if classes and self.ways > classes:
+            raise ConfigError("ways", self.ways, f"at most task.pool={classes}")
+
+    def n_classes(self, split: str) -> int | None:
+        return self.pool if split == "train" else None
 
     def load(self, split: str) -> PyTree:
-        return np.int32(FIRST_CLASS[split])
+        """The first class (), or all (pool,) where there is an end of them."""
+        classes = self.n_classes(split)
+        return np.int32(FIRST_CLASS[split]) + (np.arange(classes, dtype=np.int32) if classes else np.int32(0))
 
     def digest(self, split: str) -> str:
-        return f"{FIRST_CLASS[split]}-{FIRST_CLASS[split] + CLASSES - 1}"
+        return f"{FIRST_CLASS[split]}-{FIRST_CLASS[split] + (self.n_classes(split) or CLASSES) - 1}"
 
-    def classes(self, first: Array, key: Key) -> Array:
+    def classes(self, data: Array, key: Key) -> Array:
         """The numbers (ways,) of an episode's classes, all different."""
+        if data.ndim:
+            return data[choose(key, len(data), self.ways)]
         k_number, k_order = jax.random.split(key)
         # One number from each of `ways` residues, so no two agree; the labels then get a random order.
         base = jax.random.randint(k_number, (self.ways,), 0, CLASSES // self.ways) * self.ways
-        return first + jax.random.permutation(k_order, base + jnp.arange(self.ways))
+        return data + jax.random.permutation(k_order, base + jnp.arange(self.ways))
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_classes, k_drawings = jax.random.split(key)
-        programs = jax.vmap(program)(self.classes(data, k_classes))
+        classes = self.classes(data, k_classes)
+        programs = jax.vmap(program)(classes)
         keys = jax.random.split(k_drawings, (self.ways, self.shots + self.queries))
         draw_all = jax.vmap(jax.vmap(draw, in_axes=(None, 0, None)), in_axes=(0, 0, None))
-        return by_class(draw_all(programs, keys, self.jitter), self.shots)
+        return by_class(draw_all(programs, keys, self.jitter), self.shots, classes)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
         return losses.cross_entropy(outputs, y)
