@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from metarun.core import PyTree, State
@@ -34,7 +35,12 @@ class Checkpoints:
         """Keeps `params` as the best so far."""
         if step in self.best.all_steps():
             self.best.delete(step)
-        self.best.save(step, args=ocp.args.StandardSave(params), force=True)
+        item = {"step": np.array(step, np.int32), "params": params}  # orbax saves nothing empty, as params may be
+        self.best.save(step, args=ocp.args.StandardSave(item), force=True)
+
+    def is_empty(self) -> bool:
+        """Whether nothing was saved to go on from."""
+        return self.last.latest_step() is None
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest saved state, placed as `like` is, and its JSON; None if nothing was saved."""
@@ -48,10 +54,29 @@ class Checkpoints:
     def restore_best(self, step: int, like: PyTree) -> PyTree:
         """The parameters that `save_best` kept at `step`, placed as `like` is."""
         self.best.wait_until_finished()
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        return self.best.restore(step, args=target)
+        item = {"step": np.array(0, np.int32), "params": like}
+        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, item))
+        return self.best.restore(step, args=target)["params"]
 
     def close(self) -> None:
         """Waits until all is on disk."""
         self.last.close()
         self.best.close()
+
+
+def saved_params(directory: Path) -> PyTree | None:
+    """The best parameters (on the host) of the run in `directory`, else its last ones; None if nothing was saved."""
+    folder = directory / "checkpoints"
+    if not folder.is_dir():
+        return None
+    series = {name: ocp.CheckpointManager((folder / name).absolute()) for name in ("best", "last")}
+    try:
+        if (step := series["best"].latest_step()) is not None:
+            return series["best"].restore(step, args=ocp.args.StandardRestore())["params"]
+        if (step := series["last"].latest_step()) is not None:
+            found = series["last"].restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
+            return found["state"]["params"]
+        return None
+    finally:
+        for manager in series.values():
+            manager.close()

@@ -71,6 +71,7 @@ class Net(NamedTuple):
     features: Callable[[PyTree, Array], Array]  # (params, x) -> (len(x), d): what the model's head is given
     loss: Callable[[Array, Array], tuple[Array, Metrics]]  # (outputs, y) -> scalar, metrics
     n_out: int  # outputs a prediction has: ways, or the targets' dimension
+    classification: bool  # labels, not targets
     n_classes: int | None  # training classes there are; None: no classes, or no end of them
 
 

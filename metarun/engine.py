@@ -28,6 +28,7 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
         features=lambda params, x: body.apply({"params": params}, x),
         loss=tasks.loss,
         n_out=tasks.n_out,
+        classification=tasks.metric == "accuracy",
         n_classes=tasks.n_classes("train"),
     )
 
@@ -49,9 +50,9 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree) -> None
     """Raises ConfigError if model, learner and tasks do not fit together. Traces only: touches no device."""
 
     def one_task(data: PyTree) -> Array:
-        k_episode, k_adapt = jax.random.split(jax.random.key(0))
+        k_episode, k_init, k_adapt = jax.random.split(jax.random.key(0), 3)
         episode = tasks.sample(data, k_episode)
-        params = learner.init(net, k_adapt, episode.support.x)
+        params = learner.init(net, k_init, episode.support.x)
         return learner.predict(net, learner.adapt(net, params, episode.support, k_adapt), episode.query.x)
 
     outputs = jax.eval_shape(one_task, data)

@@ -22,7 +22,8 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
     set: what normalisation by batch statistics gives to a learner that does not have all queries at once.
     """
     support, query = episode.support, episode.query
-    fast = learner.adapt(net, params, support, key)
+    k_adapt, k_measure = jax.random.split(key) if isinstance(learner, Measured) else (key, key)
+    fast = learner.adapt(net, params, support, k_adapt)
     _, metrics = net.loss(learner.predict(net, fast, query.x), query.y)
     if inductive:
 
@@ -32,7 +33,7 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
         _, more = net.loss(jax.lax.map(alone, query.x), query.y)
         metrics = metrics | {f"{name}_inductive": metric for name, metric in more.items()}
     if isinstance(learner, Measured):
-        metrics = metrics | learner.measure(net, params, episode, key)
+        metrics = metrics | learner.measure(net, params, episode, k_measure)
     return metrics
 
 

@@ -14,16 +14,18 @@ Reduction = Literal["mean", "sum_over_shots"]
 InnerOptimizer = Literal["sgd", "adam"]
 
 
-def support_loss(net: Net, support: Batch, reduction: Reduction) -> Callable[[PyTree], Array]:
-    """params -> the inner loss () on the support set.
+def support_loss(
+    net: Net, support: Batch, reduction: Reduction, apply: Callable[[PyTree, Array], Array] | None = None
+) -> Callable[[PyTree], Array]:
+    """params -> the inner loss () on the support set, predicted by `apply`(params, x), which is `net.apply` by default.
 
     `mean` averages over the support set. `sum_over_shots` is the MAML authors' code: the sum of the
     examples' cross-entropies over shots, which is `ways` times the mean and so multiplies the effective
     step by `ways`. A regression has no ways: there both are the mean.
     """
-    is_classification = jnp.issubdtype(support.y.dtype, jnp.integer)
-    scale = net.n_out if reduction == "sum_over_shots" and is_classification else 1
-    return lambda params: scale * net.loss(net.apply(params, support.x), support.y)[0]
+    scale = net.n_out if reduction == "sum_over_shots" and net.classification else 1
+    apply = apply or net.apply
+    return lambda params: scale * net.loss(apply(params, support.x)[:, : net.n_out], support.y)[0]
 
 
 def linear(head: PyTree, z: Array) -> Array:

@@ -95,7 +95,7 @@ def step(reader: Reader, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTre
 
 
 def one_step_late(z: Array, y: Array, label_width: int) -> tuple[Array, Array]:
-    """z (n, d), y (n,) -> inputs (n, d + label_width), each z_t with the label of the one before; and the last label."""
+    """z (n, d), y (n,) -> inputs (n, d + label_width), each z_t with the label before it; and the last label."""
     labels = jax.nn.one_hot(y, label_width, dtype=z.dtype)
     return jnp.concatenate([z, jnp.roll(labels, 1, axis=0).at[0].set(0.0)], axis=1), labels[-1]
 

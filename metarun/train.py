@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from metarun.config import Run
 from metarun.core import ConfigError
 from metarun.evaluate import Figures, make_evaluate
 from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
+from metarun.transfer import start_from
 
 log = logging.getLogger("metarun")
 
@@ -97,6 +98,10 @@ def train_alone(run: Run) -> dict[str, Any]:
     )
     checkpoints = Checkpoints(directory / "checkpoints")
     host: dict[str, Any] = {"best": None, "seconds": 0.0, "command": " ".join(["metarun", *sys.argv[1:]])}
+    if run.train.init_from is not None and checkpoints.is_empty():
+        begin = start_from(state.params, Path(run.train.init_from))
+        log.info(f"from {run.train.init_from}: {named(begin.taken)}; as initialised: {named(begin.left) or 'nothing'}")
+        state = jax.device_put(state._replace(params=begin.params), on_devices)
     if (saved := checkpoints.restore(state)) is not None:
         state, host = saved[0], host | saved[1]  # the command that began the run stands
         log.info(f"going on from meta-step {int(state.step)} of {directory}")
@@ -127,7 +132,7 @@ def train_alone(run: Run) -> dict[str, Any]:
         checkpoints.save(state, host)
 
     clock = Clock()
-    all_finite = jax.jit(lambda params: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
+    all_finite = jax.jit(lambda params: jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
     with stop_on_signals() as stop, Bar(run.train.steps, step) as bar:
         while step < run.train.steps:
             n = min(boundary(run, step) - step, clock.steps_per_call())
@@ -200,6 +205,15 @@ def train_alone(run: Run) -> dict[str, Any]:
     checkpoints.close()
     tracker.close({f"{run.eval.split}/{name}": figure["mean"] for name, figure in figures.items()})
     return found
+
+
+def named(paths: Iterable[str]) -> str:
+    """Parameters in words, a layer's together: `conv0 (bias, kernel), head (bias)`."""
+    layers: dict[str, list[str]] = {}
+    for path in paths:
+        layer, _, name = path.rpartition("/")
+        layers.setdefault(layer, []).append(name)
+    return ", ".join(f"{layer} ({', '.join(sorted(names))})" for layer, names in sorted(layers.items()))
 
 
 def finite(values: Any) -> Any:

@@ -31,7 +31,7 @@ def draw(figure: plt.Figure, episode: Episode, left: float, title: str) -> None:
 
 
 def main() -> None:
-    tasks = Strokes(ways=5, shots=1, queries=QUERIES, jitter=1.0)
+    tasks = Strokes(ways=5, shots=1, queries=QUERIES, jitter=1.0, pool=None)
     figure = plt.figure(figsize=(9, 3.2), facecolor=PAPER)
     for i, left in enumerate((0.01, 0.51)):
         episode = jax.jit(tasks.sample)(tasks.load("test"), jax.random.key(i))

@@ -7,6 +7,7 @@ import pytest
 from support import composed, experiments, run_of, to_yaml
 
 from metarun import config
+from metarun.build import build
 from metarun.core import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden"

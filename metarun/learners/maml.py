@@ -39,7 +39,7 @@ class MAML:
             inner.optimizer(self.inner_optimizer, self.inner_lr),
             self.inner_steps,
             self.first_order,
-        )
+        )  # eq. 1
         return inner.join(adapted, frozen)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:

@@ -7,7 +7,7 @@ from metarun.models.layers import Norm, Normalisation
 
 
 class MLP(nn.Module):
-    """x (n, ...), flattened -> (n, n_out), or features (n, d). Finn et al. 2017: 40, 40 for sine waves (section 5.1)."""
+    """x (n, ...), flattened -> (n, n_out), or features. Finn et al. 2017: 40, 40 for sine waves (section 5.1)."""
 
     hidden: tuple[Count, ...]
     norm: Norm

@@ -1,0 +1,42 @@
+"""Almost no inner loop: only the head adapts. Raghu et al. 2020."""
+
+from dataclasses import dataclass
+
+from metarun import inner
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+
+
+@dataclass(frozen=True)
+class ANIL:
+    """Meta-learns features and a head; the inner loop takes gradient steps on the head alone (section 4, equation 1).
+
+    The same as MAML with the body frozen, but the support set passes through the body once.
+    """
+
+    inner_lr: Positive  # alpha
+    inner_steps: CountOrZero
+    inner_optimizer: inner.InnerOptimizer
+    inner_loss: inner.Reduction
+    first_order: bool
+
+    def check(self, tasks: Tasks) -> None:
+        """Any task: the loss is the tasks' own."""
+
+    def width(self, n_out: int) -> int:
+        return n_out
+
+    def init(self, net: Net, key: Key, x: Array) -> PyTree:
+        return net.init(key, x)
+
+    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
+        z = net.features(params, support.x)
+        loss = inner.support_loss(net, Batch(z, support.y), self.inner_loss, inner.linear)
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        head = inner.descend(lambda head, _: loss(head), params["head"], update, self.inner_steps, self.first_order)
+        return {**params, "head": head}
+
+    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
+        return net.apply(fast, x)
+
+    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
+        return inner.query_grad(self, net, params, episodes, keys)

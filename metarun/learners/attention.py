@@ -1,0 +1,120 @@
+"""A transformer over the episode: causal over the support set, then the queries. After SNAIL, Mishra et al. 2018."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from metarun import inner
+from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, PyTree, Tasks
+from metarun.sequence import shuffled
+
+
+class Block(nn.Module):
+    """Attention and a two-layer network, each added to its normalised input. Vaswani et al. 2017; Xiong et al. 2020.
+
+    tokens (n, units), context (m, units), seen (n, m) -> (n, units). A token attends to what it has seen of the
+    context, and to itself.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, tokens: Array, context: Array, seen: Array) -> Array:
+        units = tokens.shape[1]
+        norm, dense = nn.LayerNorm(name="norm_attention"), nn.Dense(3 * units, name="qkv")
+
+        def qkv(x: Array) -> list[Array]:
+            """(n, units) -> query, key and value, (n, heads, units / heads) each."""
+            return [part.reshape(len(x), self.heads, -1) for part in jnp.split(dense(norm(x)), 3, axis=1)]
+
+        q, own_k, own_v = qkv(tokens)
+        _, k, v = qkv(context)
+        scores = jnp.concatenate([jnp.einsum("nhd,mhd->nhm", q, k), (q * own_k).sum(-1, keepdims=True)], axis=-1)
+        seen = jnp.concatenate([seen, jnp.ones((len(tokens), 1), bool)], axis=1)[:, None]
+        weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, where=seen)
+        read = jnp.einsum("nhm,mhd->nhd", weights[..., :-1], v) + weights[..., -1:] * own_v
+        tokens = tokens + nn.Dense(units, name="out")(read.reshape(len(tokens), units))
+        hidden = nn.gelu(nn.Dense(2 * units, name="up")(nn.LayerNorm(name="norm_mlp")(tokens)))
+        return tokens + nn.Dense(units, name="down")(hidden)
+
+
+class Transformer(nn.Module):
+    """z (n, d), labels (n, l), what each block attends to -> outputs (n, n_out), what each block was given.
+
+    Without `contexts` the tokens are a sequence of their own, each seeing those before it.
+    """
+
+    units: int
+    heads: int
+    blocks: int
+    n_out: int
+
+    @nn.compact
+    def __call__(self, z: Array, labels: Array, contexts: list[Array] | None = None) -> tuple[Array, list[Array]]:
+        tokens = nn.Dense(self.units, name="embed")(jnp.concatenate([z, labels], axis=1))
+        read = []
+        for b in range(self.blocks):
+            read.append(tokens)
+            context = tokens if contexts is None else contexts[b]
+            earlier = jnp.tril(jnp.ones((len(z), len(z)), bool), -1)
+            seen = earlier if contexts is None else jnp.ones((len(z), len(context)), bool)
+            tokens = Block(self.heads, name=f"block{b}")(tokens, context, seen)
+        return nn.Dense(self.n_out, name="head")(nn.LayerNorm(name="norm")(tokens)), read
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Meta-learns a transformer that is given the labelled support set, and then each query without its label.
+
+    To adapt is to read the support set, in a random order, each example seeing those before it; what each block has
+    read is kept. A query sees all of it and no other query.
+    """
+
+    units: Count
+    heads: Count
+    blocks: Count
+    label_width: Count  # most ways there may be: labels are one-hot
+
+    def __post_init__(self) -> None:
+        if self.units % self.heads:
+            raise ConfigError("heads", self.heads, f"must divide units={self.units}")
+
+    def check(self, tasks: Tasks) -> None:
+        if tasks.metric == "accuracy" and tasks.n_out > self.label_width:
+            raise ConfigError(
+                "learner.label_width",
+                self.label_width,
+                f"at least {tasks.n_out}, the task's ways: its labels are one-hot",
+            )
+
+    def width(self, n_out: int) -> None:
+        """None: the model is an encoder."""
+
+    def transformer(self, net: Net) -> Transformer:
+        return Transformer(self.units, self.heads, self.blocks, self.label_width if net.classification else net.n_out)
+
+    def init(self, net: Net, key: Key, x: Array) -> PyTree:
+        k_encoder, k_transformer = jax.random.split(key)
+        encoder, transformer = net.init(k_encoder, x), self.transformer(net)
+        z = net.features(encoder, x)
+        params = transformer.init(k_transformer, z, jnp.zeros((len(z), transformer.n_out)))["params"]
+        return {"encoder": encoder, "transformer": params}
+
+    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
+        x, y = shuffled(support, key)
+        z = net.features(params["encoder"], x)
+        labels = jax.nn.one_hot(y, self.label_width, dtype=z.dtype) if net.classification else y
+        _, contexts = self.transformer(net).apply({"params": params["transformer"]}, z, labels)
+        return {"params": params, "contexts": contexts}
+
+    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
+        params, transformer = fast["params"], self.transformer(net)
+        z = net.features(params["encoder"], x)
+        unlabelled = jnp.zeros((len(z), transformer.n_out))
+        outputs, _ = transformer.apply({"params": params["transformer"]}, z, unlabelled, fast["contexts"])
+        return outputs[:, : net.n_out]
+
+    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
+        return inner.query_grad(self, net, params, episodes, keys)

@@ -1,0 +1,71 @@
+"""No meta-learning: train on all training classes at once, then fine-tune on each task."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from metarun import inner, losses
+from metarun.core import Array, Batch, ConfigError, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Pre-trains a network; each task's gradient steps begin there.
+
+    Classification: one classifier of all the split's training classes, as the baseline of Chen et al. 2019 (section
+    3.2); a task gets a new head. Regression: one network for all tasks' data, as the baseline of Finn et al.
+    2017 (section 5.1).
+    """
+
+    adapts: Literal["head", "all"]  # what fine-tuning changes
+    inner_lr: Positive
+    inner_steps: CountOrZero
+    inner_optimizer: inner.InnerOptimizer
+
+    def check(self, tasks: Tasks) -> None:
+        if tasks.metric == "accuracy" and tasks.n_classes("train") is None:
+            name = type(tasks).__name__
+            raise ConfigError("learner", "Finetune", f"trains on all classes, and {name} has no end; set task.pool=200")
+
+    def width(self, n_out: int) -> int:
+        return n_out
+
+    def init(self, net: Net, key: Key, x: Array) -> PyTree:
+        k_net, k_classes = jax.random.split(key)
+        params = {"net": net.init(k_net, x)}
+        if net.classification:
+            assert net.n_classes is not None
+            d = net.features(params["net"], x).shape[1]
+            kernel = jax.nn.initializers.lecun_normal()(k_classes, (d, net.n_classes))
+            params["classes"] = {"kernel": kernel, "bias": jnp.zeros(net.n_classes)}
+        return params
+
+    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        start = params["net"]
+        if self.adapts == "all":
+            loss = inner.support_loss(net, support, "mean")
+            return inner.descend(lambda p, _: loss(p), start, update, self.inner_steps, first_order=True)
+        loss = inner.support_loss(net, Batch(net.features(start, support.x), support.y), "mean", inner.linear)
+        head = inner.descend(lambda p, _: loss(p), start["head"], update, self.inner_steps, first_order=True)
+        return {**start, "head": head}
+
+    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
+        return net.apply(fast, x)
+
+    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
+        def pooled_loss(params: PyTree, episode: Episode) -> tuple[Array, Metrics]:
+            x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
+            if not net.classification:
+                return net.loss(net.apply(params["net"], x), y)
+            assert episode.classes is not None
+            outputs = inner.linear(params["classes"], net.features(params["net"], x))
+            return losses.cross_entropy(outputs, episode.classes[y])
+
+        def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
+            found, metrics = jax.vmap(pooled_loss, in_axes=(None, 0))(params, episodes)
+            return found.mean(), jax.tree.map(jnp.mean, metrics)
+
+        return jax.grad(mean_loss, has_aux=True)(params)

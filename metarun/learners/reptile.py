@@ -1,0 +1,64 @@
+"""Reptile: move the initialisation towards the adapted parameters. Nichol, Achiam and Schulman 2018."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from metarun import inner
+from metarun.core import Array, Batch, Count, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+
+
+def minibatch(support: Batch, key: Key, i: Array | int, size: int) -> Batch:
+    """The i-th mini-batch of an endless walk through the support set, in a new random order each time round.
+
+    Nothing is drawn twice before all has been drawn once; a mini-batch may end one round and begin the next.
+    """
+    n = len(support.y)
+    first = i * size
+    rounds = first // n + jnp.arange(-(-size // n) + 1)  # all that a mini-batch can touch
+    orders = jax.vmap(lambda r: jax.random.permutation(jax.random.fold_in(key, r), n))(rounds)
+    chosen = jax.lax.dynamic_slice_in_dim(orders.reshape(-1), first % n, size)
+    return Batch(support.x[chosen], support.y[chosen])
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """Meta-learns an initialisation phi by phi <- phi + epsilon mean(phi' - phi): equation and algorithm 2.
+
+    The inner loop is plain training on mini-batches, and no derivative passes through it. Training's support sets are
+    larger than the test's (`train.task.shots`; `train_shots` in the authors' code); epsilon is the
+    outer optimizer's learning rate.
+    """
+
+    inner_lr: Positive
+    inner_steps: CountOrZero  # inner_iters in the authors' code
+    inner_batch: Count
+    inner_optimizer: inner.InnerOptimizer
+
+    def check(self, tasks: Tasks) -> None:
+        """Any task: the loss is the tasks' own."""
+
+    def width(self, n_out: int) -> int:
+        return n_out
+
+    def init(self, net: Net, key: Key, x: Array) -> PyTree:
+        return net.init(key, x)
+
+    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
+        def loss(params: PyTree, i: Array | int) -> Array:
+            return inner.support_loss(net, minibatch(support, key, i, self.inner_batch), "mean")(params)
+
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        return inner.descend(loss, params, update, self.inner_steps, first_order=True)
+
+    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
+        return net.apply(fast, x)
+
+    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
+        def one_task(episode: Episode, key: Key) -> tuple[PyTree, Metrics]:
+            fast = self.adapt(net, params, episode.support, key)
+            _, metrics = net.loss(self.predict(net, fast, episode.query.x), episode.query.y)
+            return jax.tree.map(jnp.subtract, params, fast), metrics  # the outer optimizer goes against it
+
+        return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(one_task)(episodes, keys))

@@ -1,0 +1,65 @@
+"""Starting from another run's parameters: `train.init_from=RUN`."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from metarun.checkpoint import saved_params
+from metarun.core import ConfigError, PyTree
+
+
+class Transfer(NamedTuple):
+    """New parameters; which of them were taken, and from where (new path -> old path); which were left as they were."""
+
+    params: PyTree
+    taken: dict[str, str]
+    left: list[str]
+
+
+def start_from(params: PyTree, directory: Path) -> Transfer:
+    """`params` with what the run in `directory` has of them. Raises ConfigError where that is nothing."""
+    source = saved_params(directory)
+    if source is None:
+        raise ConfigError("train.init_from", directory, "holds no run with saved parameters; give a run's directory")
+    found = match(params, source)
+    if not found.taken:
+        have, had = (", ".join(shapes(tree)) for tree in (params, source))
+        raise ConfigError(
+            "train.init_from", directory, f"has nothing that agrees in name and shape; needed: {have}; there: {had}"
+        )
+    return found
+
+
+def match(params: PyTree, source: PyTree) -> Transfer:
+    """Takes from `source` each leaf whose name and shape agree.
+
+    Learners keep a model's parameters under different names (`conv0/kernel`, `encoder/conv0/kernel`), so two paths
+    agree if the last two of their parts, layer and name, do; of several, the one that agrees in most parts is taken.
+    """
+    new, old = flatten_dict(params, sep="/"), flatten_dict(source, sep="/")
+    taken: dict[str, str] = {}
+    for path, leaf in new.items():
+        candidates = [other for other in old if common_end(path, other) >= 2 and np.shape(old[other]) == leaf.shape]
+        if path in old and np.shape(old[path]) == leaf.shape:
+            taken[path] = path
+        elif candidates:
+            taken[path] = max(candidates, key=lambda other: common_end(path, other))
+    values = {path: jnp.asarray(old[taken[path]], leaf.dtype) if path in taken else leaf for path, leaf in new.items()}
+    return Transfer(unflatten_dict(values, sep="/"), taken, [path for path in new if path not in taken])
+
+
+def common_end(one: str, other: str) -> int:
+    """How many parts two paths have in common, counted from their ends."""
+    count = 0
+    for a, b in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def shapes(params: Any) -> list[str]:
+    return [f"{path} {tuple(np.shape(leaf))}" for path, leaf in flatten_dict(params, sep="/").items()]
