@@ -69,14 +69,15 @@ def saved_params(directory: Path) -> PyTree | None:
     folder = directory / "checkpoints"
     if not folder.is_dir():
         return None
-    series = {name: ocp.CheckpointManager((folder / name).absolute()) for name in ("best", "last")}
-    try:
-        if (step := series["best"].latest_step()) is not None:
-            return series["best"].restore(step, args=ocp.args.StandardRestore())["params"]
-        if (step := series["last"].latest_step()) is not None:
-            found = series["last"].restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-            return found["state"]["params"]
-        return None
-    finally:
-        for manager in series.values():
-            manager.close()
+    last, best = (ocp.CheckpointManager((folder / name).absolute()).latest_step() for name in ("last", "best"))
+    if best is not None:
+        return on_host(folder / "best" / str(best) / "default")["params"]
+    return None if last is None else on_host(folder / "last" / str(last) / "state")["params"]
+
+
+def on_host(path: Path) -> PyTree:
+    """What orbax saved at `path`, as numpy arrays, whatever devices it was saved from."""
+    reader = ocp.PyTreeCheckpointer()
+    tree = reader.metadata(path.absolute()).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return reader.restore(path.absolute(), restore_args=as_numpy)

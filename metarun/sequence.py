@@ -42,7 +42,7 @@ def init(reader: Reader, net: Net, key: Key, x: Array) -> PyTree:
     """{"encoder": the model's parameters, "cell": the reader's}."""
     k_encoder, k_cell = jax.random.split(key)
     encoder = net.init(k_encoder, x)
-    inputs, _ = one_step_late(net.features(encoder, x[:1]), jnp.zeros(1, jnp.int32), reader.label_width)
+    inputs, _ = one_step_late(embed(net, encoder, x[:1]), jnp.zeros(1, jnp.int32), reader.label_width)
     return {"encoder": encoder, "cell": reader.cell.init(k_cell, reader.blank, inputs[0])["params"]}
 
 
@@ -58,7 +58,7 @@ def predict(reader: Reader, net: Net, memory: Memory, x: Array) -> Array:
     def one(z: Array) -> Array:
         return step(reader, memory.params, memory.carry, jnp.concatenate([z, memory.label]))[1]
 
-    return jax.vmap(one)(net.features(memory.params["encoder"], x))[:, : net.n_out]
+    return jax.vmap(one)(embed(net, memory.params["encoder"], x))[:, : net.n_out]
 
 
 def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
@@ -84,10 +84,18 @@ def measure(reader: Reader, net: Net, params: PyTree, episode: Episode, key: Key
 
 def read(reader: Reader, net: Net, params: PyTree, batch: Batch) -> tuple[PyTree, Array, Array]:
     """(carry at the end, outputs (n, label_width), the last label), after one scan over the batch in its order."""
-    z = net.features(params["encoder"], batch.x)
+    z = embed(net, params["encoder"], batch.x)
     inputs, last = one_step_late(z, batch.y, reader.label_width)
     carry, outputs = jax.lax.scan(lambda carry, x: step(reader, params, carry, x), reader.blank, inputs)
     return carry, outputs, last
+
+
+def embed(net: Net, encoder: PyTree, x: Array) -> Array:
+    """x (n, ...) -> features (n, d), each example's with mean 0 and variance 1.
+
+    A convolution's features are positive and much alike, and a recurrent network takes very long to tell them apart.
+    """
+    return jax.nn.standardize(net.features(encoder, x), epsilon=1e-3)
 
 
 def step(reader: Reader, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, Array]:

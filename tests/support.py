@@ -1,12 +1,16 @@
-"""What several test files share: composing configurations as the command line does."""
+"""What several test files share: configurations composed as the command line does it, and small nets."""
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from metarun import config
+from metarun import config, losses
 from metarun.conf import choices, conf_dir
+from metarun.core import Batch, Episode, Net
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -26,3 +30,70 @@ def experiments() -> list[str]:
 
 def to_yaml(values: dict[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def _linear_init(key, x):
+    return {"layer": {"w": jax.random.normal(key, (x.shape[1], 1))}}
+
+
+LINEAR = Net(
+    init=_linear_init,
+    apply=lambda params, x: x @ params["layer"]["w"],
+    features=lambda params, x: x,
+    loss=losses.squared_error,
+    n_out=1,
+    classification=False,
+    n_classes=None,
+)
+
+
+def identity(ways: int) -> Net:
+    """A net without parameters, whose features are its inputs."""
+    return Net(
+        init=lambda key, x: {},
+        apply=lambda params, x: x,
+        features=lambda params, x: x,
+        loss=losses.cross_entropy,
+        n_out=ways,
+        classification=True,
+        n_classes=None,
+    )
+
+
+def classifier(ways: int, n_classes: int | None = None) -> Net:
+    """A net with one hidden layer: its second derivatives are not zero."""
+
+    def init(key, x):
+        k_in, k_out = jax.random.split(key)
+        return {
+            "hidden": {"w": jax.random.normal(k_in, (x.shape[1], 6)), "b": jnp.zeros(6)},
+            "head": {"kernel": jax.random.normal(k_out, (6, ways)), "bias": jnp.zeros(ways)},
+        }
+
+    def features(params, x):
+        return jnp.tanh(x @ params["hidden"]["w"] + params["hidden"]["b"][None])
+
+    def apply(params, x):
+        return features(params, x) @ params["head"]["kernel"] + params["head"]["bias"][None]
+
+    return Net(init, apply, features, losses.cross_entropy, ways, True, n_classes)
+
+
+def episodes(tasks: int, ways: int, key: jax.Array) -> Episode:
+    """Random episodes (tasks leading), two shots and two queries a class, three numbers an example."""
+    k_support, k_query = jax.random.split(key)
+    y = jnp.tile(jnp.arange(ways), (tasks, 2))
+    return Episode(
+        Batch(jax.random.normal(k_support, (tasks, 2 * ways, 3)), y),
+        Batch(jax.random.normal(k_query, (tasks, 2 * ways, 3)), y),
+    )
+
+
+def one_of(batch: Episode, index: int = 0) -> Episode:
+    return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def close(one, other, **tolerances: float) -> None:
+    """Two pytrees are equal, number by number."""
+    tolerances = {"rtol": 1e-5, "atol": 1e-6} | tolerances
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), one, other)

@@ -37,7 +37,7 @@ def test_a_key_gives_one_episode_and_another_key_another(task):
 def test_episodes_have_the_shape_that_the_settings_ask_for(task):
     tasks, data = task
     for split in SPLITS:
-        support, query = jax.jit(tasks.sample)(data[split], jax.random.key(0))
+        support, query, _ = jax.jit(tasks.sample)(data[split], jax.random.key(0))
         ways = tasks.ways if hasattr(tasks, "ways") else 1
         for batch, per_class in ((support, tasks.shots), (query, tasks.queries)):
             assert len(batch.x) == len(batch.y) == ways * per_class
@@ -51,7 +51,7 @@ def test_episodes_have_the_shape_that_the_settings_ask_for(task):
 def test_support_and_query_share_no_example(task):
     tasks, data = task
     for seed in range(5):
-        support, query = jax.jit(tasks.sample)(data["train"], jax.random.key(seed))
+        support, query, _ = jax.jit(tasks.sample)(data["train"], jax.random.key(seed))
         rows = {np.asarray(x).tobytes() for x in support.x}
         assert rows.isdisjoint(np.asarray(x).tobytes() for x in query.x)
 
@@ -77,7 +77,9 @@ def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
 
 def small(learner: str, *overrides: str) -> config.Run:
     """A learner on strokes with a small model: the classification that needs no data."""
-    return run_of(f"learner={learner}", "task=strokes", "model=mlp", "model.hidden=[8]", "task.ways=3", *overrides)
+    return run_of(
+        f"learner={learner}", "task=strokes", "model=mlp", "model.hidden=[8]", "task.ways=3", "task.pool=20", *overrides
+    )
 
 
 def few_episodes(run: config.Run) -> Episode:
@@ -90,7 +92,7 @@ def test_a_learner_keeps_its_protocol(learner):
     run = small(learner)
     net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     batch, keys = few_episodes(run), jax.random.split(jax.random.key(1), 2)
-    support, query = jax.tree.map(lambda leaf: leaf[0], batch)
+    support, query, _ = jax.tree.map(lambda leaf: leaf[0], batch)
     params = run.learner.init(net, jax.random.key(2), support.x)
 
     grads, metrics = jax.jit(lambda *a: run.learner.meta_grad(net, *a))(params, batch, keys, jnp.int32(0))
@@ -143,8 +145,9 @@ def test_an_optimizer_goes_downhill(optimizer):
 
 def test_labels_stand_class_by_class():
     x = jnp.arange(12).reshape(3, 4)
-    support, query = by_class(x, shots=1)
+    support, query, classes = by_class(x, shots=1, classes=jnp.array([7, 5, 9]))
     np.testing.assert_array_equal(support.x, [0, 4, 8])
     np.testing.assert_array_equal(support.y, [0, 1, 2])
     np.testing.assert_array_equal(query.x, [1, 2, 3, 5, 6, 7, 9, 10, 11])
     np.testing.assert_array_equal(query.y, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(classes, [7, 5, 9])

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from support import run_of
 
 from metarun import engine
+from metarun.core import Episode
 from metarun.evaluate import make_evaluate, mean_and_interval
 
 RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
@@ -89,12 +90,12 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     """One query: alone with the support set, its prediction is that of a batch of support and query."""
     run = run_of("model=mlp", "model.norm=batch", "model.hidden=[8]", "task.ways=1", "task.queries=1", "task.shots=3")
     net = engine.make_net(run.model, run.tasks, 1)
-    support, query = run.tasks.sample(run.tasks.load("train"), jax.random.key(0))
+    support, query, _ = run.tasks.sample(run.tasks.load("train"), jax.random.key(0))
     params = run.learner.init(net, jax.random.key(1), support.x)
     from metarun.evaluate import query_metrics
 
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
-    metrics = query_metrics(run.learner, squared, params, (support, query), None, inductive=True)
+    metrics = query_metrics(run.learner, squared, params, Episode(support, query), None, inductive=True)
     fast = run.learner.adapt(squared, params, support, None)
     together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
     np.testing.assert_allclose(metrics["loss_inductive"], together.sum(), rtol=1e-5)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from metarun.core import DataError
 from metarun.tasks import omniglot, strokes
+from metarun.tasks.episode import choose
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.strokes import Strokes
@@ -20,7 +21,7 @@ from metarun.tasks.strokes import Strokes
 def test_sinusoid_is_one_wave_within_the_ranges():
     task = Sinusoid(shots=10, queries=30, amplitude=(0.1, 5.0), phase=(0.0, np.pi), x=(-5.0, 5.0))
     for seed in range(20):
-        support, query = task.sample((), jax.random.key(seed))
+        support, query, _ = task.sample((), jax.random.key(seed))
         x, y = (np.concatenate([getattr(support, n), getattr(query, n)])[:, 0] for n in "xy")
         assert x.min() >= -5
         assert x.max() <= 5
@@ -33,7 +34,7 @@ def test_sinusoid_is_one_wave_within_the_ranges():
 
 
 def test_strokes_splits_never_meet():
-    task = Strokes(ways=7, shots=1, queries=1, jitter=1.0)
+    task = Strokes(ways=7, shots=1, queries=1, jitter=1.0, pool=None)
     ranges = [(strokes.FIRST_CLASS[s], strokes.FIRST_CLASS[s] + strokes.CLASSES) for s in ("train", "val", "test")]
     assert all(a_end <= b_first for (_, a_end), (b_first, _) in pairwise(ranges))
     assert ranges[-1][1] <= 2**31
@@ -46,7 +47,7 @@ def test_strokes_splits_never_meet():
 
 
 def test_strokes_label_tells_nothing_of_the_class_number():
-    task = Strokes(ways=5, shots=1, queries=1, jitter=1.0)
+    task = Strokes(ways=5, shots=1, queries=1, jitter=1.0, pool=None)
     numbers = jax.vmap(task.classes, (None, 0))(task.load("train"), jax.random.split(jax.random.key(0), 2000))
     counts = np.bincount(np.asarray(numbers[:, 0]) % 5, minlength=5)
     assert counts.min() > 300  # 400 expected of each residue
@@ -95,7 +96,7 @@ def test_a_quarter_turn_is_counter_clockwise():
 
 
 def test_choose_takes_different_numbers_evenly():
-    chosen = np.asarray(jax.vmap(lambda key: omniglot.choose(key, 6, 3))(jax.random.split(jax.random.key(0), 6000)))
+    chosen = np.asarray(jax.vmap(lambda key: choose(key, 6, 3))(jax.random.split(jax.random.key(0), 6000)))
     assert all(len(set(row)) == 3 for row in chosen.tolist())
     counts = np.stack([np.bincount(chosen[:, i], minlength=6) for i in range(3)])
     assert np.abs(counts - 1000).max() < 150  # five standard deviations
@@ -113,7 +114,7 @@ def test_omniglot_episode_shows_the_drawings_turned_per_class(omniglot_dir):
     }
     turns = set()
     for seed in range(10):
-        support, query = jax.jit(task.sample)(data, jax.random.key(seed))
+        support, query, _ = jax.jit(task.sample)(data, jax.random.key(seed))
         x = np.concatenate([support.x, query.x])[..., 0]
         found = [lookup[np.rint(image * 255).astype(np.uint8).tobytes()] for image in x]
         y = np.concatenate([support.y, query.y])
@@ -184,3 +185,28 @@ def test_a_damaged_archive_is_refused_by_name(tmp_path, make, says):
         omniglot.read(path, expected)
     assert str(path) in str(error.value)
     assert "metarun data omniglot" in str(error.value)
+
+
+def test_strokes_with_a_pool_trains_on_so_many_classes_and_numbers_them():
+    task = Strokes(ways=3, shots=1, queries=1, jitter=0.0, pool=6)
+    data = task.load("train")
+    sample = jax.jit(jax.vmap(task.sample, (None, 0)))
+    drawn = sample(data, jax.random.split(jax.random.key(0), 60))
+    assert set(np.unique(drawn.classes)) == set(range(6))
+    # A class's number and its drawing (without jitter) go together, whichever label it has.
+    by_class = {}
+    for x, classes in zip(drawn.support.x, drawn.classes, strict=True):
+        for image, number in zip(x, np.asarray(classes), strict=True):
+            np.testing.assert_allclose(by_class.setdefault(int(number), image), image, atol=1e-6)
+    assert task.n_classes("test") is None
+    assert task.load("test").ndim == 0
+
+
+def test_omniglot_numbers_a_turned_character_as_a_class_of_its_own(omniglot_dir):
+    for split, turns in (("finn", 4), ("vinyals", 4), ("lake", 1)):
+        task = Omniglot(ways=5, shots=1, queries=1, split=split, data_dir=omniglot_dir)
+        data = task.load("train")
+        drawn = jax.jit(jax.vmap(task.sample, (None, 0)))(data, jax.random.split(jax.random.key(0), 400))
+        assert task.n_classes("train") == turns * len(data.images)
+        assert 0 <= drawn.classes.min() < drawn.classes.max() < task.n_classes("train")
+        assert drawn.classes.max() > 0.95 * task.n_classes("train")

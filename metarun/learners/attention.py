@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metarun import inner
 from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, PyTree, Tasks
-from metarun.sequence import shuffled
+from metarun.sequence import embed, shuffled
 
 
 class Block(nn.Module):
@@ -61,7 +61,7 @@ class Transformer(nn.Module):
             earlier = jnp.tril(jnp.ones((len(z), len(z)), bool), -1)
             seen = earlier if contexts is None else jnp.ones((len(z), len(context)), bool)
             tokens = Block(self.heads, name=f"block{b}")(tokens, context, seen)
-        return nn.Dense(self.n_out, name="head")(nn.LayerNorm(name="norm")(tokens)), read
+        return nn.Dense(self.n_out, name="outputs")(nn.LayerNorm(name="norm")(tokens)), read
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,20 @@ class Attention:
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         k_encoder, k_transformer = jax.random.split(key)
         encoder, transformer = net.init(k_encoder, x), self.transformer(net)
-        z = net.features(encoder, x)
+        z = embed(net, encoder, x)
         params = transformer.init(k_transformer, z, jnp.zeros((len(z), transformer.n_out)))["params"]
         return {"encoder": encoder, "transformer": params}
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         x, y = shuffled(support, key)
-        z = net.features(params["encoder"], x)
+        z = embed(net, params["encoder"], x)
         labels = jax.nn.one_hot(y, self.label_width, dtype=z.dtype) if net.classification else y
         _, contexts = self.transformer(net).apply({"params": params["transformer"]}, z, labels)
         return {"params": params, "contexts": contexts}
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         params, transformer = fast["params"], self.transformer(net)
-        z = net.features(params["encoder"], x)
+        z = embed(net, params["encoder"], x)
         unlabelled = jnp.zeros((len(z), transformer.n_out))
         outputs, _ = transformer.apply({"params": params["transformer"]}, z, unlabelled, fast["contexts"])
         return outputs[:, : net.n_out]

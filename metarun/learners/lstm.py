@@ -18,7 +18,7 @@ class Cell(nn.Module):
     @nn.compact
     def __call__(self, carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
         carry, hidden = nn.OptimizedLSTMCell(self.units, name="lstm")(carry, x)
-        return carry, nn.Dense(self.label_width, name="head")(hidden)
+        return carry, nn.Dense(self.label_width, name="labels")(hidden)
 
 
 @dataclass(frozen=True)

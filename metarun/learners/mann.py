@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 
 from metarun import sequence
-from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks
+from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
 
 
 class Carry(NamedTuple):
@@ -25,10 +25,10 @@ class Carry(NamedTuple):
 def cosine(keys: Array, memory: Array) -> Array:
     """Equation 2: keys (heads, width), memory (slots, width) -> similarities (heads, slots)."""
 
-    def unit(v: Array) -> Array:
-        return v * jax.lax.rsqrt(jnp.square(v).sum(-1, keepdims=True) + 1e-6)
+    def inverse_norm(v: Array) -> Array:
+        return jax.lax.rsqrt(jnp.square(v).sum(-1) + 1e-6)  # an empty slot is like nothing
 
-    return unit(keys) @ unit(memory).T
+    return keys @ memory.T * inverse_norm(keys)[:, None] * inverse_norm(memory)[None]
 
 
 def least_used(usage: Array, heads: int) -> Array:
@@ -36,13 +36,13 @@ def least_used(usage: Array, heads: int) -> Array:
     return jax.nn.one_hot(jax.lax.top_k(-usage, heads)[1], len(usage), dtype=usage.dtype)
 
 
-def access(carry: Carry, keys: Array, gate: Array, usage_decay: float) -> Carry:
+def access(carry: Carry, keys: Array, gate: Array, usage_decay: float, sharpness: float) -> Carry:
     """Writes `keys` (heads, width) into the memory, then reads by them; `gate` (heads, 1) is sigma(alpha)."""
     free = least_used(carry.usage, len(keys))  # w^lu, by the usage before this step
     write_weights = gate * carry.read_weights + (1 - gate) * free  # eq. 7
     # The least used slots are set to zero before anything is written (section 3.2).
     memory = carry.memory * (1 - free.sum(0))[:, None] + write_weights.T @ keys  # eq. 8
-    read_weights = jax.nn.softmax(cosine(keys, memory))  # eq. 3
+    read_weights = jax.nn.softmax(sharpness * cosine(keys, memory))  # eq. 3
     usage = usage_decay * carry.usage + read_weights.sum(0) + write_weights.sum(0)  # eq. 5
     return Carry(carry.lstm, memory, usage, read_weights, (read_weights @ memory).reshape(-1))  # eq. 4
 
@@ -53,6 +53,7 @@ class Cell(nn.Module):
     units: int
     heads: int
     usage_decay: float
+    sharpness: float
     label_width: int
 
     @nn.compact
@@ -61,8 +62,8 @@ class Cell(nn.Module):
         lstm, hidden = nn.OptimizedLSTMCell(self.units, name="lstm")(carry.lstm, jnp.concatenate([x, carry.read]))
         keys = jnp.tanh(nn.Dense(self.heads * width, name="keys")(hidden)).reshape(self.heads, width)
         gate = nn.sigmoid(nn.Dense(self.heads, name="gate")(hidden))[:, None]
-        carry = access(carry._replace(lstm=lstm), keys, gate, self.usage_decay)
-        return carry, nn.Dense(self.label_width, name="head")(jnp.concatenate([hidden, carry.read]))
+        carry = access(carry._replace(lstm=lstm), keys, gate, self.usage_decay, self.sharpness)
+        return carry, nn.Dense(self.label_width, name="labels")(jnp.concatenate([hidden, carry.read]))
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class MANN:
     memory: tuple[Count, Count]  # slots, and the width of a slot
     heads: Count  # that read and write
     usage_decay: Annotated[float, Ge(0), Le(1)]  # gamma
+    sharpness: Positive  # similarities are multiplied by it before the softmax; equation 3 has 1
     label_width: Count  # most ways there may be: labels are one-hot
 
     def check(self, tasks: Tasks) -> None:
@@ -95,7 +97,7 @@ class MANN:
             read=jnp.zeros(self.heads * width),
         )
         return sequence.Reader(
-            Cell(self.units, self.heads, self.usage_decay, self.label_width), blank, self.label_width
+            Cell(self.units, self.heads, self.usage_decay, self.sharpness, self.label_width), blank, self.label_width
         )
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:

@@ -1,0 +1,143 @@
+"""Every learner on Omniglot 5-way 1-shot for the same few minutes: `python scripts/compare_learners.py --minutes 3`.
+
+A short run of each tells how many meta-steps fit into the time; a full one follows. What is finished is skipped, what
+was stopped goes on. The tables, of the runs' results.json, go to docs/results.md between its markers. Learners that read
+an episode as a sequence start from the encoder of the `maml` run. Keep the machine otherwise idle.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from metarun.conf import choices
+from metarun.results import show
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+BEGIN, END = "<!-- learners: begin -->", "<!-- learners: end -->"
+COMMON = ("task=omniglot", "logger=none", "eval.val_episodes=100", "eval.inner_steps=[]")
+UNTRAINED = ("nearest_neighbour", "scratch")
+# What a small budget needs: a higher learning rate than the default, falling to nothing; fewer tasks a meta-step.
+SETTINGS = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.003", "train.meta_batch=16")
+FROM_MAML = ("lstm", "mann")
+OF_LEARNER: dict[str, tuple[str, ...]] = {
+    "reptile": (),
+    "protonet": SETTINGS[:2],
+    "mamlpp": (*SETTINGS, "learner.multi_step_loss=200"),
+}
+
+
+def run(learner: str, directory: Path, *overrides: str) -> dict[str, Any]:
+    """One run by the command line; the content of its results.json."""
+    command = ["metarun", f"learner={learner}", *COMMON, f"run.dir={directory}", *overrides]
+    print(" ".join(command), flush=True)
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(directory.parent / "compiled")}
+    subprocess.run(
+        command, check=True, env={**os.environ, **cache}, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    )
+    return json.loads((directory / "results.json").read_text())
+
+
+def compare(learner: str, minutes: float, directory: Path) -> None:
+    finished = directory / learner / "results.json"
+    if finished.exists():
+        return
+    if learner in UNTRAINED:
+        run(learner, directory / learner)
+        return
+    settings = OF_LEARNER.get(learner, SETTINGS)
+    if learner in FROM_MAML:
+        compare("maml", minutes, directory)
+        settings = (*settings, f"train.init_from={directory / 'maml'}")
+    probe = directory / f"{learner}-probe"
+    if not (directory / learner / "config.yaml").exists():
+        shutil.rmtree(probe, ignore_errors=True)
+        speed = run(learner, probe, *settings, "train.steps=48", "eval.episodes=4", "train.eval_every=48")["speed"]
+        steps = max(50, int(speed["meta_steps_per_s"] * 60 * minutes) // 50 * 50)
+        run(learner, directory / learner, *settings, f"train.steps={steps}")
+    else:  # stopped before its end: its directory alone goes on with it
+        subprocess.run(["metarun", f"run.dir={directory / learner}"], check=True, stdout=subprocess.DEVNULL)
+
+
+def row(learner: str, found: dict[str, Any]) -> str:
+    test, training = found["test"], found["training"]
+    inductive = test.get("accuracy_inductive", test["accuracy"])
+    meta_learns = learner not in (*UNTRAINED, "finetune")
+    cells = (
+        f"`{learner}`" if meta_learns else f"`{learner}` (baseline)",
+        show("accuracy", test["accuracy"]),
+        show("accuracy", inductive),
+        "0" if learner in UNTRAINED else f"{training['steps']:,}",
+        str(training["meta_batch"]),
+        f"{found['speed']['minutes']:.1f}",
+        f"{training['parameters']:,}",
+        f"{found['memory']['host_peak_mb']:.0f} MB",
+        (found["commit"] or {"id": "no commit"})["id"][:8],
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def table(directory: Path) -> str:
+    """The finished runs as a markdown table, best first."""
+    found = {path.parent.name: json.loads(path.read_text()) for path in directory.glob("*/results.json")}
+    found = {learner: results for learner, results in found.items() if learner in choices("learner")}
+    columns = ("learner", "transductive", "inductive", "meta-steps", "tasks each", "minutes", "parameters")
+    columns += ("peak memory", "commit")
+    order = sorted(found, key=lambda learner: -found[learner]["test"]["accuracy"]["mean"])
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *(row(name, found[name]) for name in order)]
+    any_run = next(iter(found.values()))
+    machine, versions = any_run["machine"], any_run["versions"]
+    lines += [
+        "",
+        f"{any_run['protocol']['episodes']} test tasks, 95% intervals over tasks; {machine['devices']} devices "
+        f"{machine['device']} ({machine['system']}), jax {versions['jax']}, "
+        f"{max(results['date'] for results in found.values())[:10]}. Minutes count everything: start, compilation, training, validation, test.",
+    ]
+    return "\n".join(lines)
+
+
+def sequences(directory: Path) -> str:
+    """Accuracy by instance of the learners that read an episode as a sequence."""
+    paper = {
+        "MANN, paper": (36.4, 82.8, 91.0, 92.6, 94.9, None, None, None, None, 98.1),
+        "LSTM, paper": (24.4, 49.5, 55.3, 61.0, 63.6, None, None, None, None, 62.5),
+    }
+    lines = ["| | " + " | ".join(f"{k}" for k in range(1, 11)) + " |", "|" + " --- |" * 11]
+    for path in sorted(directory.glob("*/results.json")):
+        found = json.loads(path.read_text())["test"]
+        shown = [found.get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
+        if shown[9]:
+            lines.append(f"| `{path.parent.name}` | " + " | ".join(f"{100 * s['mean']:.1f}" for s in shown if s) + " |")
+    for name, figures in paper.items():
+        lines.append(f"| {name} | " + " | ".join("" if f is None else str(f) for f in figures) + " |")
+    return "\n".join(lines)
+
+
+def write(page: Path, text: str) -> None:
+    """Puts `text` between the page's markers."""
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0, help="of training, for each learner")
+    parser.add_argument("--dir", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("learners", nargs="*", help="these only; all by default")
+    arguments = parser.parse_args()
+    if not arguments.table_only:
+        for learner in arguments.learners or choices("learner"):
+            try:
+                compare(learner, arguments.minutes, arguments.dir)
+            except subprocess.CalledProcessError as error:
+                print(f"{learner}: {error}", file=sys.stderr)
+    write(PAGE, f"{table(arguments.dir)}\n\n{sequences(arguments.dir)}")
+
+
+if __name__ == "__main__":
+    main()

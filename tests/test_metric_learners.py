@@ -1,0 +1,215 @@
+"""Metric-based and closed-form learners, and the baselines, against numpy, scipy and each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+from support import LINEAR, classifier, close, episodes, identity, one_of
+
+from metarun import losses
+from metarun.core import Batch, Episode
+from metarun.learners.cnp import CNP
+from metarun.learners.finetune import Finetune
+from metarun.learners.matching import Matching
+from metarun.learners.metaoptnet import MetaOptNet, svm
+from metarun.learners.nearest_neighbour import NearestNeighbour
+from metarun.learners.proto_maml import ProtoMAML
+from metarun.learners.protonet import ProtoNet
+from metarun.learners.r2d2 import R2D2, ridge
+from metarun.learners.scratch import Scratch
+
+WAYS = 3
+PROTONET = ProtoNet(distance="euclidean", temperature=1.0, learn_temperature=False)
+PROTO_MAML = ProtoMAML(inner_lr=0.1, inner_steps=1, inner_optimizer="sgd", inner_loss="mean", first_order=False)
+METAOPTNET = MetaOptNet(c=0.1, iterations=50, scale=1.0)
+R2D2_ = R2D2(penalty=0.5, scale=2.0, bias=0.1)
+CNP_ = CNP(encoder=(8, 8), decoder=(8,), min_sigma=0.1)
+# Learners whose classes have no output of their own: they stand and fall with their support examples.
+SYMMETRIC = [PROTONET, Matching("cosine", 0.5), PROTO_MAML, METAOPTNET, R2D2_, CNP_, NearestNeighbour("cosine")]
+NET = classifier(WAYS)
+SUPPORT, QUERY, _ = one_of(episodes(1, WAYS, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("learner", SYMMETRIC, ids=lambda learner: type(learner).__name__)
+def test_permuted_labels_permute_the_outputs_and_the_supports_order_is_immaterial(learner):
+    params = learner.init(NET, jax.random.key(1), SUPPORT.x)
+
+    @jax.jit
+    def predict(support):
+        return learner.predict(NET, learner.adapt(NET, params, support, None), QUERY.x)
+
+    outputs = predict(SUPPORT)
+    permutation = jnp.array([2, 0, 1])  # label k becomes permutation[k]
+    permuted = predict(Batch(SUPPORT.x, permutation[SUPPORT.y]))
+    close(permuted[:, permutation], outputs, rtol=1e-4, atol=1e-5)
+    order = jnp.array([4, 2, 0, 5, 1, 3])
+    close(predict(Batch(SUPPORT.x[order], SUPPORT.y[order])), outputs, rtol=1e-4, atol=1e-5)
+
+
+def test_protonet_in_closed_form():
+    net = identity(2)
+    support = Batch(jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [0.0, 8.0]]), jnp.array([0, 0, 1, 1]))
+    x = jnp.array([[1.0, 0.0], [3.0, 4.0]])  # the prototypes are (1, 0) and (0, 6)
+    for temperature, learned in ((1.0, False), (4.0, True)):
+        learner = ProtoNet("euclidean", temperature, learned)
+        params = learner.init(net, jax.random.key(1), x)
+        outputs = learner.predict(net, learner.adapt(net, params, support, None), x)
+        np.testing.assert_allclose(outputs, -np.array([[0, 37], [20, 13]]) / temperature, atol=1e-5)
+    learner = ProtoNet("cosine", 1.0, False)
+    outputs = learner.predict(net, learner.adapt(net, learner.init(net, jax.random.key(1), x), support, None), x)
+    np.testing.assert_allclose(outputs, [[1, 0], [0.6, 0.8]], atol=1e-6)
+
+
+def test_matching_outputs_are_the_logarithms_of_attention_summed_by_label():
+    learner = Matching("cosine", 0.5)
+    net = identity(WAYS)
+    outputs = learner.predict(net, learner.adapt(net, {}, SUPPORT, None), QUERY.x)
+    unit = lambda v: np.asarray(v) / np.linalg.norm(v, axis=1, keepdims=True)  # noqa: E731
+    attention = np.exp(unit(QUERY.x) @ unit(SUPPORT.x).T / 0.5)
+    attention /= attention.sum(1, keepdims=True)
+    expected = attention @ np.eye(WAYS)[np.asarray(SUPPORT.y)]
+    np.testing.assert_allclose(np.exp(outputs), expected, rtol=1e-5)
+
+
+def test_proto_maml_before_its_first_step_is_a_prototypical_network():
+    params = NET.init(jax.random.key(1), SUPPORT.x)
+    unadapted = ProtoMAML(inner_lr=0.1, inner_steps=0, inner_optimizer="sgd", inner_loss="mean", first_order=False)
+    outputs = unadapted.predict(NET, unadapted.adapt(NET, params, SUPPORT, None), QUERY.x)
+    wrapped = {"embedding": params}
+    expected = PROTONET.predict(NET, PROTONET.adapt(NET, wrapped, SUPPORT, None), QUERY.x)
+    close(jax.nn.log_softmax(outputs), jax.nn.log_softmax(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_ridge_regression_in_woodburys_form_is_the_primal_solution():
+    with jax.enable_x64(True), jax.debug_key_reuse(False):
+        k_z, k_y = jax.random.split(jax.random.key(1))
+        for n, d in ((4, 9), (9, 4)):
+            z, y = jax.random.normal(k_z, (n, d)), jax.random.normal(k_y, (n, 2))
+            primal = np.linalg.solve(z.T @ z + 0.3 * np.eye(d), z.T @ y)
+            np.testing.assert_allclose(ridge(z, y, jnp.float64(0.3)), primal, rtol=1e-9)
+
+
+def test_r2d2_scales_and_shifts_the_regression_on_one_hot_labels_and_regresses_targets_as_they_are():
+    net = identity(WAYS)
+    params = R2D2_.init(net, jax.random.key(1), SUPPORT.x)
+    w = ridge(SUPPORT.x, jax.nn.one_hot(SUPPORT.y, WAYS), 0.5)
+    outputs = R2D2_.predict(net, R2D2_.adapt(net, params, SUPPORT, None), QUERY.x)
+    np.testing.assert_allclose(outputs, 2.0 * QUERY.x @ w + 0.1, rtol=1e-4, atol=1e-5)
+    plain = R2D2(penalty=1e-6, scale=1.0, bias=0.0)
+    support = Batch(SUPPORT.x, SUPPORT.x @ jnp.array([[1.0], [-2.0], [0.5]]))
+    fast = plain.adapt(LINEAR, plain.init(LINEAR, jax.random.key(5), SUPPORT.x), support, None)
+    np.testing.assert_allclose(plain.predict(LINEAR, fast, QUERY.x), QUERY.x @ jnp.array([[1.0], [-2.0], [0.5]]), 1e-3)
+
+
+def test_the_svms_dual_agrees_with_a_reference_solver_and_its_gradient_with_finite_differences():
+    with jax.enable_x64(True), jax.debug_key_reuse(False):
+        k_z, k_direction = jax.random.split(jax.random.key(2))
+        n, ways, c = 6, 3, 0.1
+        z, onehot = jax.random.normal(k_z, (n, 8)), jax.nn.one_hot(jnp.arange(n) % ways, ways)
+        solve = jax.jit(lambda z: svm(z @ z.T, onehot, c, 300))
+        alpha, gram, y = np.asarray(solve(z)), np.asarray(z @ z.T), np.asarray(onehot)
+
+        def objective(a):
+            a = a.reshape(n, ways)
+            return 0.5 * np.trace(a.T @ gram @ a) - (a * y).sum()
+
+        reference = scipy.optimize.minimize(
+            objective,
+            np.zeros(n * ways),
+            jac=lambda a: (gram @ a.reshape(n, ways) - y).reshape(-1),
+            bounds=[(None, bound) for bound in (c * y).reshape(-1)],
+            constraints={"type": "eq", "fun": lambda a: a.reshape(n, ways).sum(1)},
+            method="SLSQP",
+            options={"ftol": 1e-14, "maxiter": 500},
+        )
+        np.testing.assert_allclose(alpha, reference.x.reshape(n, ways), atol=1e-5)
+        np.testing.assert_allclose(alpha.sum(1), 0, atol=1e-12)
+        assert (alpha <= c * y + 1e-12).all()
+
+        direction = jax.random.normal(k_direction, z.shape)
+        weight = lambda z: jnp.square(z.T @ solve(z)).sum()  # noqa: E731
+        difference = (weight(z + 1e-5 * direction) - weight(z - 1e-5 * direction)) / 2e-5
+        np.testing.assert_allclose((jax.grad(weight)(z) * direction).sum(), difference, rtol=1e-5)
+
+
+def test_the_svm_is_at_rest_with_the_iterations_of_the_yaml():
+    few, many = (svm(SUPPORT.x @ SUPPORT.x.T, jax.nn.one_hot(SUPPORT.y, WAYS), 0.1, n) for n in (50, 1000))
+    np.testing.assert_allclose(few, many, atol=1e-4)
+
+
+def test_an_svm_on_features_that_are_all_zero_has_no_weights_and_finite_gradients():
+    net = identity(WAYS)
+    params = METAOPTNET.init(net, jax.random.key(1), SUPPORT.x)
+    zero = Batch(jnp.zeros_like(SUPPORT.x), SUPPORT.y)
+    grad = jax.grad(lambda x: METAOPTNET.adapt(net, params, Batch(x, SUPPORT.y), None)["w"].sum())(zero.x)
+    np.testing.assert_allclose(METAOPTNET.adapt(net, params, zero, None)["w"], 0)
+    assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_the_nearest_neighbour_is_numpys(distance):
+    learner, net = NearestNeighbour(distance), identity(WAYS)
+    outputs = learner.predict(net, learner.adapt(net, {}, SUPPORT, None), QUERY.x)
+    s, q = np.asarray(SUPPORT.x), np.asarray(QUERY.x)
+    if distance == "cosine":
+        s, q = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (s, q))
+    nearest = np.linalg.norm(q[:, None] - s[None], axis=2).argmin(1)
+    np.testing.assert_array_equal(outputs.argmax(1), np.asarray(SUPPORT.y)[nearest])
+
+
+def test_a_neural_process_encodes_the_mean_of_its_examples_and_gives_a_density():
+    support = Batch(SUPPORT.x, SUPPORT.x[:, :1])
+    params = CNP_.init(LINEAR, jax.random.key(1), support.x)
+    params["embedding"] = {}
+    fast = CNP_.adapt(LINEAR, params, support, None)
+    each = [CNP_.adapt(LINEAR, params, Batch(support.x[i : i + 1], support.y[i : i + 1]), None)["r"] for i in range(6)]
+    np.testing.assert_allclose(fast["r"], np.mean(each, axis=0), rtol=1e-5, atol=1e-6)
+
+    mu, raw = np.split(np.asarray(CNP_.decode(LINEAR, fast, QUERY.x)[:, 0]), 2, axis=1)
+    sigma = 0.1 + 0.9 * np.log1p(np.exp(raw))
+    y = np.asarray(QUERY.x[:, 1:2])
+    expected = (-0.5 * ((y - mu) / sigma) ** 2 - np.log(sigma) - 0.5 * np.log(2 * np.pi)).mean()
+    np.testing.assert_allclose(CNP_.log_likelihood(LINEAR, fast, Batch(QUERY.x, y)), expected, rtol=1e-5)
+    np.testing.assert_allclose(CNP_.predict(LINEAR, fast, QUERY.x), mu, rtol=1e-6)
+
+
+def test_finetuning_trains_one_classifier_of_all_classes_and_leaves_a_tasks_head_untrained():
+    net = classifier(WAYS, n_classes=10)
+    learner = Finetune(adapts="head", inner_lr=0.1, inner_steps=2, inner_optimizer="sgd")
+    params = learner.init(net, jax.random.key(1), SUPPORT.x)
+    classes = jnp.array([7, 2, 9])
+    batch = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY, classes))
+    grads, _ = jax.jit(lambda *a: learner.meta_grad(net, *a))(params, batch, jax.random.key(1)[None], 0)
+
+    def pretraining(params):
+        x, y = jnp.concatenate([SUPPORT.x, QUERY.x]), jnp.concatenate([SUPPORT.y, QUERY.y])
+        outputs = net.features(params["net"], x) @ params["classes"]["kernel"] + params["classes"]["bias"][None]
+        return losses.cross_entropy(outputs, classes[y])[0]
+
+    close(grads, jax.jit(jax.grad(pretraining))(params))
+    np.testing.assert_array_equal(grads["net"]["head"]["kernel"], 0)
+
+    fast = learner.adapt(net, params, SUPPORT, None)
+    close(fast["hidden"], params["net"]["hidden"], rtol=0, atol=0)
+    everything = Finetune(adapts="all", inner_lr=0.1, inner_steps=2, inner_optimizer="sgd")
+    assert np.abs(everything.adapt(net, params, SUPPORT, None)["hidden"]["w"] - fast["hidden"]["w"]).max() > 1e-4
+
+
+def test_finetuning_a_regression_trains_one_network_on_all_points():
+    learner = Finetune(adapts="all", inner_lr=0.1, inner_steps=1, inner_optimizer="sgd")
+    params = learner.init(LINEAR, jax.random.key(1), SUPPORT.x)
+    support, query = (Batch(b.x, b.x[:, :1]) for b in (SUPPORT, QUERY))
+    batch = jax.tree.map(lambda leaf: leaf[None], Episode(support, query))
+    grads, _ = learner.meta_grad(LINEAR, params, batch, jax.random.key(1)[None], 0)
+    x = jnp.concatenate([support.x, query.x])
+    expected = jax.grad(lambda w: jnp.square(x @ w - x[:, :1]).mean())(params["net"]["layer"]["w"])
+    np.testing.assert_allclose(grads["net"]["layer"]["w"], expected, rtol=1e-5)
+
+
+def test_scratch_learns_each_task_from_a_start_of_its_own_and_nothing_between_them():
+    learner = Scratch(inner_lr=0.1, inner_steps=0, inner_optimizer="sgd")
+    one, other = jax.random.split(jax.random.key(3))
+    first, second = (learner.adapt(NET, {}, SUPPORT, key) for key in (one, other))
+    assert np.abs(first["head"]["kernel"] - second["head"]["kernel"]).max() > 0.1
+    close(first, NET.init(jax.random.split(jax.random.key(3))[0], SUPPORT.x), rtol=0, atol=0)
