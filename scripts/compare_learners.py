@@ -1,8 +1,8 @@
 """Every learner on Omniglot 5-way 1-shot for the same few minutes: `python scripts/compare_learners.py --minutes 3`.
 
 A short run of each tells how many meta-steps fit into the time; a full one follows. What is finished is skipped, what
-was stopped goes on. The tables, of the runs' results.json, go to docs/results.md between its markers. Learners that read
-an episode as a sequence start from the encoder of the `maml` run. Keep the machine otherwise idle.
+was stopped goes on. The tables, of the runs' results.json, go to docs/results.md between its markers. Learners that
+read an episode as a sequence start from the encoder of the `maml` run. Keep the machine otherwise idle.
 """
 
 import argparse
@@ -90,12 +90,12 @@ def table(directory: Path) -> str:
     order = sorted(found, key=lambda learner: -found[learner]["test"]["accuracy"]["mean"])
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *(row(name, found[name]) for name in order)]
     any_run = next(iter(found.values()))
-    machine, versions = any_run["machine"], any_run["versions"]
+    machine, date = any_run["machine"], max(results["date"] for results in found.values())[:10]
     lines += [
         "",
-        f"{any_run['protocol']['episodes']} test tasks, 95% intervals over tasks; {machine['devices']} devices "
-        f"{machine['device']} ({machine['system']}), jax {versions['jax']}, "
-        f"{max(results['date'] for results in found.values())[:10]}. Minutes count everything: start, compilation, training, validation, test.",
+        f"{any_run['protocol']['episodes']} test tasks, 95% intervals over tasks. {machine['devices']} devices "
+        f"{machine['device']} ({machine['system']}), jax {any_run['versions']['jax']}, {date}.",
+        "Minutes count everything: start, compilation, training, validation, test.",
     ]
     return "\n".join(lines)
 
