@@ -158,3 +158,43 @@ def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
     assert config.resume(tmp_path, composed(), alone=True)["train"]["steps"] == 20
     with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
         config.resume(tmp_path, composed("train.steps=30"), alone=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("learner=protonet", "task=sinusoid"), "learner=ProtoNet: classifies, but Sinusoid is a regression"),
+        (("learner=matching", "task=sinusoid"), "is a regression"),
+        (("learner=metaoptnet", "task=sinusoid"), "is a regression"),
+        (("learner=proto_maml", "task=sinusoid"), "is a regression"),
+        (("learner=nearest_neighbour", "task=sinusoid"), "is a regression"),
+        (("learner=mann", "task=sinusoid"), "learner=MANN: classifies"),
+        (("learner=lstm", "task=sinusoid"), "learner=LSTM: classifies"),
+        (("learner=mann", "task.ways=6"), "learner.label_width=5: at least 6"),
+        (("learner=lstm", "++eval.task.ways=6"), "learner.label_width=5: at least 6"),
+        (("learner=attention", "task.ways=6"), "learner.label_width=5: at least 6"),
+        (("learner=finetune",), "set task.pool=200"),
+        (("learner=protonet", "++train.task.wayz=3"), "train.task.wayz=3: no such key; did you mean ways?"),
+        (("task.pool=4",), "task.ways=5: at most task.pool=4"),
+        (("learner=protonet", "task.pool=8"), "train.task.ways=20: at most task.pool=8"),
+        (("learner=attention", "learner.heads=3"), "learner.heads=3: must divide units=128"),
+        (("learner=maml", "++eval.task.ways=6"), "eval.task.ways=6: at most 5"),
+    ],
+)
+def test_a_learner_that_cannot_serve_a_task_is_refused_in_one_line(overrides, said):
+    with pytest.raises(ConfigError) as refused:
+        run_of(*overrides)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("learner", ["protonet", "matching", "proto_maml", "r2d2", "metaoptnet", "cnp"])
+def test_a_learner_without_a_head_is_tested_with_more_ways_than_it_was_trained_with(learner):
+    run = run_of(f"learner={learner}", "++train.task.ways=3", "task.ways=7")
+    assert (run.tasks.n_out, run.eval_tasks.n_out) == (3, 7)
+
+
+def test_training_and_evaluation_may_each_have_episodes_of_their_own():
+    run = run_of("learner=reptile", "task.shots=2")
+    assert (run.tasks.shots, run.eval_tasks.shots) == (10, 2)
+    assert (run.learner.inner_steps, run.eval_learner.inner_steps) == (5, 50)
