@@ -85,8 +85,8 @@ def table(directory: Path) -> str:
     """The finished runs as a markdown table, best first."""
     found = {path.parent.name: json.loads(path.read_text()) for path in directory.glob("*/results.json")}
     found = {learner: results for learner, results in found.items() if learner in choices("learner")}
-    columns = ("learner", "transductive", "inductive", "meta-steps", "tasks each", "minutes", "parameters")
-    columns += ("peak memory", "commit")
+    columns = ["learner", "transductive", "inductive", "meta-steps", "tasks each", "minutes", "parameters"]
+    columns += ["peak memory", "commit"]
     order = sorted(found, key=lambda learner: -found[learner]["test"]["accuracy"]["mean"])
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *(row(name, found[name]) for name in order)]
     any_run = next(iter(found.values()))

@@ -1,0 +1,75 @@
+"""What a meta-step of each learner costs beside FOMAML's, into docs/learners.md: `python scripts/measure_costs.py`.
+
+Omniglot 5-way 1-shot, Conv4, on one device, 4 tasks at once, with each learner's own training episodes. Time is the
+median of repeats taken in turn with FOMAML's; memory is the compiled program's temporary buffers. Keep the machine
+otherwise idle.
+"""
+
+import datetime
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hydra import compose, initialize_config_dir
+from jax.sharding import Mesh
+
+from metarun import config, engine, results
+from metarun.conf import choices, conf_dir
+
+PAGE = Path(__file__).parents[1] / "docs" / "learners.md"
+BEGIN, END = "<!-- costs: begin -->", "<!-- costs: end -->"
+WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
+REPEATS, STEPS, TASKS = 5, 4, 4
+
+
+def prepared(learner: str) -> tuple[Callable[[], float], int]:
+    """A function that times some meta-steps (seconds a task), and the bytes of the program's temporary buffers."""
+    overrides = [f"learner={learner}", "task=omniglot", "run.dir=RUN", "run.name=NAME", f"train.meta_batch={TASKS}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = config.build_run(config.resolve(compose("config", overrides=overrides)))
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    data = jax.device_put(run.tasks.load("train"))
+    state = jax.jit(lambda d: engine.initial_state(run.learner, net, run.tasks, run.optimizer, d, 0))(data)
+    meta_steps = engine.make_meta_steps(run.learner, net, run.tasks, run.optimizer, mesh, TASKS, TASKS, 0)
+    compiled = meta_steps.lower(state, data, jnp.int32(STEPS)).compile()  # type: ignore[attr-defined]
+    held = [compiled(state, data, jnp.int32(1))]
+
+    def timed() -> float:
+        jax.block_until_ready(held[0])
+        start = time.perf_counter()
+        held[0] = jax.block_until_ready(compiled(held[0], data, jnp.int32(STEPS)))
+        return (time.perf_counter() - start) / STEPS / TASKS
+
+    return timed, compiled.memory_analysis().temp_size_in_bytes
+
+
+def main() -> None:
+    jax.config.update("jax_num_cpu_devices", 1)
+    reference, reference_bytes = prepared("fomaml")
+    rows = []
+    for learner in [name for name in choices("learner") if name not in WITHOUT_TRAINING]:
+        timed, size = prepared(learner)
+        ratios = [timed() / reference() for _ in range(REPEATS)]
+        rows.append((statistics.median(ratios), size / reference_bytes, learner))
+        print(f"{learner:<20}{rows[-1][0]:8.2f}{rows[-1][1]:8.2f}", file=sys.stderr, flush=True)
+    lines = ["| learner | time of a task | memory of a task |", "| --- | --- | --- |"]
+    lines += [f"| `{learner}` | {ratio:.2f} | {memory:.2f} |" for ratio, memory, learner in sorted(rows)]
+    commit = results.commit()
+    lines += [
+        "",
+        f"Relative to FOMAML, which took {1000 * reference():.1f} ms and {reference_bytes / TASKS / 2**20:.1f} MiB a task; "
+        f"one {jax.devices()[0].device_kind} device, commit {commit['id'][:8] if commit else 'none'}, "
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. `python scripts/measure_costs.py`",
+    ]
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main()
