@@ -63,8 +63,8 @@ def main() -> None:
     commit = results.commit()
     lines += [
         "",
-        f"Relative to FOMAML, which took {1000 * reference():.1f} ms and {reference_bytes / TASKS / 2**20:.1f} MiB a task; "
-        f"one {jax.devices()[0].device_kind} device, commit {commit['id'][:8] if commit else 'none'}, "
+        f"Relative to FOMAML, which took {1000 * reference():.1f} ms and {reference_bytes / TASKS / 2**20:.1f} MiB "
+        f"a task; one {jax.devices()[0].device_kind} device, commit {commit['id'][:8] if commit else 'none'}, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. `python scripts/measure_costs.py`",
     ]
     before, rest = PAGE.read_text().split(BEGIN)
