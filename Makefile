@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests format figures wheel clean
+.PHONY: help install demo test lint types tests format figures compare costs wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,12 @@ format: $(VENV)/installed-dev ## let ruff mend what it can
 
 figures: $(VENV)/installed-dev ## the README's pictures, drawn anew
 	$(BIN)/python scripts/draw_episodes.py
+
+compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour
+	$(BIN)/python scripts/compare_learners.py
+
+costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
+	$(BIN)/python scripts/measure_costs.py
 
 wheel: $(VENV)/installed-dev ## build the wheel and try it in an empty directory
 	scripts/try_wheel.sh $(BIN)/python

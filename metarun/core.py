@@ -153,5 +153,5 @@ class Measured(Protocol):
 def must_classify(learner: object, tasks: Tasks) -> None:
     """Raises ConfigError unless the tasks are classifications."""
     if tasks.metric != "accuracy":
-        name = type(learner).__name__
-        raise ConfigError("learner", name, f"classifies, but {type(tasks).__name__} is a regression; use maml or cnp")
+        name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
+        raise ConfigError("learner", name, f"classifies, and {task} is a regression; use maml, cnp or another")

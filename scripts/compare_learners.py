@@ -18,6 +18,7 @@ from metarun.conf import choices
 from metarun.results import show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+METARUN = str(Path(sys.executable).with_name("metarun"))
 BEGIN, END = "<!-- learners: begin -->", "<!-- learners: end -->"
 COMMON = ("task=omniglot", "logger=none", "eval.val_episodes=100", "eval.inner_steps=[]")
 UNTRAINED = ("nearest_neighbour", "scratch")
@@ -33,8 +34,8 @@ OF_LEARNER: dict[str, tuple[str, ...]] = {
 
 def run(learner: str, directory: Path, *overrides: str) -> dict[str, Any]:
     """One run by the command line; the content of its results.json."""
-    command = ["metarun", f"learner={learner}", *COMMON, f"run.dir={directory}", *overrides]
-    print(" ".join(command), flush=True)
+    command = [METARUN, f"learner={learner}", *COMMON, f"run.dir={directory}", *overrides]
+    print("metarun", *command[1:], flush=True)
     cache = {"JAX_COMPILATION_CACHE_DIR": str(directory.parent / "compiled")}
     subprocess.run(
         command, check=True, env={**os.environ, **cache}, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
@@ -60,7 +61,7 @@ def compare(learner: str, minutes: float, directory: Path) -> None:
         steps = max(50, int(speed["meta_steps_per_s"] * 60 * minutes) // 50 * 50)
         run(learner, directory / learner, *settings, f"train.steps={steps}")
     else:  # stopped before its end: its directory alone goes on with it
-        subprocess.run(["metarun", f"run.dir={directory / learner}"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([METARUN, f"run.dir={directory / learner}"], check=True, stdout=subprocess.DEVNULL)
 
 
 def row(learner: str, found: dict[str, Any]) -> str:

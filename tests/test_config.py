@@ -163,13 +163,13 @@ def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("learner=protonet", "task=sinusoid"), "learner=ProtoNet: classifies, but Sinusoid is a regression"),
+        (("learner=protonet", "task=sinusoid"), "learner=protonet: classifies, and sinusoid is a regression"),
         (("learner=matching", "task=sinusoid"), "is a regression"),
         (("learner=metaoptnet", "task=sinusoid"), "is a regression"),
         (("learner=proto_maml", "task=sinusoid"), "is a regression"),
         (("learner=nearest_neighbour", "task=sinusoid"), "is a regression"),
-        (("learner=mann", "task=sinusoid"), "learner=MANN: classifies"),
-        (("learner=lstm", "task=sinusoid"), "learner=LSTM: classifies"),
+        (("learner=mann", "task=sinusoid"), "learner=mann: classifies"),
+        (("learner=lstm", "task=sinusoid"), "learner=lstm: classifies"),
         (("learner=mann", "task.ways=6"), "learner.label_width=5: at least 6"),
         (("learner=lstm", "++eval.task.ways=6"), "learner.label_width=5: at least 6"),
         (("learner=attention", "task.ways=6"), "learner.label_width=5: at least 6"),

@@ -6,9 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarun import inner
+from metarun import inner, sequence
 from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, PyTree, Tasks
-from metarun.sequence import embed, shuffled
 
 
 class Block(nn.Module):
@@ -82,12 +81,8 @@ class Attention:
             raise ConfigError("heads", self.heads, f"must divide units={self.units}")
 
     def check(self, tasks: Tasks) -> None:
-        if tasks.metric == "accuracy" and tasks.n_out > self.label_width:
-            raise ConfigError(
-                "learner.label_width",
-                self.label_width,
-                f"at least {tasks.n_out}, the task's ways: its labels are one-hot",
-            )
+        if tasks.metric == "accuracy":
+            sequence.check(self, self.label_width, tasks)
 
     def width(self, n_out: int) -> None:
         """None: the model is an encoder."""
@@ -98,20 +93,20 @@ class Attention:
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         k_encoder, k_transformer = jax.random.split(key)
         encoder, transformer = net.init(k_encoder, x), self.transformer(net)
-        z = embed(net, encoder, x)
+        z = sequence.embed(net, encoder, x)
         params = transformer.init(k_transformer, z, jnp.zeros((len(z), transformer.n_out)))["params"]
         return {"encoder": encoder, "transformer": params}
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        x, y = shuffled(support, key)
-        z = embed(net, params["encoder"], x)
+        x, y = sequence.shuffled(support, key)
+        z = sequence.embed(net, params["encoder"], x)
         labels = jax.nn.one_hot(y, self.label_width, dtype=z.dtype) if net.classification else y
         _, contexts = self.transformer(net).apply({"params": params["transformer"]}, z, labels)
         return {"params": params, "contexts": contexts}
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         params, transformer = fast["params"], self.transformer(net)
-        z = embed(net, params["encoder"], x)
+        z = sequence.embed(net, params["encoder"], x)
         unlabelled = jnp.zeros((len(z), transformer.n_out))
         outputs, _ = transformer.apply({"params": params["transformer"]}, z, unlabelled, fast["contexts"])
         return outputs[:, : net.n_out]

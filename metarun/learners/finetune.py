@@ -26,8 +26,8 @@ class Finetune:
 
     def check(self, tasks: Tasks) -> None:
         if tasks.metric == "accuracy" and tasks.n_classes("train") is None:
-            name = type(tasks).__name__
-            raise ConfigError("learner", "Finetune", f"trains on all classes, and {name} has no end; set task.pool=200")
+            name = type(tasks).__module__.rpartition(".")[2]
+            raise ConfigError("learner", "finetune", f"trains on all classes, and {name} has no end; set task.pool=200")
 
     def width(self, n_out: int) -> int:
         return n_out
