@@ -25,9 +25,12 @@ UNTRAINED = ("nearest_neighbour", "scratch")
 # What a small budget needs: a higher learning rate than the default, falling to nothing; fewer tasks a meta-step.
 SETTINGS = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.003", "train.meta_batch=16")
 FROM_MAML = ("lstm", "mann")
+SEQUENCES = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.001", "train.meta_batch=8")
 OF_LEARNER: dict[str, tuple[str, ...]] = {
     "reptile": (),
     "protonet": SETTINGS[:2],
+    "lstm": SEQUENCES,
+    "mann": SEQUENCES,
     "mamlpp": (*SETTINGS, "learner.multi_step_loss=200"),
 }
 
