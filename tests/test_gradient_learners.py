@@ -252,3 +252,24 @@ def test_inner_adam_stays_finite_where_gradients_are_zero_also_in_the_meta_gradi
         assert np.isfinite(grads).all()
     np.testing.assert_allclose(jax.grad(end)(jnp.zeros(2))[1], 1.0)
     assert isinstance(inner.optimizer("sgd", 0.1), optax.GradientTransformation)
+
+
+def test_imaml_equals_finite_differences_through_the_converged_inner_problem():
+    with jax.enable_x64(True), jax.debug_key_reuse(False):
+        net, batch = classifier(WAYS), episodes(1, WAYS, jax.random.key(0))
+        theta = net.init(jax.random.key(1), batch.support.x[0])
+        learner = IMAML(inner_lr=0.3, inner_steps=2000, inner_optimizer="sgd", penalty=1.0, cg_steps=60)
+        support, query, _ = one_of(batch)
+        flat, unravel = jax.flatten_util.ravel_pytree(theta)
+        grads, _ = jax.jit(lambda p: learner.meta_grad(net, p, batch, keys()[:1], 0))(theta)
+        got, _ = jax.flatten_util.ravel_pytree(grads)
+
+        @jax.jit
+        def outer(v):
+            fast = learner.adapt(net, unravel(v), support, None)
+            return net.loss(net.apply(fast, query.x), query.y)[0]
+
+        for i in range(0, flat.size, 7):
+            shift = jnp.zeros_like(flat).at[i].set(1e-5)
+            difference = (outer(flat + shift) - outer(flat - shift)) / 2e-5
+            np.testing.assert_allclose(got[i], difference, rtol=1e-4, atol=1e-8)

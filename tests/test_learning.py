@@ -11,7 +11,7 @@ from metarun.evaluate import make_evaluate
 
 WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
 READERS = ("lstm", "mann")
-ON_STROKES = ("matching", "metaoptnet", "proto_maml", "protonet", *READERS)  # they classify; the others do sine waves
+ON_STROKES = ("matching", "metaoptnet", "proto_maml", "protonet", *READERS)  # the others do sine waves
 STROKES = ("task=strokes", "task.ways=3", "task.queries=2", "model=mlp", "model.hidden=[64]", "train.meta_batch=16")
 # Without jitter the drawings of a class are all the same: what has to be learned is to remember, not to see.
 REMEMBER = ("task.jitter=0", "task.ways=2", "model.hidden=[32]", "++train.task.queries=3")
@@ -22,10 +22,10 @@ OVERRIDES = {
     "proto_maml": ("++train.task.ways=6",),
     "reptile": ("learner.inner_lr=0.01", "train.meta_batch=5"),
     "cavia": ("learner.context=4",),
-    "imaml": ("learner.inner_lr=0.02", "learner.inner_steps=8", "learner.penalty=0.5"),
+    "imaml": ("learner.inner_optimizer=adam", "learner.inner_lr=0.02", "learner.inner_steps=10", "learner.penalty=0.5"),
     "finetune": ("learner.adapts=all", "learner.inner_steps=5"),
 }
-STEPS = {"lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "imaml": 1000, "cnp": 1000, "proto_maml": 600}
+STEPS = {"imaml": 1000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
 
 
 @pytest.mark.parametrize("learner", [name for name in choices("learner") if name not in WITHOUT_TRAINING])
