@@ -93,12 +93,12 @@ def table(directory: Path) -> str:
     columns += ["peak memory", "commit"]
     order = sorted(found, key=lambda learner: -found[learner]["test"]["accuracy"]["mean"])
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}", *(row(name, found[name]) for name in order)]
-    any_run = next(iter(found.values()))
+    any_run = max(found.values(), key=lambda results: results["machine"]["devices"])
     machine, date = any_run["machine"], max(results["date"] for results in found.values())[:10]
     lines += [
         "",
-        f"{any_run['protocol']['episodes']} test tasks, 95% intervals over tasks. {machine['devices']} devices "
-        f"{machine['device']} ({machine['system']}), jax {any_run['versions']['jax']}, {date}.",
+        f"{any_run['protocol']['episodes']} test tasks, 95% intervals over tasks. {machine['devices']} "
+        f"{machine['device']} devices ({machine['system']}), jax {any_run['versions']['jax']}, {date}.",
         "Minutes count everything: start, compilation, training, validation, test.",
     ]
     return "\n".join(lines)
@@ -110,7 +110,8 @@ def sequences(directory: Path) -> str:
         "MANN, paper": (36.4, 82.8, 91.0, 92.6, 94.9, None, None, None, None, 98.1),
         "LSTM, paper": (24.4, 49.5, 55.3, 61.0, 63.6, None, None, None, None, 62.5),
     }
-    lines = ["| | " + " | ".join(f"{k}" for k in range(1, 11)) + " |", "|" + " --- |" * 11]
+    lines = ["Accuracy (%) at the 1st, 2nd, ... 10th time that a class is seen in an episode:", ""]
+    lines += ["| | " + " | ".join(f"{k}" for k in range(1, 11)) + " |", "|" + " --- |" * 11]
     for path in sorted(directory.glob("*/results.json")):
         found = json.loads(path.read_text())["test"]
         shown = [found.get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
