@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.errors import ScopeParamShapeError
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from metarun.core import Array, ConfigError, Key, Learner, Metrics, Net, PyTree, State, Tasks
+from metarun.core import Array, ConfigError, Episode, Key, Learner, Metrics, Net, PyTree, State, Tasks
 
 # Streams of random numbers: every key of a run is folded from (seed, stream, step or task).
 INIT, TRAIN, EVAL = range(3)
@@ -46,19 +47,31 @@ def task_key(key: Key, index: Array) -> tuple[Key, Key]:
     return k_episode, k_adapt
 
 
-def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree) -> None:
-    """Raises ConfigError if model, learner and tasks do not fit together. Traces only: touches no device."""
+def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained: PyTree = None) -> PyTree:
+    """Raises ConfigError if model, learner and tasks do not fit together. Traces only: touches no device.
 
-    def one_task(data: PyTree) -> Array:
-        k_episode, k_init, k_adapt = jax.random.split(jax.random.key(0), 3)
-        episode = tasks.sample(data, k_episode)
-        params = learner.init(net, k_init, episode.support.x)
-        return learner.predict(net, learner.adapt(net, params, episode.support, k_adapt), episode.query.x)
+    Returns the shapes of what is learned. Given those of training's learner as `trained`, it is with them that this
+    one, evaluation's, must work.
+    """
+    k_episode, k_init, k_adapt = jax.eval_shape(lambda: tuple(jax.random.split(jax.random.key(0), 3)))
+    episode = jax.eval_shape(tasks.sample, data, k_episode)
+    own = jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
+    params = own if trained is None else trained
 
-    outputs = jax.eval_shape(one_task, data)
+    def predict(params: PyTree, episode: Episode, key: Key) -> Array:
+        return learner.predict(net, learner.adapt(net, params, episode.support, key), episode.query.x)
+
+    refused = ConfigError("eval.learner", "(its settings)", "they change what is learned; set them under learner")
+    if jax.tree.structure(own) != jax.tree.structure(params):  # type: ignore[operator]
+        raise refused
+    try:
+        outputs = jax.eval_shape(predict, params, episode, k_adapt)
+    except (KeyError, TypeError, ValueError, ScopeParamShapeError) as error:
+        raise error if trained is None else refused from error
     if outputs.shape[1:] != (tasks.n_out,):
         name = type(learner).__name__
         raise ConfigError("learner", name, f"predicts {outputs.shape[1:]} a query where the task has ({tasks.n_out},)")
+    return params
 
 
 def episode_size(tasks: Tasks, data: PyTree) -> int:

@@ -94,8 +94,10 @@ def embed(net: Net, encoder: PyTree, x: Array) -> Array:
     """x (n, ...) -> features (n, d), each example's with mean 0 and variance 1.
 
     A convolution's features are positive and much alike, and a recurrent network takes very long to tell them apart.
+    A single feature stays as it is.
     """
-    return jax.nn.standardize(net.features(encoder, x), epsilon=1e-3)
+    z = net.features(encoder, x)
+    return jax.nn.standardize(z, epsilon=1e-3) if z.shape[1] > 1 else z
 
 
 def step(reader: Reader, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, Array]:

@@ -78,8 +78,8 @@ def train_alone(run: Run) -> dict[str, Any]:
     data["eval"] = run.eval_tasks.load(run.eval.split)
     net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     eval_net = engine.make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
-    engine.check_shapes(run.learner, net, run.tasks, data["train"])
-    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data["eval"])
+    shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
+    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data["eval"], shapes)
 
     mesh = run.hardware.set_up(run.train.meta_batch)
     platform = mesh.devices.flat[0].platform

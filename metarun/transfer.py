@@ -1,14 +1,18 @@
 """Starting from another run's parameters: `train.init_from=RUN`."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from metarun.checkpoint import saved_params
 from metarun.core import ConfigError, PyTree
+
+# What learners keep under the names of a network's parameters, and is none: step sizes, a context's maps.
+BESIDE_A_NETWORK = ("alpha/", "maps/")
 
 
 class Transfer(NamedTuple):
@@ -39,16 +43,23 @@ def match(params: PyTree, source: PyTree) -> Transfer:
     Learners keep a model's parameters under different names (`conv0/kernel`, `encoder/conv0/kernel`), so two paths
     agree if the last two of their parts, layer and name, do; of several, the one that agrees in most parts is taken.
     """
-    new, old = flatten_dict(params, sep="/"), flatten_dict(source, sep="/")
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    new = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+    old = flatten_dict(source, sep="/")
     taken: dict[str, str] = {}
     for path, leaf in new.items():
-        candidates = [other for other in old if common_end(path, other) >= 2 and np.shape(old[other]) == leaf.shape]
-        if path in old and np.shape(old[path]) == leaf.shape:
-            taken[path] = path
-        elif candidates:
-            taken[path] = max(candidates, key=lambda other: common_end(path, other))
-    values = {path: jnp.asarray(old[taken[path]], leaf.dtype) if path in taken else leaf for path, leaf in new.items()}
-    return Transfer(unflatten_dict(values, sep="/"), taken, [path for path in new if path not in taken])
+        candidates = [other for other in old if agree(path, other) and np.shape(old[other]) == leaf.shape]
+        if candidates:
+            taken[path] = max(candidates, key=lambda other: (other == path, common_end(path, other)))
+    values = [jnp.asarray(old[taken[path]], leaf.dtype) if path in taken else leaf for path, leaf in new.items()]
+    return Transfer(jax.tree.unflatten(structure, values), taken, [path for path in new if path not in taken])
+
+
+def agree(one: str, other: str) -> bool:
+    """Whether two paths may be the same part. What is not a network's is so only under its full name."""
+    if any(path.startswith(BESIDE_A_NETWORK) for path in (one, other)):
+        return one == other
+    return one == other or common_end(one, other) >= 2
 
 
 def common_end(one: str, other: str) -> int:
@@ -61,5 +72,5 @@ def common_end(one: str, other: str) -> int:
     return count
 
 
-def shapes(params: Any) -> list[str]:
+def shapes(params: PyTree) -> list[str]:
     return [f"{path} {tuple(np.shape(leaf))}" for path, leaf in flatten_dict(params, sep="/").items()]

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from support import run_of
 
 from metarun import engine
-from metarun.core import Episode
+from metarun.core import ConfigError, Episode
 from metarun.evaluate import make_evaluate, mean_and_interval
 
 RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
@@ -123,3 +123,21 @@ def test_an_automatic_chunk_divides_the_tasks_and_is_small_for_large_episodes_on
     assert hardware.chunk(16, 10 * 28 * 28, "cpu") == 4
     assert hardware.chunk(15, 100 * 84 * 84, "cpu") == 3
     assert hardware.chunk(15, 100 * 84 * 84, "gpu") == 15
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("learner=protonet", "++eval.learner.learn_temperature=true"),
+        ("learner=mamlpp", "++eval.learner.learn_inner_lr=false"),
+        ("learner=lstm", "++eval.learner.units=7"),
+    ],
+)
+def test_evaluation_may_not_change_what_is_learned(overrides):
+    run = run_of("model=mlp", "model.hidden=[8]", *overrides)
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    data = run.tasks.load("train")
+    shapes = engine.check_shapes(run.learner, net, run.tasks, data)
+    engine.check_shapes(run.learner, net, run.tasks, data, shapes)
+    with pytest.raises(ConfigError, match="they change what is learned"):
+        engine.check_shapes(run.eval_learner, net, run.tasks, data, shapes)

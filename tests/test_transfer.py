@@ -1,11 +1,12 @@
 """Starting from another run: what is taken, what is not, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import composed
+from support import composed, run_of
 
-from metarun import config, train
+from metarun import config, engine, train
 from metarun.checkpoint import saved_params
 from metarun.core import ConfigError
 from metarun.transfer import match
@@ -26,7 +27,7 @@ def test_parts_that_agree_in_layer_name_and_shape_are_taken():
     }
     found = match(new, source)
     assert found.taken == {"encoder/conv0/kernel": "conv0/kernel", "encoder/conv0/bias": "conv0/bias"}
-    assert found.left == ["encoder/conv1/kernel", "cell/lstm/kernel"]
+    assert found.left == ["cell/lstm/kernel", "encoder/conv1/kernel"]
     np.testing.assert_array_equal(found.params["encoder"]["conv0"]["bias"], 2.0)
     np.testing.assert_array_equal(found.params["cell"]["lstm"]["kernel"], 0.0)
 
@@ -69,3 +70,21 @@ def test_a_start_from_nothing_is_refused_in_one_line(tmp_path, there):
     with pytest.raises(ConfigError, match=r"train\.init_from=") as refused:
         run_in(tmp_path / "run", "learner=maml", "model.hidden=[5]", f"train.init_from={source}")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("learner", ["meta_sgd", "mamlpp", "cavia", "mann"])
+def test_what_a_learner_keeps_beside_a_network_is_not_taken_for_weights_nor_lost(learner):
+    model = ("model=pixels",) if learner == "mann" else ("model=mlp", "model.hidden=[5]", "task.ways=5")
+    run = run_of(f"learner={learner}", *model)
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    params = jax.jit(lambda key: run.learner.init(net, key, jnp.ones((2, 28, 28, 1))))(jax.random.key(0))
+    network = {"dense0": {"kernel": np.ones((784, 5)), "bias": np.ones(5)}, "head": {"bias": np.ones(5)}}
+    found = match(params, network | {"alpha": network, "maps": network})
+    assert jax.tree.structure(found.params) == jax.tree.structure(params)
+    assert all(new.startswith("alpha/") == old.startswith("alpha/") for new, old in found.taken.items())
+    assert not any(new.startswith("maps/") != old.startswith("maps/") for new, old in found.taken.items())
+    assert found.taken.get("theta/dense0/kernel", "dense0/kernel") == "dense0/kernel"
+    # A run's own parameters are taken back whole.
+    whole = match(jax.tree.map(jnp.zeros_like, params), jax.device_get(params))
+    assert not whole.left
+    jax.tree.map(np.testing.assert_array_equal, whole.params, params)

@@ -1,12 +1,14 @@
 """Conditional neural processes. Garnelo et al. 2018."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Gt, Lt
 
 from metarun import inner
-from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks
 from metarun.learners.protonet import prototypes
 from metarun.models.mlp import MLP
 
@@ -22,7 +24,7 @@ class CNP:
 
     encoder: tuple[Count, ...]  # hidden units of h; the last is the size of r
     decoder: tuple[Count, ...]  # hidden units of g
-    min_sigma: Positive  # the least standard deviation
+    min_sigma: Annotated[float, Gt(0), Lt(1)]  # the least standard deviation
 
     def check(self, tasks: Tasks) -> None:
         """Any task: classification or regression."""
@@ -86,8 +88,8 @@ class CNP:
             # Equation 4 counts the observed points among the targets.
             x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
             _, metrics = net.loss(self.predict(net, fast, episode.query.x), episode.query.y)
-            loss = -self.log_likelihood(net, fast, Batch(x, y))
-            return loss, metrics | {"loss": loss}
+            metrics["log_likelihood"] = self.log_likelihood(net, fast, episode.query)
+            return -self.log_likelihood(net, fast, Batch(x, y)), metrics
 
         def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
             losses, metrics = jax.vmap(task_loss, in_axes=(None, 0, 0))(params, episodes, keys)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 
 from metarun import sequence
-from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
 
 
 class Carry(NamedTuple):
@@ -80,6 +80,10 @@ class MANN:
     usage_decay: Annotated[float, Ge(0), Le(1)]  # gamma
     sharpness: Positive  # similarities are multiplied by it before the softmax; equation 3 has 1
     label_width: Count  # most ways there may be: labels are one-hot
+
+    def __post_init__(self) -> None:
+        if self.heads > self.memory[0]:
+            raise ConfigError("heads", self.heads, f"at most {self.memory[0]}, the slots of the memory")
 
     def check(self, tasks: Tasks) -> None:
         sequence.check(self, self.label_width, tasks)

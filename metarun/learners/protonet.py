@@ -34,7 +34,7 @@ class ProtoNet:
     """Meta-learns an embedding in which a class is its examples' mean, and the nearest mean wins.
 
     The classes of an episode share nothing but the embedding, so training may have more ways than the test
-    (section 2.4 and table 5).
+    (section 2.6).
     """
 
     distance: Distance
