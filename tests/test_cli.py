@@ -82,7 +82,7 @@ def test_cfg_prints_the_configuration(tmp_path):
     ("arguments", "says"),
     [
         (["learner=mmal"], "learner=mmal: no such choice; did you mean maml?"),
-        (["learner=null"], "learner=null: choose one; allowed: fomaml, maml"),
+        (["learner=null"], "learner=null: choose one; allowed: anil, attent"),
         (["train.stes=3"], "train.stes: no such key; did you mean steps?"),
         (["learner.inner_stepz=3"], "learner.inner_stepz: no such key; did you mean inner_steps?"),
         (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),

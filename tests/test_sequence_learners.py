@@ -134,7 +134,7 @@ def test_attention_reads_the_support_set_causally_and_each_query_alone():
     predicted = jax.jit(lambda fast: learner.predict(NET, fast, QUERY.x))(fast)
     order = jax.random.permutation(jax.random.key(3), len(SUPPORT.y))
     for i in range(2):
-        z = jnp.concatenate([SUPPORT.x[order], QUERY.x[i : i + 1]])
+        z = sequence.embed(NET, {}, jnp.concatenate([SUPPORT.x[order], QUERY.x[i : i + 1]]))
         together = run(z, jnp.concatenate([labels[order], jnp.zeros((1, 4))]))
         np.testing.assert_allclose(predicted[i], together[-1, :WAYS], rtol=1e-4, atol=1e-5)
 
