@@ -29,7 +29,7 @@ SEQUENCES = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.001"
 OF_LEARNER: dict[str, tuple[str, ...]] = {
     "reptile": (),
     "protonet": SETTINGS[:2],
-    "lstm": SEQUENCES,
+    "lstm": (*SEQUENCES, "optimizer.learning_rate.init_value=0.002"),
     "mann": SEQUENCES,
     "mamlpp": (*SETTINGS, "learner.multi_step_loss=200"),
 }
