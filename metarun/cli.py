@@ -50,7 +50,7 @@ def help_text() -> str:
     ]
     for group in GROUPS:
         lines += ["", f"{group}="]
-        lines += [f"  {choice:<16} {describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
+        lines += [f"  {choice:<18}{describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
     lines += ["", "All keys with their values: metarun --cfg job; of one group: metarun --cfg job --package learner"]
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ from metarun.config import Run
 from metarun.core import ConfigError
 from metarun.evaluate import Figures, make_evaluate
 from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
-from metarun.transfer import start_from
+from metarun.transfer import no_run, start_from
 
 log = logging.getLogger("metarun")
 
@@ -73,6 +73,9 @@ def train_alone(run: Run) -> dict[str, Any]:
     if (directory / "results.json").exists():
         console.print(f"{directory} is finished; its figures again:", markup=False)
         return json.loads((directory / "results.json").read_text())
+    source = run.train.init_from
+    if source is not None and not (directory / "checkpoints").exists() and not (Path(source) / "checkpoints").is_dir():
+        raise no_run(Path(source))  # before there is anything of this run
     began = time.monotonic()
     data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val")}
     data["eval"] = run.eval_tasks.load(run.eval.split)

@@ -27,7 +27,7 @@ def start_from(params: PyTree, directory: Path) -> Transfer:
     """`params` with what the run in `directory` has of them. Raises ConfigError where that is nothing."""
     source = saved_params(directory)
     if source is None:
-        raise ConfigError("train.init_from", directory, "holds no run with saved parameters; give a run's directory")
+        raise no_run(directory)
     found = match(params, source)
     if not found.taken:
         have, had = (", ".join(shapes(tree)) for tree in (params, source))
@@ -35,6 +35,10 @@ def start_from(params: PyTree, directory: Path) -> Transfer:
             "train.init_from", directory, f"has nothing that agrees in name and shape; needed: {have}; there: {had}"
         )
     return found
+
+
+def no_run(directory: Path) -> ConfigError:
+    return ConfigError("train.init_from", directory, "holds no run with saved parameters; give a run's directory")
 
 
 def match(params: PyTree, source: PyTree) -> Transfer:
