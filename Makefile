@@ -34,7 +34,7 @@ types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
 tests: $(VENV)/installed-dev ## pytest
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 format: $(VENV)/installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -140,8 +140,10 @@ def test_attention_reads_the_support_set_causally_and_each_query_alone():
 
 
 def test_fewer_ways_than_labels_leave_the_surplus_out():
-    params = MANN_.init(NET, jax.random.key(2), SUPPORT.x)
+    params = jax.jit(lambda key: MANN_.init(NET, key, SUPPORT.x))(jax.random.key(2))
     narrow = dataclasses.replace(MANN_, label_width=WAYS)
     assert params["cell"]["labels"]["bias"].shape == (4,)
-    assert narrow.init(NET, jax.random.key(9), SUPPORT.x)["cell"]["labels"]["bias"].shape == (WAYS,)
-    assert MANN_.predict(NET, MANN_.adapt(NET, params, SUPPORT, jax.random.key(4)), QUERY.x).shape == (6, WAYS)
+    init = jax.eval_shape(lambda: narrow.init(NET, jax.random.key(9), SUPPORT.x))
+    assert init["cell"]["labels"]["bias"].shape == (WAYS,)
+    predict = lambda: MANN_.predict(NET, MANN_.adapt(NET, params, SUPPORT, jax.random.key(4)), QUERY.x)  # noqa: E731
+    assert jax.eval_shape(predict).shape == (6, WAYS)
