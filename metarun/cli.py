@@ -48,9 +48,10 @@ def help_text() -> str:
         "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
         "  metarun data omniglot                            find or fetch, check and prepare a data set",
     ]
+    width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))
     for group in GROUPS:
         lines += ["", f"{group}="]
-        lines += [f"  {choice:<18}{describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
+        lines += [f"  {choice:<{width}}{describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
     lines += ["", "All keys with their values: metarun --cfg job; of one group: metarun --cfg job --package learner"]
     return "\n".join(lines)
 
