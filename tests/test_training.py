@@ -37,7 +37,10 @@ def trained(tmp_path, *overrides: str) -> dict:
 
 
 def test_maml_learns_strokes(tmp_path):
-    found = trained(tmp_path, "experiment=demo", "train.steps=150", "train.eval_every=75", *FEW, "eval.inner_steps=[0]")
+    found = trained(
+        tmp_path, "experiment=demo", "model.filters=32", "train.steps=150", "train.eval_every=75", *FEW,
+        "eval.inner_steps=[0]",
+    )  # fmt: skip
     assert found["test_by_inner_steps"]["0"]["accuracy"]["mean"] < 0.3
     assert found["test"]["accuracy"]["mean"] > 0.6
     assert found["test"]["accuracy_inductive"]["mean"] != found["test"]["accuracy"]["mean"]
@@ -46,7 +49,7 @@ def test_maml_learns_strokes(tmp_path):
 def test_maml_learns_real_omniglot_far_above_chance(tmp_path, omniglot_dir):
     found = trained(
         tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "model.filters=32",
-        "optimizer.learning_rate=0.003", "train.steps=300", "train.eval_every=150", "train.meta_batch=16", *FEW,
+        "optimizer.learning_rate=0.003", "train.steps=200", "train.eval_every=100", "train.meta_batch=16", *FEW,
         "eval.inner_steps=[]", "eval.inductive=false",
     )  # fmt: skip
     accuracy = found["test"]["accuracy"]
