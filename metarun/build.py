@@ -47,6 +47,39 @@ def build(key: str, values: Mapping[str, Any], target: Callable[..., Any] | None
         raise ConfigError(key, named, f"cannot be built: {str(error).splitlines()[0]}") from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A function of optax with its settings, all but the floats: those may be arguments of a compiled program."""
+
+    target: Callable[..., Any]
+    settings: tuple[tuple[str, Any], ...]  # a setting may be a recipe in its turn: a schedule
+
+    def __call__(self, numbers: Mapping[str, Any]) -> Any:
+        settings = {name: value(numbers[name]) if isinstance(value, Recipe) else value for name, value in self.settings}
+        return self.target(**(dict(numbers) | settings))
+
+
+def recipe(key: str, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """An optimizer or schedule, already checked by `build`, as its recipe and its numbers."""
+    target = locate(f"{key}._target_", values["_target_"])
+    settings: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            settings[name], numbers[name] = recipe(f"{key}.{name}", value)
+        elif isinstance(value, float):
+            numbers[name] = value
+        elif name != "_target_":
+            settings[name] = value
+    return Recipe(target, tuple(settings.items())), numbers
+
+
+def numbers_of(component: Any) -> dict[str, float]:
+    """A component's floats: what a sweep varies, and a compiled program can take as arguments."""
+    values = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
+    return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
 def locate(key: str, name: str) -> Callable[..., Any]:
     """The class a `_target_` names: one of metarun's or optax's, or one that $METARUN_ALLOW names.
 

@@ -11,9 +11,10 @@ from annotated_types import Ge, Gt, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.build import build, unknown
+from metarun.build import Recipe, build, numbers_of, recipe, unknown
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Tasks
 from metarun.hardware import Hardware
+from metarun.inner import Inner
 from metarun.loggers import NoLogger, Wandb
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
@@ -81,7 +82,9 @@ class Run:
     eval_tasks: Tasks
     eval_learner: Learner
     model: Any  # a flax module, its number of outputs set
-    optimizer: Any  # an optax.GradientTransformation
+    optimizer: Recipe  # of an optax.GradientTransformation
+    numbers: dict[str, dict[str, Any]]  # the floats of learner, eval_learner and optimizer: arguments of the programs
+    inner: Inner
     train: Train
     eval: Eval
     hardware: Hardware
@@ -99,6 +102,7 @@ def build_run(config: dict[str, Any]) -> Run:
     train = build("train", config["train"], Train)
     evaluation = build("eval", config["eval"], Eval)
     hardware = build("hardware", config["hardware"])
+    how = build("inner", config["inner"], Inner)
     hardware.check(train.meta_batch)
 
     learner = build("learner", config["learner"])
@@ -125,18 +129,24 @@ def build_run(config: dict[str, Any]) -> Run:
         raise ConfigError(
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
-    optimizer = build("optimizer", config["optimizer"])
-    if not isinstance(optimizer, optax.GradientTransformation):
+    if not isinstance(build("optimizer", config["optimizer"]), optax.GradientTransformation):
         raise ConfigError(
             "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
         )
+    optimizer, optimizer_numbers = recipe("optimizer", config["optimizer"])
     return Run(
         tasks=tasks,
         learner=learner,
         eval_tasks=eval_tasks,
         eval_learner=eval_learner,
-        model=build("model", config["model"], n_out=width),
+        model=build("model", config["model"], n_out=width, dtype=hardware.dtype),
         optimizer=optimizer,
+        numbers={
+            "learner": numbers_of(learner),
+            "eval_learner": numbers_of(eval_learner),
+            "optimizer": optimizer_numbers,
+        },
+        inner=how,
         train=train,
         eval=evaluation,
         hardware=hardware,
@@ -147,7 +157,8 @@ def build_run(config: dict[str, Any]) -> Run:
 
 
 SECTIONS = (
-    "task", "learner", "model", "optimizer", "hardware", "logger", "train", "eval", "run", "data_dir", "suggested",
+    "task", "learner", "model", "optimizer", "inner", "hardware", "logger", "train", "eval", "run", "data_dir",
+    "suggested",
 )  # fmt: skip
 
 
@@ -191,7 +202,7 @@ def resume(directory: Path, config: dict[str, Any], alone: bool) -> dict[str, An
     return config
 
 
-MAY_CHANGE = ("run.", "hardware.", "logger.", "data_dir", "task.data_dir")
+MAY_CHANGE = ("run.", "inner.", "hardware.", "logger.", "data_dir", "task.data_dir")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

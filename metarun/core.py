@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from annotated_types import Ge, Gt
 
 Array = jax.Array
@@ -52,6 +53,12 @@ class Episode(NamedTuple):
     support: Batch
     query: Batch
     classes: Array | None = None  # (ways,) int32: which of the split's classes the labels stand for
+
+
+def examples(episode: Episode) -> Batch:
+    """All examples of an episode, the support set's first."""
+    x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
+    return Batch(x, y)
 
 
 class State(NamedTuple):

@@ -1,7 +1,8 @@
 """Many tasks on the hardware at once: chunks of tasks, the mesh of devices, the compiled meta-steps."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +12,38 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, ConfigError, Episode, Key, Learner, Metrics, Net, PyTree, State, Tasks
+from metarun.inner import Inner, differentiated
 
 # Streams of random numbers: every key of a run is folded from (seed, stream, step or task).
 INIT, TRAIN, EVAL = range(3)
+
+# The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.
+Numbers = dict[str, dict[str, Any]]
+Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation]  # its numbers -> itself
+
+
+class Report(NamedTuple):
+    """What the host is told of a call: small, and still there once the state has gone into the next call."""
+
+    sums: Metrics  # as in State
+    finite: Array  # () bool: whether every parameter is a number
 
 
 def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
     """What a learner sees of a flax model and of its tasks.
 
     `width` is the outputs the learner wants, None for features: where evaluation has fewer ways than
-    training had, the surplus outputs are left out.
+    training had, the surplus outputs are left out. Whatever the model computes in, float32 (or more) comes out.
     """
     body = model.clone(n_out=None)
+
+    def out(x: Array) -> Array:
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
     return Net(
         init=lambda key, x: model.init(key, x).get("params", {}),
-        apply=lambda params, x: model.apply({"params": params}, x)[:, :width],
-        features=lambda params, x: body.apply({"params": params}, x),
+        apply=lambda params, x: out(model.apply({"params": params}, x)[:, :width]),
+        features=lambda params, x: out(body.apply({"params": params}, x)),
         loss=tasks.loss,
         n_out=tasks.n_out,
         classification=tasks.metric == "accuracy",
@@ -80,55 +97,63 @@ def episode_size(tasks: Tasks, data: PyTree) -> int:
     return episode.support.x.size + episode.query.x.size
 
 
-def initial_state(
-    learner: Learner, net: Net, tasks: Tasks, optimizer: optax.GradientTransformation, data: PyTree, seed: int
-) -> State:
-    """The state before the first meta-step."""
-    k_init, k_episode = jax.random.split(stream(seed, INIT))
-    episode = tasks.sample(data, k_episode)
-    params = learner.init(net, k_init, episode.support.x)
-    episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, k_episode))
-    step = jnp.zeros((), jnp.int32)
-    _, metrics = jax.eval_shape(lambda *args: learner.meta_grad(net, *args), params, episodes, keys, step)
-    sums = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in metrics.items()}
-    return State(step, params, optimizer.init(params), sums)
+def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer) -> Callable[..., State]:
+    """(data, numbers, seed's key) -> the state before the first meta-step."""
+
+    def start(data: PyTree, numbers: Numbers, k_init: Key) -> State:
+        own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
+        k_init, k_episode = jax.random.split(k_init)
+        episode = tasks.sample(data, k_episode)
+        params = own.init(net, k_init, episode.support.x)
+        episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, k_episode))
+        step = jnp.zeros((), jnp.int32)
+        _, metrics = jax.eval_shape(lambda *args: own.meta_grad(net, *args), params, episodes, keys, step)
+        sums = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in metrics.items()}
+        return State(step, params, optimizer(numbers["optimizer"]).init(params), sums)
+
+    return jax.jit(start)
 
 
 def make_meta_steps(
     learner: Learner,
     net: Net,
     tasks: Tasks,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     mesh: Mesh,
     meta_batch: int,
     task_chunk: int,
-    seed: int,
-) -> Callable[[State, PyTree, Array], State]:
-    """(state, data, n) -> the state n meta-steps later, compiled once for every n.
+    how: Inner,
+) -> Callable[..., tuple[State, Report]]:
+    """(state, data, numbers, seed's key, n) -> the state n meta-steps later and its report, compiled once for every n.
 
     Sampling, adaptation, meta-gradient and update all happen on the devices: each has its share of the
-    tasks, takes them in chunks, and agrees with the others on the mean gradient.
+    tasks, takes them in chunks, and agrees with the others on the mean gradient. `numbers` stand in for those of
+    learner and optimizer; another value is no other program.
     """
     local = meta_batch // mesh.size
-    k_train = stream(seed, TRAIN)
 
-    def chunk_grad(params: PyTree, data: PyTree, step: Array, indices: Array) -> tuple[PyTree, Metrics]:
-        k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(jax.random.fold_in(k_train, step), indices)
-        episodes = jax.vmap(tasks.sample, (None, 0))(data, k_episodes)
-        return learner.meta_grad(net, params, episodes, k_adapts, step)
+    def meta_steps(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
+        own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
+        outer = optimizer(numbers["optimizer"])
 
-    def meta_step(state: State, data: PyTree) -> State:
-        first = jax.lax.axis_index("tasks") * local
-        chunks = (first + jnp.arange(local)).reshape(-1, task_chunk)
-        mean = mean_over(lambda indices: chunk_grad(state.params, data, state.step, indices), chunks)
-        grads, metrics = jax.lax.pmean(mean, "tasks")
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        sums = jax.tree.map(jnp.add, state.sums, metrics)
-        return State(state.step + 1, params, opt_state, sums)
+        def chunk_grad(state: State, indices: Array) -> tuple[PyTree, Metrics]:
+            k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(jax.random.fold_in(k_train, state.step), indices)
+            episodes = jax.vmap(tasks.sample, (None, 0))(data, k_episodes)
+            with differentiated(how):
+                return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
-    def meta_steps(state: State, data: PyTree, n: Array) -> State:
-        return jax.lax.fori_loop(0, n, lambda _, state: meta_step(state, data), state)
+        def meta_step(_: Array, state: State) -> State:
+            first = jax.lax.axis_index("tasks") * local
+            chunks = (first + jnp.arange(local)).reshape(-1, task_chunk)
+            grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
+            updates, opt_state = outer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            sums = jax.tree.map(jnp.add, state.sums, metrics)
+            return State(state.step + 1, params, opt_state, sums)
+
+        state = jax.lax.fori_loop(0, n, meta_step, state)
+        finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)]).all()
+        return state, Report(state.sums, finite)
 
     sharded = jax.shard_map(meta_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
     return jax.jit(sharded, donate_argnums=0)
@@ -147,24 +172,34 @@ def mean_over(f: Callable[[Array], PyTree], chunks: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / len(chunks), total)
 
 
-def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int, seed: int) -> Callable[..., PyTree]:
-    """(episodes, *arguments) -> per_task(k_episode, k_adapt, *arguments) for so many tasks, stacked, on the host."""
-    k_eval = stream(seed, EVAL)
+def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int, most: int) -> Callable[..., PyTree]:
+    """(tasks, k_eval, *arguments) -> per_task(k_episode, k_adapt, *arguments) for so many tasks, stacked, on the host.
 
-    def shard(indices: Array, arguments: tuple[PyTree, ...]) -> PyTree:
+    Compiled once for any number of tasks up to `most`: the devices take so many chunks as it needs, no more.
+    """
+    at_once = mesh.size * task_chunk
+    rows = -(-most // at_once)  # chunks a device may be asked for
+
+    def shard(chunks: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> PyTree:
         def one(index: Array) -> PyTree:
             return per_task(*task_key(k_eval, index), *arguments)
 
-        return jax.lax.map(one, indices, batch_size=task_chunk)
+        def chunk(row: Array | int) -> PyTree:
+            first = row * at_once + jax.lax.axis_index("tasks") * task_chunk
+            return jax.vmap(one)(first + jnp.arange(task_chunk))
 
-    sharded = jax.jit(
-        jax.shard_map(shard, mesh=mesh, in_specs=(P("tasks"), P()), out_specs=P("tasks"), check_vma=False)
-    )
+        def add(row: Array, found: PyTree) -> PyTree:
+            return jax.tree.map(lambda all_rows, new: all_rows.at[row].set(new), found, chunk(row))
 
-    def over_tasks(episodes: int, *arguments: PyTree) -> PyTree:
-        # Padded with more tasks until they share out evenly; the surplus is dropped.
-        padded = -(-episodes // (mesh.size * task_chunk)) * mesh.size * task_chunk
-        stacked = jax.device_get(sharded(jnp.arange(padded), arguments))
-        return jax.tree.map(lambda leaf: leaf[:episodes], stacked)
+        like = jax.eval_shape(chunk, 0)
+        blank = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), like)
+        return jax.lax.fori_loop(0, chunks, add, blank)
+
+    # A row holds a chunk of every device, side by side: flattened, tasks stand in their order.
+    sharded = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=P(), out_specs=P(None, "tasks"), check_vma=False))
+
+    def over_tasks(tasks: int, k_eval: Key, *arguments: PyTree) -> PyTree:
+        found = jax.device_get(sharded(jnp.int32(-(-tasks // at_once)), k_eval, arguments))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:tasks], found)
 
     return over_tasks

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun import engine
-from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
+from metarun.core import Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
 
 Figures = dict[str, dict[str, float]]  # metric -> {"mean": ..., "ci95": ...}
 
@@ -38,32 +38,29 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
 
 
 def make_evaluate(
-    learner: Learner, net: Net, tasks: Tasks, mesh: Mesh, task_chunk: int, seed: int, inductive: bool
+    learner: Learner, net: Net, tasks: Tasks, mesh: Mesh, task_chunk: int, most: int, inductive: bool
 ) -> Callable[..., Figures]:
-    """(params, data, episodes, inner_steps=None) -> figures over so many episodes.
+    """(params, data, episodes, seed's key, numbers, after=None) -> figures over so many episodes, at most `most`.
 
-    `inner_steps` stands in for the learner's own, without another compilation. The same seed gives the
-    same episodes, whatever the learner, its inner steps or the hardware.
+    `numbers` stand in for the learner's own floats, and `after` for its inner steps, without another compilation. The
+    same seed gives the same episodes, whatever the learner, its inner steps or the hardware.
     """
 
-    def per_task(k_episode: Key, k_adapt: Key, params: PyTree, data: PyTree, inner_steps: Array | None) -> Metrics:
-        adapted_by = learner if inner_steps is None else with_inner_steps(learner, inner_steps)
-        return query_metrics(adapted_by, net, params, tasks.sample(data, k_episode), k_adapt, inductive)
+    def per_task(k_episode: Key, k_adapt: Key, params: PyTree, data: PyTree, settings: dict[str, Any]) -> Metrics:
+        own = dataclasses.replace(learner, **settings)  # type: ignore[type-var]
+        return query_metrics(own, net, params, tasks.sample(data, k_episode), k_adapt, inductive)
 
-    over_tasks = engine.make_over_tasks(per_task, mesh, task_chunk, seed)
+    over_tasks = engine.make_over_tasks(per_task, mesh, task_chunk, most)
 
-    def evaluate(params: PyTree, data: PyTree, episodes: int, inner_steps: int | None = None) -> Figures:
-        if inner_steps is None:
-            inner_steps = getattr(learner, "inner_steps", None)
-        traced = None if inner_steps is None else jnp.int32(inner_steps)
-        metrics = over_tasks(episodes, params, data, traced)
+    def evaluate(
+        params: PyTree, data: PyTree, episodes: int, k_eval: Key, numbers: dict[str, Any], after: int | None = None
+    ) -> Figures:
+        inner_steps = getattr(learner, "inner_steps", None) if after is None else after
+        steps = {} if inner_steps is None else {"inner_steps": jnp.int32(inner_steps)}
+        metrics = over_tasks(episodes, k_eval, params, data, numbers | steps)
         return {name: mean_and_interval(values) for name, values in metrics.items()}
 
     return evaluate
-
-
-def with_inner_steps(learner: Any, inner_steps: Array) -> Any:
-    return dataclasses.replace(learner, inner_steps=inner_steps)
 
 
 def mean_and_interval(values: np.ndarray) -> dict[str, float]:

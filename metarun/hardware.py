@@ -19,7 +19,12 @@ class Hardware:
     platform: Literal["auto", "cpu", "gpu", "tpu"]
     devices: Count | Literal["auto"]
     task_chunk: Count | Literal["auto"]
-    precision: Literal["float32", "tf32"]
+    precision: Literal["float32", "tf32", "bfloat16"]
+
+    @property
+    def dtype(self) -> str | None:
+        """What models compute in, where it is not what their parameters are in."""
+        return "bfloat16" if self.precision == "bfloat16" else None
 
     def check(self, meta_batch: int) -> None:
         """Raises ConfigError where tasks cannot be shared out evenly. Touches no device."""
@@ -49,7 +54,7 @@ class Hardware:
             # Once a device has been touched (a later job of a sweep) the first job's number holds.
             with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", wanted)
-        jax.config.update("jax_default_matmul_precision", {"float32": "highest", "tf32": "high"}[self.precision])
+        jax.config.update("jax_default_matmul_precision", "high" if self.precision == "tf32" else "highest")
 
         try:
             found = jax.devices()

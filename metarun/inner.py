@@ -1,7 +1,12 @@
 """What gradient-based learners share: the inner loop, and the meta-gradient through it."""
 
-from collections.abc import Callable
-from typing import Literal
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +17,28 @@ from metarun.core import Array, Batch, Episode, Key, Learner, Metrics, Net, PyTr
 
 Reduction = Literal["mean", "sum_over_shots"]
 InnerOptimizer = Literal["sgd", "adam"]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How inner loops are differentiated: the numbers are the same, time and memory are not."""
+
+    mode: Literal["mixed", "reverse"]  # the derivative of an inner gradient: see `gradient`
+    remat: bool  # keep every sqrt(steps)-th of the inner loop's states, and compute the others again
+
+
+_DEFAULT = Inner("mixed", remat=False)
+_how: ContextVar[Inner] = ContextVar("inner", default=_DEFAULT)
+
+
+@contextmanager
+def differentiated(how: Inner) -> Iterator[None]:
+    """Inner loops traced inside are differentiated so: no learner has to know."""
+    token = _how.set(how)
+    try:
+        yield
+    finally:
+        _how.reset(token)
 
 
 def support_loss(
@@ -42,6 +69,65 @@ def optimizer(name: InnerOptimizer, inner_lr: float) -> optax.GradientTransforma
     return optax.sgd(inner_lr) if name == "sgd" else optax.adam(inner_lr, b1=0.0, b2=0.999, eps=1e-8, eps_root=1e-12)
 
 
+def gradient(loss: Callable[[PyTree], Array]) -> Callable[[PyTree], PyTree]:
+    """phi -> grad L(phi), to be differentiated again.
+
+    The meta-gradient needs v -> H v for the Hessian H of L, from the last inner step to the first. In mode `reverse`
+    it comes from the graph of the gradient, differentiated in reverse, which keeps that graph's activations. In mode
+    `mixed` it is the derivative of the gradient along v (H is symmetric: forward over reverse), which keeps phi
+    alone. Pearlmutter 1994; for meta-learning, Kemaev et al. 2025 (MixFlow-MG).
+    """
+    if _how.get().mode == "reverse":
+        return jax.grad(loss)
+
+    def grad(phi: PyTree) -> PyTree:
+        traced = jax.make_jaxpr(loss)(phi)  # a derivative rule may not close over values: they become arguments
+
+        def pure(phi: PyTree, *outside: Array) -> Array:
+            return jax.core.eval_jaxpr(traced.jaxpr, outside, *jax.tree.leaves(phi))[0]
+
+        return _mixed_gradient(pure, phi, traced.consts)
+
+    return grad
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mixed_gradient(loss: Callable[..., Array], phi: PyTree, outside: list[Array]) -> PyTree:
+    """The gradient of loss(phi, *outside) in phi; `outside` holds what else the loss depends on."""
+    return jax.grad(loss)(phi, *outside)
+
+
+def _forward(loss: Callable[..., Array], phi: PyTree, outside: list[Any]) -> tuple[PyTree, tuple[PyTree, ...]]:
+    phi = jax.tree.map(lambda leaf: leaf.value, phi, is_leaf=lambda node: hasattr(node, "perturbed"))
+    # What is not differentiated (images, labels) gets no derivative. The dicts' keys say which is which.
+    varies = {i: leaf.value for i, leaf in enumerate(outside) if leaf.perturbed}
+    stays = {i: leaf.value for i, leaf in enumerate(outside) if not leaf.perturbed}
+    values = [leaf.value for leaf in outside]
+    return jax.grad(loss)(phi, *values), (phi, varies, stays)
+
+
+def _backward(loss: Callable[..., Array], kept: tuple[PyTree, ...], v: PyTree) -> tuple[PyTree, list[Array | None]]:
+    phi, varies, stays = kept
+    v = jax.tree.map(
+        lambda leaf, p: jnp.zeros_like(p) if isinstance(leaf, jax.custom_derivatives.SymbolicZero) else leaf,
+        v,
+        phi,
+        is_leaf=lambda node: isinstance(node, jax.custom_derivatives.SymbolicZero),
+    )
+
+    def of_both(phi: PyTree, varies: dict[int, Array]) -> Array:
+        every = varies | stays
+        return loss(phi, *(every[i] for i in range(len(every))))
+
+    # Of the symmetric matrix of second derivatives in (phi, varies), the columns of phi times v.
+    gradients = jax.grad(of_both, argnums=(0, 1))
+    _, (hessian_v, cross_v) = jax.jvp(lambda phi: gradients(phi, varies), (phi,), (v,))
+    return hessian_v, [cross_v.get(i) for i in range(len(varies) + len(stays))]
+
+
+_mixed_gradient.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
 def descend(
     loss: Callable[[PyTree, Array | int], Array],
     params: PyTree,
@@ -58,16 +144,35 @@ def descend(
 
     def step(i: Array | int, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, opt_state = carry
-        grads = jax.grad(loss)(params, i)
-        if first_order:
-            grads = jax.lax.stop_gradient(grads)
+
+        def at_step(params: PyTree) -> Array:
+            return loss(params, i)
+
+        grads = jax.lax.stop_gradient(jax.grad(at_step)(params)) if first_order else gradient(at_step)(params)
         updates, opt_state = update.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    carry = params, update.init(params)
-    # One step needs no loop. In a loop the body is compiled once, however many steps there are.
-    one = isinstance(steps, int) and steps == 1
-    return (step(0, carry) if one else jax.lax.fori_loop(0, steps, step, carry))[0]
+    return loop(steps, step, (params, update.init(params)))[0]
+
+
+def loop(steps: int, step: Callable[[Array | int, PyTree], PyTree], carry: PyTree) -> PyTree:
+    """carry after step(0, carry), step(1, ...), ...: an inner loop, in reverse mode keeping what `Inner.remat` says."""
+    if not isinstance(steps, int):
+        return jax.lax.fori_loop(0, steps, step, carry)
+    if steps == 1:
+        return step(0, carry)
+    # In a loop the body is compiled once, however many steps there are.
+    if not _how.get().remat:
+        return jax.lax.fori_loop(0, steps, step, carry)
+    length = max(1, math.isqrt(steps))
+    whole = steps // length
+
+    @jax.checkpoint
+    def segment(first: Array, carry: PyTree) -> PyTree:
+        return jax.lax.fori_loop(0, length, lambda i, carry: step(first + i, carry), carry)
+
+    carry = jax.lax.fori_loop(0, whole, lambda i, carry: segment(i * length, carry), carry)
+    return jax.lax.fori_loop(whole * length, steps, step, carry)
 
 
 def partition(params: PyTree, freeze: tuple[str, ...]) -> tuple[PyTree, PyTree]:
@@ -85,18 +190,26 @@ def join(adapted: PyTree, frozen: PyTree) -> PyTree:
     return unflatten_dict({**adapted, **frozen}, sep="/")
 
 
-def query_grad(learner: Learner, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
-    """The gradient of the mean query loss through `learner.adapt`: Finn et al. 2017, algorithm 2.
+def mean_grad(
+    task_loss: Callable[[PyTree, Episode, Key], tuple[Array, Metrics]], params: PyTree, episodes: Episode, keys: Key
+) -> tuple[PyTree, Metrics]:
+    """The gradient of the mean over tasks of `task_loss`(params, episode, key) -> loss (), metrics; and mean metrics.
 
-    episodes and keys have a leading task axis; returns (gradient like params, metrics averaged over tasks).
+    episodes and keys have a leading task axis.
     """
+
+    def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
+        losses, metrics = jax.vmap(task_loss, in_axes=(None, 0, 0))(params, episodes, keys)
+        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+
+    return jax.grad(mean_loss, has_aux=True)(params)
+
+
+def query_grad(learner: Learner, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
+    """The gradient of the mean query loss through `learner.adapt`: Finn et al. 2017, algorithm 2."""
 
     def query_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
         fast = learner.adapt(net, params, episode.support, key)
         return net.loss(learner.predict(net, fast, episode.query.x), episode.query.y)
 
-    def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
-        losses, metrics = jax.vmap(query_loss, in_axes=(None, 0, 0))(params, episodes, keys)
-        return losses.mean(), jax.tree.map(jnp.mean, metrics)
-
-    return jax.grad(mean_loss, has_aux=True)(params)
+    return mean_grad(query_loss, params, episodes, keys)

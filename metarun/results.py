@@ -73,7 +73,8 @@ def summary(
             "minutes": round(seconds / 60, 3),
             "meta_steps_per_s": steps_per_s,
             "tasks_per_s": steps_per_s and steps_per_s * run.train.meta_batch,
-            "first_call_s": clock.compile_s,
+            "startup_s": clock.startup_s,
+            "compile_s": clock.compile_s,
         },
         "memory": {
             "host_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

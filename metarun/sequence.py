@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarun.core import Array, Batch, ConfigError, Episode, Key, Metrics, Net, PyTree, Tasks, must_classify
+from metarun import inner
+from metarun.core import Array, Batch, ConfigError, Episode, Key, Metrics, Net, PyTree, Tasks, examples, must_classify
 
 
 class Reader(NamedTuple):
@@ -69,11 +70,7 @@ def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys:
         outputs = read(reader, net, params, batch)[1]
         return net.loss(outputs[:, : net.n_out], batch.y)
 
-    def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
-        losses, metrics = jax.vmap(sequence_loss, in_axes=(None, 0, 0))(params, episodes, keys)
-        return losses.mean(), jax.tree.map(jnp.mean, metrics)
-
-    return jax.grad(mean_loss, has_aux=True)(params)
+    return inner.mean_grad(sequence_loss, params, episodes, keys)
 
 
 def measure(reader: Reader, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
@@ -118,8 +115,7 @@ def shuffled(batch: Batch, key: Key) -> Batch:
 
 def whole(episode: Episode, key: Key) -> Batch:
     """All examples of an episode, support and query alike, in a random order."""
-    x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
-    return shuffled(Batch(x, y), key)
+    return shuffled(examples(episode), key)
 
 
 def instance_accuracy(outputs: Array, y: Array, ways: int) -> Metrics:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ from jax.sharding import PartitionSpec as P
 
 from metarun import engine, results
 from metarun.checkpoint import Checkpoints
+from metarun.chunks import choose_chunk, until_it_fits
 from metarun.config import Run
-from metarun.core import ConfigError
-from metarun.evaluate import Figures, make_evaluate
+from metarun.core import ConfigError, PyTree, State
+from metarun.evaluate import Figures
 from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
+from metarun.program import nets, programs
 from metarun.transfer import no_run, start_from
 
 log = logging.getLogger("metarun")
@@ -76,122 +78,143 @@ def train_alone(run: Run) -> dict[str, Any]:
     source = run.train.init_from
     if source is not None and not (directory / "checkpoints").exists() and not (Path(source) / "checkpoints").is_dir():
         raise no_run(Path(source))  # before there is anything of this run
-    began = time.monotonic()
+    clock = Clock()
     data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val")}
     data["eval"] = run.eval_tasks.load(run.eval.split)
-    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    eval_net = engine.make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
+    net, eval_net = nets(run)
     shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
     engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data["eval"], shapes)
 
     mesh = run.hardware.set_up(run.train.meta_batch)
-    platform = mesh.devices.flat[0].platform
-    size = engine.episode_size(run.tasks, data["train"])
-    task_chunk = run.hardware.chunk(run.train.meta_batch // mesh.size, size, platform)
-
     open_log(directory)
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
     on_devices = NamedSharding(mesh, P())
     data = jax.device_put(data, on_devices)
-    state = jax.device_put(
-        jax.jit(lambda data: engine.initial_state(run.learner, net, run.tasks, run.optimizer, data, run.train.seed))(
-            data["train"]
-        ),
-        on_devices,
-    )
+    state = programs(run, mesh, 1).start(data["train"], run.numbers, engine.stream(run.train.seed, engine.INIT))
+    state = jax.device_put(state, on_devices)
     checkpoints = Checkpoints(directory / "checkpoints")
     host: dict[str, Any] = {"best": None, "seconds": 0.0, "command": " ".join(["metarun", *sys.argv[1:]])}
-    if run.train.init_from is not None and checkpoints.is_empty():
-        begin = start_from(state.params, Path(run.train.init_from))
-        log.info(f"from {run.train.init_from}: {named(begin.taken)}; as initialised: {named(begin.left) or 'nothing'}")
+    if source is not None and checkpoints.is_empty():
+        begin = start_from(state.params, Path(source))
+        log.info(f"from {source}: {named(begin.taken)}; as initialised: {named(begin.left) or 'nothing'}")
         state = jax.device_put(state._replace(params=begin.params), on_devices)
     if (saved := checkpoints.restore(state)) is not None:
         state, host = saved[0], host | saved[1]  # the command that began the run stands
         log.info(f"going on from meta-step {int(state.step)} of {directory}")
     earlier = host["seconds"]
-
-    meta_steps = engine.make_meta_steps(
-        run.learner, net, run.tasks, run.optimizer, mesh, run.train.meta_batch, task_chunk, run.train.seed
-    )
-    transductive = getattr(run.model, "transductive", False)
-    evaluate = make_evaluate(
-        run.eval_learner, eval_net, run.eval_tasks, mesh, task_chunk, run.eval.seed, run.eval.inductive and transductive
-    )
+    clock.started()
+    task_chunk = eval_chunk = choose_chunk(run, mesh, state, data["train"])
 
     step = int(state.step)
     metrics_file = MetricsFile(directory / "metrics.jsonl", step)
     tracker = run.logger.open(directory, run.config, run.info.name, run.info.tags)
     log.info(
         f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, "
-        f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} {platform} device(s)"
+        f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} "
+        f"{mesh.devices.flat[0].platform} device(s)"
     )
 
-    def row(split: str, metrics: dict[str, float]) -> None:
+    def advance(state: State, n: int) -> tuple[State, engine.Report]:
+        """n meta-steps further, not waited for: but for the first time, when memory may turn out too small."""
+        nonlocal task_chunk
+        k_train = engine.stream(run.train.seed, engine.TRAIN)
+        if clock.compile_s is not None:
+            return programs(run, mesh, task_chunk).meta_steps(state, data["train"], run.numbers, k_train, jnp.int32(n))
+        kept = jax.device_get(state)  # a call takes the state's memory, and what fails gives nothing back
+        done, task_chunk = until_it_fits(
+            run, mesh, task_chunk,
+            lambda programs: programs.meta_steps(
+                jax.device_put(kept, on_devices), data["train"], run.numbers, k_train, jnp.int32(n)
+            ),
+        )  # fmt: skip
+        clock.compiled()
+        return done
+
+    def evaluate(params: PyTree, split: str, episodes: int, inner_steps: int | None = None) -> Figures:
+        nonlocal eval_chunk
+        k_eval, numbers = engine.stream(run.eval.seed, engine.EVAL), run.numbers["eval_learner"]
+        figures, eval_chunk = until_it_fits(
+            run, mesh, eval_chunk,
+            lambda programs: programs.evaluate(params, data[split], episodes, k_eval, numbers, inner_steps),
+        )  # fmt: skip
+        return figures
+
+    def row(step: int, split: str, metrics: dict[str, float]) -> None:
         metrics_file.write(step, split, metrics)
         tracker.row(step, {f"{split}/{name}": value for name, value in metrics.items()})
 
-    def save() -> None:
-        host["seconds"] = earlier + time.monotonic() - began
-        checkpoints.save(state, host)
+    def finish(call: Call) -> None:
+        """All that the host has to do about a call, while the devices are at the next one."""
+        step = call.step
+        sums, finite = jax.device_get(call.report)
+        clock.arrived(call.steps)
+        if not (finite and all(math.isfinite(value) for value in sums.values())):
+            checkpoints.close()
+            tracker.close({})
+            raise Diverged(
+                f"{run.info.name}: the loss or a parameter is not finite after meta-step {step} "
+                f"(all were after {step - call.steps}); try a smaller learner.inner_lr or optimizer.learning_rate; "
+                f"{directory}/checkpoints holds what was saved"
+            )
+        since = step % run.train.period("log_every") or run.train.period("log_every")
+        metrics = {name: float(value) / since for name, value in sums.items()}
+        bar.update(step, clock.rate, clock.rate * run.train.meta_batch, metrics)
+        if is_due(run, step, "log_every"):
+            row(step, "train", metrics)
+            log.debug(
+                f"meta-step {step}/{run.train.steps}  {words(metrics)}  {clock.rate:.1f} meta-steps/s  "
+                f"{clock.rate * run.train.meta_batch:.0f} tasks/s  {clock.left(run.train.steps - step)} left"
+            )
+        if call.kept is None:
+            return
+        if is_due(run, step, "eval_every"):
+            figures = evaluate(call.kept.params, "val", run.eval.val_episodes)
+            means = {name: figure["mean"] for name, figure in figures.items()}
+            row(step, "val", means)
+            shown = {name: means[name] for name in metrics if name in means}
+            better = is_better(figures, host["best"], run.tasks.metric)
+            log.info(f"meta-step {step}/{run.train.steps}  validation  {words(shown)}{'  (best)' if better else ''}")
+            if better:
+                host["best"] = {"step": step, **figures[run.tasks.metric]}
+                checkpoints.save_best(step, call.kept.params)
+        # With every new best too, so that what `last` says of the best is what `best` holds.
+        is_best = host["best"] is not None and host["best"]["step"] == step
+        if is_due(run, step, "save_every") or is_best or call.last:
+            host["seconds"] = earlier + clock.since_start()
+            checkpoints.save(call.kept, host)
+        clock.interrupted()
 
-    clock = Clock()
-    all_finite = jax.jit(lambda params: jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all())
+    call: Call | None = None
     with stop_on_signals() as stop, Bar(run.train.steps, step) as bar:
-        while step < run.train.steps:
+        while step < run.train.steps and not stop:
             n = min(boundary(run, step) - step, clock.steps_per_call())
-            with clock.time(n):
-                state = meta_steps(state, data["train"], jnp.int32(n))
-                sums, sound = jax.device_get((state.sums, all_finite(state.params)))
+            state, report = advance(state, n)
             step += n
-            if not (sound and all(math.isfinite(value) for value in sums.values())):
-                checkpoints.close()
-                tracker.close({})
-                raise Diverged(
-                    f"{run.info.name}: the loss or a parameter is not finite after meta-step {step} "
-                    f"(all were after {step - n}); try a smaller learner.inner_lr or optimizer.learning_rate; "
-                    f"{directory}/checkpoints holds what was saved"
-                )
-            since = step % run.train.period("log_every") or run.train.period("log_every")
-            metrics = {name: float(value) / since for name, value in sums.items()}
-            bar.update(step, clock.rate, clock.rate * run.train.meta_batch, metrics)
-
             if is_due(run, step, "log_every"):
-                row("train", metrics)
                 state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                log.debug(
-                    f"meta-step {step}/{run.train.steps}  {words(metrics)}  {clock.rate:.1f} meta-steps/s  "
-                    f"{clock.rate * run.train.meta_batch:.0f} tasks/s  {clock.left(run.train.steps - step)} left"
-                )
-            if is_due(run, step, "eval_every"):
-                figures = evaluate(state.params, data["val"], run.eval.val_episodes)
-                means = {name: figure["mean"] for name, figure in figures.items()}
-                row("val", means)
-                shown = {name: means[name] for name in metrics if name in means}
-                better = is_better(figures, host["best"], run.tasks.metric)
-                log.info(
-                    f"meta-step {step}/{run.train.steps}  validation  {words(shown)}{'  (best)' if better else ''}"
-                )
-                if better:
-                    host["best"] = {"step": step, **figures[run.tasks.metric]}
-                    checkpoints.save_best(step, state.params)
-            # With every new best too, so that what `last` says of the best is what `best` holds.
-            is_best = host["best"] is not None and host["best"]["step"] == step
-            if is_due(run, step, "save_every") or is_best or stop:
-                save()
-            if stop:
-                checkpoints.close()
-                tracker.close({})
-                raise Interrupted(
-                    f"stopped and saved at meta-step {step} of {run.train.steps}; "
-                    f"go on with: metarun run.dir={directory}"
-                )
+            # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
+            copied = is_due(run, step, "eval_every") or is_due(run, step, "save_every")
+            following = Call(step, n, report, jax.tree.map(jnp.copy, state) if copied else None, last=False)
+            if call is not None:
+                finish(call)
+            call = following
+        if call is not None:
+            finish(call._replace(kept=state, last=True))
+        if step < run.train.steps:
+            if call is None:
+                checkpoints.save(state, host)
+            checkpoints.close()
+            tracker.close({})
+            raise Interrupted(
+                f"stopped and saved at meta-step {step} of {run.train.steps}; go on with: metarun run.dir={directory}"
+            )
 
     best = host["best"]
     use_best = run.eval.state == "best" and best is not None
     params = checkpoints.restore_best(best["step"], state.params) if use_best else state.params
-    figures = evaluate(params, data["eval"], run.eval.episodes)
+    figures = evaluate(params, "eval", run.eval.episodes)
     counts = run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
-    by_inner_steps = {str(n): evaluate(params, data["eval"], run.eval.episodes, n) for n in counts}
+    by_inner_steps = {str(n): evaluate(params, "eval", run.eval.episodes, n) for n in counts}
     found = results.summary(
         run,
         figures=figures,
@@ -202,12 +225,22 @@ def train_alone(run: Run) -> dict[str, Any]:
         task_chunk=task_chunk,
         clock=clock,
         command=host["command"],
-        seconds=earlier + time.monotonic() - began,
+        seconds=earlier + clock.since_start(),
     )
     write_atomically(directory / "results.json", json.dumps(finite(found), indent=2, allow_nan=False) + "\n")
     checkpoints.close()
     tracker.close({f"{run.eval.split}/{name}": figure["mean"] for name, figure in figures.items()})
     return found
+
+
+class Call(NamedTuple):
+    """A call to the devices, from when it is sent until the host has dealt with what came of it."""
+
+    step: int  # meta-steps done after it
+    steps: int  # in it
+    report: engine.Report
+    kept: State | None  # the state after it, where the host has something to do with it
+    last: bool
 
 
 def named(paths: Iterable[str]) -> str:
@@ -246,25 +279,41 @@ def is_better(figures: Figures, best: dict[str, Any] | None, metric: str) -> boo
 
 
 class Clock:
-    """How long meta-steps take. The first call, which compiles, is kept apart."""
+    """How long things take, in seconds: the start of a run, compilation, and the meta-steps."""
 
     def __init__(self) -> None:
-        self.compile_s: float | None = None
-        self.seconds = 0.0
-        self.steps = 0
+        self.began = time.monotonic()
+        self.startup_s: float | None = None  # until all was there but the compiled meta-step
+        self.compile_s: float | None = None  # from then until the first call was done; None before
+        self.seconds = 0.0  # of calls that were timed
+        self.steps = 0  # meta-steps in them
         self.rate = 0.0  # meta-steps per second, of late
+        self.last: float | None = None  # when the last report came; None if something else came between
 
-    @contextmanager
-    def time(self, steps: int) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        taken = time.perf_counter() - start
-        if self.compile_s is None:
-            self.compile_s = taken
-            return
-        self.seconds += taken
-        self.steps += steps
-        self.rate = steps / taken if self.rate == 0.0 else 0.8 * self.rate + 0.2 * steps / taken
+    def since_start(self) -> float:
+        return time.monotonic() - self.began
+
+    def started(self) -> None:
+        """All is there but the compiled meta-step."""
+        self.startup_s = self.since_start()
+
+    def compiled(self) -> None:
+        """The first call has been made."""
+        self.compile_s = self.since_start() - (self.startup_s or 0.0)
+
+    def arrived(self, steps: int) -> None:
+        """A call's report is here. The devices were at it since the report before it."""
+        now = time.perf_counter()
+        if self.last is not None:
+            taken = now - self.last
+            self.seconds += taken
+            self.steps += steps
+            self.rate = steps / taken if self.rate == 0.0 else 0.8 * self.rate + 0.2 * steps / taken
+        self.last = now
+
+    def interrupted(self) -> None:
+        """The host did something between: the next report tells nothing of the devices' speed."""
+        self.last = None
 
     def steps_per_call(self) -> int:
         return max(1, int(self.rate * SECONDS_PER_CALL))

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from metarun import config, engine, results
 from metarun.conf import choices, conf_dir
+from metarun.program import programs
 
 PAGE = Path(__file__).parents[1] / "docs" / "learners.md"
 BEGIN, END = "<!-- costs: begin -->", "<!-- costs: end -->"
@@ -32,18 +33,18 @@ def prepared(learner: str) -> tuple[Callable[[], float], int]:
     overrides = [f"learner={learner}", "task=omniglot", "run.dir=RUN", "run.name=NAME", f"train.meta_batch={TASKS}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = config.build_run(config.resolve(compose("config", overrides=overrides)))
-    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     data = jax.device_put(run.tasks.load("train"))
-    state = jax.jit(lambda d: engine.initial_state(run.learner, net, run.tasks, run.optimizer, d, 0))(data)
-    meta_steps = engine.make_meta_steps(run.learner, net, run.tasks, run.optimizer, mesh, TASKS, TASKS, 0)
-    compiled = meta_steps.lower(state, data, jnp.int32(STEPS)).compile()  # type: ignore[attr-defined]
-    held = [compiled(state, data, jnp.int32(1))]
+    start, meta_steps, _ = programs(run, mesh, TASKS)
+    fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
+    state = start(data, run.numbers, engine.stream(0, engine.INIT))
+    compiled = meta_steps.lower(state, *fixed, jnp.int32(STEPS)).compile()
+    held = [compiled(state, *fixed, jnp.int32(1))[0]]
 
     def timed() -> float:
         jax.block_until_ready(held[0])
         start = time.perf_counter()
-        held[0] = jax.block_until_ready(compiled(held[0], data, jnp.int32(STEPS)))
+        held[0] = jax.block_until_ready(compiled(held[0], *fixed, jnp.int32(STEPS))[0])
         return (time.perf_counter() - start) / STEPS / TASKS
 
     return timed, compiled.memory_analysis().temp_size_in_bytes

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from support import composed, experiments, run_of, to_yaml
 
@@ -119,7 +121,10 @@ def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch, 
 
 def test_a_schedule_may_stand_for_the_learning_rate():
     schedule = "{_target_: optax.cosine_decay_schedule, init_value: 0.1, decay_steps: 10}"
-    assert run_of(f"optimizer.learning_rate={schedule}").optimizer is not None
+    run = run_of(f"optimizer.learning_rate={schedule}")
+    update = run.optimizer(run.numbers["optimizer"])
+    step, _ = update.update(jnp.array(1.0), update.init(jnp.array(1.0)))
+    np.testing.assert_allclose(step, -0.1, rtol=1e-5)  # Adam's first step is as long as the learning rate
 
 
 def test_a_configuration_is_enough_to_build_the_run_again():

@@ -127,7 +127,7 @@ def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
     values = composed(f"model={model}")["model"]
     if "norm" in values:
         values["norm"] = norm
-    module = build("model", values, n_out=4)
+    module = build("model", values, n_out=4, dtype=None)
     x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))
     params = jax.jit(module.init)(jax.random.key(1), x)
     apply = jax.jit(module.apply)

@@ -16,13 +16,22 @@ RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
 NET = engine.make_net(RUN.model, RUN.tasks, 1)
 
 
+NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 0.01}}
+K_TRAIN, K_EVAL = engine.stream(0, engine.TRAIN), engine.stream(0, engine.EVAL)
+
+
+def sgd(numbers):
+    return optax.sgd(**numbers)
+
+
 def start():
-    return engine.initial_state(RUN.learner, NET, RUN.tasks, optax.sgd(0.01), (), seed=0)
+    return engine.make_start(RUN.learner, NET, RUN.tasks, sgd)((), NUMBERS, engine.stream(0, engine.INIT))
 
 
 def steps(devices: int, task_chunk: int):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-    return engine.make_meta_steps(RUN.learner, NET, RUN.tasks, optax.sgd(0.01), mesh, 8, task_chunk, seed=0)
+    program = engine.make_meta_steps(RUN.learner, NET, RUN.tasks, sgd, mesh, 8, task_chunk, RUN.inner)
+    return lambda state, data, n: program(state, data, NUMBERS, K_TRAIN, n)[0]
 
 
 @pytest.mark.parametrize(("devices", "task_chunk"), [(1, 1), (1, 2), (2, 1), (2, 4)])
@@ -70,7 +79,8 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
     def figures(devices, task_chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-        return make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, seed=1, inductive=False)(params, (), 13)
+        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, 20, inductive=False)
+        return evaluate(params, (), 13, K_EVAL, {})
 
     expected, got = figures(1, 1), figures(devices, task_chunk)
     for metric in expected:
@@ -80,9 +90,9 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
 def test_evaluation_after_other_inner_steps_is_that_learners():
     params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
-    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 1, inductive=False)(params, (), 8, 5)
+    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, inductive=False)(params, (), 8, K_EVAL, {}, 5)
     other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
-    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 1, inductive=False)(params, (), 8)
+    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, inductive=False)(params, (), 8, K_EVAL, {})
     np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
 
 

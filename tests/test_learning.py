@@ -1,13 +1,12 @@
 """A few hundred meta-steps beat the untrained learner clearly: every learner that learns, on a small network."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 from support import run_of
 
 from metarun import engine
 from metarun.conf import choices
-from metarun.evaluate import make_evaluate
+from metarun.program import programs
 
 WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
 READERS = ("lstm", "mann")
@@ -32,21 +31,22 @@ STEPS = {"imaml": 1000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 
 def test_a_few_hundred_meta_steps_beat_the_untrained_learner(learner):
     task = STROKES if learner in ON_STROKES else ("task=sinusoid", "train.meta_batch=25")
     steps = STEPS.get(learner, 300)
-    run = run_of(f"learner={learner}", *task, f"train.steps={steps}", *OVERRIDES.get(learner, ()))
-    rate = 0.003 if learner == "lstm" else 0.005
-    optimizer = run.optimizer if learner == "reptile" else run_of(f"optimizer.learning_rate={rate}").optimizer
-    mesh = run.hardware.set_up(run.train.meta_batch)
-    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    eval_net = engine.make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
-    train, test = run.tasks.load("train"), run.eval_tasks.load("test")
-    evaluate = make_evaluate(run.eval_learner, eval_net, run.eval_tasks, mesh, 25, 0, inductive=False)
-
-    state = jax.jit(lambda data: engine.initial_state(run.learner, net, run.tasks, optimizer, data, 0))(train)
     episodes = 200 if learner in ON_STROKES else 1000
-    before = evaluate(state.params, test, episodes)[run.tasks.metric]
-    local = run.train.meta_batch // mesh.size
-    meta_steps = engine.make_meta_steps(run.learner, net, run.tasks, optimizer, mesh, run.train.meta_batch, local, 0)
-    after = evaluate(meta_steps(state, train, jnp.int32(steps)).params, test, episodes)[run.tasks.metric]
+    rate = () if learner == "reptile" else (f"optimizer.learning_rate={0.003 if learner == 'lstm' else 0.005}",)
+    counts = (f"train.steps={steps}", f"eval.episodes={episodes}", "eval.inductive=false")
+    run = run_of(f"learner={learner}", *task, *counts, *rate, *OVERRIDES.get(learner, ()))
+    mesh = run.hardware.set_up(run.train.meta_batch)
+    train, test = run.tasks.load("train"), run.eval_tasks.load("test")
+    start, meta_steps, evaluate = programs(run, mesh, run.train.meta_batch // mesh.size)
+
+    def figure(params):
+        k_eval = engine.stream(0, engine.EVAL)
+        return evaluate(params, test, episodes, k_eval, run.numbers["eval_learner"])[run.tasks.metric]
+
+    state = start(train, run.numbers, engine.stream(0, engine.INIT))
+    before = figure(state.params)
+    state, _ = meta_steps(state, train, run.numbers, engine.stream(0, engine.TRAIN), jnp.int32(steps))
+    after = figure(state.params)
 
     better = after["mean"] - before["mean"] if run.tasks.metric == "accuracy" else before["mean"] - after["mean"]
     print(f"{learner}: {before['mean']:.3f} -> {after['mean']:.3f}")

@@ -2,30 +2,23 @@
 
 import json
 
-import jax
 import numpy as np
 from support import composed, run_of
 
 from metarun import config, engine, train
-from metarun.evaluate import make_evaluate
+from metarun.program import programs
 
 FEW = ("eval.episodes=100", "eval.val_episodes=20")
 
 
-def figures_of(run: config.Run, params, inner_steps: int) -> dict:
-    mesh = run.hardware.set_up(run.train.meta_batch)
-    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    evaluate = make_evaluate(run.learner, net, run.tasks, mesh, 4, 0, inductive=False)
-    return evaluate(params, run.tasks.load("test"), 200, inner_steps)
-
-
 def test_strokes_an_untrained_network_however_adapted_stays_under_60_percent():
-    run = run_of("learner.inner_lr=0.1", "logger=none")  # the best of the steps tried
-    net = engine.make_net(run.model, run.tasks, 5)
-    start = jax.jit(lambda data: engine.initial_state(run.learner, net, run.tasks, run.optimizer, data, 0))
-    params = start(run.tasks.load("test")).params
+    run = run_of("learner.inner_lr=0.1", "eval.episodes=200", "eval.inductive=false")  # the best of the steps tried
+    start, _, evaluate = programs(run, run.hardware.set_up(run.train.meta_batch), 4)
+    data, numbers = run.tasks.load("test"), run.numbers
+    params = start(data, numbers, engine.stream(0, engine.INIT)).params
     for inner_steps in (1, 5, 10):
-        assert figures_of(run, params, inner_steps)["accuracy"]["mean"] < 0.6
+        figures = evaluate(params, data, 200, engine.stream(0, engine.EVAL), numbers["eval_learner"], inner_steps)
+        assert figures["accuracy"]["mean"] < 0.6
 
 
 def trained(tmp_path, *overrides: str) -> dict:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from annotated_types import Gt, Lt
 
 from metarun import inner
-from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks
+from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks, examples
 from metarun.learners.protonet import prototypes
 from metarun.models.mlp import MLP
 
@@ -86,16 +86,11 @@ class CNP:
         def task_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
             fast = self.adapt(net, params, episode.support, key)
             # Equation 4 counts the observed points among the targets.
-            x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
             _, metrics = net.loss(self.predict(net, fast, episode.query.x), episode.query.y)
             metrics["log_likelihood"] = self.log_likelihood(net, fast, episode.query)
-            return -self.log_likelihood(net, fast, Batch(x, y)), metrics
+            return -self.log_likelihood(net, fast, examples(episode)), metrics
 
-        def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
-            losses, metrics = jax.vmap(task_loss, in_axes=(None, 0, 0))(params, episodes, keys)
-            return losses.mean(), jax.tree.map(jnp.mean, metrics)
-
-        return jax.grad(mean_loss, has_aux=True)(params)
+        return inner.mean_grad(task_loss, params, episodes, keys)
 
     def measure(self, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
         if net.classification:

@@ -7,7 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from metarun import inner, losses
-from metarun.core import Array, Batch, ConfigError, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import (
+    Array,
+    Batch,
+    ConfigError,
+    CountOrZero,
+    Episode,
+    Key,
+    Metrics,
+    Net,
+    Positive,
+    PyTree,
+    Tasks,
+    examples,
+)
 
 
 @dataclass(frozen=True)
@@ -56,16 +69,12 @@ class Finetune:
         return net.apply(fast, x)
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
-        def pooled_loss(params: PyTree, episode: Episode) -> tuple[Array, Metrics]:
-            x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
+        def pooled_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
+            x, y = examples(episode)
             if not net.classification:
                 return net.loss(net.apply(params["net"], x), y)
             assert episode.classes is not None
             outputs = inner.linear(params["classes"], net.features(params["net"], x))
             return losses.cross_entropy(outputs, episode.classes[y])
 
-        def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
-            found, metrics = jax.vmap(pooled_loss, in_axes=(None, 0))(params, episodes)
-            return found.mean(), jax.tree.map(jnp.mean, metrics)
-
-        return jax.grad(mean_loss, has_aux=True)(params)
+        return inner.mean_grad(pooled_loss, params, episodes, keys)

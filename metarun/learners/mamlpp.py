@@ -1,6 +1,7 @@
 """MAML++: MAML made stable. Antoniou, Edwards and Storkey 2019."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,9 +60,11 @@ class MAMLPP:
     ) -> PyTree:
         """theta after inner step i."""
         loss = inner.support_loss(net, support, self.inner_loss)
-        grads = jax.grad(lambda theta: loss(self.at(params, theta, i)))(theta)
-        if first_order:
-            grads = jax.lax.stop_gradient(grads)
+
+        def at_step(theta: PyTree) -> Array:
+            return loss(self.at(params, theta, i))
+
+        grads = jax.lax.stop_gradient(jax.grad(at_step)(theta)) if first_order else inner.gradient(at_step)(theta)
         if not self.learn_inner_lr:
             return jax.tree.map(lambda p, g: p - self.inner_lr * g, theta, grads)
         step_size = jax.tree.map(lambda leaf: leaf[jnp.clip(i, 0, len(leaf) - 1)], params["alpha"])
@@ -78,7 +81,7 @@ class MAMLPP:
         return net.apply(fast, x)
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
-        def task_loss(params: PyTree, episode: Episode, first_order: bool) -> tuple[Array, Metrics]:
+        def task_loss(params: PyTree, episode: Episode, key: Key, first_order: bool) -> tuple[Array, Metrics]:
             def after(theta: PyTree, i: Array | int) -> tuple[Array, Metrics]:
                 return net.loss(net.apply(self.at(params, theta, i), episode.query.x), episode.query.y)
 
@@ -94,11 +97,7 @@ class MAMLPP:
             return weights @ losses, jax.tree.map(lambda leaf: leaf[-1], metrics)
 
         def gradient(first_order: bool) -> tuple[PyTree, Metrics]:
-            def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
-                losses, metrics = jax.vmap(lambda episode: task_loss(params, episode, first_order))(episodes)
-                return losses.mean(), jax.tree.map(jnp.mean, metrics)
-
-            return jax.grad(mean_loss, has_aux=True)(params)
+            return inner.mean_grad(partial(task_loss, first_order=first_order), params, episodes, keys)
 
         if not self.first_order_steps:
             return gradient(False)

@@ -20,6 +20,7 @@ class Conv4(nn.Module):
     downsample: Literal["stride", "max_pool"]
     norm: Norm
     n_out: int | None  # None: features, no head
+    dtype: str | None = None  # to compute in; parameters and statistics keep theirs
 
     @property
     def transductive(self) -> bool:
@@ -39,9 +40,10 @@ class Conv4(nn.Module):
                 strides=1 if pool else 2,
                 name=f"conv{i}",
                 conv_general_dilated=convolve,
+                dtype=self.dtype,
             )(x)
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
             if pool and min(x.shape[1:3]) > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(len(x), -1) if pool else jnp.mean(x, axis=(1, 2))
-        return x if self.n_out is None else nn.Dense(self.n_out, name="head")(x)
+        return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

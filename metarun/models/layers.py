@@ -45,6 +45,7 @@ class Normalisation(nn.Module):
 
     `batch` takes each feature's statistics over the batch (and the image's positions): there is no
     running average, so an output depends on what is predicted with it. `layer` takes each example's own.
+    Statistics are computed in float32 at least, whatever x is in.
     """
 
     kind: Norm
@@ -55,10 +56,11 @@ class Normalisation(nn.Module):
         if self.kind == "none":
             return x
         axes = tuple(range(x.ndim - 1)) if self.kind == "batch" else tuple(range(1, x.ndim))
+        given, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean = x.mean(axes, keepdims=True)
         variance = jnp.square(x - mean).mean(axes, keepdims=True)
         scale, bias = (
             jnp.expand_dims(self.param(name, init, x.shape[-1:]), tuple(range(x.ndim - 1)))
             for name, init in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros))
         )
-        return (x - mean) * (scale * jax.lax.rsqrt(variance + self.epsilon)) + bias
+        return ((x - mean) * (scale * jax.lax.rsqrt(variance + self.epsilon)) + bias).astype(given)

@@ -12,6 +12,7 @@ class MLP(nn.Module):
     hidden: tuple[Count, ...]
     norm: Norm
     n_out: int | None  # None: features, no head
+    dtype: str | None = None  # to compute in; parameters and statistics keep theirs
 
     @property
     def transductive(self) -> bool:
@@ -21,6 +22,6 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = x.reshape(len(x), -1)
         for i, features in enumerate(self.hidden):
-            x = nn.Dense(features, name=f"dense{i}")(x)
+            x = nn.Dense(features, dtype=self.dtype, name=f"dense{i}")(x)
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
-        return x if self.n_out is None else nn.Dense(self.n_out, name="head")(x)
+        return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

@@ -14,6 +14,7 @@ class Pixels(nn.Module):
 
     side: Count | None
     n_out: int | None  # None: no head
+    dtype: str | None = None  # to compute in
     transductive = False
 
     @nn.compact
@@ -21,4 +22,4 @@ class Pixels(nn.Module):
         if x.ndim == 4 and self.side is not None and x.shape[1:3] != (self.side, self.side):
             x = jax.image.resize(x, (len(x), self.side, self.side, x.shape[3]), "linear")
         x = x.reshape(len(x), -1)
-        return x if self.n_out is None else nn.Dense(self.n_out, name="head")(x)
+        return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

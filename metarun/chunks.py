@@ -1,0 +1,134 @@
+"""How many tasks a device computes at once: measured once, remembered, and less where memory does not suffice."""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from metarun import engine
+from metarun.config import Run, flat
+from metarun.core import PyTree, State
+from metarun.data import cache_dir
+from metarun.log import write_atomically
+from metarun.program import Programs, programs
+
+log = logging.getLogger("metarun")
+
+# A run that takes less than this does not win back what measuring costs: some compilations of a few seconds.
+WORTH_MEASURING_S = 120.0
+CLEARLY_FASTER = 0.97
+
+
+def until_it_fits(run: Run, mesh: Mesh, task_chunk: int, attempt: Callable[[Programs], PyTree]) -> tuple[PyTree, int]:
+    """`attempt` with chunks of `task_chunk`, or of half as many until the memory suffices; and the chunk it took."""
+    while True:
+        try:
+            return jax.block_until_ready(attempt(programs(run, mesh, task_chunk))), task_chunk
+        except jax.errors.JaxRuntimeError as error:
+            smaller = [n for n in sizes(run, mesh) if n <= task_chunk // 2]
+            if "RESOURCE_EXHAUSTED" not in str(error) or not smaller:
+                raise
+            log.info(f"{task_chunk} tasks at once need more memory than there is; going on with {max(smaller)}")
+            task_chunk = max(smaller)
+
+
+def sizes(run: Run, mesh: Mesh) -> list[int]:
+    """The chunks that share out a device's tasks evenly, in order."""
+    local = run.train.meta_batch // mesh.size
+    return [n for n in range(1, local + 1) if local % n == 0]
+
+
+def choose_chunk(run: Run, mesh: Mesh, state: State, data: PyTree) -> int:
+    """The chunk for this run on this machine: the setting, else the fastest one known, else the fastest one measured.
+
+    Measuring begins with a guess and goes up and down from it while that is clearly faster. A short run takes the
+    guess. What was found is kept in the cache directory, for device, versions and shapes.
+    """
+    size = engine.episode_size(run.tasks, data)
+    guess = run.hardware.chunk(run.train.meta_batch // mesh.size, size, mesh.devices.flat[0].platform)
+    if run.hardware.task_chunk != "auto":
+        return guess
+    key = circumstances(run, mesh, data)
+    path = cache_dir() / "task_chunk" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    allowed = sizes(run, mesh)
+    try:
+        known = json.loads(path.read_text())["task_chunk"]
+        if known in allowed:
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or not readable: measured anew
+
+    seconds: dict[int, float] = {}
+
+    def measured(n: int) -> float:
+        if n not in seconds:
+            seconds[n] = seconds_per_meta_step(run, mesh, n, state, data)
+        return seconds[n]
+
+    if len(allowed) == 1 or measured(guess) * (run.train.steps - int(state.step)) < WORTH_MEASURING_S:
+        return guess
+    log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
+    best = allowed.index(guess)
+    for direction in (-1, 1):
+        while 0 <= best + direction < len(allowed):
+            if measured(allowed[best + direction]) > CLEARLY_FASTER * measured(allowed[best]):
+                break
+            best += direction
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {"task_chunk": allowed[best], "seconds_per_meta_step": seconds, "measured_for": key}
+        write_atomically(path, json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        log.info(f"the fastest chunk is not remembered: {error.filename} cannot be written ({error.strerror})")
+    return allowed[best]
+
+
+def seconds_per_meta_step(run: Run, mesh: Mesh, task_chunk: int, state: State, data: PyTree) -> float:
+    """The median of a few calls on a copy of the state; infinity where memory does not suffice."""
+    meta_steps = programs(run, mesh, task_chunk).meta_steps
+    k_train = engine.stream(run.train.seed, engine.TRAIN)
+    held = jax.tree.map(jnp.copy, state)
+
+    def seconds(n: int) -> float:
+        nonlocal held
+        start = time.perf_counter()
+        held = jax.block_until_ready(meta_steps(held, data, run.numbers, k_train, jnp.int32(n))[0])
+        return (time.perf_counter() - start) / n
+
+    try:
+        seconds(1)  # compiles
+        n = max(1, int(0.2 / seconds(1)))
+        return statistics.median(seconds(n) for _ in range(3))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return float("inf")
+
+
+def circumstances(run: Run, mesh: Mesh, data: PyTree) -> dict[str, Any]:
+    """What the fastest chunk depends on: the device, the versions, the shapes; no learning rate, and no seed."""
+    shaping = ("task.", "learner.", "model.", "optimizer.", "inner.", "train.task.", "train.meta_batch")
+    settings = {
+        key: value
+        for key, value in flat(run.config).items()
+        if key.startswith(shaping) and not isinstance(value, float) and not key.endswith("data_dir")
+    }
+    device = mesh.devices.flat[0]
+    return {
+        "device": f"{device.platform} {device.device_kind}",
+        "devices": mesh.size,
+        "cores": os.cpu_count(),
+        "precision": run.hardware.precision,
+        "versions": {name: importlib.metadata.version(name) for name in ("metarun", "jax", "jaxlib")},
+        "settings": dict(sorted(settings.items())),
+        "data": [list(leaf.shape) for leaf in jax.tree.leaves(data)],
+    }
