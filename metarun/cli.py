@@ -46,6 +46,7 @@ def help_text() -> str:
         "  metarun -m learner=maml,fomaml train.seed=0,1,2  every combination, a run each",
         "  metarun run.dir=DIR                              go on with a run that was stopped",
         "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
+        "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun data omniglot                            find or fetch, check and prepare a data set",
     ]
     width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))
@@ -58,10 +59,43 @@ def help_text() -> str:
 
 def verb(name: str, arguments: list[str]) -> None:
     """A command other than running: its name is a bare word, where a setting has an equals sign."""
-    verbs = {"data": data}
+    verbs = {"bench": bench, "data": data}
     if name not in verbs:
         fail(f"{name}: no such command; {nearest(name, verbs)} A setting has an equals sign: learner=maml", MISTAKE)
     verbs[name](arguments)
+
+
+def bench(arguments: list[str]) -> None:
+    """`metarun bench [--trace DIR] [overrides]`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    trace = None
+    if "--trace" in arguments:
+        at = arguments.index("--trace")
+        if at + 1 == len(arguments):
+            fail("--trace: names no directory; give one: metarun bench --trace DIR", MISTAKE)
+        trace = Path(arguments[at + 1])
+        arguments = arguments[:at] + arguments[at + 2 :]
+    overrides = [translate(argument, multirun=False) for argument in arguments]
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("config", overrides=["run.dir=null", f"run.name={' '.join(arguments)!r}", *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, arguments), MISTAKE)
+
+    from metarun import bench, config
+    from metarun.core import ConfigError, DataError
+
+    try:
+        resolved = config.resolve(cfg)
+        resolved["run"]["dir"] = ""
+        bench.tell(bench.bench(config.build_run(resolved), trace))
+    except ConfigError as error:
+        fail(error, MISTAKE)
+    except DataError as error:
+        fail(error, FAILED)
 
 
 def data(arguments: list[str]) -> None:
