@@ -7,7 +7,9 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,17 +30,58 @@ WORTH_MEASURING_S = 120.0
 CLEARLY_FASTER = 0.97
 
 
+class OutOfMemory(Exception):
+    """A program needs more memory than there is."""
+
+
 def until_it_fits(run: Run, mesh: Mesh, task_chunk: int, attempt: Callable[[Programs], PyTree]) -> tuple[PyTree, int]:
     """`attempt` with chunks of `task_chunk`, or of half as many until the memory suffices; and the chunk it took."""
     while True:
         try:
-            return jax.block_until_ready(attempt(programs(run, mesh, task_chunk))), task_chunk
-        except jax.errors.JaxRuntimeError as error:
+            with out_of_memory():
+                return jax.block_until_ready(attempt(programs(run, mesh, task_chunk))), task_chunk
+        except OutOfMemory:
             smaller = [n for n in sizes(run, mesh) if n <= task_chunk // 2]
-            if "RESOURCE_EXHAUSTED" not in str(error) or not smaller:
+            if not smaller:
                 raise
-            log.info(f"{task_chunk} tasks at once need more memory than there is; going on with {max(smaller)}")
+            log.info(f"{task_chunk} tasks at once on a device need more memory than there is; with {max(smaller)} then")
             task_chunk = max(smaller)
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Raises OutOfMemory for jax's error that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemory(str(error)) from error
+        raise
+
+
+def must_fit(meta_steps: Any, mesh: Mesh, *arguments: PyTree) -> None:
+    """Compiles `meta_steps` and raises OutOfMemory if it needs more than is free.
+
+    A GPU says so itself when it runs out. A CPU does not: it takes until the machine swaps or the program is killed.
+    """
+    with out_of_memory():
+        needed = meta_steps.lower(*arguments).compile().memory_analysis()
+    free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
+    most = 2 * needed.temp_size_in_bytes * mesh.size  # while a call runs, the next one is sent
+    if free is not None and most > free:
+        raise OutOfMemory(f"{most / 2**30:.1f} GiB where {free / 2**30:.1f} are free")
+
+
+def free_host_bytes() -> int | None:
+    """What this process may still take of the machine's memory, or of its control group's; None where unknown."""
+    free = []
+    with suppress(OSError):
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(meminfo["MemAvailable"].split()[0]) * 1024)
+    with suppress(OSError, ValueError):  # no such group, or a limit of "max"
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(free, default=None)
 
 
 def sizes(run: Run, mesh: Mesh) -> list[int]:
@@ -105,12 +148,12 @@ def seconds_per_meta_step(run: Run, mesh: Mesh, task_chunk: int, state: State, d
         return (time.perf_counter() - start) / n
 
     try:
-        seconds(1)  # compiles
-        n = max(1, int(0.2 / seconds(1)))
-        return statistics.median(seconds(n) for _ in range(3))
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+        must_fit(meta_steps, mesh, held, data, run.numbers, k_train, jnp.int32(1))
+        with out_of_memory():
+            seconds(1)
+            n = max(1, int(0.2 / seconds(1)))
+            return statistics.median(seconds(n) for _ in range(3))
+    except OutOfMemory:
         return float("inf")
 
 

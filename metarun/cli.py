@@ -181,6 +181,7 @@ def job(cfg: "DictConfig") -> None:
     from hydra.types import RunMode
 
     from metarun import config, results, train
+    from metarun.chunks import OutOfMemory
     from metarun.core import ConfigError, DataError
 
     directory = Path(HydraConfig.get().runtime.output_dir)
@@ -205,6 +206,10 @@ def job(cfg: "DictConfig") -> None:
         print(f"metarun: {error}", file=sys.stderr)  # the other combinations of a sweep go on
     except DataError as error:
         fail(error, FAILED)
+    except OutOfMemory as error:
+        fail(
+            f"not even one task at a time fits in the memory ({error}); take fewer examples or a smaller model", FAILED
+        )
     except train.Interrupted as error:
         fail(error, STOPPED)
     except KeyboardInterrupt:

@@ -1,8 +1,11 @@
 """The machine a run uses: platform, number of devices, tasks at a time, precision."""
 
 import contextlib
+import hashlib
 import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -10,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun.core import ConfigError, Count
+from metarun.data import cache_dir
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Hardware:
         shares small operations among threads badly, and two devices with half of the tasks each beat
         one device with two threads.
         """
+        keep_compiled_programs()
         if self.platform != "auto":
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
         if self.platform in ("auto", "cpu"):
@@ -83,3 +88,29 @@ class Hardware:
             return self.task_chunk
         most = min(tasks, max(4, 32_768 // episode_size)) if platform == "cpu" else tasks
         return max(n for n in range(1, most + 1) if tasks % n == 0)
+
+
+MOST_COMPILED_BYTES = 2**31
+
+
+def keep_compiled_programs() -> None:
+    """Programs are compiled once for all runs: into the cache directory, unless JAX_COMPILATION_CACHE_DIR is set.
+
+    With a most size jax locks the directory, so that jobs may share it, and takes away what was not used for longest.
+    Programs of a CPU are kept apart by its features, which they were compiled for.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = cache_dir() / "compiled" / cpu_features()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", MOST_COMPILED_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def cpu_features() -> str:
+    """A short digest of what this machine's processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    except OSError:
+        features = [platform.machine(), platform.processor()]
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]

@@ -21,12 +21,12 @@ from jax.sharding import PartitionSpec as P
 
 from metarun import engine, results
 from metarun.checkpoint import Checkpoints
-from metarun.chunks import choose_chunk, until_it_fits
+from metarun.chunks import choose_chunk, must_fit, until_it_fits
 from metarun.config import Run
 from metarun.core import ConfigError, PyTree, State
 from metarun.evaluate import Figures
 from metarun.log import Bar, MetricsFile, console, open_log, words, write_atomically
-from metarun.program import nets, programs
+from metarun.program import Programs, nets, programs
 from metarun.transfer import no_run, start_from
 
 log = logging.getLogger("metarun")
@@ -121,12 +121,13 @@ def train_alone(run: Run) -> dict[str, Any]:
         if clock.compile_s is not None:
             return programs(run, mesh, task_chunk).meta_steps(state, data["train"], run.numbers, k_train, jnp.int32(n))
         kept = jax.device_get(state)  # a call takes the state's memory, and what fails gives nothing back
-        done, task_chunk = until_it_fits(
-            run, mesh, task_chunk,
-            lambda programs: programs.meta_steps(
-                jax.device_put(kept, on_devices), data["train"], run.numbers, k_train, jnp.int32(n)
-            ),
-        )  # fmt: skip
+
+        def first(programs: Programs) -> tuple[State, engine.Report]:
+            arguments = (jax.device_put(kept, on_devices), data["train"], run.numbers, k_train, jnp.int32(n))
+            must_fit(programs.meta_steps, mesh, *arguments)
+            return programs.meta_steps(*arguments)
+
+        done, task_chunk = until_it_fits(run, mesh, task_chunk, first)
         clock.compiled()
         return done
 
