@@ -207,9 +207,7 @@ def job(cfg: "DictConfig") -> None:
     except DataError as error:
         fail(error, FAILED)
     except OutOfMemory as error:
-        fail(
-            f"not even one task at a time fits in the memory ({error}); take fewer examples or a smaller model", FAILED
-        )
+        fail(f"even one task at a time needs too much memory ({error}); take fewer examples or a smaller model", FAILED)
     except train.Interrupted as error:
         fail(error, STOPPED)
     except KeyboardInterrupt:

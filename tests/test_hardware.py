@@ -1,0 +1,155 @@
+"""The machine changes the speed and nothing else: devices, chunks, precision, programs that are shared and kept."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import composed, run_of
+
+from metarun import chunks, config, engine, train
+from metarun.bench import flops
+from metarun.program import programs
+
+SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=8", "hardware.devices=2", "logger=none")
+
+
+def k_train(seed: int = 0) -> jax.Array:
+    return engine.stream(seed, engine.TRAIN)
+
+
+def k_init() -> jax.Array:
+    return engine.stream(0, engine.INIT)
+
+
+def after(run: config.Run, task_chunk: int, seed: int = 0):
+    start, meta_steps, _ = programs(run, run.hardware.set_up(run.train.meta_batch), task_chunk)
+    data = run.tasks.load("train")
+    return meta_steps(start(data, run.numbers, k_init()), data, run.numbers, k_train(seed), jnp.int32(3))[0]
+
+
+def flattened(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_one_two_and_eight_devices_give_the_same(tmp_path):
+    script = Path(__file__).parent / "eight_devices.py"
+    subprocess.run([sys.executable, script, tmp_path / "found.npz"], check=True, timeout=240)
+    found = np.load(tmp_path / "found.npz")
+    for what in ("params", "figures"):
+        for devices in (2, 8):
+            np.testing.assert_allclose(found[f"{what}_{devices}"], found[f"{what}_1"], rtol=2e-4, atol=2e-5)
+
+
+def test_jobs_that_differ_in_numbers_and_seeds_share_one_compilation():
+    one = run_of(*SMALL, "learner.inner_lr=0.01", "optimizer.learning_rate=0.001", "train.seed=0")
+    other = run_of(*SMALL, "learner.inner_lr=0.02", "optimizer.learning_rate=0.01", "train.seed=1")
+    mesh = one.hardware.set_up(8)
+    shared = programs(one, mesh, 2)
+    assert programs(other, mesh, 2) is shared
+    before = shared.meta_steps._cache_size()
+    states = [after(one, 2), after(other, 2), after(one, 2, seed=1)]
+    assert shared.meta_steps._cache_size() == before + 1
+    first, second, third = (flattened(state.params) for state in states)
+    assert not np.allclose(first, second)
+    assert not np.allclose(first, third)
+    assert programs(run_of(*SMALL, "learner.inner_steps=2"), mesh, 2) is not shared
+
+
+def test_a_number_as_an_argument_is_the_same_as_in_the_program():
+    run = run_of(*SMALL, "learner.inner_lr=0.02", "optimizer.learning_rate=0.01")
+    mesh = run.hardware.set_up(8)
+    net = engine.make_net(run.model, run.tasks, 1)
+    numbers = {"learner": {}, "optimizer": {}}
+
+    def optimizer(_):
+        return run.optimizer(run.numbers["optimizer"])
+
+    start = engine.make_start(run.learner, net, run.tasks, optimizer)((), numbers, k_init())
+    fixed = engine.make_meta_steps(run.learner, net, run.tasks, optimizer, mesh, 8, 2, run.inner)
+    expected = fixed(start, (), numbers, k_train(), jnp.int32(3))[0]
+    np.testing.assert_allclose(flattened(after(run, 2).params), flattened(expected.params), rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_follows_float32():
+    """Its meta-gradient points where float32's does (cosine over 0.98), and parameters stay in float32.
+
+    A number has 8 bits there, so 0.4 % may be lost in each; a meta-gradient is a few dozen operations deep.
+    """
+    small = ("task=strokes", "model.filters=8", "train.meta_batch=8", "optimizer=sgd", "optimizer.learning_rate=1.0")
+    moved = []
+    for precision in ("float32", "bfloat16"):
+        run = run_of(*small, f"hardware.precision={precision}")
+        start, meta_steps, _ = programs(run, run.hardware.set_up(8), 4)
+        data = run.tasks.load("train")
+        before = start(data, run.numbers, k_init())
+        begin = flattened(before.params)
+        state, _ = meta_steps(before, data, run.numbers, k_train(), jnp.int32(1))
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+        moved.append(flattened(state.params) - begin)
+    exact, rough = moved
+    assert not np.array_equal(exact, rough)
+    assert exact @ rough > 0.98 * np.linalg.norm(exact) * np.linalg.norm(rough)
+
+
+def test_a_chunk_that_does_not_fit_is_halved_with_a_line_that_says_so(tmp_path, monkeypatch, capsys):
+    values = composed(
+        *SMALL, "train.steps=3", "eval.episodes=4", "eval.val_episodes=4", "hardware.task_chunk=4", "logger=none"
+    )
+    values["run"]["dir"] = str(tmp_path / "run")
+    run = config.build_run(values)
+    mesh = run.hardware.set_up(8)
+    needed = []
+    for task_chunk in (1, 4):
+        start, meta_steps, _ = programs(run, mesh, task_chunk)
+        arguments = (start((), run.numbers, k_init()), (), run.numbers, k_train(), jnp.int32(1))
+        needed.append(2 * mesh.size * meta_steps.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
+    assert needed[0] < needed[1]
+    monkeypatch.setattr(chunks, "free_host_bytes", lambda: needed[1] - 1)
+    found = train.train(run)
+    assert found["machine"]["task_chunk"] in (1, 2)
+    assert "4 tasks at once on a device need more memory than there is" in capsys.readouterr().out
+
+
+def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(chunks, "WORTH_MEASURING_S", 0.0)
+    times = {1: 3.0, 2: 1.0, 4: 2.0}
+    asked = []
+
+    def seconds(run, mesh, task_chunk, *_):
+        asked.append(task_chunk)
+        return times[task_chunk]
+
+    monkeypatch.setattr(chunks, "seconds_per_meta_step", seconds)
+    run = run_of(*SMALL)
+    mesh = run.hardware.set_up(8)
+    state = programs(run, mesh, 1).start((), run.numbers, k_init())
+    assert chunks.choose_chunk(run, mesh, state, ()) == 2
+    assert sorted(asked) == [1, 2, 4]
+    (file,) = (tmp_path / "task_chunk").iterdir()
+    assert json.loads(file.read_text())["seconds_per_meta_step"] == {str(n): t for n, t in times.items()}
+
+    # Another learning rate and seed are the same circumstances, another network is not; a damaged file is none.
+    asked.clear()
+    assert chunks.choose_chunk(run_of(*SMALL, "learner.inner_lr=0.3", "train.seed=5"), mesh, state, ()) == 2
+    assert asked == []
+    chunks.choose_chunk(run_of(*SMALL, "model.hidden=[9]"), mesh, state, ())
+    assert asked != []
+    file.write_text("{")
+    asked.clear()
+    assert chunks.choose_chunk(run, mesh, state, ()) == 2
+    assert asked != []
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_flops_are_those_of_the_matrix_products_times_the_iterations_of_their_loops(steps):
+    def program(x, w):
+        return jax.lax.fori_loop(0, steps, lambda _, x: jnp.tanh(x @ w), x)
+
+    text = jax.jit(program).lower(jnp.ones((128, 256)), jnp.ones((256, 256))).compile().as_text()
+    assert flops(text) == steps * 2 * 128 * 256 * 256

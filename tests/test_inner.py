@@ -1,0 +1,106 @@
+"""Second derivatives forward over reverse are those of reverse over reverse, for every learner that takes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support import run_of
+
+from metarun import engine, inner
+from metarun.inner import Inner
+
+REVERSE = Inner("reverse", unroll=0, remat=False)
+MIXED = Inner("mixed", unroll=0, remat=False)
+MORE_WAYS = [Inner("mixed", unroll=9, remat=False), Inner("mixed", 0, remat=True), Inner("reverse", 0, remat=True)]
+SECOND_ORDER = [
+    ("maml",),
+    ("maml", "learner.inner_optimizer=adam", "learner.inner_lr=0.01"),
+    ("anil",),
+    ("anil", "learner.inner_optimizer=adam", "learner.inner_lr=0.01"),
+    ("boil",),
+    ("meta_sgd",),
+    ("mamlpp",),
+    ("cavia",),
+    ("proto_maml",),
+    ("proto_maml", "learner.inner_optimizer=adam", "learner.inner_lr=0.01"),
+]
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def in_float64(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, tree)
+
+
+def flattened(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize("settings", SECOND_ORDER, ids=" ".join)
+def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, float64):
+    run = run_of(
+        f"learner={settings[0]}", *settings[1:], "task=strokes", "task.ways=3", "learner.inner_steps=2",
+        "model=mlp", "model.hidden=[8]", "model.norm=batch",
+    )  # fmt: skip
+    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    keys = jax.random.split(jax.random.key(0), 2)
+    batch = in_float64(jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys))
+    params = in_float64(jax.jit(lambda key: run.learner.init(net, key, batch.support.x[0]))(jax.random.key(1)))
+
+    def meta_gradient(how):
+        def grad(params):
+            with inner.differentiated(how):
+                return run.learner.meta_grad(net, params, batch, keys, jnp.int32(10**6))[0]
+
+        return flattened(jax.jit(grad)(params))
+
+    expected = meta_gradient(REVERSE)
+    assert expected.dtype == np.float64
+    for how in [MIXED, *MORE_WAYS] if settings == ("maml",) else [MIXED]:
+        np.testing.assert_allclose(meta_gradient(how), expected, atol=1e-10 * np.abs(expected).max(), rtol=0)
+
+
+def test_the_derivative_of_a_gradient_is_the_hessian_and_the_mixed_derivative():
+    """L(phi, theta) = sum (phi^3 theta): grad = 3 phi^2 theta, its derivatives 6 phi theta and 3 phi^2."""
+    phi, theta, v = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0]), jnp.array([3.0, 1.0])
+
+    def along_v(phi, theta):
+        return inner.gradient(lambda phi: (phi**3 * theta).sum())(phi) @ v
+
+    with inner.differentiated(MIXED):
+        of_phi, of_theta = jax.grad(along_v, argnums=(0, 1))(phi, theta)
+    np.testing.assert_allclose(of_phi, 6 * phi * theta * v, rtol=1e-6)
+    np.testing.assert_allclose(of_theta, 3 * phi**2 * v, rtol=1e-6)
+
+
+def temporary_bytes(how: Inner, steps: int, examples: int = 2000) -> int:
+    """The compiled program's buffers: one layer of 8 x 8, many examples, so that activations outweigh parameters."""
+    x = jnp.ones((examples, 8))
+
+    def loss(w, _):
+        return jnp.square(jnp.tanh(x @ w)).mean()
+
+    def after(w):
+        return loss(inner.descend(loss, w, optax.sgd(0.1), steps, first_order=False), 0)
+
+    def grad(w):
+        with inner.differentiated(how):
+            return jax.grad(after)(w)
+
+    return jax.jit(grad).lower(jnp.ones((8, 8))).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_mixed_mode_grows_by_parameters_and_of_reverse_mode_by_activations():
+    parameters, activations = 4 * 8 * 8, 4 * 2000 * 8
+    assert temporary_bytes(MIXED, 40) - temporary_bytes(MIXED, 20) <= 4 * 20 * parameters
+    assert temporary_bytes(REVERSE, 40) - temporary_bytes(REVERSE, 20) >= 20 * activations
+
+
+def test_rematerialisation_keeps_the_root_of_the_steps():
+    kept, remat = (temporary_bytes(Inner("mixed", 0, remat), 400, examples=2) for remat in (False, True))
+    assert remat < 0.25 * kept
