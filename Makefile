@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests format figures compare costs wheel clean
+.PHONY: help install demo test lint types tests format figures compare bench costs wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,10 @@ figures: $(VENV)/installed-dev ## the README's pictures, drawn anew
 
 compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour
 	$(BIN)/python scripts/compare_learners.py
+
+bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 minutes on an idle machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -P scripts/bench_torch.py
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
 	$(BIN)/python scripts/measure_costs.py

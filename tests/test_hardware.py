@@ -76,24 +76,30 @@ def test_a_number_as_an_argument_is_the_same_as_in_the_program():
 
 
 def test_bfloat16_follows_float32():
-    """Its meta-gradient points where float32's does (cosine over 0.98), and parameters stay in float32.
+    """Losses agree within 0.5 %, meta-gradients point the same way (cosine over 0.95), parameters stay in float32.
 
-    A number has 8 bits there, so 0.4 % may be lost in each; a meta-gradient is a few dozen operations deep.
+    A number has 8 bits there, so 0.4 % may be lost in each. Longer inner steps magnify it: by this measure an
+    untrained network's meta-gradient has a cosine of 0.8 at an inner step of 0.4.
     """
-    small = ("task=strokes", "model.filters=8", "train.meta_batch=8", "optimizer=sgd", "optimizer.learning_rate=1.0")
-    moved = []
+    small = (
+        "task=strokes", "task.queries=3", "learner.inner_lr=0.01", "model.filters=8", "train.meta_batch=8",
+        "optimizer=sgd", "optimizer.learning_rate=1.0",
+    )  # fmt: skip
+    moved, losses = [], []
     for precision in ("float32", "bfloat16"):
         run = run_of(*small, f"hardware.precision={precision}")
         start, meta_steps, _ = programs(run, run.hardware.set_up(8), 4)
         data = run.tasks.load("train")
         before = start(data, run.numbers, k_init())
         begin = flattened(before.params)
-        state, _ = meta_steps(before, data, run.numbers, k_train(), jnp.int32(1))
+        state, report = meta_steps(before, data, run.numbers, k_train(), jnp.int32(1))
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
         moved.append(flattened(state.params) - begin)
+        losses.append(report.sums["loss"])
     exact, rough = moved
     assert not np.array_equal(exact, rough)
-    assert exact @ rough > 0.98 * np.linalg.norm(exact) * np.linalg.norm(rough)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=5e-3)
+    assert exact @ rough > 0.95 * np.linalg.norm(exact) * np.linalg.norm(rough)
 
 
 def test_a_chunk_that_does_not_fit_is_halved_with_a_line_that_says_so(tmp_path, monkeypatch, capsys):
