@@ -29,7 +29,7 @@ from flax.traverse_util import flatten_dict
 from hydra import compose, initialize_config_dir
 
 from metarun import config, engine, results
-from metarun.bench import flops, matrix_product_peak
+from metarun.bench import flops, matrix_product
 from metarun.conf import conf_dir
 from metarun.core import Array, Episode, Key, Metrics, PyTree
 from metarun.losses import cross_entropy
@@ -271,7 +271,7 @@ def compared(setting: Setting) -> list[tuple[str, float, float, str]]:
     for _ in range(ROUNDS):
         for name, timer in timers.items():
             found[name].append(timer())
-        peaks.append(matrix_product_peak(mesh, None))
+        peaks.append(matrix_product(mesh, None))
     median = {name: statistics.median(times) for name, times in found.items()}
     ratio = {name: statistics.median(np.array(t) / np.array(found["metarun"])) for name, t in found.items()}
     floor = statistics.median(ours.gflop / peak / s for peak, s in zip(peaks, found["metarun"], strict=True))
