@@ -13,7 +13,7 @@ from metarun.program import programs
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything touches a device
 run = run_of(
-    "task=strokes", "task.ways=3", "model=mlp", "model.hidden=[8]", "model.norm=batch", "train.meta_batch=16",
+    "task=sinusoid", "model=mlp", "model.hidden=[8]", "model.norm=batch", "train.meta_batch=16",
     "optimizer=sgd", "optimizer.learning_rate=0.1",
 )  # fmt: skip
 data = run.tasks.load("train")

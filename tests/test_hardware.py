@@ -82,8 +82,8 @@ def test_bfloat16_follows_float32():
     untrained network's meta-gradient has a cosine of 0.8 at an inner step of 0.4.
     """
     small = (
-        "task=strokes", "task.queries=3", "learner.inner_lr=0.01", "model.filters=8", "train.meta_batch=8",
-        "optimizer=sgd", "optimizer.learning_rate=1.0",
+        "task=sinusoid", "model.norm=batch", "learner.inner_lr=0.01", "train.meta_batch=8", "optimizer=sgd",
+        "optimizer.learning_rate=1.0",
     )  # fmt: skip
     moved, losses = [], []
     for precision in ("float32", "bfloat16"):
