@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
+import jax
 import pydantic
 from annotated_types import Gt
 
@@ -60,14 +61,27 @@ class Recipe:
 
 
 def recipe(key: str, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """An optimizer or schedule, already checked by `build`, as its recipe and its numbers."""
+    """An optimizer, already checked by `build`, as its recipe and its numbers.
+
+    There are no numbers where optax needs their values to make it, as some schedules do.
+    """
+    made, numbers = split(key, values, floats_apart=True)
+    try:
+        jax.eval_shape(lambda numbers: made(numbers).init({}), numbers)
+    except jax.errors.ConcretizationTypeError:
+        made, numbers = split(key, values, floats_apart=False)
+    return made, numbers
+
+
+def split(key: str, values: Mapping[str, Any], floats_apart: bool) -> tuple[Recipe, dict[str, Any]]:
+    """`values` as a recipe, with its floats apart or in it."""
     target = locate(f"{key}._target_", values["_target_"])
     settings: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            settings[name], numbers[name] = recipe(f"{key}.{name}", value)
-        elif isinstance(value, float):
+            settings[name], numbers[name] = split(f"{key}.{name}", value, floats_apart)
+        elif floats_apart and isinstance(value, float):
             numbers[name] = value
         elif name != "_target_":
             settings[name] = value
