@@ -24,7 +24,7 @@ OVERRIDES = {
     "imaml": ("learner.inner_optimizer=adam", "learner.inner_lr=0.02", "learner.inner_steps=10", "learner.penalty=0.5"),
     "finetune": ("learner.adapts=all", "learner.inner_steps=5"),
 }
-STEPS = {"imaml": 1000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
+STEPS = {"imaml": 3000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
 
 
 @pytest.mark.parametrize("learner", [name for name in choices("learner") if name not in WITHOUT_TRAINING])
