@@ -21,17 +21,17 @@ OVERRIDES = {
     "proto_maml": ("++train.task.ways=6",),
     "reptile": ("learner.inner_lr=0.01", "train.meta_batch=5"),
     "cavia": ("learner.context=4",),
-    "imaml": ("learner.inner_optimizer=adam", "learner.inner_lr=0.02", "learner.inner_steps=10", "learner.penalty=0.5"),
+    "imaml": ("learner.inner_optimizer=adam", "learner.inner_lr=0.05", "learner.inner_steps=16", "learner.penalty=0.5"),
     "finetune": ("learner.adapts=all", "learner.inner_steps=5"),
 }
-STEPS = {"imaml": 3000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
+STEPS = {"imaml": 2000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
 
 
 @pytest.mark.parametrize("learner", [name for name in choices("learner") if name not in WITHOUT_TRAINING])
 def test_a_few_hundred_meta_steps_beat_the_untrained_learner(learner):
     task = STROKES if learner in ON_STROKES else ("task=sinusoid", "train.meta_batch=25")
     steps = STEPS.get(learner, 300)
-    episodes = 200 if learner in ON_STROKES else 1000
+    episodes = 200 if learner in ON_STROKES else 3000
     rate = () if learner == "reptile" else (f"optimizer.learning_rate={0.003 if learner == 'lstm' else 0.005}",)
     counts = (f"train.steps={steps}", f"eval.episodes={episodes}", "eval.inductive=false")
     run = run_of(f"learner={learner}", *task, *counts, *rate, *OVERRIDES.get(learner, ()))
