@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests format figures compare bench costs wheel clean
+.PHONY: help install demo test lint types tests slow format figures compare bench costs wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ types: $(VENV)/installed-dev ## mypy
 
 tests: $(VENV)/installed-dev ## pytest
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+slow: $(VENV)/installed-dev ## the longer tests: every learner learns, about 4 minutes
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 format: $(VENV)/installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -27,7 +27,16 @@ OVERRIDES = {
 STEPS = {"imaml": 2000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
 
 
-@pytest.mark.parametrize("learner", [name for name in choices("learner") if name not in WITHOUT_TRAINING])
+# One of each kind runs in `make test`: second order, first order, metric, neural process, memory, no meta-learning.
+ALWAYS = ("maml", "reptile", "protonet", "cnp", "mann", "finetune")
+LEARNERS = [
+    pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
+    for name in choices("learner")
+    if name not in WITHOUT_TRAINING
+]
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_a_few_hundred_meta_steps_beat_the_untrained_learner(learner):
     task = STROKES if learner in ON_STROKES else ("task=sinusoid", "train.meta_batch=25")
     steps = STEPS.get(learner, 300)
