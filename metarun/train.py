@@ -193,12 +193,12 @@ def train_alone(run: Run) -> dict[str, Any]:
             step += n
             if is_due(run, step, "log_every"):
                 state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-            # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
-            copied = is_due(run, step, "eval_every") or is_due(run, step, "save_every")
-            following = Call(step, n, report, jax.tree.map(jnp.copy, state) if copied else None, last=False)
             if call is not None:
                 finish(call)
-            call = following
+            # The state's memory goes into the next call: what the host has to do with it, it does with a copy. A CPU
+            # waits for the state to copy it, so this comes after the report before it has arrived and been timed.
+            copied = is_due(run, step, "eval_every") or is_due(run, step, "save_every")
+            call = Call(step, n, report, jax.tree.map(jnp.copy, state) if copied else None, last=False)
         if call is not None:
             finish(call._replace(kept=state, last=True))
         if step < run.train.steps:
