@@ -20,7 +20,7 @@ def build(key: str, values: Mapping[str, Any], target: Callable[..., Any] | None
     """The component that `values` describe: of `target`, else of the class that its `_target_` names.
 
     The class's annotated fields are the schema: every field must be there, of its type and in its range,
-    and nothing else. `given` are fields that the program sets and a yaml may not.
+    and nothing else. `given` are fields that the program sets and a yaml may not; one that is None need not be there.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(key, values, "a group of settings; give a choice of the group by its name")
@@ -30,7 +30,9 @@ def build(key: str, values: Mapping[str, Any], target: Callable[..., Any] | None
         if not isinstance(named, str):
             raise ConfigError(f"{key}._target_", named, "the name of a class, e.g. metarun.learners.maml.MAML")
         target = locate(f"{key}._target_", named)
-    fields = {name: kind for name, kind in schema(target).items() if name not in given}
+    every = schema(target)
+    given = {name: value for name, value in given.items() if name in every or value is not None}
+    fields = {name: kind for name, kind in every.items() if name not in given}
     unknown(values, set(fields), key)
     # A value may itself be a component: optimizer.learning_rate with a schedule of optax, say.
     nested = {

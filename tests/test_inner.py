@@ -13,13 +13,14 @@ from metarun.inner import Inner
 REVERSE = Inner("reverse", unroll=0, remat=False)
 MIXED = Inner("mixed", unroll=0, remat=False)
 MORE_WAYS = [Inner("mixed", unroll=9, remat=False), Inner("mixed", 0, remat=True), Inner("reverse", 0, remat=True)]
+ONE_OF_ITS_OWN = ("mamlpp", "learner.multi_step_loss=2000000")  # half-way; its loop is not `inner.descend`'s
 SECOND_ORDER = [
     ("maml",),
     ("maml", "learner.inner_optimizer=adam", "learner.inner_lr=0.01"),
     ("anil",),
     ("boil",),
     ("meta_sgd",),
-    ("mamlpp",),
+    ONE_OF_ITS_OWN,
     ("cavia",),
     ("proto_maml",),
 ]
@@ -42,7 +43,7 @@ def flattened(tree) -> np.ndarray:
 @pytest.mark.parametrize("settings", SECOND_ORDER, ids=" ".join)
 def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, float64):
     run = run_of(
-        f"learner={settings[0]}", *settings[1:], "task=strokes", "task.ways=3", "learner.inner_steps=2",
+        f"learner={settings[0]}", *settings[1:], "task=strokes", "task.ways=3", "learner.inner_steps=3",
         "model=mlp", "model.hidden=[8]", "model.norm=batch",
     )  # fmt: skip
     net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
@@ -59,7 +60,7 @@ def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, flo
 
     expected = meta_gradient(REVERSE)
     assert expected.dtype == np.float64
-    for how in [MIXED, *MORE_WAYS] if settings == ("maml",) else [MIXED]:
+    for how in [MIXED, *MORE_WAYS] if settings in (("maml",), ONE_OF_ITS_OWN) else [MIXED]:
         np.testing.assert_allclose(meta_gradient(how), expected, atol=1e-10 * np.abs(expected).max(), rtol=0)
 
 

@@ -27,8 +27,8 @@ OVERRIDES = {
 STEPS = {"imaml": 2000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
 
 
-# One of each kind runs in `make test`: second order, first order, metric, neural process, memory, no meta-learning.
-ALWAYS = ("maml", "reptile", "protonet", "cnp", "mann", "finetune")
+# One of each family runs in `make test`: gradient-based, metric, model-based.
+ALWAYS = ("maml", "protonet", "cnp")
 LEARNERS = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
     for name in choices("learner")

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from support import composed, run_of
 
 from metarun import config, engine, train
@@ -11,6 +12,7 @@ from metarun.program import programs
 FEW = ("eval.episodes=100", "eval.val_episodes=20")
 
 
+@pytest.mark.slow
 def test_strokes_an_untrained_network_however_adapted_stays_under_60_percent():
     run = run_of("learner.inner_lr=0.1", "eval.episodes=200", "eval.inductive=false")  # the best of the steps tried
     start, _, evaluate = programs(run, run.hardware.set_up(run.train.meta_batch), 4)
@@ -31,7 +33,7 @@ def trained(tmp_path, *overrides: str) -> dict:
 
 def test_maml_learns_strokes(tmp_path):
     found = trained(
-        tmp_path, "experiment=demo", "model.filters=32", "train.steps=150", "train.eval_every=75", *FEW,
+        tmp_path, "experiment=demo", "model.filters=16", "train.steps=150", "train.eval_every=75", *FEW,
         "eval.inner_steps=[0]",
     )  # fmt: skip
     assert found["test_by_inner_steps"]["0"]["accuracy"]["mean"] < 0.3
@@ -41,7 +43,7 @@ def test_maml_learns_strokes(tmp_path):
 
 def test_maml_learns_real_omniglot_far_above_chance(tmp_path, omniglot_dir):
     found = trained(
-        tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "model.filters=32",
+        tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "model.filters=16",
         "optimizer.learning_rate=0.003", "train.steps=200", "train.eval_every=100", "train.meta_batch=16", *FEW,
         "eval.inner_steps=[]", "eval.inductive=false",
     )  # fmt: skip

@@ -14,9 +14,9 @@ def step_weights(step: Array, steps: int, annealed_over: int) -> Array:
     """The weight (steps,) of the query loss after each inner step (section 4, multi-step loss optimisation).
 
     At first all are equal; the last grows while the others fall, to 0.03 / steps at most near the end, and from
-    meta-step `annealed_over` on the last counts alone. As the authors' code.
+    meta-step `annealed_over` on the last counts alone. As the authors' code. With `annealed_over` 0 it always does.
     """
-    progress = step / annealed_over
+    progress = step / annealed_over if annealed_over else jnp.inf
     early = jnp.maximum((1 - progress) / steps, 0.03 / steps)
     others = jnp.where(progress < 1, early, 0.0) * jnp.ones(steps - 1)
     return jnp.append(others, 1 - others.sum())
@@ -74,7 +74,7 @@ class MAMLPP:
         def step(i: Array | int, theta: PyTree) -> PyTree:
             return self.descend(net, params, theta, support, i, first_order=False)
 
-        theta = jax.lax.fori_loop(0, self.inner_steps, step, params["theta"])
+        theta = inner.loop(self.inner_steps, step, params["theta"])
         return self.at(params, theta, self.inner_steps - 1)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
@@ -85,16 +85,20 @@ class MAMLPP:
             def after(theta: PyTree, i: Array | int) -> tuple[Array, Metrics]:
                 return net.loss(net.apply(self.at(params, theta, i), episode.query.x), episode.query.y)
 
-            def one(theta: PyTree, i: Array) -> tuple[PyTree, tuple[Array, Metrics] | None]:
-                theta = self.descend(net, params, theta, episode.support, i, first_order)
-                return theta, after(theta, i) if self.multi_step_loss else None
+            def move(theta: PyTree, i: Array | int) -> PyTree:
+                return self.descend(net, params, theta, episode.support, i, first_order)
 
-            theta, found = jax.lax.scan(one, params["theta"], jnp.arange(self.inner_steps))
-            if found is None:
-                return after(theta, self.inner_steps - 1)
-            losses, metrics = found
+            def then(i: Array | int, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+                theta, total = carry
+                if self.multi_step_loss:
+                    total += weights[i] * after(theta, i)[0]
+                return move(theta, i + 1), total
+
             weights = step_weights(step, self.inner_steps, self.multi_step_loss)
-            return weights @ losses, jax.tree.map(lambda leaf: leaf[-1], metrics)
+            start = (move(params["theta"], 0), jnp.zeros(()))
+            theta, total = inner.loop(self.inner_steps - 1, then, start)
+            loss, metrics = after(theta, self.inner_steps - 1)
+            return total + weights[-1] * loss, metrics
 
         def gradient(first_order: bool) -> tuple[PyTree, Metrics]:
             return inner.mean_grad(partial(task_loss, first_order=first_order), params, episodes, keys)
