@@ -1,6 +1,9 @@
-"""Saved states: the last ones, to go on from, and the best on validation, to test."""
+"""Saved states, each with a digest: the last ones, to go on from, and the best on validation, to test."""
 
+import hashlib
+import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,60 +11,181 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from metarun.core import PyTree, State
+from metarun.core import DataError, PyTree, State
 
 for _noisy in ("absl", "orbax"):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
+    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
+
+log = logging.getLogger("metarun")
 
 
 class Checkpoints:
-    """Two series under `directory`: `last` (states, with a little host-side JSON) and `best` (parameters)."""
+    """Two series under `directory`: `last` (states, with a little host-side JSON) and `best` (parameters).
+
+    Nothing that cannot be written raises: it is told once, and `unsaved` says so until a later save succeeds.
+    """
 
     def __init__(self, directory: Path) -> None:
-        def series(name: str, keep: int) -> ocp.CheckpointManager:
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
-            return ocp.CheckpointManager((directory / name).absolute(), options=options)
+        self.directory = directory
+        self.last, self.best = self.open()
+        self.writing: int | None = None  # the step of the save under way
+        self.whole: int | None = None  # the newest step that is on disk
+        self.unsaved: str | None = None  # why the newest save failed
 
-        self.last, self.best = series("last", 2), series("best", 2)
+    def open(self) -> tuple[ocp.CheckpointManager, ocp.CheckpointManager]:
+        def series(name: str) -> ocp.CheckpointManager:
+            options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+            return ocp.CheckpointManager((self.directory / name).absolute(), options=options)
+
+        return series("last"), series("best")
 
     def save(self, state: State, host: dict[str, Any]) -> None:
         """Saves what it takes to go on; returns once the state is copied off the device, and writes behind."""
-        self.best.wait_until_finished()  # what `host` says of the best must be on disk before it
-        copy = dict(host)  # written behind, while the caller goes on changing its own
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(copy))
-        self.last.save(int(state.step), args=args, force=True)
+        self.wait()  # what `host` says of the best must be on disk before it
+        state = jax.device_get(state)
+        step = int(state.step)
+        signed = sign(host | {"digest": digest(state)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(signed))
+        try:
+            self.last.save(step, args=args, force=True)
+            self.writing = step
+        except Exception as error:  # the disk's errors come from several libraries
+            self.lost(step, error)
 
-    def save_best(self, step: int, params: PyTree) -> None:
-        """Keeps `params` as the best so far."""
-        if step in self.best.all_steps():
-            self.best.delete(step)
+    def save_best(self, step: int, params: PyTree) -> str | None:
+        """Keeps `params` as the best so far; returns their digest, or None if they cannot be written."""
+        params = jax.device_get(params)
         item = {"step": np.array(step, np.int32), "params": params}  # orbax saves nothing empty, as params may be
-        self.best.save(step, args=ocp.args.StandardSave(item), force=True)
+        try:
+            if step in self.best.all_steps():
+                self.best.delete(step)
+            self.best.save(step, args=ocp.args.StandardSave(item), force=True)
+            self.best.wait_until_finished()
+        except Exception as error:
+            self.lost(step, error)
+            return None
+        return digest(params)
+
+    def wait(self) -> None:
+        """Returns once what was begun is on disk, or has failed to get there."""
+        try:
+            self.last.wait_until_finished()
+            if self.writing is not None:
+                if self.unsaved is not None:
+                    log.warning(f"checkpoints can be written again: meta-step {self.writing} is saved")
+                self.whole, self.unsaved = self.writing, None
+        except Exception as error:
+            self.lost(self.writing, error)
+        self.writing = None
+
+    def lost(self, step: int | None, error: Exception) -> None:
+        """A save has failed: says so if the one before did not, and begins anew with what is on disk."""
+        if self.unsaved is None:
+            newest = "none is" if self.whole is None else f"the newest is of meta-step {self.whole}"
+            log.warning(
+                f"{self.directory}: meta-step {step} cannot be saved ({one_line(error)}); training goes on, and each "
+                f"later save is tried; {newest} saved there"
+            )
+        self.unsaved = one_line(error)
+        for manager in (self.last, self.best):
+            with suppress(Exception):  # it tells of the same failure
+                manager.close()
+        with suppress(Exception):  # the next save finds them closed, and comes back here
+            self.last, self.best = self.open()
 
     def is_empty(self) -> bool:
         """Whether nothing was saved to go on from."""
         return self.last.latest_step() is None
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]] | None:
-        """The newest saved state, placed as `like` is, and its JSON; None if nothing was saved."""
-        step = self.last.latest_step()
-        if step is None:
-            return None
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        found = self.last.restore(step, args=ocp.args.Composite(state=target, host=ocp.args.JsonRestore()))
-        return found["state"], found["host"]
+        """The newest whole saved state, placed as `like` is, and its JSON; None if nothing was saved.
 
-    def restore_best(self, step: int, like: PyTree) -> PyTree:
-        """The parameters that `save_best` kept at `step`, placed as `like` is."""
-        self.best.wait_until_finished()
+        A damaged one is named, and set aside once an older one turns out whole. Raises DataError if none does.
+        """
+        steps = sorted(self.last.all_steps(), reverse=True)
+        damaged: list[int] = []
+        for step in steps:
+            try:
+                found = self.read(step, like)
+            except Exception as error:  # a damaged file may raise anything
+                log.warning(f"{self.directory / 'last' / str(step)} is damaged ({one_line(error)})")
+                damaged.append(step)
+                continue
+            for other in damaged:
+                aside = self.directory / f"damaged-{other}"
+                log.warning(f"going on from meta-step {step}; the damaged one is now {aside}")
+                (self.directory / "last" / str(other)).rename(unused(aside))
+            if damaged:
+                self.last.reload()
+            self.whole = step
+            return found
+        if steps:
+            raise DataError(
+                f"{self.directory} holds no whole checkpoint (meta-steps {', '.join(map(str, steps))} are damaged); "
+                f"nothing was deleted: restore it from a copy, or begin anew in another run.dir"
+            )
+        return None
+
+    def read(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+        """The state saved at `step` and its JSON. Raises anything if they, or the best they tell of, are not whole."""
+        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        args = ocp.args.Composite(state=target, host=ocp.args.JsonRestore())
+        found = self.last.restore(step, args=args)
+        host = found["host"]
+        if sign(host) != host or digest(found["state"]) != host["digest"]:
+            raise ValueError("its digest is not that of its content")
+        if host["best"] is not None:
+            self.restore_best(host["best"], like.params)
+        return found["state"], {name: value for name, value in host.items() if name not in ("digest", "signature")}
+
+    def restore_best(self, best: dict[str, Any], like: PyTree) -> PyTree:
+        """The parameters that `save_best` kept, placed as `like` is. Raises DataError if they are damaged."""
         item = {"step": np.array(0, np.int32), "params": like}
         target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, item))
-        return self.best.restore(step, args=target)["params"]
+        folder = self.directory / "best" / str(best["step"])
+        try:
+            params = self.best.restore(best["step"], args=target)["params"]
+        except Exception as error:
+            raise DataError(f"{folder} is damaged ({one_line(error)}); eval.state=last does without it") from error
+        if digest(params) != best["digest"]:
+            raise DataError(f"{folder} is damaged (its digest is not that of its content)")
+        return params
 
     def close(self) -> None:
         """Waits until all is on disk."""
-        self.last.close()
-        self.best.close()
+        self.wait()
+        for manager in (self.last, self.best):
+            with suppress(Exception):  # told by wait()
+                manager.close()
+
+
+def digest(tree: PyTree) -> str:
+    """A digest of every leaf's path, type, shape and bytes."""
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def sign(host: dict[str, Any]) -> dict[str, Any]:
+    """`host` with a digest of itself under `signature`."""
+    unsigned = {name: value for name, value in host.items() if name != "signature"}
+    text = json.dumps(unsigned, sort_keys=True)
+    return unsigned | {"signature": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unused(path: Path) -> Path:
+    """`path`, or it with a number if there is such a thing already."""
+    numbered = (path.with_name(f"{path.name}-{i}") for i in range(2, 1000))
+    return next(candidate for candidate in (path, *numbered) if not candidate.exists())
+
+
+def one_line(error: BaseException) -> str:
+    """An error's first line, or its name; libraries write pages, of which the last words may matter too."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}..."
 
 
 def saved_params(directory: Path) -> PyTree | None:
@@ -73,6 +197,18 @@ def saved_params(directory: Path) -> PyTree | None:
     if best is not None:
         return on_host(folder / "best" / str(best) / "default")["params"]
     return None if last is None else on_host(folder / "last" / str(last) / "state")["params"]
+
+
+def save_tree(path: Path, tree: PyTree) -> None:
+    """Saves `tree` at `path`, replacing what is there, and waits until it is on disk."""
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(path.absolute(), tree, force=True)
+
+
+def restore_tree(path: Path, like: PyTree) -> PyTree:
+    """What `save_tree` saved at `path`, placed as `like` is."""
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore(path.absolute(), jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
 
 def on_host(path: Path) -> PyTree:

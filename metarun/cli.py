@@ -13,12 +13,27 @@ from metarun.conf import GROUPS, choices, conf_dir, describe, nearest
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# Exit codes: 0 done, 1 the run failed, 2 a mistake in the command, 75 stopped and saved: run it again.
+# Exit codes: 0 done; 1 the run failed; 2 a mistake in the command; 75 stopped and saved: give the same command again.
 FAILED, MISTAKE, STOPPED = 1, 2, 75
 
 
 def main() -> None:
-    """The console script. Heavy imports wait until the command has been read."""
+    """The console script."""
+    code: int | str | None = 0
+    try:
+        command()
+    except SystemExit as error:
+        code = error.code
+    loggers = sys.modules.get("metarun.loggers")
+    if loggers is not None and loggers.abandoned:  # the interpreter's own end would wait for them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else FAILED)
+    sys.exit(code)
+
+
+def command() -> None:
+    """What the command line asks for. Heavy imports wait until it has been read."""
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
         with contextlib.suppress(BrokenPipeError):  # metarun --help | head
@@ -33,8 +48,14 @@ def main() -> None:
 
 def fail(message: object, code: int) -> NoReturn:
     """Ends the program with one line on standard error."""
-    print(f"metarun: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"metarun: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def one_line(message: object) -> str:
+    """`message` in one line; what is no character, such as an escape sequence from a file, is shown as it is spelt."""
+    line = " ".join(str(message).split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def help_text() -> str:
@@ -47,6 +68,7 @@ def help_text() -> str:
         "  metarun run.dir=DIR                              go on with a run that was stopped",
         "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
+        "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
         "  metarun data omniglot                            find or fetch, check and prepare a data set",
     ]
     width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))
@@ -59,7 +81,7 @@ def help_text() -> str:
 
 def verb(name: str, arguments: list[str]) -> None:
     """A command other than running: its name is a bare word, where a setting has an equals sign."""
-    verbs = {"bench": bench, "data": data}
+    verbs = {"bench": bench, "data": data, "replay": replay}
     if name not in verbs:
         fail(f"{name}: no such command; {nearest(name, verbs)} A setting has an equals sign: learner=maml", MISTAKE)
     verbs[name](arguments)
@@ -116,6 +138,21 @@ def data(arguments: list[str]) -> None:
     print(f"omniglot: {len(names):,} characters, {images.shape[0] * images.shape[1]:,} drawings, ready")
 
 
+def replay(arguments: list[str]) -> None:
+    """`metarun replay DIR`."""
+    from metarun import nonfinite
+    from metarun.core import ConfigError, DataError
+
+    if len(arguments) != 1:
+        fail("replay: takes one directory, of a run that stopped at a meta-step that was not finite", MISTAKE)
+    try:
+        print(nonfinite.tell(nonfinite.replay(Path(arguments[0]))))
+    except ConfigError as error:
+        fail(error, MISTAKE)
+    except DataError as error:
+        fail(error, FAILED)
+
+
 def compose_and_run(arguments: list[str]) -> None:
     """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
     import hydra
@@ -133,7 +170,9 @@ def compose_and_run(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, arguments), MISTAKE)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.filename is None:
+            fail(f"run.dir: cannot be written ({error})", FAILED)
         fail(f"run.dir: {error.filename} cannot be made or written ({error.strerror})", MISTAKE)
 
 
@@ -183,6 +222,7 @@ def job(cfg: "DictConfig") -> None:
     from metarun import config, results, train
     from metarun.chunks import OutOfMemory
     from metarun.core import ConfigError, DataError
+    from metarun.stop import Interrupted
 
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
@@ -191,7 +231,7 @@ def job(cfg: "DictConfig") -> None:
         resolved = config.resolve(cfg)
         overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("run.dir=")]
         if (directory / "config.yaml").exists():
-            resolved = config.resume(directory, resolved, alone=not overrides)
+            resolved = config.resume(directory, resolved, [o.lstrip("+~").split("=")[0] for o in overrides])
         elif HydraConfig.get().overrides.task and not overrides:
             raise ConfigError(
                 "run.dir", directory, "holds no run to go on with; to start one there, add task= or learner="
@@ -200,18 +240,20 @@ def job(cfg: "DictConfig") -> None:
         results.tell(train.train(run), directory)
     except ConfigError as error:
         fail(error, MISTAKE)
-    except train.Diverged as error:
+    except train.NotFinite as error:
         if HydraConfig.get().mode is not RunMode.MULTIRUN:
             fail(error, FAILED)
-        print(f"metarun: {error}", file=sys.stderr)  # the other combinations of a sweep go on
+        print(f"metarun: {one_line(error)}", file=sys.stderr)  # the other combinations of a sweep go on
     except DataError as error:
         fail(error, FAILED)
     except OutOfMemory as error:
         fail(f"even one task at a time needs too much memory ({error}); take fewer examples or a smaller model", FAILED)
-    except train.Interrupted as error:
+    except train.NotWritten as error:
+        if error.found is not None:
+            results.tell(error.found, directory)
+        fail(error, FAILED)
+    except Interrupted as error:
         fail(error, STOPPED)
-    except KeyboardInterrupt:
-        fail(f"stopped at once; go on with: metarun run.dir={directory}", STOPPED)
     finally:
         remove_if_empty(directory)
 

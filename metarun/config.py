@@ -1,6 +1,6 @@
 """From a composed configuration to checked, frozen objects; every mistake ends in a one-line ConfigError."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.build import Recipe, build, numbers_of, recipe, unknown
-from metarun.core import ConfigError, Count, CountOrZero, Learner, Tasks
+from metarun.core import ConfigError, Count, CountOrZero, Learner, Positive, Tasks
+from metarun.engine import Guard
 from metarun.hardware import Hardware
 from metarun.inner import Inner
 from metarun.loggers import NoLogger, Wandb
@@ -33,12 +34,20 @@ class Train:
     log_every: Period
     eval_every: Period
     save_every: Period
+    on_nonfinite: Literal["stop", "skip"]  # a meta-step whose gradient is not finite
+    skip_at_most: Count  # so many in a row
+    clip_value: Positive | None  # of the meta-gradient: see engine.Guard
+    clip_norm: Positive | None
 
     def __post_init__(self) -> None:
         for name in ("log_every", "eval_every", "save_every"):
             period = getattr(self, name)
             if period != "auto" and self.steps % period:
                 raise ConfigError(name, period, f"must divide train.steps={self.steps}, or be auto")
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(self.clip_value, self.clip_norm, self.skip_at_most if self.on_nonfinite == "skip" else 0)
 
     def period(self, name: str) -> int:
         """A period in meta-steps; `auto` is 1/50 of the run (logging) or 1/10, between 1 and 100 or 2,000."""
@@ -71,6 +80,7 @@ class RunInfo:
     dir: str
     name: str
     tags: tuple[str, ...]
+    max_minutes: Positive | None  # of this process: then the run stops, saved
 
 
 @dataclass(frozen=True)
@@ -173,11 +183,11 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return config  # type: ignore[return-value]
 
 
-def resume(directory: Path, config: dict[str, Any], alone: bool) -> dict[str, Any]:
-    """The configuration with which to go on with the run in `directory`.
+def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
+    """The configuration with which to go on with the run in `directory`; `named` are the command's keys but run.dir.
 
-    With `run.dir` `alone` in the command it is the run's own. Else `config` must be the same as the run's,
-    but for the settings that change no result (MAY_CHANGE); raises ConfigError if it is not.
+    If all of these are settings that change no result (MAY_CHANGE), it is the run's own with these of `config`. Else
+    `config` must be the same as the run's, but for such settings; raises ConfigError if it is not.
     """
     try:
         stored = yaml.safe_load((directory / "config.yaml").read_text())
@@ -185,8 +195,14 @@ def resume(directory: Path, config: dict[str, Any], alone: bool) -> dict[str, An
         raise ConfigError("run.dir", directory, f"its config.yaml cannot be read ({type(error).__name__})") from error
     if not isinstance(stored, dict) or not set(SECTIONS) <= stored.keys():
         raise ConfigError("run.dir", directory, "its config.yaml is not a metarun run's; name another directory")
-    if alone:
-        return {**stored, "run": {**stored["run"], "dir": str(directory)}}
+    if all(f"{key}.".startswith(MAY_CHANGE) for key in named):
+        for key in ["run.dir", *named]:
+            *path, last = key.split(".")
+            group, new = stored, config
+            for part in path:
+                group, new = group[part], new[part]
+            group[last] = new[last]
+        return stored
     before, now = flat(stored), flat(config)
     differing = sorted(
         key for key in before.keys() | now.keys() if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key)
@@ -202,7 +218,10 @@ def resume(directory: Path, config: dict[str, Any], alone: bool) -> dict[str, An
     return config
 
 
-MAY_CHANGE = ("run.", "inner.", "hardware.", "logger.", "data_dir", "task.data_dir")
+MAY_CHANGE = (
+    "run.", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
+    "train.on_nonfinite", "train.skip_at_most",
+)  # fmt: skip
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

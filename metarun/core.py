@@ -68,6 +68,9 @@ class State(NamedTuple):
     params: PyTree  # what is meta-learned
     opt_state: PyTree  # the outer optimizer's
     sums: Metrics  # metrics summed over the meta-steps since the last logged row
+    summed: Array  # () int32: meta-steps in `sums`, which those without a finite gradient are not
+    skipped: Array  # () int32: meta-steps without an update, as their gradient was not finite
+    in_a_row: Array  # () int32: of these, the last ones in a row
 
 
 class Net(NamedTuple):

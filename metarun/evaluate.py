@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from metarun import engine
 from metarun.core import Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
+from metarun.inner import Inner, differentiated
 
 Figures = dict[str, dict[str, float]]  # metric -> {"mean": ..., "ci95": ...}
 
@@ -38,26 +39,34 @@ def query_metrics(learner: Learner, net: Net, params: PyTree, episode: Episode, 
 
 
 def make_evaluate(
-    learner: Learner, net: Net, tasks: Tasks, mesh: Mesh, task_chunk: int, most: int, inductive: bool
+    learner: Learner, net: Net, tasks: Tasks, mesh: Mesh, task_chunk: int, most: int, inductive: bool, how: Inner
 ) -> Callable[..., Figures]:
     """(params, data, episodes, seed's key, numbers, after=None) -> figures over so many episodes, at most `most`.
 
     `numbers` stand in for the learner's own floats, and `after` for its inner steps, without another compilation. The
-    same seed gives the same episodes, whatever the learner, its inner steps or the hardware.
+    same seed gives the same episodes, whatever the learner, its inner steps or the hardware. Every half a second
+    `pause`() is called, which may raise.
     """
 
     def per_task(k_episode: Key, k_adapt: Key, params: PyTree, data: PyTree, settings: dict[str, Any]) -> Metrics:
         own = dataclasses.replace(learner, **settings)  # type: ignore[type-var]
-        return query_metrics(own, net, params, tasks.sample(data, k_episode), k_adapt, inductive)
+        with differentiated(how):
+            return query_metrics(own, net, params, tasks.sample(data, k_episode), k_adapt, inductive)
 
     over_tasks = engine.make_over_tasks(per_task, mesh, task_chunk, most)
 
     def evaluate(
-        params: PyTree, data: PyTree, episodes: int, k_eval: Key, numbers: dict[str, Any], after: int | None = None
+        params: PyTree,
+        data: PyTree,
+        episodes: int,
+        k_eval: Key,
+        numbers: dict[str, Any],
+        after: int | None = None,
+        pause: Callable[[], None] = lambda: None,
     ) -> Figures:
         inner_steps = getattr(learner, "inner_steps", None) if after is None else after
         steps = {} if inner_steps is None else {"inner_steps": jnp.int32(inner_steps)}
-        metrics = over_tasks(episodes, k_eval, params, data, numbers | steps)
+        metrics = over_tasks(pause, episodes, k_eval, params, data, numbers | steps)
         return {name: mean_and_interval(values) for name, values in metrics.items()}
 
     return evaluate
@@ -66,4 +75,5 @@ def make_evaluate(
 def mean_and_interval(values: np.ndarray) -> dict[str, float]:
     """values (tasks,) -> their mean, and half the width of its 95% interval: 1.96 standard errors."""
     values = values.astype(np.float64)
-    return {"mean": float(values.mean()), "ci95": float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))}
+    with np.errstate(invalid="ignore"):  # infinity's interval is no number
+        return {"mean": float(values.mean()), "ci95": float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))}

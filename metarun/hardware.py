@@ -24,6 +24,7 @@ class Hardware:
     devices: Count | Literal["auto"]
     task_chunk: Count | Literal["auto"]
     precision: Literal["float32", "tf32", "bfloat16"]
+    deterministic: bool  # also on a GPU the same numbers in each run, bit for bit
 
     @property
     def dtype(self) -> str | None:
@@ -51,6 +52,8 @@ class Hardware:
         one device with two threads.
         """
         keep_compiled_programs()
+        if self.deterministic and "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
         if self.platform != "auto":
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
         if self.platform in ("auto", "cpu"):

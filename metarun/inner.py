@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from metarun.core import Array, Batch, CountOrZero, Episode, Key, Learner, Metrics, Net, PyTree
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Learner, Metrics, Net, Positive, PyTree
 
 Reduction = Literal["mean", "sum_over_shots"]
 InnerOptimizer = Literal["sgd", "adam"]
@@ -21,11 +21,13 @@ InnerOptimizer = Literal["sgd", "adam"]
 
 @dataclass(frozen=True)
 class Inner:
-    """How inner loops are differentiated: the numbers are the same, time and memory are not."""
+    """How inner loops are differentiated (the numbers are the same, time and memory are not), and clipped."""
 
     mode: Literal["mixed", "reverse"]  # the derivative of an inner gradient: see `gradient`
     unroll: CountOrZero  # loops of at most so many steps are written out, step by step
     remat: bool  # keep every sqrt(steps)-th of the inner loop's states, and compute the others again
+    clip_value: Positive | None = None  # every number of an inner gradient is brought between minus this and this
+    clip_norm: Positive | None = None  # then a longer inner gradient, all parameters together, is shortened to this
 
 
 _DEFAULT = Inner("mixed", unroll=1, remat=False)
@@ -92,6 +94,32 @@ def gradient(loss: Callable[[PyTree], Array]) -> Callable[[PyTree], PyTree]:
     return grad
 
 
+def step_gradient(loss: Callable[[PyTree], Array], first_order: bool) -> Callable[[PyTree], PyTree]:
+    """phi -> the gradient that an inner step follows: clipped if `Inner` says so, a constant with `first_order`."""
+    how = _how.get()
+    grad = jax.grad(loss) if first_order else gradient(loss)
+
+    def step(phi: PyTree) -> PyTree:
+        grads = clipped(grad(phi), how.clip_value, how.clip_norm)
+        return jax.lax.stop_gradient(grads) if first_order else grads
+
+    return step
+
+
+def clipped(grads: PyTree, value: float | None, norm: float | None) -> PyTree:
+    """`grads` with every number brought into [-value, value]; then, if all together are longer than `norm`, shortened.
+
+    Differentiable where the gradient is zero, which a norm is not.
+    """
+    if value is not None:
+        grads = jax.tree.map(lambda g: jnp.clip(g, -value, value), grads)
+    if norm is not None and jax.tree.leaves(grads):
+        squares = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
+        shorter = norm * jax.lax.rsqrt(jnp.maximum(squares, norm**2))
+        grads = jax.tree.map(lambda g: g * shorter, grads)
+    return grads
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mixed_gradient(loss: Callable[..., Array], phi: PyTree, outside: list[Array]) -> PyTree:
     """The gradient of loss(phi, *outside) in phi; `outside` holds what else the loss depends on."""
@@ -149,7 +177,7 @@ def descend(
         def at_step(params: PyTree) -> Array:
             return loss(params, i)
 
-        grads = jax.lax.stop_gradient(jax.grad(at_step)(params)) if first_order else gradient(at_step)(params)
+        grads = step_gradient(at_step, first_order)(params)
         updates, opt_state = update.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 

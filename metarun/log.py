@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,20 @@ class Terminal(logging.Handler):
         console.print(record.getMessage(), markup=False, soft_wrap=True)
 
 
+class LogFile(logging.FileHandler):
+    """A log file that a full disk makes incomplete, and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 def open_log(directory: Path) -> None:
     """Sends the program's lines to the terminal and to metarun.log in the run's directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for handler in log.handlers[:]:  # an earlier job's of the same process
         log.removeHandler(handler)
         handler.close()
-    to_file = logging.FileHandler(directory / "metarun.log")
+    to_file = LogFile(directory / "metarun.log")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     to_terminal = Terminal()
     to_terminal.setLevel(logging.INFO if live() else logging.DEBUG)
@@ -44,18 +53,54 @@ def open_log(directory: Path) -> None:
 
 
 class MetricsFile:
-    """metrics.jsonl: one object a line, `{"step": ..., "split": ..., metric: value, ...}`."""
+    """metrics.jsonl: one object a line, `{"step": ..., "split": ..., metric: value, ...}`.
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Opens `path` to go on after `step`: rows past it, of a run that was killed, are dropped."""
+    What the disk does not take is kept, told once, and tried again with the next row.
+    """
+
+    def __init__(self, path: Path, step: int, again: str | None = None) -> None:
+        """Begins to go on after `step`: rows past it, of a run that was killed, are dropped.
+
+        So are those of the split `again` at `step` itself, which will come once more.
+        """
+        self.path = path
+        self.waiting: list[str] = []
+        self.failed = False
         if path.exists():
             rows = [row for row in read_rows(path) if row["step"] <= step]
+            rows = [row for row in rows if (row["step"], row["split"]) != (step, again)]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self.file = path.open("a")
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-        self.file.flush()
+        self.waiting.append(json.dumps(finite({"step": step, "split": split, **metrics}), allow_nan=False) + "\n")
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            append(self.path, "".join(self.waiting))
+            self.waiting = []
+        except OSError as error:
+            if not self.failed:
+                log.warning(f"{self.path} cannot be written ({error.strerror}); training goes on and keeps its rows")
+            self.failed = True
+
+    def close(self) -> list[str]:
+        """Tries once more; what was lost, in words: nothing, or one line."""
+        self.flush()
+        return [f"{len(self.waiting)} rows of {self.path.name} could not be written"] if self.waiting else []
+
+
+def append(path: Path, text: str) -> None:
+    """Adds `text` to a file, all of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        rest = text.encode()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -72,11 +117,25 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that whoever reads it finds either the old content or the new, whole."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def finite(values: Any) -> Any:
+    """Nested results with null for every number that is none: NaN is not JSON."""
+    if isinstance(values, dict):
+        return {name: finite(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def words(metrics: Mapping[str, float]) -> str:

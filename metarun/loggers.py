@@ -3,8 +3,11 @@
 import logging
 import os
 import secrets
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
 log = logging.getLogger("metarun")
@@ -53,8 +56,15 @@ class Wandb:
             return Nowhere()
 
 
+# How long the end of a run waits for W&B, and how long W&B may take to begin, in seconds.
+PATIENCE, TIME_TO_BEGIN = 60.0, 20.0
+
+
 class WandbRun:
-    """One W&B run. At its first failure it says so once, and keeps quiet from then on."""
+    """One W&B run, fed from a thread of its own: training waits for it at the end alone, and not for ever.
+
+    At its first failure it says so once, and keeps quiet from then on.
+    """
 
     def __init__(
         self, settings: Wandb, directory: Path, config: dict[str, Any], name: str, tags: tuple[str, ...]
@@ -80,7 +90,7 @@ class WandbRun:
                 id=id_file.read_text().strip(),
                 resume="allow",
                 mode=mode,  # type: ignore[arg-type]
-                settings=wandb.Settings(console="off", silent=True, init_timeout=20),
+                settings=wandb.Settings(console="off", silent=True, init_timeout=TIME_TO_BEGIN),
             )
 
         # W&B's own variable, which may also say `disabled`, stands unless the configuration names a mode.
@@ -102,22 +112,36 @@ class WandbRun:
             log.info(f"W&B: offline; upload later with: wandb sync {Path(self.run.dir).parent}")
         elif mode == "online":
             log.info(f"W&B: {self.run.url}")
+        self.folder = directory / "wandb"
+        self.acts: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self.thread.start()
 
     def row(self, step: int, row: dict[str, float]) -> None:
-        self._quietly(lambda: self.run.log(row, step=step))
+        self.acts.put(lambda: self.run.log(row, step=step))
 
     def close(self, summary: dict[str, Any]) -> None:
-        self._quietly(lambda: self.run.summary.update(summary))
-        self._quietly(lambda: self.run.finish())
+        self.acts.put(lambda: self.run.summary.update(summary))
+        self.acts.put(self.run.finish)
+        self.acts.put(None)
+        self.thread.join(PATIENCE)
+        if self.thread.is_alive():
+            abandoned.append(self.thread)
+            log.warning(
+                f"W&B: no answer in {PATIENCE:.0f} seconds; what is not there yet is in {self.folder}: wandb sync"
+            )
 
-    def _quietly(self, act: Any) -> None:
-        if self.run is None:
-            return
-        try:
-            act()
-        except Exception as error:  # a tracker that breaks must not take the training with it
-            log.warning(f"W&B: stopped logging there ({_one_line(error)})")
-            self.run = None
+    def _work(self) -> None:
+        while (act := self.acts.get()) is not None:
+            try:
+                act()
+            except Exception as error:  # a tracker that breaks must not take the training with it
+                log.warning(f"W&B: stopped logging there ({_one_line(error)})")
+                return
+
+
+# Threads that still wait for W&B: the interpreter's end would wait for them too.
+abandoned: list[threading.Thread] = []
 
 
 def _has_login() -> bool:
@@ -134,4 +158,7 @@ def _has_login() -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """An error's first line, without the user's key."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    key = os.environ.get("WANDB_API_KEY")
+    return line.replace(key, "(WANDB_API_KEY)") if key else line

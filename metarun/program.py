@@ -34,6 +34,7 @@ class Shape:
     model: Any
     optimizer: engine.Optimizer
     inner: Inner
+    guard: engine.Guard
     inductive: bool
     meta_batch: int
     most_episodes: int
@@ -49,6 +50,7 @@ def shape_of(run: Run) -> Shape:
         model=run.model,
         optimizer=run.optimizer,
         inner=run.inner,
+        guard=run.train.guard,
         inductive=run.eval.inductive and getattr(run.model, "transductive", False),
         meta_batch=run.train.meta_batch,
         most_episodes=max(run.eval.episodes, run.eval.val_episodes),
@@ -81,9 +83,24 @@ def _programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
     return Programs(
         start=engine.make_start(shape.learner, net, shape.tasks, shape.optimizer),
         meta_steps=engine.make_meta_steps(
-            shape.learner, net, shape.tasks, shape.optimizer, mesh, shape.meta_batch, task_chunk, shape.inner
+            shape.learner,
+            net,
+            shape.tasks,
+            shape.optimizer,
+            mesh,
+            shape.meta_batch,
+            task_chunk,
+            shape.inner,
+            shape.guard,
         ),
         evaluate=make_evaluate(
-            shape.eval_learner, eval_net, shape.eval_tasks, mesh, task_chunk, shape.most_episodes, shape.inductive
+            shape.eval_learner,
+            eval_net,
+            shape.eval_tasks,
+            mesh,
+            task_chunk,
+            shape.most_episodes,
+            shape.inductive,
+            shape.inner,
         ),
     )

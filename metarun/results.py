@@ -6,20 +6,18 @@ import platform
 import resource
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from rich.markup import escape
 
 import metarun
+from metarun.clock import Clock
 from metarun.config import Run
-from metarun.core import PyTree
+from metarun.core import State
 from metarun.evaluate import Figures
 from metarun.log import console
-
-if TYPE_CHECKING:
-    from metarun.train import Clock
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
 
@@ -30,10 +28,11 @@ def summary(
     figures: Figures,
     by_inner_steps: dict[str, Figures],
     used: dict[str, Any],
-    params: PyTree,
+    state: State,
     mesh: Mesh,
     task_chunk: int,
-    clock: "Clock",
+    separation: dict[str, Any] | None,
+    clock: Clock,
     command: str,
     seconds: float,
 ) -> dict[str, Any]:
@@ -59,6 +58,7 @@ def summary(
                 "val": run.eval_tasks.digest("val"),
                 "test": run.eval_tasks.digest("test"),
             },
+            "separation": separation,
         },
         "training": {
             "name": run.info.name,
@@ -66,7 +66,8 @@ def summary(
             "seed": run.train.seed,
             "steps": run.train.steps,
             "meta_batch": run.train.meta_batch,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "skipped_meta_steps": int(state.skipped),
             "command": command,
         },
         "speed": {
@@ -86,6 +87,7 @@ def summary(
             "devices": mesh.size,
             "task_chunk": task_chunk,
             "precision": run.hardware.precision,
+            "deterministic": run.hardware.deterministic or device.platform == "cpu",
             "system": platform.platform(),
             "python": platform.python_version(),
         },

@@ -167,10 +167,10 @@ def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
     stored = composed("train.steps=20")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
     same = composed("train.steps=20", "hardware.devices=1", "logger=none")
-    assert config.resume(tmp_path, same, alone=False) == same
-    assert config.resume(tmp_path, composed(), alone=True)["train"]["steps"] == 20
+    assert config.resume(tmp_path, same, ["learner.inner_lr"]) == same
+    assert config.resume(tmp_path, composed(), [])["train"]["steps"] == 20
     with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
-        config.resume(tmp_path, composed("train.steps=30"), alone=False)
+        config.resume(tmp_path, composed("train.steps=30"), ["train.steps"])
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def start():
 
 def steps(devices: int, task_chunk: int):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-    program = engine.make_meta_steps(RUN.learner, NET, RUN.tasks, sgd, mesh, 8, task_chunk, RUN.inner)
+    program = engine.make_meta_steps(RUN.learner, NET, RUN.tasks, sgd, mesh, 8, task_chunk, RUN.inner, RUN.train.guard)
     return lambda state, data, n: program(state, data, NUMBERS, K_TRAIN, n)[0]
 
 
@@ -79,7 +79,7 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
     def figures(devices, task_chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, 20, inductive=False)
+        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, 20, False, RUN.inner)
         return evaluate(params, (), 13, K_EVAL, {})
 
     expected, got = figures(1, 1), figures(devices, task_chunk)
@@ -90,9 +90,9 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
 def test_evaluation_after_other_inner_steps_is_that_learners():
     params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
-    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, inductive=False)(params, (), 8, K_EVAL, {}, 5)
+    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {}, 5)
     other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
-    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, inductive=False)(params, (), 8, K_EVAL, {})
+    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {})
     np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
 
 

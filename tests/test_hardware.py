@@ -70,7 +70,7 @@ def test_a_number_as_an_argument_is_the_same_as_in_the_program():
         return run.optimizer(run.numbers["optimizer"])
 
     start = engine.make_start(run.learner, net, run.tasks, optimizer)((), numbers, k_init())
-    fixed = engine.make_meta_steps(run.learner, net, run.tasks, optimizer, mesh, 8, 2, run.inner)
+    fixed = engine.make_meta_steps(run.learner, net, run.tasks, optimizer, mesh, 8, 2, run.inner, run.train.guard)
     expected = fixed(start, (), numbers, k_train(), jnp.int32(3))[0]
     np.testing.assert_allclose(flattened(after(run, 2).params), flattened(expected.params), rtol=1e-5, atol=1e-6)
 

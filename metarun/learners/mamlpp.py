@@ -64,7 +64,7 @@ class MAMLPP:
         def at_step(theta: PyTree) -> Array:
             return loss(self.at(params, theta, i))
 
-        grads = jax.lax.stop_gradient(jax.grad(at_step)(theta)) if first_order else inner.gradient(at_step)(theta)
+        grads = inner.step_gradient(at_step, first_order)(theta)
         if not self.learn_inner_lr:
             return jax.tree.map(lambda p, g: p - self.inner_lr * g, theta, grads)
         step_size = jax.tree.map(lambda leaf: leaf[jnp.clip(i, 0, len(leaf) - 1)], params["alpha"])

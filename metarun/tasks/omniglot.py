@@ -22,6 +22,7 @@ from metarun.tasks.episode import by_class, choose
 
 SIDE = 28
 DRAWERS = 20
+MOST_BYTES = 2**26  # of an archive's drawings, unpacked: four times what they take
 HOME = "https://github.com/brendenlake/omniglot/raw/master/python/"
 
 
@@ -90,6 +91,9 @@ class Omniglot:
         classes = [(character, turn) for character in range(len(chosen)) for turn in turns]
         return Drawings(images[[row[name] for name in chosen]], np.array(classes, np.int32))
 
+    def examples(self, split: str, data: PyTree) -> dict[str, np.ndarray]:
+        return dict(zip(characters(self.split)[split], data.images, strict=True))
+
     def digest(self, split: str) -> str:
         return hashlib.sha256("\n".join(characters(self.split)[split]).encode()).hexdigest()[:16]
 
@@ -157,15 +161,30 @@ def load_drawings(data_dir: str | None) -> tuple[list[str], np.ndarray]:
     """
     folder = find("omniglot", data_dir, [BACKGROUND.name, EVALUATION.name])
 
+    def part(archive: Archive) -> dict[str, np.ndarray]:
+        if folder is not None:
+            return read(folder / archive.name, archive)
+        path = download(HOME + archive.name, "omniglot", data_dir)
+        try:
+            return read(path, archive)
+        except DataError:
+            path.unlink(missing_ok=True)  # what was delivered is not the data set: the next try downloads again
+            raise
+
     def decode() -> dict[str, np.ndarray]:
-        parts = [
-            read(folder / archive.name if folder else download(HOME + archive.name, "omniglot", data_dir), archive)
-            for archive in (BACKGROUND, EVALUATION)
-        ]
+        parts = [part(archive) for archive in (BACKGROUND, EVALUATION)]
         names = [name for part in parts for name in part]
         return {"names": np.array(names), "images": np.stack([part[n] for part in parts for n in part])}
 
-    arrays = cached(f"omniglot-{BACKGROUND.digest[:8]}-{EVALUATION.digest[:8]}-{SIDE}.npz", decode)
+    def is_whole(arrays: dict[str, np.ndarray]) -> bool:
+        total = BACKGROUND.characters + EVALUATION.characters
+        return (
+            arrays.keys() == {"names", "images"}
+            and arrays["names"].shape == (total,)
+            and arrays["images"].shape == (total, DRAWERS, SIDE, SIDE)
+        )
+
+    arrays = cached(f"omniglot-{BACKGROUND.digest[:8]}-{EVALUATION.digest[:8]}-{SIDE}.npz", decode, is_whole)
     return arrays["names"].tolist(), arrays["images"]
 
 
@@ -177,8 +196,12 @@ def read(path: Path, archive: Archive) -> dict[str, np.ndarray]:
     remedy = "delete it and fetch it again with: metarun data omniglot"
     try:
         with zipfile.ZipFile(path) as file:
-            members = {name: file.read(name) for name in sorted(file.namelist()) if name.endswith(".png")}
-    except (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            infos = {info.filename: info for info in file.infolist() if info.filename.endswith(".png")}
+            unpacked = sum(info.file_size for info in infos.values())
+            if unpacked > MOST_BYTES:
+                raise DataError(f"{refused}: its drawings unpack to {unpacked:,} bytes; {remedy}")
+            members = {name: unpack(file, infos[name]) for name in sorted(infos)}
+    except (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{refused}: it cannot be read ({error}); {remedy}") from error
 
     drawn = Counter(name.rsplit("/", 1)[0] for name in members)
@@ -191,8 +214,18 @@ def read(path: Path, archive: Archive) -> dict[str, np.ndarray]:
     if total.hexdigest() != archive.digest:
         raise DataError(f"{refused}: its drawings are not the published ones; {remedy}")
 
+    # Nothing is decoded, nor any name used, before all of it is known to be the published data set.
     drawings: dict[str, list[np.ndarray]] = {}
     for name, content in members.items():
         image = Image.open(io.BytesIO(content)).convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         drawings.setdefault("/".join(name.split("/")[1:3]), []).append(255 - np.asarray(image))
     return {name: np.stack(images) for name, images in drawings.items()}
+
+
+def unpack(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's content; no more than it claims to have, which `read` of a whole member does not promise."""
+    with file.open(info) as member:
+        content = member.read(info.file_size)
+        if member.read(1):
+            raise zipfile.BadZipFile(f"{info.filename} is longer than it claims")
+    return content

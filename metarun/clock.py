@@ -1,0 +1,54 @@
+"""How long things take: what results.json says of speed, and how long a call to the devices should be."""
+
+import time
+
+# One call to the device lasts about this long: short enough to stop soon, long enough to cost nothing.
+SECONDS_PER_CALL = 0.5
+
+
+class Clock:
+    """How long things take, in seconds: the start of a run, compilation, and the meta-steps."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.startup_s: float | None = None  # until all was there but the compiled meta-step
+        self.compile_s: float | None = None  # from then until the first call was done; None before
+        self.seconds = 0.0  # of calls that were timed
+        self.steps = 0  # meta-steps in them
+        self.rate = 0.0  # meta-steps per second, of late
+        self.last: float | None = None  # when the last report came; None if something else came between
+
+    def since_start(self) -> float:
+        return time.monotonic() - self.began
+
+    def started(self) -> None:
+        """All is there but the compiled meta-step."""
+        self.startup_s = self.since_start()
+
+    def compiled(self) -> None:
+        """The first call has been made."""
+        self.compile_s = self.since_start() - (self.startup_s or 0.0)
+
+    def arrived(self, steps: int) -> None:
+        """A call's report is here. The devices were at it since the report before it."""
+        now = time.perf_counter()
+        if self.last is not None:
+            taken = now - self.last
+            self.seconds += taken
+            self.steps += steps
+            self.rate = steps / taken if self.rate == 0.0 else 0.8 * self.rate + 0.2 * steps / taken
+        self.last = now
+
+    def interrupted(self) -> None:
+        """The host did something between: the next report tells nothing of the devices' speed."""
+        self.last = None
+
+    def steps_per_call(self) -> int:
+        return max(1, int(self.rate * SECONDS_PER_CALL))
+
+    def left(self, steps: int) -> str:
+        """The time that `steps` more will take, as h:mm:ss."""
+        if not self.rate:
+            return "?"
+        seconds = int(steps / self.rate)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -1,0 +1,61 @@
+"""Whether what a run is tested on is new to it: asked of the data themselves, not of a list of names."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from metarun.core import DataError, PyTree
+
+SPLITS = ("train", "val", "test")
+
+
+@runtime_checkable
+class Finite(Protocol):
+    """Tasks whose splits are finite sets of classes with their examples. Endless ones have nothing to compare."""
+
+    def examples(self, split: str, data: PyTree) -> dict[str, np.ndarray]:
+        """Class -> its examples (n, ...), all of them, on the host."""
+        ...
+
+
+def check(tasks: Mapping[str, Any], data: Mapping[str, PyTree]) -> dict[str, Any] | None:
+    """For each split its tasks and data -> how many classes each split has, and examples that stand in two splits.
+
+    A class is told by the digests of its examples, whatever their order, and by its name. Raises DataError if a class
+    is in two splits. None for tasks that are no `Finite`. Examples are compared bit by bit, as the model sees them.
+    """
+    if not all(isinstance(tasks[split], Finite) for split in SPLITS):
+        return None
+    classes = {split: tasks[split].examples(split, data[split]) for split in SPLITS}
+    examples = {
+        split: {name: [digest(one) for one in found] for name, found in classes[split].items()} for split in SPLITS
+    }
+    whole = {split: {" ".join(sorted(found)): name for name, found in examples[split].items()} for split in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        same = {(whole[one][d], whole[other][d]) for d in whole[one].keys() & whole[other].keys()}
+        same |= {(name, name) for name in classes[one].keys() & classes[other].keys()}
+        if same:
+            name, again = min(same)
+            raise DataError(
+                f"{len(same)} classes stand in {one} and in {other} alike, {name!r} ({again!r} there) among them: "
+                f"a figure on {other} would not be of new classes; mend the splits"
+            )
+    places: dict[str, list[str]] = defaultdict(list)
+    for split in SPLITS:
+        for name, found in examples[split].items():
+            for i, one in enumerate(found):
+                places[one].append(f"{split}: {name}[{i}]")
+    across = [found for found in places.values() if len({place.split(":")[0] for place in found}) > 1]
+    return {
+        "classes": {split: len(classes[split]) for split in SPLITS},
+        "duplicate_examples_across_splits": len(across),
+        "duplicates": across[:20],
+    }
+
+
+def digest(example: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(example).tobytes()).hexdigest()

@@ -1,0 +1,84 @@
+"""Being asked to stop: by Ctrl-C, by SIGTERM from a scheduler, by the clock."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A scheduler that requeues on this code (EX_TEMPFAIL) goes on with the run by giving the same command again.
+EXIT_CODE = 75
+
+
+class Interrupted(Exception):
+    """Asked to stop: all is saved, and the same command goes on."""
+
+
+class Stop:
+    """Whether the run has been asked to stop. While something is `unsaved` it is for the run to save it and leave.
+
+    With nothing unsaved the first signal ends the process, and a second Ctrl-C always does, whatever the main thread
+    is at: Python's own handlers wait until a compilation or a call to the devices returns.
+    """
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.how_to_go_on = "the same command"
+        self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.received = False
+        self.unsaved = False
+
+    @property
+    def asked(self) -> bool:
+        return self.received or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def check(self) -> None:
+        """Raises Interrupted if the run has been asked to stop."""
+        if self.asked:
+            raise Interrupted
+
+    def signal(self, number: int) -> None:
+        if not self.unsaved:
+            leave(f"stopped; nothing was left to save; go on with: {self.how_to_go_on}")
+        if self.received and number == signal.SIGINT:
+            leave(f"stopped at once; go on from the last save with: {self.how_to_go_on}")
+        self.received = True
+
+
+def leave(message: str) -> None:
+    """Ends the process here and now, from any thread, with EXIT_CODE."""
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+    os.write(2, f"{show_cursor}metarun: {message}\n".encode())
+    os._exit(EXIT_CODE)
+
+
+@contextmanager
+def stop_on_signals(max_minutes: float | None) -> Iterator[Stop]:
+    """A `Stop` that hears SIGINT and SIGTERM as long as the context lasts, if this is the main thread."""
+    stop = Stop(max_minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    ours, theirs = socket.socketpair()  # the interpreter writes a signal's number at once, in whatever call it is
+    theirs.setblocking(False)
+
+    def listen() -> None:
+        while received := ours.recv(1):
+            stop.signal(received[0])
+
+    listener = threading.Thread(target=listen, name="signals", daemon=True)
+    listener.start()
+    earlier_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    # A handler in Python that does nothing: without one the signal would end the process, or raise.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(earlier_fd)
+        theirs.close()
+        listener.join()
+        ours.close()
