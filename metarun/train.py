@@ -210,7 +210,7 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
             host["best"] = {"step": step, "digest": digest, **figures[run.tasks.metric]}
 
     def save(kept: State) -> None:
-        if checkpoints.whole != int(kept.step):
+        if int(kept.step) not in (checkpoints.whole, checkpoints.writing):
             host["seconds"] = earlier + clock.since_start()
             checkpoints.save(kept, host)
 
