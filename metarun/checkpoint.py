@@ -31,6 +31,7 @@ class Checkpoints:
         self.writing: int | None = None  # the step of the save under way
         self.whole: int | None = None  # the newest step that is on disk
         self.unsaved: str | None = None  # why the newest save failed
+        self.broken = False  # whether orbax's managers must be made anew, after a failure
 
     def open(self) -> tuple[ocp.CheckpointManager, ocp.CheckpointManager]:
         def series(name: str) -> ocp.CheckpointManager:
@@ -47,6 +48,7 @@ class Checkpoints:
         signed = sign(host | {"digest": digest(state)})
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(signed))
         try:
+            self.mend()
             self.last.save(step, args=args, force=True)
             self.writing = step
         except Exception as error:  # the disk's errors come from several libraries
@@ -57,6 +59,7 @@ class Checkpoints:
         params = jax.device_get(params)
         item = {"step": np.array(step, np.int32), "params": params}  # orbax saves nothing empty, as params may be
         try:
+            self.mend()
             if step in self.best.all_steps():
                 self.best.delete(step)
             self.best.save(step, args=ocp.args.StandardSave(item), force=True)
@@ -66,8 +69,16 @@ class Checkpoints:
             return None
         return digest(params)
 
+    def mend(self) -> None:
+        """After a failure: begins anew with what is on disk. Raises the disk's errors."""
+        if self.broken:
+            self.last, self.best = self.open()
+            self.broken = False
+
     def wait(self) -> None:
         """Returns once what was begun is on disk, or has failed to get there."""
+        if self.broken:
+            return
         try:
             self.last.wait_until_finished()
             if self.writing is not None:
@@ -79,7 +90,7 @@ class Checkpoints:
         self.writing = None
 
     def lost(self, step: int | None, error: Exception) -> None:
-        """A save has failed: says so if the one before did not, and begins anew with what is on disk."""
+        """A save has failed: says so if the one before did not."""
         if self.unsaved is None:
             newest = "none is" if self.whole is None else f"the newest is of meta-step {self.whole}"
             log.warning(
@@ -90,8 +101,7 @@ class Checkpoints:
         for manager in (self.last, self.best):
             with suppress(Exception):  # it tells of the same failure
                 manager.close()
-        with suppress(Exception):  # the next save finds them closed, and comes back here
-            self.last, self.best = self.open()
+        self.broken, self.writing = True, None
 
     def is_empty(self) -> bool:
         """Whether nothing was saved to go on from."""
@@ -144,6 +154,7 @@ class Checkpoints:
         target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, item))
         folder = self.directory / "best" / str(best["step"])
         try:
+            self.mend()
             params = self.best.restore(best["step"], args=target)["params"]
         except Exception as error:
             raise DataError(f"{folder} is damaged ({one_line(error)}); eval.state=last does without it") from error

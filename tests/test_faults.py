@@ -313,11 +313,11 @@ def test_sigterm_while_all_is_being_prepared_ends_the_process_at_once(tmp_path):
 
 def test_max_minutes_stops_saved_and_the_run_goes_on_with_more(tmp_path):
     settings = (*SMALL, "train.steps=20000", "train.log_every=1", "logger=none", "run.dir=RUN")
-    err = metarun(*settings, "run.max_minutes=0.1", cwd=tmp_path, code=75).stderr
+    err = metarun(*settings, "run.max_minutes=0.08", cwd=tmp_path, code=75).stderr
     assert "stopped and saved at meta-step" in err
     first = max(int(path.name) for path in complete(tmp_path / "RUN"))
     assert 0 < first < 20000
-    metarun("run.dir=RUN", "run.max_minutes=0.12", cwd=tmp_path, code=75)
+    metarun("run.dir=RUN", "run.max_minutes=0.1", cwd=tmp_path, code=75)
     assert max(int(path.name) for path in complete(tmp_path / "RUN")) > first
     steps = [row["step"] for row in rows(tmp_path / "RUN") if row["split"] == "train"]
     assert steps == list(range(1, len(steps) + 1))

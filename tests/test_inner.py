@@ -12,7 +12,7 @@ from metarun.inner import Inner
 
 REVERSE = Inner("reverse", unroll=0, remat=False)
 MIXED = Inner("mixed", unroll=0, remat=False)
-MORE_WAYS = [Inner("mixed", unroll=9, remat=False), Inner("mixed", 0, remat=True), Inner("reverse", 0, remat=True)]
+MORE_WAYS = [Inner("mixed", unroll=9, remat=False), Inner("mixed", 0, remat=True)]
 ONE_OF_ITS_OWN = ("mamlpp", "learner.multi_step_loss=2000000")  # half-way; its loop is not `inner.descend`'s
 SECOND_ORDER = [
     ("maml",),

@@ -31,6 +31,7 @@ def trained(tmp_path, *overrides: str) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_maml_learns_strokes(tmp_path):
     found = trained(
         tmp_path, "experiment=demo", "model.filters=16", "train.steps=150", "train.eval_every=75", *FEW,
