@@ -359,6 +359,7 @@ def draw(found: dict[str, list[tuple[float, float, float]]]) -> None:
 
 
 def main() -> None:
+    made = results.commit()  # before this writes anything
     torch.manual_seed(0)
     jax.config.update("jax_default_matmul_precision", "highest")
     run_of().hardware.set_up(32)
@@ -381,7 +382,6 @@ def main() -> None:
         "images 8 tasks; devices 32 tasks; one task at once on each device throughout.",
         "", memory_at_five_steps(), "", soak(),
     ]  # fmt: skip
-    made = results.commit()
     versions = f"jax {jax.__version__}, torch {torch.__version__}, higher 0.2.1, Python {platform.python_version()}"
     cpu = next(
         (ln.split(":")[1].strip() for ln in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in ln), "?"
