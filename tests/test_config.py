@@ -169,6 +169,9 @@ def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
     same = composed("train.steps=20", "hardware.devices=1", "logger=none")
     assert config.resume(tmp_path, same, ["learner.inner_lr"]) == same
     assert config.resume(tmp_path, composed(), [])["train"]["steps"] == 20
+    longer = config.resume(tmp_path, composed("run.max_minutes=5", "logger=none"), ["run.max_minutes", "logger"])
+    assert (longer["train"]["steps"], longer["run"]["max_minutes"]) == (20, 5)
+    assert longer["logger"]["_target_"].endswith("NoLogger")
     with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
         config.resume(tmp_path, composed("train.steps=30"), ["train.steps"])
 
