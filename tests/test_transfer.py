@@ -50,6 +50,7 @@ def run_in(directory, *overrides: str):
     return train.train(config.build_run(values))
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_anothers_network_and_says_so(tmp_path, capsys):
     run_in(tmp_path / "maml", "learner=maml")
     # A step of length 0 leaves what the run started from.
