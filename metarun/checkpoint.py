@@ -157,7 +157,7 @@ class Checkpoints:
             self.mend()
             params = self.best.restore(best["step"], args=target)["params"]
         except Exception as error:
-            raise DataError(f"{folder} is damaged ({one_line(error)}); eval.state=last does without it") from error
+            raise DataError(f"{folder} is damaged ({one_line(error)})") from error
         if digest(params) != best["digest"]:
             raise DataError(f"{folder} is damaged (its digest is not that of its content)")
         return params
@@ -194,7 +194,7 @@ def unused(path: Path) -> Path:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's first line, or its name; libraries write pages, of which the last words may matter too."""
+    """An error's first line, not too long of it, or its name if it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}..."
 
