@@ -7,9 +7,10 @@ from pathlib import Path
 os.environ.setdefault("METARUN_CACHE_DIR", str(Path(tempfile.gettempdir()) / "metarun-tests"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["METARUN_CACHE_DIR"]) / "xla"))
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time goes into compiling small programs: half of it at this level, and training is as fast.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# Most of the time goes into compiling small programs: half of it with these.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.pop("WANDB_API_KEY", None)
+os.environ["METARUN_ALLOW"] = "blobs"  # tests/blobs.py stands for a user's own component
 
 import jax
 import pytest

@@ -20,6 +20,12 @@ def composed(*overrides: str) -> dict[str, Any]:
         return config.resolve(compose("config", overrides=[*fixed, *overrides]))
 
 
+def on_blobs(*overrides: str) -> dict[str, Any]:
+    """`composed`, on tests/blobs.py: the classification that needs no data and next to no compilation."""
+    values = composed("task=strokes", "model=mlp", "model.hidden=[8]", *overrides)
+    return values | {"task": {"_target_": "blobs.Blobs", "ways": 3, "shots": 1, "queries": 2, "pool": 20}}
+
+
 def run_of(*overrides: str) -> config.Run:
     return config.build_run(composed(*overrides))
 

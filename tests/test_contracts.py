@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import composed, run_of
+from support import composed, on_blobs
 
 from metarun import config, engine
 from metarun.build import build
@@ -75,13 +75,6 @@ def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
         np.testing.assert_allclose(loss, np.log(tasks.n_out), rtol=1e-5)
 
 
-def small(learner: str, *overrides: str) -> config.Run:
-    """A learner on strokes with a small model: the classification that needs no data."""
-    return run_of(
-        f"learner={learner}", "task=strokes", "model=mlp", "model.hidden=[8]", "task.ways=3", "task.pool=20", *overrides
-    )
-
-
 def few_episodes(run: config.Run) -> Episode:
     keys = jax.random.split(jax.random.key(0), 2)
     return jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys)
@@ -89,7 +82,7 @@ def few_episodes(run: config.Run) -> Episode:
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_keeps_its_protocol(learner):
-    run = small(learner)
+    run = config.build_run(on_blobs(f"learner={learner}"))
     net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     batch = few_episodes(run)
     support, query, _ = jax.tree.map(lambda leaf: leaf[0], batch)
