@@ -197,10 +197,18 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'", message):
         *path, key = found[1].split(".")
         return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"
+    if message.startswith("Config group override must be"):  # a choice that reads as a number
+        group, choice = next(a.split("=") for a in arguments if a.split("=")[0] in GROUPS and not is_choice(a))
+        return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
     if isinstance(error, OverrideParseException):
         reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
         return f"{error.override}: cannot be read as group=choice or key=value ({reason})"
     return message.splitlines()[0] if message else type(error).__name__
+
+
+def is_choice(argument: str) -> bool:
+    group, _, choice = argument.partition("=")
+    return choice in choices(group)
 
 
 def keys_at(path: list[str], arguments: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 from metarun import losses
 from metarun.core import Array, Count, Episode, Key, Metrics, PyTree

@@ -91,6 +91,7 @@ def test_cfg_prints_the_configuration(tmp_path):
         (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),
         (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
         (["trian"], "trian: no such command"),
+        (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
         (["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with"),
         (["-m", "task.ways=0,5"], "task.ways=0: must be an integer >= 1"),
         (["hardware=gpu"], "hardware.platform=gpu: not usable here"),

@@ -128,12 +128,16 @@ def test_any_command_ends_in_two_meta_steps_or_in_one_line(workplace, command):
     faulthandler.dump_traceback_later(300, exit=True)  # a hang ends the tests
     shutil.rmtree(workplace / "RUN", ignore_errors=True)
     code: object = 0
-    with contextlib.chdir(workplace), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        with mock.patch.object(sys, "argv", ["metarun", *command, f"run.dir={workplace / 'RUN'}"]):
-            try:
-                cli.command()
-            except SystemExit as error:
-                code = error.code or 0
+    with (
+        contextlib.chdir(workplace),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["metarun", *command, f"run.dir={workplace / 'RUN'}"]),
+    ):
+        try:
+            cli.command()
+        except SystemExit as error:
+            code = error.code or 0
     faulthandler.cancel_dump_traceback_later()
     told = err.getvalue()
     end = {0: "ran", 1: "failed in one line", 2: "refused in one line"}[code]
