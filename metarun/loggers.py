@@ -107,6 +107,7 @@ class WandbRun:
                 raise
             log.warning(f"W&B: cannot be reached ({_one_line(error)}); logging offline")
             mode = "offline"
+            wandb.teardown()  # its service may still hold the run's id
             self.run = start(mode)
         if mode == "offline":
             log.info(f"W&B: offline; upload later with: wandb sync {Path(self.run.dir).parent}")
@@ -137,10 +138,11 @@ class WandbRun:
                 act()
             except Exception as error:  # a tracker that breaks must not take the training with it
                 log.warning(f"W&B: stopped logging there ({_one_line(error)})")
+                abandoned.append(self.thread)
                 return
 
 
-# Threads that still wait for W&B: the interpreter's end would wait for them too.
+# Threads that still wait for W&B, or that it failed: at the interpreter's end it would wait, or fail, once more.
 abandoned: list[threading.Thread] = []
 
 
