@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format figures compare bench costs wheel clean
+.PHONY: help install demo test lint types tests slow format figures compare bench costs soak wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 min
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
 	$(BIN)/python scripts/measure_costs.py
+
+soak: $(VENV)/installed-dev ## 50 kills, 1,000 random configurations, 200,000 meta-steps: docs/reliability.md, over an hour
+	$(BIN)/python -P scripts/soak.py
 
 wheel: $(VENV)/installed-dev ## build the wheel and try it in an empty directory
 	scripts/try_wheel.sh $(BIN)/python

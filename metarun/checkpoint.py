@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from metarun.core import DataError, PyTree, State
+from metarun.text import first_line
 
 for _noisy in ("absl", "orbax"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
@@ -94,10 +95,10 @@ class Checkpoints:
         if self.unsaved is None:
             newest = "none is" if self.whole is None else f"the newest is of meta-step {self.whole}"
             log.warning(
-                f"{self.directory}: meta-step {step} cannot be saved ({one_line(error)}); training goes on, and each "
+                f"{self.directory}: meta-step {step} cannot be saved ({first_line(error)}); training goes on, and each "
                 f"later save is tried; {newest} saved there"
             )
-        self.unsaved = one_line(error)
+        self.unsaved = first_line(error)
         for manager in (self.last, self.best):
             with suppress(Exception):  # it tells of the same failure
                 manager.close()
@@ -118,7 +119,7 @@ class Checkpoints:
             try:
                 found = self.read(step, like)
             except Exception as error:  # a damaged file may raise anything
-                log.warning(f"{self.directory / 'last' / str(step)} is damaged ({one_line(error)})")
+                log.warning(f"{self.directory / 'last' / str(step)} is damaged ({first_line(error)})")
                 damaged.append(step)
                 continue
             for other in damaged:
@@ -157,7 +158,7 @@ class Checkpoints:
             self.mend()
             params = self.best.restore(best["step"], args=target)["params"]
         except Exception as error:
-            raise DataError(f"{folder} is damaged ({one_line(error)})") from error
+            raise DataError(f"{folder} is damaged ({first_line(error)})") from error
         if digest(params) != best["digest"]:
             raise DataError(f"{folder} is damaged (its digest is not that of its content)")
         return params
@@ -191,12 +192,6 @@ def unused(path: Path) -> Path:
     """`path`, or it with a number if there is such a thing already."""
     numbered = (path.with_name(f"{path.name}-{i}") for i in range(2, 1000))
     return next(candidate for candidate in (path, *numbered) if not candidate.exists())
-
-
-def one_line(error: BaseException) -> str:
-    """An error's first line, not too long of it, or its name if it has none."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}..."
 
 
 def saved_params(directory: Path) -> PyTree | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import metarun
 from metarun.conf import GROUPS, choices, conf_dir, describe, nearest
+from metarun.text import one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,12 +52,6 @@ def fail(message: object, code: int) -> NoReturn:
     """Ends the program with one line on standard error."""
     print(f"metarun: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
-
-
-def one_line(message: object) -> str:
-    """`message` in one line; what is no character, such as an escape sequence from a file, is shown as it is spelt."""
-    line = " ".join(str(message).split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def help_text() -> str:

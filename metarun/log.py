@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from metarun.text import printable
+
 log = logging.getLogger("metarun")
 console = Console(highlight=False)
 
@@ -26,7 +28,7 @@ class Terminal(logging.Handler):
     """Prints lines above the progress bar, as they are: what comes from files is not markup."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(record.getMessage(), markup=False, soft_wrap=True)
+        console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
 
 
 class LogFile(logging.FileHandler):

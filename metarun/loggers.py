@@ -10,6 +10,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
+from metarun.text import first_line
+
 log = logging.getLogger("metarun")
 
 
@@ -52,7 +54,7 @@ class Wandb:
         try:
             return WandbRun(self, directory, config, name, tags)
         except Exception as error:  # whatever W&B raises, training goes on
-            log.warning(f"W&B: not logging there ({_one_line(error)})")
+            log.warning(f"W&B: not logging there ({_without_key(error)})")
             return Nowhere()
 
 
@@ -105,7 +107,7 @@ class WandbRun:
         except Exception as error:
             if mode != "online":
                 raise
-            log.warning(f"W&B: cannot be reached ({_one_line(error)}); logging offline")
+            log.warning(f"W&B: cannot be reached ({_without_key(error)}); logging offline")
             mode = "offline"
             wandb.teardown()  # its service may still hold the run's id
             self.run = start(mode)
@@ -137,7 +139,7 @@ class WandbRun:
             try:
                 act()
             except Exception as error:  # a tracker that breaks must not take the training with it
-                log.warning(f"W&B: stopped logging there ({_one_line(error)})")
+                log.warning(f"W&B: stopped logging there ({_without_key(error)})")
                 abandoned.append(self.thread)
                 return
 
@@ -159,8 +161,7 @@ def _has_login() -> bool:
         return False
 
 
-def _one_line(error: Exception) -> str:
+def _without_key(error: Exception) -> str:
     """An error's first line, without the user's key."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    key = os.environ.get("WANDB_API_KEY")
+    line, key = first_line(error), os.environ.get("WANDB_API_KEY")
     return line.replace(key, "(WANDB_API_KEY)") if key else line

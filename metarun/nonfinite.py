@@ -10,12 +10,13 @@ import numpy as np
 import yaml
 
 from metarun import engine
-from metarun.checkpoint import one_line, restore_tree, save_tree
+from metarun.checkpoint import restore_tree, save_tree
 from metarun.config import Run, build_run
 from metarun.core import ConfigError, Metrics, State
 from metarun.inner import differentiated
 from metarun.log import finite, write_atomically
 from metarun.program import nets, programs
+from metarun.text import first_line
 
 
 def keep(run: Run, state: State, metrics: Metrics) -> str:
@@ -44,7 +45,7 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
         save_tree(folder / "state", jax.device_get(state))
         write_atomically(folder / "report.json", json.dumps(report, indent=2) + "\n")
     except Exception as error:  # the disk's errors come from several libraries
-        return f"{told}the state before it could not be kept ({one_line(error)})"
+        return f"{told}the state before it could not be kept ({first_line(error)})"
     return f"{told}{folder} has the state before it; look at it task by task with: {command}"
 
 

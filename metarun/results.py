@@ -18,6 +18,7 @@ from metarun.config import Run
 from metarun.core import State
 from metarun.evaluate import Figures
 from metarun.log import console
+from metarun.text import printable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
 
@@ -117,7 +118,7 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     tell_row("over", f"{over}; the {found['state']['state']} state (meta-step {found['state']['step']})")
     minutes = f"{found['speed']['minutes']:.1f} minutes"
     tell_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}")
-    tell_row("files", escape(str(directory)))
+    tell_row("files", escape(printable(str(directory))))
     on_omniglot = found["protocol"]["task"]["_target_"].endswith("Omniglot")
     tell_row(
         "try next",

@@ -26,6 +26,7 @@ from metarun.evaluate import Figures
 from metarun.log import Bar, MetricsFile, console, finite, open_log, words, write_atomically
 from metarun.program import Programs, nets, programs
 from metarun.stop import Interrupted, Stop, stop_on_signals
+from metarun.text import printable
 from metarun.transfer import no_run, start_from
 
 log = logging.getLogger("metarun")
@@ -76,7 +77,7 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
     """`train`, once no other process can be in the run's directory."""
     directory = Path(run.info.dir)
     if (directory / "results.json").exists():
-        console.print(f"{directory} is finished; its figures again:", markup=False)
+        console.print(printable(f"{directory} is finished; its figures again:"), markup=False)
         return json.loads((directory / "results.json").read_text())
     source = run.train.init_from
     if source is not None and not (directory / "checkpoints").exists() and not (Path(source) / "checkpoints").is_dir():

@@ -22,13 +22,14 @@ from jax.sharding import Mesh
 from support import composed, run_of
 from test_cli import complete, metarun, rows, start, wait_for
 
-from metarun import cli, config, engine, inner, nonfinite, separation, train
+from metarun import config, engine, inner, nonfinite, separation, train
 from metarun.checkpoint import Checkpoints
 from metarun.core import DataError, State
 from metarun.log import MetricsFile
 from metarun.program import net_of
 from metarun.stop import Interrupted, Stop
 from metarun.tasks import omniglot
+from metarun.text import first_line, one_line
 
 SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8")
 RUN = run_of(*SMALL)
@@ -382,4 +383,21 @@ def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
 
 
 def test_control_characters_from_files_reach_no_terminal():
-    assert cli.one_line("run \x1b[31mred\x07\nnext") == "run \\x1b[31mred\\x07 next"
+    assert one_line("run \x1b[31mred\x07\nnext") == "run \\x1b[31mred\\x07 next"
+    assert first_line(ValueError("a\x1b[2J\nb")) == "a\\x1b[2J"
+    assert first_line(ValueError()) == "ValueError"
+
+
+def test_a_name_with_markup_and_escape_sequences_stays_text(tmp_path):
+    name = "[bold]run[/bold] \x1b[31m<b>"
+    done = metarun(*SMALL, "train.steps=2", "logger=none", f"run.name={name!r}", "run.dir='[red]x'", cwd=tmp_path)
+    assert "\x1b" not in done.stdout
+    assert "[red]x" in done.stdout
+    assert "[bold]run[/bold] \\x1b[31m<b>: " in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nobody can make a directory")
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
+    err = metarun(*SMALL, "logger=none", "run.dir=/proc/run", cwd=tmp_path, code=2).stderr
+    assert err.startswith("metarun: run.dir: /proc/run cannot be made")
+    assert err.count("\n") == 1

@@ -1,0 +1,19 @@
+"""Text from elsewhere (errors, files, names that people gave), made fit for a terminal."""
+
+import re
+
+
+def printable(text: str) -> str:
+    """What is no character, such as an escape sequence that would colour or clear the terminal, as it is spelt."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def one_line(message: object) -> str:
+    """All of `message` in one line."""
+    return printable(" ".join(re.split(r"\s+", str(message).strip())))
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """An error's first line, no longer than `most`, or its name if it says nothing."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return printable(line if len(line) <= most else f"{line[:most]}...")

@@ -1,0 +1,228 @@
+"""Does to runs what happens to long ones, many times over, and writes docs/reliability.md: `make soak`, over an hour.
+
+`python scripts/soak.py PART...` does some parts only: kills, configurations, endurance, tests. What each found is kept
+in runs/soak/, from which the page is written.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from metarun.results import commit
+
+ROOT = Path(__file__).parents[1]
+FOUND = ROOT / "runs" / "soak"
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
+METARUN = [sys.executable, "-P", "-m", "metarun"]
+SMALL = ["task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8"]
+
+# Fault, how it is provoked, the tests that do so, and what is lost.
+TESTED = (
+    ("Ctrl-C, SIGTERM, SIGKILL once in a run", "real signals to a real process; its end compared bit by bit",
+     "broken_run_goes_on or sigterm_while_all", "nothing"),
+    ("stopped and gone on with, every learner and task", "broken off after 3 of 4 meta-steps, compared bit by bit",
+     "every_learner_goes_on or every_task_goes_on", "nothing"),
+    ("gone on with on another number of devices", "2 devices, then 1", "another_number_of_devices", "nothing; 1e-5"),
+    ("out of time", "`run.max_minutes`; stopped in a validation", "max_minutes or stopped_in_a_validation",
+     "nothing"),
+    ("damaged checkpoint", "each file of the newest flipped, cut, deleted; then all files",
+     "damaged_checkpoint or no_whole_checkpoint", "the meta-steps since the one before; with none whole, refused"),
+    ("checkpoint that cannot be written", "its directory replaced by a file, then given back", "checkpoint_that_cannot",
+     "nothing once it can be written again"),
+    ("full disk", "a limit on the size of files", "full_disk", "what it did not take, told once; no half row"),
+    ("directory taken away, read-only", "moved away during the run; a place where nobody can write",
+     "rows_that_the_disk or cannot_be_written_is_one", "rows of that time come later, whole"),
+    ("two processes on one run", "both started", "second_process", "nothing; the second is refused"),
+    ("another configuration on a run's directory", "a differing seed", "another_run_is_refused", "nothing; refused"),
+    ("loss or gradient that is no number", "step sizes of 1e30; meta-gradients replaced by NaN",
+     "not_finite or skipped or diverges or no_number", "the update of that meta-step, kept for `metarun replay`"),
+    ("W&B refuses, hangs, drops", "local sockets that do so, at the start and once it has begun", "wandb",
+     "what W&B had not taken, kept for `wandb sync`; the run ends with its results"),
+    ("download that breaks, or is something else", "a local server that delivers half, a login page, 404",
+     "download", "nothing; the next try works"),
+    ("bad archive", "truncated, swapped, corrupted, empty, no images, wrong counts, names with ../, zip bomb",
+     "archive", "nothing; refused by name"),
+    ("two processes prepare the same data", "both started", "two_processes_that_prepare", "nothing"),
+    ("classes in two splits, duplicate images", "made so", "class_in_two_splits", "nothing; told at the start"),
+    ("names with markup and escape sequences", "run.name, run.dir, errors", "stays_text or control_characters",
+     "nothing; shown as text"),
+)  # fmt: skip
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    """All that is saved of a run's last state."""
+    newest = max((p for p in (run / "checkpoints" / "last").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    tree = ocp.StandardCheckpointer().restore((newest / "state").absolute())
+    return {keystr(path): np.asarray(leaf) for path, leaf in tree_leaves_with_path(tree)}
+
+
+def kills(times: int = 50) -> dict[str, Any]:
+    """One run killed again and again at random moments, beside one that is left alone."""
+    settings = [*SMALL, "logger=none", "train.steps=30000", "train.save_every=50", "train.eval_every=1000",
+                "train.log_every=50", "hardware.devices=2"]  # fmt: skip
+    moments = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        alone, killed = Path(folder) / "alone", Path(folder) / "killed"
+        subprocess.run([*METARUN, *settings, f"run.dir={alone}"], check=True, stdout=subprocess.DEVNULL)
+        done = in_save = ended = 0
+        while not (killed / "results.json").exists():
+            command = [*METARUN, *settings, f"run.dir={killed}"] if not done else [*METARUN, f"run.dir={killed}"]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            if done == times:
+                _, error = process.communicate()
+                assert process.returncode == 0, error
+                break
+            try:  # starting takes about 5 seconds
+                process.communicate(timeout=moments.uniform(1, 10))
+                assert process.returncode == 0
+                ended += 1
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                done += 1
+                in_save += any(killed.rglob("*tmp*"))
+        one, other = arrays(alone), arrays(killed)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one), "parameters or optimizer state differ"
+        assert (alone / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes(), "rows differ"
+        tests = [json.loads((run / "results.json").read_text())["test"] for run in (alone, killed)]
+        assert tests[0] == tests[1], "figures differ"
+    lost = f"nothing: states, rows and figures bit-equal; {in_save} of them came in the middle of a save"
+    return {
+        "fault": "kill -9",
+        "how": "one run of 30,000 meta-steps, killed at random moments",
+        "times": done,
+        "lost": lost,
+    }
+
+
+def configurations(times: int = 1000, at_once: int = 125) -> dict[str, Any]:
+    """The test of random configurations, many of them, a new process for each `at_once`."""
+    ends: Counter[str] = Counter()
+    for seed in range(1, 1 + times // at_once):
+        environment = {"METARUN_RANDOM_CONFIGS": str(at_once), "METARUN_RANDOM_SEED": str(seed)}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-s", "tests/test_random_configs.py"],
+            cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            sys.exit(f"seed {seed}:\n{done.stdout[-5000:]}")
+        told = re.search(r"random configurations: (\{.*\})", done.stdout)
+        assert told is not None
+        ends.update(json.loads(told[1].replace("'", '"')))
+        print(f"seed {seed}: {dict(ends)}", flush=True)
+    how = "random choices, values, misspellings, deletions and nonsense (hypothesis)"
+    lost = "nothing, no traceback, no hang: " + "; ".join(f"{n} {end}" for end, n in ends.most_common())
+    return {"fault": "any configuration", "how": how, "times": sum(ends.values()), "lost": lost}
+
+
+def endurance(steps: int = 200_000) -> dict[str, Any]:
+    """A long run of a small configuration: its memory and its speed, at the beginning and at the end."""
+    settings = [*SMALL, "logger=none", f"train.steps={steps}", "train.log_every=1000", "train.eval_every=20000",
+                "train.save_every=10000"]  # fmt: skip
+    seen: list[tuple[float, int, float]] = []  # seconds, meta-steps, MB
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        process = subprocess.Popen([*METARUN, *settings, f"run.dir={run}"], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            time.sleep(0.5)
+            rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+            if rows and (step := json.loads(rows[-1])["step"]) != (seen[-1][1] if seen else 0):
+                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+                seen.append((time.monotonic(), step, pages * os.sysconf("SC_PAGESIZE") / 2**20))
+        assert process.returncode == 0
+
+    def part(low: float, high: float) -> tuple[float, float]:
+        """meta-steps a second and MB between two shares of the run."""
+        own = [s for s in seen if low * steps <= s[1] <= high * steps]
+        return (own[-1][1] - own[0][1]) / (own[-1][0] - own[0][0]), float(np.median([s[2] for s in own]))
+
+    (first, first_mb), (last, last_mb) = part(0.05, 0.2), part(0.8, 0.95)
+    lost = (
+        f"nothing: {first_mb:.0f} MB and {first:,.0f} meta-steps/s at 5 to 20 % of the way, "
+        f"{last_mb:.0f} MB and {last:,.0f} at 80 to 95 %"
+    )
+    return {"fault": "a long run", "how": f"{steps:,} meta-steps of a small configuration", "times": 1, "lost": lost}
+
+
+def tests() -> list[dict[str, Any]]:
+    """The tests of faults, all learners and tasks among them, counted."""
+    report = FOUND / "tests.xml"
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", f"--junitxml={report}",
+         "--deselect=tests/test_random_configs.py", "tests/test_faults.py", "tests/test_network.py",
+         "tests/test_resume.py", "tests/test_cli.py", "tests/test_tasks.py", "--numprocesses=2"],
+        cwd=ROOT, check=False,
+    )  # fmt: skip
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    found = []
+    for fault, how, select, lost in TESTED:
+        own = [case for case in cases if any(part in case.get("name", "") for part in select.split(" or "))]
+        bad = [case.get("name") for case in own if case.find("failure") is not None or case.find("error") is not None]
+        passed = sum(case.find("skipped") is None for case in own)
+        assert passed, f"no test for {fault}"
+        found.append(
+            {
+                "fault": fault,
+                "how": how,
+                "times": passed,
+                "lost": f"FAILED: {', '.join(map(str, bad))}" if bad else lost,
+            }
+        )
+    return found
+
+
+PARTS: dict[str, Any] = {"kills": kills, "endurance": endurance, "configurations": configurations, "tests": tests}
+
+
+def page() -> str:
+    lines = [
+        "| fault | how it was provoked | times | what was lost | date, commit |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for part in PARTS:
+        path = FOUND / f"{part}.json"
+        if not path.exists():
+            lines.append(f"| ({part}) | not run yet | | | |")
+            continue
+        kept = json.loads(path.read_text())
+        for row in kept["rows"]:
+            lines.append(f"| {row['fault']} | {row['how']} | {row['times']:,} | {row['lost']} | {kept['made']} |")
+    return "\n".join([*lines, "", f"On {os.cpu_count()} CPU cores, {platform.platform()}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    for part in parser.parse_args().parts or PARTS:
+        FOUND.mkdir(parents=True, exist_ok=True)
+        rows: Any = PARTS[part]()
+        at = commit()
+        by = f"{at['id'][:8]}{' and changes' if at['changed'] else ''}" if at else "no commit"
+        made = f"{datetime.date.today()}, {by}"
+        found = {"rows": rows if isinstance(rows, list) else [rows], "made": made}
+        (FOUND / f"{part}.json").write_text(json.dumps(found, indent=2))
+        print(json.dumps(found, indent=2), flush=True)
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{page()}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
