@@ -152,6 +152,8 @@ def replay(arguments: list[str]) -> None:
 def compose_and_run(arguments: list[str]) -> None:
     """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's errors reach us, to be told in one line
     for argument in arguments:
@@ -162,6 +164,8 @@ def compose_and_run(arguments: list[str]) -> None:
     sys.argv[1:] = [translate(argument, multirun) for argument in arguments]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, arguments), MISTAKE)
     except OSError as error:
         if error.filename is None:
             fail(f"run.dir: cannot be written ({error})", FAILED)
@@ -169,7 +173,7 @@ def compose_and_run(arguments: list[str]) -> None:
     except Exception as error:
         if job.__code__ in [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]:
             raise  # a fault of metarun's own: the traceback is what mends it
-        fail(explain(error, arguments), MISTAKE)  # Hydra, OmegaConf and their parsers raise many kinds
+        fail(explain(error, arguments), MISTAKE)  # Hydra and its parser raise other kinds, too
 
 
 def translate(argument: str, multirun: bool) -> str:

@@ -82,6 +82,10 @@ class RunInfo:
     tags: tuple[str, ...]
     max_minutes: Positive | None  # of this process: then the run stops, saved
 
+    def __post_init__(self) -> None:
+        if set("*?[") & set(str(Path(self.dir).absolute())):  # orbax finds its own files by such a pattern, or does not
+            raise ConfigError("dir", self.dir, "its whole path must do without * ? and [; name another directory")
+
 
 @dataclass(frozen=True)
 class Run:
