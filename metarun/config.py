@@ -88,6 +88,16 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """What an experiment reproduces."""
+
+    source: str  # paper and table
+    quoted_by: str | None  # where the figure was read, if not in the paper itself
+    # A metric of the test, or `<metric>_after_<inner steps>`, to its mean and half of its 95% interval, if it has one.
+    figures: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
 class Run:
     """One run, checked."""
 
@@ -148,6 +158,8 @@ def build_run(config: dict[str, Any]) -> Run:
             "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
         )
     optimizer, optimizer_numbers = recipe("optimizer", config["optimizer"])
+    if config["paper"] is not None:
+        build("paper", config["paper"], Paper)
     return Run(
         tasks=tasks,
         learner=learner,
@@ -172,7 +184,7 @@ def build_run(config: dict[str, Any]) -> Run:
 
 SECTIONS = (
     "task", "learner", "model", "optimizer", "inner", "hardware", "logger", "train", "eval", "run", "data_dir",
-    "suggested",
+    "suggested", "paper",
 )  # fmt: skip
 
 
@@ -197,6 +209,8 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
         stored = yaml.safe_load((directory / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("run.dir", directory, f"its config.yaml cannot be read ({type(error).__name__})") from error
+    if isinstance(stored, dict):
+        stored.setdefault("paper", None)  # of a metarun that had no such section yet
     if not isinstance(stored, dict) or not set(SECTIONS) <= stored.keys():
         raise ConfigError("run.dir", directory, "its config.yaml is not a metarun run's; name another directory")
     if all(f"{key}.".startswith(MAY_CHANGE) for key in named):
@@ -223,7 +237,7 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
 
 
 MAY_CHANGE = (
-    "run.", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
+    "run.", "paper", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
     "train.on_nonfinite", "train.skip_at_most",
 )  # fmt: skip
 

@@ -46,6 +46,7 @@ def summary(
         split: figures,
         f"{split}_by_inner_steps": by_inner_steps,
         "state": used,
+        "paper": run.config["paper"],
         "protocol": {
             "split": split,
             "episodes": run.eval.episodes,

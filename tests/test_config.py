@@ -142,11 +142,17 @@ def test_a_configuration_is_enough_to_build_the_run_again():
     assert yaml.safe_load(yaml.safe_dump(config.build_run(first).config)) == first
 
 
-@pytest.mark.parametrize("experiment", experiments())
+@pytest.mark.parametrize("experiment", [None, *experiments()])
 def test_an_experiment_is_what_its_golden_file_says(experiment):
-    """Written anew with METARUN_WRITE_GOLDEN=1: the diff then shows what an edit of a yaml really changed."""
-    values = composed(f"experiment={experiment}", "data_dir=null")
-    text, path = to_yaml(values), GOLDEN / f"{experiment}.yaml"
+    """Written anew with METARUN_WRITE_GOLDEN=1: the diff then shows what an edit of a yaml really changed.
+
+    The default's file holds all of it, an experiment's what differs from the default.
+    """
+    default = config.flat(composed("data_dir=null"))
+    values = composed(f"experiment={experiment or 'null'}", "data_dir=null")
+    here = config.flat(values)
+    differs = {key: here.get(key, "(gone)") for key in {**default, **here} if here.get(key) != default.get(key)}
+    text, path = to_yaml(differs if experiment else here), GOLDEN / f"{experiment or 'default'}.yaml"
     if "METARUN_WRITE_GOLDEN" in os.environ:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)

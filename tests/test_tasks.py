@@ -75,7 +75,8 @@ def test_strokes_without_jitter_are_the_same_drawing_and_with_it_are_not():
 
 
 @pytest.mark.parametrize(
-    ("split", "sizes"), [("finn", (1100, 100, 423)), ("vinyals", (1028, 172, 423)), ("lake", (883, 81, 659))]
+    ("split", "sizes"),
+    [("finn", (1100, 100, 423)), ("vinyals", (1028, 172, 423)), ("lake", (883, 81, 659)), ("reptile", (1150, 50, 423))],
 )
 def test_omniglot_splits_are_disjoint_and_complete(split, sizes):
     parts = omniglot.characters(split)
@@ -203,10 +204,10 @@ def test_strokes_with_a_pool_trains_on_so_many_classes_and_numbers_them():
 
 
 def test_omniglot_numbers_a_turned_character_as_a_class_of_its_own(omniglot_dir):
-    for split, turns in (("finn", 4), ("vinyals", 4), ("lake", 1)):
+    for split, turns in (("finn", 4), ("vinyals", 4), ("lake", 1), ("reptile", 4)):
         task = Omniglot(ways=5, shots=1, queries=1, split=split, data_dir=omniglot_dir)
         data = task.load("train")
         drawn = jax.jit(jax.vmap(task.sample, (None, 0)))(data, jax.random.split(jax.random.key(0), 400))
-        assert task.n_classes("train") == turns * len(data.images)
+        assert task.n_classes("train") == turns * len(data.images) == len(task.class_names("train"))
         assert 0 <= drawn.classes.min() < drawn.classes.max() < task.n_classes("train")
         assert drawn.classes.max() > 0.95 * task.n_classes("train")

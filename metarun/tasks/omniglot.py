@@ -56,12 +56,15 @@ class Omniglot:
     split `lake`: the background alphabets for training and the evaluation alphabets (659 characters) for
         test, nothing turned; the 5 smallest background alphabets (81 characters) are the validation set,
         as in Meta-Dataset (Triantafillou et al. 2020).
+    split `reptile` (Nichol et al. 2018): all characters shuffled by a fixed seed, 1,150 / 50 / 423 (the authors'
+        code has 1,200 to train on and nothing to validate with; Antoniou et al. 2019 have these numbers); each of a
+        character's four rotations is a class of its own in training, and at val and test nothing is turned.
     """
 
     ways: Count
     shots: Count
     queries: Count  # per class
-    split: Literal["finn", "vinyals", "lake"]
+    split: Literal["finn", "vinyals", "lake", "reptile"]
     data_dir: str | None
     metric = "accuracy"
 
@@ -70,7 +73,7 @@ class Omniglot:
         return self.ways
 
     def check(self, split: str) -> None:
-        classes = len(characters(self.split)[split]) * (4 if self.split == "vinyals" else 1)
+        classes = len(characters(self.split)[split]) * len(self.turns(split))
         if self.ways > classes:
             raise ConfigError("ways", self.ways, f"at most {classes}, the {split} classes of {self.split}")
         if self.shots + self.queries > DRAWERS:
@@ -80,15 +83,24 @@ class Omniglot:
                 f"at most {DRAWERS} together, the drawings of a character",
             )
 
+    def turns(self, split: str) -> range:
+        """By how many quarter turns a character becomes a class of its own."""
+        return range(4 if self.split == "vinyals" or (self.split, split) == ("reptile", "train") else 1)
+
     def n_classes(self, split: str) -> int:
-        return len(characters(self.split)[split]) * (1 if self.split == "lake" else 4)
+        return len(characters(self.split)[split]) * (4 if self.split == "finn" else len(self.turns(split)))
+
+    def class_names(self, split: str) -> list[str]:
+        """The names of the classes by the numbers that `Episode.classes` has."""
+        turns = range(4) if self.split == "finn" else self.turns(split)
+        named = [(character, turn) for character in characters(self.split)[split] for turn in turns]
+        return [f"{character} turned {90 * turn}°" if turn else character for character, turn in named]
 
     def load(self, split: str) -> PyTree:
         names, images = load_drawings(self.data_dir)
         row = {name: i for i, name in enumerate(names)}
         chosen = characters(self.split)[split]
-        turns = range(4) if self.split == "vinyals" else [0]
-        classes = [(character, turn) for character in range(len(chosen)) for turn in turns]
+        classes = [(character, turn) for character in range(len(chosen)) for turn in self.turns(split)]
         return Drawings(images[[row[name] for name in chosen]], np.array(classes, np.int32))
 
     def examples(self, split: str, data: PyTree) -> dict[str, np.ndarray]:
@@ -137,10 +149,11 @@ def characters(split: str) -> dict[str, list[str]]:
         train = [name for name, held in zip(names["background"], is_val, strict=True) if not held]
         return {"train": train, "val": val, "test": names["evaluation"]}
     everything = sorted(names["background"] + names["evaluation"])
-    if split == "finn":
+    if split in ("finn", "reptile"):
         order = np.random.RandomState(1).permutation(len(everything))
         shuffled = [everything[i] for i in order]
-        return {"train": shuffled[:1100], "val": shuffled[1100:1200], "test": shuffled[1200:]}
+        n = 1100 if split == "finn" else 1150
+        return {"train": shuffled[:n], "val": shuffled[n:1200], "test": shuffled[1200:]}
     held = {part: set(_expand(published["vinyals"][part])) for part in ("val", "test")}
     return {
         "train": [name for name in everything if name not in held["val"] | held["test"]],
