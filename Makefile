@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format figures compare bench costs soak wheel clean
+.PHONY: help install demo test lint types tests slow format figures compare bench reproduce costs soak wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,10 @@ compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each:
 bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 minutes on an idle machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -P scripts/bench_torch.py
+
+BUDGET ?= 1
+reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md, days on a CPU; make reproduce BUDGET=0.05 for a part
+	$(BIN)/python -P scripts/reproduce.py --budget $(BUDGET)
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
 	$(BIN)/python scripts/measure_costs.py

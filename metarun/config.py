@@ -1,5 +1,6 @@
 """From a composed configuration to checked, frozen objects; every mistake ends in a one-line ConfigError."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,7 @@ class Eval:
     val_episodes: Annotated[int, Gt(1)]
     seed: Seed
     inner_steps: tuple[CountOrZero, ...]
+    shots: tuple[Count, ...]
     inductive: bool
     task: dict[str, Any]
     learner: dict[str, Any]
@@ -139,6 +141,10 @@ def build_run(config: dict[str, Any]) -> Run:
     )
     parts = [("train", tasks, "train.task", train.task)]
     parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in ("val", evaluation.split)]
+    for shots in evaluation.shots:
+        if not hasattr(eval_tasks, "shots"):
+            raise ConfigError("eval.shots", list(evaluation.shots), "[], as the task has no key shots")
+        parts.append((evaluation.split, with_shots(eval_tasks, shots), "eval", {"shots": shots}))
     for split, distribution, own, overrides in parts:
         try:
             distribution.check(split)
@@ -180,6 +186,11 @@ def build_run(config: dict[str, Any]) -> Run:
         info=build("run", config["run"], RunInfo),
         config=config,
     )
+
+
+def with_shots(tasks: Tasks, shots: int) -> Tasks:
+    """The same tasks with another number of support examples a class."""
+    return dataclasses.replace(tasks, shots=shots)  # type: ignore[type-var]
 
 
 SECTIONS = (

@@ -5,10 +5,10 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -118,10 +118,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that whoever reads it finds either the old content or the new, whole."""
+    write_bytes_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """The same for what `write` writes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("w") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

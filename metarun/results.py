@@ -28,6 +28,7 @@ def summary(
     *,
     figures: Figures,
     by_inner_steps: dict[str, Figures],
+    by_shots: dict[str, dict[str, Any]],
     used: dict[str, Any],
     state: State,
     mesh: Mesh,
@@ -45,6 +46,7 @@ def summary(
     return {
         split: figures,
         f"{split}_by_inner_steps": by_inner_steps,
+        f"{split}_by_shots": by_shots,
         "state": used,
         "paper": run.config["paper"],
         "protocol": {
@@ -127,6 +129,13 @@ def tell(found: dict[str, Any], directory: Path) -> None:
         if on_omniglot
         else "metarun learner=maml task=omniglot",
     )
+
+
+def figure_of(found: dict[str, Any], name: str) -> dict[str, float]:
+    """The test's figure of a metric, or, for `<metric>_after_<n>`, of one after so many inner steps."""
+    split = found["protocol"]["split"]
+    metric, after, steps = name.partition("_after_")
+    return found[f"{split}_by_inner_steps"][steps][metric] if after else found[split][metric]
 
 
 def show(name: str, figure: dict[str, float]) -> str:

@@ -1,5 +1,6 @@
 """The one training loop: from a checked configuration to a tested result."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -16,13 +17,13 @@ from filelock import FileLock, Timeout
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from metarun import engine, nonfinite, results, separation
+from metarun import answers, engine, nonfinite, results, separation
 from metarun.checkpoint import Checkpoints
 from metarun.chunks import choose_chunk, must_fit, until_it_fits
 from metarun.clock import Clock
-from metarun.config import Run
+from metarun.config import Run, with_shots
 from metarun.core import ConfigError, PyTree, State
-from metarun.evaluate import Figures
+from metarun.evaluate import Evaluation, Figures
 from metarun.log import Bar, MetricsFile, console, finite, open_log, words, write_atomically
 from metarun.program import Programs, nets, programs
 from metarun.stop import Interrupted, Stop, stop_on_signals
@@ -147,16 +148,25 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
         stop.unsaved = True
         return done
 
-    def evaluate(params: PyTree, split: str, episodes: int, inner_steps: int | None = None) -> Figures:
+    k_eval = engine.stream(run.eval.seed, engine.EVAL)
+
+    def evaluate(
+        params: PyTree, split: str, episodes: int, inner_steps: int | None = None, run: Run = run
+    ) -> Evaluation:
         nonlocal eval_chunk
-        k_eval, numbers = engine.stream(run.eval.seed, engine.EVAL), run.numbers["eval_learner"]
-        figures, eval_chunk = until_it_fits(
+        numbers = run.numbers["eval_learner"]
+        found, eval_chunk = until_it_fits(
             run, mesh, eval_chunk,
             lambda programs: programs.evaluate(
                 params, data[split], episodes, k_eval, numbers, inner_steps, pause=stop.check
             ),
         )  # fmt: skip
-        return figures
+        return found
+
+    def by_steps(params: PyTree, run: Run = run) -> dict[str, Evaluation]:
+        """The final test after each number of inner steps, for learners that have such."""
+        counts = run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
+        return {str(n): evaluate(params, "eval", run.eval.episodes, n, run) for n in counts}
 
     def row(step: int, split: str, metrics: dict[str, float]) -> None:
         metrics_file.write(step, split, metrics)
@@ -201,7 +211,7 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
             save(kept)
 
     def validate(kept: State, step: int) -> None:
-        figures = evaluate(kept.params, "val", run.eval.val_episodes)
+        figures = evaluate(kept.params, "val", run.eval.val_episodes).figures
         means = {name: figure["mean"] for name, figure in figures.items()}
         row(step, "val", means)
         shown = {name: means[name] for name in kept.sums if name in means}
@@ -245,13 +255,20 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
         best = host["best"]
         use_best = run.eval.state == "best" and best is not None
         params = checkpoints.restore_best(best, state.params) if use_best else state.params
-        figures = evaluate(params, "eval", run.eval.episodes)
-        counts = run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
-        by_inner_steps = {str(n): evaluate(params, "eval", run.eval.episodes, n) for n in counts}
+        tested = evaluate(params, "eval", run.eval.episodes)
+        after = by_steps(params)
+        by_shots = {}
+        for shots in run.eval.shots:
+            other = dataclasses.replace(run, eval_tasks=with_shots(run.eval_tasks, shots))
+            by_shots[str(shots)] = (evaluate(params, "eval", run.eval.episodes, run=other), by_steps(params, other))
         found = results.summary(
             run,
-            figures=figures,
-            by_inner_steps=by_inner_steps,
+            figures=tested.figures,
+            by_inner_steps={n: found.figures for n, found in after.items()},
+            by_shots={
+                shots: {"figures": found.figures, "by_inner_steps": {n: one.figures for n, one in steps.items()}}
+                for shots, (found, steps) in by_shots.items()
+            },
             used={"state": "best", **best} if use_best else {"state": "last", "step": step},
             state=state,
             mesh=mesh,
@@ -261,7 +278,7 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
             command=host["command"],
             seconds=earlier + clock.since_start(),
         )
-        summary = {f"{run.eval.split}/{name}": figure["mean"] for name, figure in figures.items()}
+        summary = {f"{run.eval.split}/{name}": figure["mean"] for name, figure in tested.figures.items()}
     except Interrupted:
         checkpoints.wait()
         if checkpoints.unsaved is not None:
@@ -274,6 +291,10 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
         checkpoints.close()
         lost = metrics_file.close()
         tracker.close(summary)
+    try:
+        answers.keep(run, directory, data["eval"], k_eval, tested.answers, after["0"].answers if "0" in after else None)
+    except OSError as error:
+        lost.append(f"examples.npz cannot be written ({error.strerror})")
     try:
         write_atomically(directory / "results.json", json.dumps(finite(found), indent=2, allow_nan=False) + "\n")
     except OSError as error:

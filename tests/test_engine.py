@@ -80,7 +80,7 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
     def figures(devices, task_chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
         evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, 20, False, RUN.inner)
-        return evaluate(params, (), 13, K_EVAL, {})
+        return evaluate(params, (), 13, K_EVAL, {}).figures
 
     expected, got = figures(1, 1), figures(devices, task_chunk)
     for metric in expected:
@@ -90,9 +90,11 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
 def test_evaluation_after_other_inner_steps_is_that_learners():
     params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
-    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {}, 5)
+    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(
+        params, (), 8, K_EVAL, {}, 5
+    ).figures
     other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
-    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {})
+    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {}).figures
     np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
 
 
@@ -105,7 +107,7 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     from metarun.evaluate import query_metrics
 
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
-    metrics = query_metrics(run.learner, squared, params, Episode(support, query), None, inductive=True)
+    metrics, _ = query_metrics(run.learner, squared, params, Episode(support, query), None, inductive=True)
     fast = run.learner.adapt(squared, params, support, None)
     together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
     np.testing.assert_allclose(metrics["loss_inductive"], together.sum(), rtol=1e-5)

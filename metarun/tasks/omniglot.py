@@ -91,10 +91,9 @@ class Omniglot:
         return len(characters(self.split)[split]) * (4 if self.split == "finn" else len(self.turns(split)))
 
     def class_names(self, split: str) -> list[str]:
-        """The names of the classes by the numbers that `Episode.classes` has."""
-        turns = range(4) if self.split == "finn" else self.turns(split)
-        named = [(character, turn) for character in characters(self.split)[split] for turn in turns]
-        return [f"{character} turned {90 * turn}°" if turn else character for character, turn in named]
+        """The names of the classes by the numbers that `Episode.classes` has: characters, however turned."""
+        times = self.n_classes(split) // len(characters(self.split)[split])
+        return [character for character in characters(self.split)[split] for _ in range(times)]
 
     def load(self, split: str) -> PyTree:
         names, images = load_drawings(self.data_dir)

@@ -1,0 +1,61 @@
+"""A test seen closely: accuracy by class, what was taken for what, and a few episodes as they were drawn."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarun import engine
+from metarun.config import Run
+from metarun.core import Key, PyTree
+from metarun.evaluate import Answers
+from metarun.log import write_atomically, write_bytes_atomically
+
+EPISODES = 6  # kept as they were drawn
+CONFUSIONS = 100  # kept, the most frequent ones
+
+
+class ByClass(NamedTuple):
+    """How the classes of a test fared."""
+
+    classes: dict[str, tuple[int, int]]  # name -> queries that were right, and all there were
+    confusions: list[tuple[str, str, int]]  # a class, what it was taken for, how often: the most frequent first
+
+
+def by_class(answers: Answers, names: list[str]) -> ByClass:
+    """Counts over all tasks; `names` of the split's classes by their numbers. Names that recur are one class."""
+    assert answers.classes is not None
+    classes, y, outputs = (np.asarray(part) for part in (answers.classes, answers.y, answers.outputs))
+    true = np.take_along_axis(classes, y, axis=1).ravel()
+    predicted = np.take_along_axis(classes, outputs.argmax(-1), axis=1).ravel()
+    named = np.array(names)
+    pairs = Counter(zip(named[true].tolist(), named[predicted].tolist(), strict=True))
+    asked = Counter(named[true].tolist())
+    wrong = [(one, other, n) for (one, other), n in pairs.most_common() if one != other]
+    return ByClass({name: (pairs[name, name], asked[name]) for name in sorted(asked)}, wrong[:CONFUSIONS])
+
+
+def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, answers: Answers, before: Answers | None) -> None:
+    """Writes classes.json, where classes have names, and examples.npz: the first few episodes of the test.
+
+    `before` are the answers without adaptation, of learners that have such. Raises OSError.
+    """
+    names = run.eval_tasks.class_names(run.eval.split) if hasattr(run.eval_tasks, "class_names") else None
+    if names is not None:
+        write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
+    n = min(EPISODES, len(answers.y))
+    keys = jax.vmap(lambda index: engine.task_key(k_eval, index)[0])(jnp.arange(n))
+    support, query, classes = jax.device_get(jax.jit(jax.vmap(run.eval_tasks.sample, (None, 0)))(data, keys))
+    arrays: dict[str, Any] = {
+        "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
+        "outputs": answers.outputs[:n],
+    }  # fmt: skip
+    if before is not None:
+        arrays["before"] = before.outputs[:n]
+    if names is not None:
+        arrays["names"] = np.array(names)[classes]
+    write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))
