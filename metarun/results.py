@@ -4,19 +4,23 @@ import datetime
 import importlib.metadata
 import platform
 import resource
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from rich.markup import escape
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 import metarun
 from metarun.clock import Clock
 from metarun.config import Run
 from metarun.core import State
 from metarun.evaluate import Figures
+from metarun.figures import main_metric, papers, show
 from metarun.log import console
 from metarun.text import printable
 
@@ -105,44 +109,38 @@ def summary(
 
 
 def tell(found: dict[str, Any], directory: Path) -> None:
-    """The end of a run on the terminal: its figures, where its files are, what to try next."""
+    """The end of a run on the terminal: its figures beside the paper's, where its files are, what to try next."""
     split, training = found["protocol"]["split"], found["training"]
+    has_paper = bool(found.get("paper"))
+    table = Table(box=box.SIMPLE_HEAD, show_header=has_paper, pad_edge=False)
+    for header in ("", "this run", *([Text(printable(found["paper"]["source"]))] if has_paper else [])):
+        table.add_column(header)
 
-    def tell_row(name: str, value: str) -> None:
-        console.print(f"{name:<26}{value}", soft_wrap=True)
+    def row(name: str, value: str, paper: str, style: str = "") -> None:
+        table.add_row(name, Text(value, style=style), *([paper] if has_paper else []))
 
+    main = main_metric(found)
     for name, figure in found[split].items():
         if "loss" not in name:
-            tell_row(f"{split} {name.replace('_', ' ')}", f"[bold]{show(name, figure)}[/bold]")
+            row(f"{split} {name.replace('_', ' ')}", show(name, figure), papers(found, name), "bold")
     for steps, figures in found[f"{split}_by_inner_steps"].items():
-        name = "accuracy" if "accuracy" in figures else "mse"
-        tell_row(f"  after {steps} inner steps", show(name, figures[name]))
-    over = f"{found['protocol']['episodes']} held-out tasks; 95% intervals"
-    tell_row("over", f"{over}; the {found['state']['state']} state (meta-step {found['state']['step']})")
-    minutes = f"{found['speed']['minutes']:.1f} minutes"
-    tell_row("trained", f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}")
-    tell_row("files", escape(printable(str(directory))))
+        row(f"  after {steps} inner steps", show(main, figures[main]), papers(found, f"{main}_after_{steps}"))
+    for shots, other in found.get(f"{split}_by_shots", {}).items():
+        row(f"  with {shots} shots", show(main, other["figures"][main]), "")
+    console.print(table)
+
+    used, minutes = found["state"], f"{found['speed']['minutes']:.1f} minutes"
     on_omniglot = found["protocol"]["task"]["_target_"].endswith("Omniglot")
-    tell_row(
-        "try next",
-        "metarun -m learner=maml,fomaml task=omniglot train.seed=0,1,2"
-        if on_omniglot
-        else "metarun learner=maml task=omniglot",
-    )
-
-
-def figure_of(found: dict[str, Any], name: str) -> dict[str, float]:
-    """The test's figure of a metric, or, for `<metric>_after_<n>`, of one after so many inner steps."""
-    split = found["protocol"]["split"]
-    metric, after, steps = name.partition("_after_")
-    return found[f"{split}_by_inner_steps"][steps][metric] if after else found[split][metric]
-
-
-def show(name: str, figure: dict[str, float]) -> str:
-    """`93.42 ± 0.61 %` for an accuracy, `0.3512 ± 0.0131` for a loss: the mean with its 95% interval."""
-    if name.startswith("accuracy"):
-        return f"{100 * figure['mean']:.2f} ± {100 * figure['ci95']:.2f} %"
-    return f"{figure['mean']:.4f} ± {figure['ci95']:.4f}"
+    lines = {
+        "over": f"{found['protocol']['episodes']} held-out tasks; 95% intervals; the {used['state']} state "
+        f"(meta-step {used['step']})",
+        "trained": f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}",
+        "files": str(directory),
+        "look at it": f"metarun report {shlex.quote(str(directory))}",
+        "try next": "metarun -m learner=maml,fomaml train.seed=0,1,2" if on_omniglot else "metarun task=omniglot",
+    }
+    for name, line in lines.items():
+        console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
 
 
 def commit() -> dict[str, Any] | None:

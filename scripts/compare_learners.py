@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.conf import choices
-from metarun.results import show
+from metarun.figures import show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 METARUN = str(Path(sys.executable).with_name("metarun"))

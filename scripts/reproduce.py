@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from metarun.conf import choices, conf_dir
-from metarun.results import figure_of, show
+from metarun.figures import figure_of, papers, show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
@@ -53,15 +53,14 @@ def rows(name: str, values: dict[str, Any], directory: Path) -> list[str]:
     done = max((results["training"]["steps"] for results in found), default=0)
     found = [results for results in found if results["training"]["steps"] == done]
     lines = []
-    for metric, (mean, interval) in paper["figures"].items():
-        percent = metric.startswith("accuracy")
-        theirs = f"{100 * mean:.4g}{f' ± {100 * interval:.2g}' if interval else ''} %" if percent else f"{mean:g}"
+    for metric in paper["figures"]:
+        percent, theirs = metric.startswith("accuracy"), papers(values, metric)
         said = metric.removeprefix("accuracy").strip("_").replace("_", " ").replace("mse", "MSE")
         cells = [f"`{name}`", f"{theirs}{f' ({said})' if said else ''}"]
         if not found:
             lines.append(" | ".join([*cells, "not run yet", "", f"0 of {asked:,}", "", ""]))
             continue
-        ours = [figure_of(results, metric) for results in found]
+        ours = [figure for results in found if (figure := figure_of(results, metric)) is not None]
         whole = {"mean": float(np.mean([o["mean"] for o in ours])), "ci95": float(np.mean([o["ci95"] for o in ours]))}
         scale = 100 if percent else 1
         spread = (

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metarun.results import show
+from metarun.figures import show
 
 COLUMNS = ("command", "test figure (95% interval)", "meta-steps/s", "minutes", "peak memory", "device, commit, date")
 

@@ -1,0 +1,37 @@
+"""Figures of finished runs, read from their results.json: found by name, and put into words."""
+
+from typing import Any
+
+
+def figure_of(found: dict[str, Any], name: str) -> dict[str, float] | None:
+    """The test's figure of a metric, or, for `<metric>_after_<n>`, of one after so many inner steps; None without."""
+    split = found["protocol"]["split"]
+    metric, after, steps = name.partition("_after_")
+    figures = found.get(f"{split}_by_inner_steps", {}).get(steps, {}) if after else found[split]
+    return figures.get(metric)
+
+
+def show(name: str, figure: dict[str, float]) -> str:
+    """`93.42 ± 0.61 %` for an accuracy, `0.3512 ± 0.0131` for a loss: the mean with its 95% interval, if it has one."""
+    mean, ci95 = figure["mean"], figure.get("ci95")
+    if mean is None:  # what is no number is null in results.json
+        return "not a number"
+    if name.startswith("accuracy"):
+        return f"{100 * mean:.2f}{'' if ci95 is None else f' ± {100 * ci95:.2f}'} %"
+    return f"{mean:.4f}{'' if ci95 is None else f' ± {ci95:.4f}'}"
+
+
+def papers(found: dict[str, Any], name: str) -> str:
+    """The figure that the paper has where the run's preset has `name`; nothing if there is none."""
+    figures = (found.get("paper") or {}).get("figures", {})
+    if name not in figures:
+        return ""
+    mean, ci95 = figures[name]
+    if name.startswith("accuracy"):
+        return f"{100 * mean:.4g}{f' ± {100 * ci95:.2g}' if ci95 else ''} %"
+    return f"{mean:g}{f' ± {ci95:g}' if ci95 else ''}"
+
+
+def main_metric(found: dict[str, Any]) -> str:
+    """What sums a test up: its accuracy, or its squared error."""
+    return "accuracy" if "accuracy" in found[found["protocol"]["split"]] else "mse"
