@@ -65,6 +65,7 @@ def help_text() -> str:
         "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
+        "  metarun report RUN...                            one page about runs: --out FILE.html, --csv, --markdown",
         "  metarun data omniglot                            find or fetch, check and prepare a data set",
     ]
     width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))
@@ -77,7 +78,7 @@ def help_text() -> str:
 
 def verb(name: str, arguments: list[str]) -> None:
     """A command other than running: its name is a bare word, where a setting has an equals sign."""
-    verbs = {"bench": bench, "data": data, "replay": replay}
+    verbs = {"bench": bench, "data": data, "replay": replay, "report": report}
     if name not in verbs:
         fail(f"{name}: no such command; {nearest(name, verbs)} A setting has an equals sign: learner=maml", MISTAKE)
     verbs[name](arguments)
@@ -147,6 +148,40 @@ def replay(arguments: list[str]) -> None:
         fail(error, MISTAKE)
     except DataError as error:
         fail(error, FAILED)
+
+
+def report(arguments: list[str]) -> None:
+    """`metarun report RUN... [--out FILE] [--csv FILE] [--markdown FILE]`."""
+    from metarun.core import DataError
+    from metarun.log import write_atomically
+    from metarun.report import page, runs
+
+    files = {"--out": Path("report.html")}
+    paths: list[Path] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if name not in ("--out", "--csv", "--markdown"):
+            if argument.startswith("-"):
+                fail(f"report {argument}: no such option; allowed: --out FILE, --csv FILE, --markdown FILE", MISTAKE)
+            paths.append(Path(argument))
+        elif equals or rest:
+            files[name] = Path(value if equals else rest.pop(0))
+        else:
+            fail(f"report {name}: names no file; give one: metarun report RUN {name} FILE", MISTAKE)
+    if not paths:
+        fail("report: names no run; give a run's directory, or one that holds runs: metarun report runs", MISTAKE)
+    try:
+        found = runs.read(runs.find(paths))
+        make = {"--out": page.html, "--csv": page.as_csv, "--markdown": page.as_markdown}
+        for name, file in files.items():
+            write_atomically(file, make[name](found))
+            print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))
+    except DataError as error:
+        fail(error, MISTAKE)
+    except OSError as error:
+        fail(f"report: {error.filename} cannot be written ({error.strerror})", FAILED)
 
 
 def compose_and_run(arguments: list[str]) -> None:

@@ -4,8 +4,9 @@ Imported before the command is understood, so it imports nothing heavy.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 GROUPS = ("task", "learner", "model", "optimizer", "hardware", "logger", "experiment")
 
@@ -35,3 +36,11 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     allowed = sorted(candidates)
     close = difflib.get_close_matches(name, allowed, n=1)
     return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed) or 'none'}"
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"train.steps": 3000, ...}."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves

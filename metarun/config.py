@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.build import Recipe, build, numbers_of, recipe, unknown
+from metarun.conf import flat
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Positive, Tasks
 from metarun.engine import Guard
 from metarun.hardware import Hardware
@@ -251,14 +252,6 @@ MAY_CHANGE = (
     "run.", "paper", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
     "train.on_nonfinite", "train.skip_at_most",
 )  # fmt: skip
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {"train.steps": 3000, ...}."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
 
 
 def known(key: str, overrides: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:

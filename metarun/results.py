@@ -113,8 +113,10 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     split, training = found["protocol"]["split"], found["training"]
     has_paper = bool(found.get("paper"))
     table = Table(box=box.SIMPLE_HEAD, show_header=has_paper, pad_edge=False)
-    for header in ("", "this run", *([Text(printable(found["paper"]["source"]))] if has_paper else [])):
-        table.add_column(header)
+    table.add_column("")
+    table.add_column("this run")
+    if has_paper:
+        table.add_column(Text(printable(found["paper"]["source"])))
 
     def row(name: str, value: str, paper: str, style: str = "") -> None:
         table.add_row(name, Text(value, style=style), *([paper] if has_paper else []))

@@ -11,6 +11,7 @@ from support import composed, experiments, run_of, to_yaml
 
 from metarun import config
 from metarun.build import build
+from metarun.conf import flat
 from metarun.core import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,9 +149,9 @@ def test_an_experiment_is_what_its_golden_file_says(experiment):
 
     The default's file holds all of it, an experiment's what differs from the default.
     """
-    default = config.flat(composed("data_dir=null"))
+    default = flat(composed("data_dir=null"))
     values = composed(*([f"experiment={experiment}"] if experiment else []), "data_dir=null")
-    here = config.flat(values)
+    here = flat(values)
     differs = {key: here.get(key, "(gone)") for key in sorted({**default, **here}) if here.get(key) != default.get(key)}
     text, path = to_yaml(differs if experiment else here), GOLDEN / f"{experiment or 'default'}.yaml"
     if "METARUN_WRITE_GOLDEN" in os.environ:

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from support import composed
 
 from metarun import cli
-from metarun.conf import GROUPS, choices
-from metarun.config import flat
+from metarun.conf import GROUPS, choices, flat
 
 # A run that fits: whatever is drawn comes after it.
 SMALL = {

@@ -1,0 +1,128 @@
+"""The report's plots, as SVG that takes its text colour from the page, so that it is light or dark with it."""
+
+import io
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metarun.report.runs import SavedRun
+
+INK = "#123457"  # stands for the page's text colour until the SVG is written
+# Okabe and Ito's colours, which colour-blind readers can tell apart; those too pale or too dark for a page left out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", ":")
+NAMED = 12  # lines with a name; the others are grey
+
+Groups = dict[str, list[SavedRun]]
+
+
+def svg(draw: Callable[[Axes], object], width: float = 7.0, height: float = 3.4) -> str:
+    """What `draw` puts on axes, as an SVG element."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    axes.tick_params(colors=INK, which="both")
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        text.set_color(INK)
+    axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    buffer = io.StringIO()
+    salt = str(next(COUNT))  # ids of different plots on one page must differ
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawn = buffer.getvalue()
+    return drawn[drawn.index("<svg") :].replace(INK, "currentColor")
+
+
+COUNT = count()
+
+
+def style(index: int) -> dict[str, Any]:
+    if index >= NAMED:
+        return {"color": INK, "alpha": 0.3, "linewidth": 0.8}
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS)], "linewidth": 1.8}
+
+
+def label(index: int, name: str) -> str | None:
+    # matplotlib hides a label that begins with an underscore, and takes dollars for mathematics.
+    return (name.lstrip("_") or "run").replace("$", r"\$") if index < NAMED else None
+
+
+def curves(groups: Groups, split: str, metric: str) -> str | None:
+    """A metric over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds."""
+
+    def draw(axes: Axes) -> None:
+        for i, (name, runs) in enumerate(drawn.items()):
+            by_step: dict[int, list[float]] = {}
+            for run in runs:
+                for row in run.rows:
+                    if row.get("split") == split and row.get(metric) is not None:
+                        by_step.setdefault(row["step"], []).append(row[metric])
+            steps = sorted(by_step)
+            axes.plot(steps, [np.mean(by_step[s]) for s in steps], label=label(i, name), **style(i))
+            if len(runs) > 1:
+                low, high = ([f(by_step[s]) for s in steps] for f in (min, max))
+                axes.fill_between(steps, low, high, alpha=0.2, color=style(i)["color"], linewidth=0)
+        axes.set_xlabel("meta-steps")
+        axes.set_ylabel(f"{metric.replace('_', ' ')}, {'validation' if split == 'val' else 'training'}")
+
+    def has(run: SavedRun) -> bool:
+        return any(row.get("split") == split and row.get(metric) is not None for row in run.rows)
+
+    drawn = {name: kept for name, runs in groups.items() if (kept := [run for run in runs if has(run)])}
+    return svg(draw) if drawn else None
+
+
+def figure_lines(
+    groups: Groups, points: Callable[[SavedRun], dict[float, dict[str, float]]], x: str, y: str
+) -> str | None:
+    """Test figures over something: `points` gives a run's, by their x. Bars are 95% intervals over tasks."""
+
+    def draw(axes: Axes) -> None:
+        for i, (name, runs) in enumerate(drawn.items()):
+            every = [points(run) for run in runs]
+            xs = sorted(set.intersection(*(set(found) for found in every)))
+            means = [np.mean([found[at]["mean"] for found in every]) for at in xs]
+            bars = [np.mean([found[at].get("ci95") or 0.0 for found in every]) for at in xs]
+            axes.errorbar(xs, means, yerr=bars, label=label(i, name), marker="o", markersize=3.5, capsize=2, **style(i))
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    drawn = {name: kept for name, runs in groups.items() if (kept := [run for run in runs if points(run)])}
+    return svg(draw) if drawn else None
+
+
+def fitted(x: np.ndarray, y: np.ndarray, support: tuple[np.ndarray, np.ndarray], curves: dict[str, np.ndarray]) -> str:
+    """One regression task: its support points, its true values, and what was predicted. All are (n,)."""
+
+    def draw(axes: Axes) -> None:
+        order = np.argsort(x)
+        axes.plot(x[order], y[order], color=INK, linewidth=1, label="true")
+        for i, (name, values) in enumerate(curves.items()):
+            axes.plot(x[order], values[order], label=name, **style(i))
+        axes.plot(*support, "o", color=COLOURS[3], markersize=5, label="support")
+
+    return svg(draw, 4.2, 2.8)
+
+
+def bars(values: dict[str, float], x: str) -> str | None:
+    """A bar for each run."""
+
+    def draw(axes: Axes) -> None:
+        at = np.arange(len(values))[::-1]
+        axes.barh(at, list(values.values()), color=COLOURS[0], height=0.6)
+        axes.set_yticks(at, [name.replace("$", r"\$") for name in values], fontsize=8)
+        axes.set_xlabel(x)
+
+    return svg(draw, 7.0, 0.8 + 0.28 * len(values)) if values else None
