@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pydantic
 from annotated_types import Gt
 
 from metarun.conf import nearest
 from metarun.core import ConfigError
+from metarun.text import first_line
 
 
 def build(key: str, values: Mapping[str, Any], target: Callable[..., Any] | None = None, **given: Any) -> Any:
@@ -67,11 +69,22 @@ def recipe(key: str, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]
 
     There are no numbers where optax needs their values to make it, as some schedules do.
     """
+
+    def one_update(numbers: dict[str, Any]) -> Any:
+        optimizer, w = made(numbers), jnp.zeros(2)
+        return optimizer.update(w, optimizer.init(w), w)
+
     made, numbers = split(key, values, floats_apart=True)
     try:
-        jax.eval_shape(lambda numbers: made(numbers).init({}), numbers)
+        jax.eval_shape(one_update, numbers)
     except jax.errors.ConcretizationTypeError:
         made, numbers = split(key, values, floats_apart=False)
+    try:
+        jax.eval_shape(one_update, numbers)
+    except Exception as error:  # optax checks little, and fails in its own ways on what it is given
+        raise ConfigError(
+            key, values["_target_"], f"makes no update ({first_line(error)}); mend its settings"
+        ) from error
     return made, numbers
 
 
@@ -129,17 +142,17 @@ def schema(target: Callable[..., Any]) -> dict[str, Any]:
         return {f.name: hints[f.name] for f in dataclasses.fields(target) if f.name not in flaxes}
     known_types = {"learning_rate": Annotated[float, Gt(0)]}
     return {
-        name: known_types.get(name, like_default(parameter.default))
+        name: known_types.get(name, like_default(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()
     }
 
 
-def like_default(default: Any) -> Any:
-    """The type of an optax function's argument, told by its default value."""
+def like_default(name: str, default: Any) -> Any:
+    """The type of an optax function's argument, told by its default value: numbers, where that tells nothing."""
     for kind in (bool, int, float):
         if isinstance(default, kind):
-            return float | None if kind in (int, float) else kind
-    return bool | int | float | str | None
+            return kind
+    return str | None if "dtype" in name else int | float | None
 
 
 def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: Callable[..., Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 from conftest import data_dir
-from hypothesis import HealthCheck, event, given, seed, settings
+from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 from support import composed
 
@@ -119,6 +119,7 @@ def workplace(tmp_path_factory):
     max_examples=int(os.environ.get("METARUN_RANDOM_CONFIGS", 25)),
     deadline=None,
     database=None,
+    phases=[Phase.generate],  # making a failure shorter would take many more runs
     suppress_health_check=list(HealthCheck),
 )
 @given(command=commands())

@@ -22,7 +22,7 @@ NAMED = 12  # lines with a name; the others are grey
 Groups = dict[str, list[SavedRun]]
 
 
-def svg(draw: Callable[[Axes], object], width: float = 7.0, height: float = 3.4) -> str:
+def svg(draw: Callable[[Axes], object], width: float = 5.4, height: float = 3.2) -> str:
     """What `draw` puts on axes, as an SVG element."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -125,4 +125,4 @@ def bars(values: dict[str, float], x: str) -> str | None:
         axes.set_yticks(at, [name.replace("$", r"\$") for name in values], fontsize=8)
         axes.set_xlabel(x)
 
-    return svg(draw, 7.0, 0.8 + 0.28 * len(values)) if values else None
+    return svg(draw, 5.4, 0.8 + 0.28 * len(values)) if values else None
