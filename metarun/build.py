@@ -76,15 +76,14 @@ def recipe(key: str, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]
 
     made, numbers = split(key, values, floats_apart=True)
     try:
-        jax.eval_shape(one_update, numbers)
-    except jax.errors.ConcretizationTypeError:
-        made, numbers = split(key, values, floats_apart=False)
-    try:
-        jax.eval_shape(one_update, numbers)
+        try:
+            jax.eval_shape(one_update, numbers)
+        except jax.errors.ConcretizationTypeError:
+            made, numbers = split(key, values, floats_apart=False)
+            jax.eval_shape(one_update, numbers)
     except Exception as error:  # optax checks little, and fails in its own ways on what it is given
-        raise ConfigError(
-            key, values["_target_"], f"makes no update ({first_line(error)}); mend its settings"
-        ) from error
+        name = values["_target_"]
+        raise ConfigError(key, name, f"makes no update with these settings ({first_line(error)})") from error
     return made, numbers
 
 
