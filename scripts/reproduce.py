@@ -46,38 +46,54 @@ def run(name: str, steps: int, seed: int, directory: Path, more: list[str]) -> N
         print(f"{name}: exit code {code}; {folder.with_suffix('.log')} has its lines", flush=True)
 
 
-def rows(name: str, values: dict[str, Any], directory: Path) -> list[str]:
+def longest(name: str, directory: Path) -> list[dict[str, Any]]:
+    """The results of a preset's finished runs with the most meta-steps, one for each seed."""
+    found = [json.loads(path.read_text()) for path in sorted((directory / name).glob("*/results.json"))]
+    most = max((results["training"]["steps"] for results in found), default=0)
+    return [results for results in found if results["training"]["steps"] == most]
+
+
+def protocol(found: dict[str, Any]) -> str:
+    """How the figure was taken, in a few words."""
+    how = found["protocol"]
+    task, learner = how["task"], how["learner"]
+    words = [f"{how['episodes']:,} tasks"]
+    words += [f"{task[key]} {key}" for key in ("ways", "shots", "queries") if key in task]
+    words += [f"{learner['inner_steps']} inner steps"] if "inner_steps" in learner else []
+    words += [f"split {task['split']}"] if "split" in task else []
+    words += ["transductive"] if how["transductive"] else []
+    return ", ".join([*words, f"{found['state']['state']} state"])
+
+
+def rows(name: str, values: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     """A preset's rows: one for each of the paper's figures, over the seeds of its longest runs."""
-    paper, asked = values["paper"], values["train"]["steps"]
-    found = [json.loads(path.read_text()) for path in (directory / name).glob("*/results.json")]
-    done = max((results["training"]["steps"] for results in found), default=0)
-    found = [results for results in found if results["training"]["steps"] == done]
+    asked, first = values["train"]["steps"], found[0]
+    done, machine, commit = first["training"]["steps"], first["machine"], first["commit"]
+    made_by = f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
+    command = f"metarun experiment={name}{'' if done == asked else f' train.steps={done}'}"
     lines = []
-    for metric in paper["figures"]:
-        percent, theirs = metric.startswith("accuracy"), papers(values, metric)
-        said = metric.removeprefix("accuracy").strip("_").replace("_", " ").replace("mse", "MSE")
-        cells = [f"`{name}`", f"{theirs}{f' ({said})' if said else ''}"]
-        if not found:
-            lines.append(" | ".join([*cells, "not run yet", "", f"0 of {asked:,}", "", ""]))
-            continue
+    for metric in values["paper"]["figures"]:
         ours = [figure for results in found if (figure := figure_of(results, metric)) is not None]
-        whole = {"mean": float(np.mean([o["mean"] for o in ours])), "ci95": float(np.mean([o["ci95"] for o in ours]))}
-        scale = 100 if percent else 1
-        spread = (
-            f"{scale * np.std([o['mean'] for o in ours], ddof=1):.2g} over {len(ours)}" if len(ours) > 1 else "one seed"
-        )
-        first = found[0]
-        machine, commit = first["machine"], first["commit"]
-        made_by = f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
-        cells += [
+        whole = {key: float(np.mean([figure[key] for figure in ours])) for key in ("mean", "ci95")}
+        scale = 100 if metric.startswith("accuracy") else 1
+        std = f"{scale * np.std([o['mean'] for o in ours], ddof=1):.2g} over {len(ours)}" if len(ours) > 1 else "1 seed"
+        cells = (
+            f"`{command}`",
+            papers(values, metric) + in_words(metric),
             f"**{show(metric, whole)}**",
-            spread,
+            std,
+            protocol(first) + (" (each query alone)" if metric.endswith("inductive") else ""),
             f"{done:,} of {asked:,}" + ("" if done == asked else f" ({100 * done / asked:.2g} %)"),
             f"{np.mean([results['speed']['minutes'] for results in found]):.1f}",
             f"{machine['devices']} {machine['device']}, {made_by}, {first['date'][:10]}",
-        ]
-        lines.append(" | ".join(cells))
-    return [f"| {line} |" for line in lines]
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def in_words(metric: str) -> str:
+    said = metric.removeprefix("accuracy").strip("_").replace("_", " ").replace("mse", "MSE")
+    return f" ({said})" if said else ""
 
 
 def sources(every: dict[str, dict[str, Any]]) -> list[str]:
@@ -92,19 +108,23 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
 
 def page(directory: Path) -> str:
     every = presets()
-    columns = (
-        "preset",
-        "paper",
-        "ours, 95 % interval over tasks",
-        "std over seeds",
-        "meta-steps",
-        "minutes",
+    found = {name: longest(name, directory) for name in every}
+    lines = table(
+        "command", "paper", "ours, 95 % interval over tasks", "std over seeds", "protocol", "meta-steps", "minutes",
         "device, commit, date",
-    )
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    )  # fmt: skip
     for name, values in every.items():
-        lines += rows(name, values, directory)
+        lines += rows(name, values, found[name]) if found[name] else []
+    lines += ["", "Not run yet:", "", *table("command", "paper", "meta-steps")]
+    for name, values in every.items():
+        if not found[name]:
+            figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
+            lines.append(f"| `metarun experiment={name}` | {figures} | {values['train']['steps']:,} |")
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
+
+
+def table(*columns: str) -> list[str]:
+    return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
 
 
 def write(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """The report's plots, as SVG that takes its text colour from the page, so that it is light or dark with it."""
 
 import io
+import re
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -41,7 +42,9 @@ def svg(draw: Callable[[Axes], object], width: float = 5.4, height: float = 3.2)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawn = buffer.getvalue()
-    return drawn[drawn.index("<svg") :].replace(INK, "currentColor")
+    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")
+    # Names that nothing refers to are the same in every plot, and a page may have each only once.
+    return re.sub(r' id="([^"]+)"', lambda name: name[0] if f"#{name[1]}" in drawn else "", drawn)
 
 
 COUNT = count()

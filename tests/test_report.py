@@ -1,0 +1,187 @@
+"""The report: over finished, running, failed, old and damaged runs; what comes from runs stays text."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+from support import composed, on_blobs
+
+from metarun import answers, cli, config, train
+from metarun.evaluate import Answers
+from metarun.report import page, runs
+
+SMALL = (
+    "logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=8", "eval.val_episodes=2",
+    "eval.inner_steps=[0,1]",
+)  # fmt: skip
+MARKUP = "<script>alert(1)</script>|`x`"
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory) -> Path:
+    """A classification and a regression, finished; the classification's name and classes have markup in them."""
+    folder = tmp_path_factory.mktemp("runs")
+    blobs = on_blobs(*SMALL, "eval.shots=[1,2]")
+    sinusoid = composed("task=sinusoid", "model.hidden=[8]", *SMALL)
+    for name, values in (("blobs", blobs), ("sinusoid", sinusoid)):
+        values["run"] |= {"dir": str(folder / name), "name": MARKUP}
+        train.train(config.build_run(values))
+    classes = {"classes": {MARKUP: [1, 2], "b": [3, 3]}, "confusions": [[MARKUP, "b", 1]]}
+    (folder / "blobs" / "classes.json").write_text(json.dumps(classes))
+    return folder
+
+
+class Page(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_every_section_and_needs_nothing_else(two_runs):
+    text = page.html(runs.read(runs.find([two_runs])))
+    found = Page(text)
+    for section in ("Summary", "Learning curves", "Adaptation", "Speed and memory", "Runs closely", "Differences"):
+        assert section in found.text
+    assert [tag for tag, _ in found.tags].count("script") == 1  # its own
+    links = [value for _, attributes in found.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert all(re.match(r"#|data:", str(link)) for link in links)
+    ids = [attributes["id"] for _, attributes in found.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    assert MARKUP in found.text  # as text
+
+
+def test_its_figures_are_those_of_the_results(two_runs):
+    found = runs.read(runs.find([two_runs]))
+    (header, *rows) = csv.reader(page.as_csv(found).splitlines())
+    by_name = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    accuracy = json.loads((two_runs / "blobs" / "results.json").read_text())["test"]["accuracy"]
+    expected = f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['ci95']:.2f} %"
+    assert by_name["blobs"]["test, 95 % interval"] == expected
+    assert by_name["blobs"]["meta-steps"] == "4 of 4"
+    assert len(page.as_markdown(found).splitlines()) == 4
+    assert page.markdown_text("a|b<c>`") == "a\\|b&lt;c&gt;\\`"
+
+
+def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_missing(two_runs, tmp_path):
+    for name in ("running", "stopped", "failed", "old", "damaged"):
+        shutil.copytree(two_runs / "blobs", tmp_path / name)
+        if name not in ("old", "damaged"):
+            (tmp_path / name / "results.json").unlink()
+    (tmp_path / "failed" / "nonfinite").mkdir()
+    (tmp_path / "stopped" / "metrics.jsonl").unlink()
+    (tmp_path / "old" / "examples.npz").unlink()
+    for file in ("config.yaml", "examples.npz", "classes.json"):
+        (tmp_path / "damaged" / file).write_bytes(b"\x00{")
+    with FileLock(tmp_path / "running" / ".lock"):
+        found = {run.name: run for run in runs.read(runs.find([tmp_path]))}
+    assert {name: run.status for name, run in found.items()} == {
+        "running": "running", "stopped": "stopped", "failed": "not a number", "old": "finished", "damaged": "finished"
+    }  # fmt: skip
+    assert found["stopped"].missing == ["no metrics.jsonl: no row was logged yet", "no results.json: not finished"]
+    assert found["old"].missing == ["no examples.npz: of an older metarun"]
+    assert len(found["damaged"].missing) == 3
+    text = Page(page.html(list(found.values()))).text
+    assert "stopped: no metrics.jsonl: no row was logged yet; no results.json: not finished" in text
+
+
+def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
+    means = []
+    for seed in range(3):
+        shutil.copytree(two_runs / "sinusoid", tmp_path / str(seed))
+        values = yaml.safe_load((tmp_path / str(seed) / "config.yaml").read_text())
+        values["train"]["seed"] = seed
+        (tmp_path / str(seed) / "config.yaml").write_text(yaml.safe_dump(values))
+        results = json.loads((tmp_path / str(seed) / "results.json").read_text())
+        means.append(float(seed))
+        results["test"]["mse"]["mean"] = means[-1]
+        (tmp_path / str(seed) / "results.json").write_text(json.dumps(results))
+    found = runs.read(runs.find([tmp_path]))
+    assert [len(members) for members in runs.groups(found).values()] == [3]
+    table = page.over_seeds(found)
+    assert table is not None
+    assert [cell.value for cell in table.rows[0][1:4]] == [3, np.mean(means), np.std(means, ddof=1)]
+    assert runs.differences(found) == ["train.seed"]
+
+
+def test_two_hundred_runs_take_seconds(two_runs, tmp_path):
+    """Not a timed test: a generous bound that a page with a plot for every run would miss."""
+    for i in range(200):
+        shutil.copytree(two_runs / ("blobs" if i % 2 else "sinusoid"), tmp_path / f"{i:03}")
+    begin = time.monotonic()
+    text = page.html(runs.read(runs.find([tmp_path])))
+    assert time.monotonic() - begin < 60
+    assert "200 runs" in text
+
+
+def test_classes_are_counted_over_tasks_by_name():
+    found = Answers(
+        outputs=np.eye(2)[np.array([[0, 1, 1], [0, 0, 1]])],
+        y=np.array([[0, 1, 0], [0, 1, 1]]),
+        classes=np.array([[2, 0], [0, 1]]),
+    )
+    counted = answers.by_class(found, ["a", "b", "a"])
+    # Tasks: (a as 0, a as 1): right, right, wrong but of the same name; (a, b): right, b taken for a, right.
+    assert counted.classes == {"a": (4, 4), "b": (1, 2)}
+    assert counted.confusions == [("b", "a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "report: names no run"),
+        (["nowhere"], "nowhere: no such directory"),
+        (["."], ".: holds no run"),
+        (["--pdf", "x"], "report --pdf: no such option"),
+        ([".", "--out"], "report --out: names no file"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        cli.report(arguments)
+    err = capsys.readouterr().err
+    assert end.value.code == 2
+    assert err.startswith(f"metarun: {says}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_opens_and_sorts_it_without_an_error(two_runs, tmp_path):
+    found = runs.read(runs.find([two_runs]))
+    sort = """<script>
+    document.querySelectorAll("#summary th button")[0].click();
+    const names = () => [...document.querySelectorAll("#summary tbody tr")].map(row => row.cells[0].textContent).join();
+    const down = names();
+    document.querySelectorAll("#summary th button")[0].click();
+    document.title = down + " then " + names() + " alerts " + (window.alerted || 0);
+    </script>"""
+    spy = "<script>window.alert = () => { window.alerted = 1; };</script>"
+    text = page.html(found).replace("<body>", f"<body>{spy}").replace("</body>", f"{sort}</body>")
+    (tmp_path / "report.html").write_text(text)
+    done = subprocess.run(
+        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'report.html'}"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "<title>sinusoid,blobs then blobs,sinusoid alerts 0</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
