@@ -145,13 +145,6 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
     assert len(rows(run)) == len(train) + 10
 
 
-def test_a_wandb_that_cannot_start_stops_nothing(tmp_path):
-    out = metarun(*QUICK, "logger.mode=online", "run.dir=RUN", cwd=tmp_path,
-                  WANDB_MODE="online", WANDB_API_KEY="x" * 40, WANDB_BASE_URL="http://127.0.0.1:9").stdout  # fmt: skip
-    assert "cannot be reached" in out or "not logging there" in out
-    assert (tmp_path / "RUN" / "results.json").exists()
-
-
 def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_path):
     metarun("-m", *QUICK, "learner=maml,fomaml", "train.seed=0,1", "run.dir=SWEEP", cwd=tmp_path)
     found = [json.loads((tmp_path / "SWEEP" / str(i) / "results.json").read_text()) for i in range(4)]

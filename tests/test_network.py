@@ -68,10 +68,20 @@ def wandb_server(breaks_at: str, how: str) -> ThreadingHTTPServer:
     return serve(Server)
 
 
-@pytest.mark.parametrize("how", ["hangs", "drops"])
-@pytest.mark.parametrize("breaks_at", ["/", "file_stream"], ids=["from the start", "once it has begun"])
+@pytest.mark.parametrize(
+    ("breaks_at", "how"),
+    [
+        ("/", "refuses"),
+        ("/", "hangs"),
+        pytest.param("/", "drops", marks=pytest.mark.slow),
+        ("file_stream", "hangs"),
+        pytest.param("file_stream", "drops", marks=pytest.mark.slow),
+    ],
+)
 def test_a_wandb_server_that_breaks_costs_no_result_and_is_told_of_once(tmp_path, how, breaks_at):
     server = wandb_server(breaks_at, how)
+    if how == "refuses":
+        server.server_close()
     impatient = (
         "import sys; from metarun import cli, loggers; loggers.PATIENCE, loggers.TIME_TO_BEGIN = 4.0, 3.0;"
         "sys.argv = ['metarun', *sys.argv[1:]]; cli.main()"
