@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -113,21 +114,25 @@ def kills(times: int = 50) -> dict[str, Any]:
     }
 
 
-def configurations(times: int = 1000, at_once: int = 125) -> dict[str, Any]:
-    """The test of random configurations, many of them, a new process for each `at_once`."""
-    ends: Counter[str] = Counter()
-    for seed in range(1, 1 + times // at_once):
-        environment = {"METARUN_RANDOM_CONFIGS": str(at_once), "METARUN_RANDOM_SEED": str(seed)}
+def configurations(times: int = 1000, each: int = 50) -> dict[str, Any]:
+    """The test of random configurations, many of them: two processes side by side, a new one after `each`."""
+
+    def drawn(seed: int) -> dict[str, int]:
+        environment = {"METARUN_RANDOM_CONFIGS": str(each), "METARUN_RANDOM_SEED": str(seed)}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-s", "tests/test_random_configs.py"],
             cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        if done.returncode:
-            sys.exit(f"seed {seed}:\n{done.stdout[-5000:]}")
         told = re.search(r"random configurations: (\{.*\})", done.stdout)
-        assert told is not None
-        ends.update(json.loads(told[1].replace("'", '"')))
-        print(f"seed {seed}: {dict(ends)}", flush=True)
+        if done.returncode or told is None:
+            raise RuntimeError(f"seed {seed}:\n{done.stdout[-5000:]}")
+        print(f"seed {seed}: {told[1]}", flush=True)
+        return json.loads(told[1].replace("'", '"'))
+
+    ends: Counter[str] = Counter()
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(drawn, range(1, 1 + times // each)):
+            ends.update(found)
     how = "random choices, values, misspellings, deletions and nonsense (hypothesis)"
     lost = "nothing, no traceback, no hang: " + "; ".join(f"{n} {end}" for end, n in ends.most_common())
     return {"fault": "any configuration", "how": how, "times": sum(ends.values()), "lost": lost}
