@@ -22,12 +22,12 @@ from metarun.checkpoint import Checkpoints
 from metarun.chunks import choose_chunk, must_fit, until_it_fits
 from metarun.clock import Clock
 from metarun.config import Run, with_shots
-from metarun.core import ConfigError, PyTree, State
+from metarun.core import ConfigError, DataError, PyTree, State
 from metarun.evaluate import Evaluation, Figures
 from metarun.log import Bar, MetricsFile, console, finite, open_log, words, write_atomically
 from metarun.program import Programs, nets, programs
 from metarun.stop import Interrupted, Stop, stop_on_signals
-from metarun.text import printable
+from metarun.text import first_line, printable
 from metarun.transfer import no_run, start_from
 
 log = logging.getLogger("metarun")
@@ -79,7 +79,13 @@ def train_alone(run: Run, stop: Stop) -> dict[str, Any]:
     directory = Path(run.info.dir)
     if (directory / "results.json").exists():
         console.print(printable(f"{directory} is finished; its figures again:"), markup=False)
-        return json.loads((directory / "results.json").read_text())
+        try:
+            return json.loads((directory / "results.json").read_text())
+        except ValueError as error:
+            raise DataError(
+                f"{directory / 'results.json'} is damaged ({first_line(error)}); move it away, and the same command "
+                f"tests the run again"
+            ) from error
     source = run.train.init_from
     if source is not None and not (directory / "checkpoints").exists() and not (Path(source) / "checkpoints").is_dir():
         raise no_run(Path(source))  # before there is anything of this run
