@@ -11,7 +11,9 @@ import shutil
 import string
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -55,18 +57,23 @@ ODD = [
 VALUES = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(ODD), st.text(string.printable, max_size=6))
 
 
-def keys_of(chosen: dict[str, str]) -> list[str]:
-    try:
-        values = composed(*(f"{group}={choice}" for group, choice in chosen.items()))
-    except Exception:
-        return ["train.steps"]
-    # Where files go is the test's own; the command would train for hours with more steps than these.
-    return sorted(key for key in flat(values) if key not in ("run.dir", "data_dir", "train.steps"))
+@cache
+def settings_of(group: str, choice: str) -> dict[str, Any]:
+    """The settings that a choice of a group has."""
+    values = flat(composed(f"{group}={choice}"))
+    return {key: value for key, value in values.items() if key.startswith(f"{group}.")}
 
 
-def sensible(key: str, chosen: dict[str, str]) -> st.SearchStrategy[str]:
-    """Values like the one that the key has."""
-    now = flat(composed(*(f"{group}={choice}" for group, choice in chosen.items()))).get(key)
+@cache
+def other_settings() -> dict[str, Any]:
+    """Those of no group that is drawn. Where files go is the test's own, and more meta-steps would take hours."""
+    values = flat(composed(*(f"{key}={value}" for key, value in SMALL.items())))
+    drawn = ("task.", "learner.", "model.", "optimizer.", "run.dir", "data_dir", "train.steps")
+    return {key: value for key, value in values.items() if not key.startswith(drawn)}
+
+
+def sensible(now: Any) -> st.SearchStrategy[str]:
+    """Values like the one that a setting has."""
     if isinstance(now, bool):
         return st.sampled_from(["true", "false"])
     if isinstance(now, int):
@@ -85,11 +92,11 @@ def misspelt(key: str, at: int) -> str:
 def commands(draw) -> list[str]:
     """A command line: choices of groups, and up to three settings, sensible or not."""
     chosen = draw(GROUP_CHOICES)
-    keys = keys_of(chosen)
+    now = other_settings() | {k: v for group, choice in chosen.items() for k, v in settings_of(group, choice).items()}
     settings_ = []
     for _ in range(draw(st.integers(0, 3))):
-        key = draw(st.sampled_from(keys))
-        value = draw(st.one_of(VALUES, sensible(key, chosen)))
+        key = draw(st.sampled_from(sorted(now)))
+        value = draw(st.one_of(VALUES, sensible(now[key])))
         kind = draw(st.sampled_from(["set"] * 8 + ["add", "delete", "misspelt", "evaluation", "group", "anything"]))
         settings_.append(
             {
