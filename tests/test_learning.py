@@ -50,7 +50,7 @@ def test_a_few_hundred_meta_steps_beat_the_untrained_learner(learner):
 
     def figure(params):
         k_eval = engine.stream(0, engine.EVAL)
-        return evaluate(params, test, episodes, k_eval, run.numbers["eval_learner"])[run.tasks.metric]
+        return evaluate(params, test, episodes, k_eval, run.numbers["eval_learner"]).figures[run.tasks.metric]
 
     state = start(train, run.numbers, engine.stream(0, engine.INIT))
     before = figure(state.params)

@@ -42,6 +42,7 @@ def test_maml_learns_strokes(tmp_path):
     assert found["test"]["accuracy_inductive"]["mean"] != found["test"]["accuracy"]["mean"]
 
 
+@pytest.mark.slow
 def test_maml_learns_real_omniglot_far_above_chance(tmp_path, omniglot_dir):
     found = trained(
         tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "model.filters=16",
