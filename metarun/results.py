@@ -150,7 +150,9 @@ def commit() -> dict[str, Any] | None:
     root = Path(metarun.__file__).parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+        # Without optional locks, which would make a `git commit` fail that the user gives at the same moment.
+        command = ["git", "--no-optional-locks", "-C", root, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root.resolve():

@@ -101,7 +101,7 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for name, values in every.items():
         paper = values["paper"]
-        quoted = f", as {paper['quoted_by']} quotes it" if paper["quoted_by"] else ""
+        quoted = f", as quoted by {paper['quoted_by']}" if paper["quoted_by"] else ""
         lines.setdefault(f"{paper['source']}{quoted}", []).append(f"`{name}`")
     return [f"- {source}: {', '.join(names)}" for source, names in lines.items()]
 
