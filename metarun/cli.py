@@ -230,19 +230,22 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
     if found := re.search(r"Could not override '([^']+)'", message):
         *path, key = found[1].split(".")
+        if found[1] in GROUPS:
+            return no_such_choice(arguments)
         return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"
     if message.startswith("Config group override must be"):  # a choice that reads as a number
-        group, choice = next(a.split("=") for a in arguments if a.split("=")[0] in GROUPS and not is_choice(a))
-        return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
+        return no_such_choice(arguments)
     if isinstance(error, OverrideParseException):
         reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
         return f"{error.override}: cannot be read as group=choice or key=value ({reason})"
     return message.splitlines()[0] if message else type(error).__name__
 
 
-def is_choice(argument: str) -> bool:
-    group, _, choice = argument.partition("=")
-    return choice in choices(group)
+def no_such_choice(arguments: list[str]) -> str:
+    """The first argument that names a group and no choice of it, in one line."""
+    given = [argument.partition("=") for argument in arguments]
+    group, choice = next((g, c) for g, _, c in given if g in GROUPS and c not in choices(g))
+    return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
 
 
 def keys_at(path: list[str], arguments: list[str]) -> list[str]:
@@ -250,7 +253,8 @@ def keys_at(path: list[str], arguments: list[str]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from omegaconf import DictConfig, OmegaConf
 
-    chosen = [a for a in arguments if a.split("=")[0] in GROUPS]
+    given = [argument.partition("=") for argument in arguments]
+    chosen = [f"{group}={choice}" for group, _, choice in given if group in GROUPS and choice in choices(group)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         node = compose("config", overrides=chosen)
     found = OmegaConf.select(node, ".".join(path)) if path else node

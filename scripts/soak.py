@@ -115,9 +115,15 @@ def kills(times: int = 50) -> dict[str, Any]:
 
 
 def configurations(times: int = 1000, each: int = 50) -> dict[str, Any]:
-    """The test of random configurations, many of them: two processes side by side, a new one after `each`."""
+    """The test of random configurations, many of them: two processes side by side, a new one after `each`.
+
+    What one found is kept: after a failure that was mended, the same command goes on with it.
+    """
 
     def drawn(seed: int) -> dict[str, int]:
+        kept = FOUND / f"configurations-{seed}.json"
+        if kept.exists():
+            return json.loads(kept.read_text())
         environment = {"METARUN_RANDOM_CONFIGS": str(each), "METARUN_RANDOM_SEED": str(seed)}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-s", "tests/test_random_configs.py"],
@@ -127,7 +133,8 @@ def configurations(times: int = 1000, each: int = 50) -> dict[str, Any]:
         if done.returncode or told is None:
             raise RuntimeError(f"seed {seed}:\n{done.stdout[-5000:]}")
         print(f"seed {seed}: {told[1]}", flush=True)
-        return json.loads(told[1].replace("'", '"'))
+        kept.write_text(told[1].replace("'", '"'))
+        return json.loads(kept.read_text())
 
     ends: Counter[str] = Counter()
     with ThreadPoolExecutor(2) as pool:
