@@ -151,7 +151,7 @@ def commit() -> dict[str, Any] | None:
 
     def git(*words: str) -> str:
         # Without optional locks, which would make a `git commit` fail that the user gives at the same moment.
-        command = ["git", "--no-optional-locks", "-C", root, *words]
+        command = ["git", "--no-optional-locks", "-C", str(root), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
