@@ -1,6 +1,7 @@
 """From a composed configuration to checked, frozen objects; every mistake ends in a one-line ConfigError."""
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,15 @@ class Train:
     @property
     def guard(self) -> Guard:
         return Guard(self.clip_value, self.clip_norm, self.skip_at_most if self.on_nonfinite == "skip" else 0)
+
+    def is_due(self, step: int, period: str) -> bool:
+        """Whether a period ends at `step`; every period also ends with the run."""
+        return step % self.period(period) == 0 or step == self.steps
+
+    def next_due(self, step: int) -> int:
+        """The next meta-step after `step` at which some period ends."""
+        periods = (self.period(name) for name in ("log_every", "eval_every", "save_every"))
+        return min(self.steps, *(step - step % period + period for period in periods))
 
     def period(self, name: str) -> int:
         """A period in meta-steps; `auto` is 1/50 of the run (logging) or 1/10, between 1 and 100 or 2,000."""
@@ -126,6 +136,7 @@ def build_run(config: dict[str, Any]) -> Run:
     for section in SECTIONS:
         if section not in config:
             raise ConfigError(section, "(nothing)", "every run needs it: leave it in")
+    must_hold_no_key(config)
     train = build("train", config["train"], Train)
     evaluation = build("eval", config["eval"], Eval)
     hardware = build("hardware", config["hardware"])
@@ -189,11 +200,20 @@ def build_run(config: dict[str, Any]) -> Run:
     )
 
 
+def must_hold_no_key(config: dict[str, Any]) -> None:
+    """Raises ConfigError if W&B's key stands in the configuration, which is kept in files and sent to W&B."""
+    secret = os.environ.get("WANDB_API_KEY")
+    for key, value in flat(config).items():
+        if secret and secret in str(value):
+            raise ConfigError(key, "(WANDB_API_KEY)", "the configuration is kept in files; leave the key where it is")
+
+
 def with_shots(tasks: Tasks, shots: int) -> Tasks:
     """The same tasks with another number of support examples a class."""
     return dataclasses.replace(tasks, shots=shots)  # type: ignore[type-var]
 
 
+ADDED = {"paper"}  # sections that runs of earlier versions lack
 SECTIONS = (
     "task", "learner", "model", "optimizer", "inner", "hardware", "logger", "train", "eval", "run", "data_dir",
     "suggested", "paper",
@@ -221,10 +241,12 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
         stored = yaml.safe_load((directory / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("run.dir", directory, f"its config.yaml cannot be read ({type(error).__name__})") from error
-    if isinstance(stored, dict):
-        stored.setdefault("paper", None)  # of a metarun that had no such section yet
-    if not isinstance(stored, dict) or not set(SECTIONS) <= stored.keys():
+    if not isinstance(stored, dict) or not set(SECTIONS) - ADDED <= stored.keys():
         raise ConfigError("run.dir", directory, "its config.yaml is not a metarun run's; name another directory")
+    stored = {**dict.fromkeys(ADDED), **stored}
+    for section in ("train", "eval", "inner", "run"):  # no choice of a group: a key not there is newer than the run
+        if isinstance(stored[section], dict):
+            stored[section] = {**config[section], **stored[section]}
     if all(f"{key}.".startswith(MAY_CHANGE) for key in named):
         for key in ["run.dir", *named]:
             *path, last = key.split(".")

@@ -163,5 +163,6 @@ def _has_login() -> bool:
 
 def _without_key(error: Exception) -> str:
     """An error's first line, without the user's key."""
-    line, key = first_line(error), os.environ.get("WANDB_API_KEY")
-    return line.replace(key, "(WANDB_API_KEY)") if key else line
+    text, key = str(error) or type(error).__name__, os.environ.get("WANDB_API_KEY")
+    # Before it is shortened: a key that is cut would no longer be found.
+    return first_line(RuntimeError(text.replace(key, "(WANDB_API_KEY)") if key else text))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from support import composed, experiments, run_of, to_yaml
 
 from metarun import config
@@ -169,8 +170,6 @@ def test_an_experiments_values_win_over_the_defaults():
 
 
 def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
-    import yaml
-
     stored = composed("train.steps=20")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
     same = composed("train.steps=20", "hardware.devices=1", "logger=none")
@@ -181,6 +180,24 @@ def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
     assert longer["logger"]["_target_"].endswith("NoLogger")
     with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
         config.resume(tmp_path, composed("train.steps=30"), ["train.steps"])
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_default(tmp_path):
+    stored = composed("train.steps=20", "learner.inner_lr=0.3")
+    del stored["paper"], stored["eval"]["shots"], stored["run"]["tags"], stored["inner"]["remat"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    now = config.resume(tmp_path, composed(), [])
+    assert now == composed("train.steps=20", "learner.inner_lr=0.3")
+    assert config.build_run(now).eval.shots == ()
+    assert config.resume(tmp_path, now, ["learner.inner_lr"]) == now
+
+
+@pytest.mark.parametrize(("key", "value"), [("run.name", "my-0123456789"), ("run.tags", "[a,0123456789]")])
+def test_a_key_in_the_configuration_is_refused_without_showing_it(monkeypatch, key, value):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
+    with pytest.raises(ConfigError) as error:
+        run_of(f"{key}={value}")
+    assert str(error.value).startswith(f"{key}=(WANDB_API_KEY): ")
 
 
 @pytest.mark.parametrize(
