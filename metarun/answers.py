@@ -11,9 +11,10 @@ import numpy as np
 
 from metarun import engine
 from metarun.config import Run
-from metarun.core import Key, PyTree
+from metarun.core import Key, Named, PyTree
 from metarun.evaluate import Answers
 from metarun.log import write_atomically, write_bytes_atomically
+from metarun.meta_test import Tested
 
 EPISODES = 6  # kept as they were drawn
 CONFUSIONS = 100  # kept, the most frequent ones
@@ -39,12 +40,13 @@ def by_class(answers: Answers, names: list[str]) -> ByClass:
     return ByClass({name: (pairs[name, name], asked[name]) for name in sorted(asked)}, wrong[:CONFUSIONS])
 
 
-def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, answers: Answers, before: Answers | None) -> None:
+def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, tested: Tested) -> None:
     """Writes classes.json, where classes have names, and examples.npz: the first few episodes of the test.
 
-    `before` are the answers without adaptation, of learners that have such. Raises OSError.
+    These hold the answers after adaptation and, if the test was also made after 0 inner steps, before it.
     """
-    names = run.eval_tasks.class_names(run.eval.split) if hasattr(run.eval_tasks, "class_names") else None
+    answers, before = tested.evaluation.answers, tested.by_inner_steps.get("0")
+    names = run.eval_tasks.class_names(run.eval.split) if isinstance(run.eval_tasks, Named) else None
     if names is not None:
         write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
     n = min(EPISODES, len(answers.y))
@@ -55,7 +57,7 @@ def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, answers: Answers,
         "outputs": answers.outputs[:n],
     }  # fmt: skip
     if before is not None:
-        arrays["before"] = before.outputs[:n]
+        arrays["before"] = before.answers.outputs[:n]
     if names is not None:
         arrays["names"] = np.array(names)[classes]
     write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))

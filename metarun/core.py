@@ -123,6 +123,15 @@ class Tasks(Protocol):
         ...
 
 
+@runtime_checkable
+class Named(Protocol):
+    """A task distribution whose classes have names: reports give accuracy by class, and what was taken for what."""
+
+    def class_names(self, split: str) -> list[str]:
+        """The names of a split's classes, by their numbers in `Episode.classes`."""
+        ...
+
+
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys."""
 

@@ -19,6 +19,10 @@ from metarun.program import nets, programs
 from metarun.text import first_line
 
 
+class NotFinite(Exception):
+    """The loss, its gradient or a parameter is no longer a number."""
+
+
 def keep(run: Run, state: State, metrics: Metrics) -> str:
     """Keeps the state before the meta-step, and its metrics, in the run's nonfinite/; says so in one line."""
     directory = Path(run.info.dir)

@@ -10,47 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 import metarun
-from metarun.clock import Clock
-from metarun.config import Run
-from metarun.core import State
-from metarun.evaluate import Figures
 from metarun.figures import main_metric, papers, show
 from metarun.log import console
+from metarun.loop import Loop
+from metarun.meta_test import Tested
 from metarun.text import printable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
 
 
-def summary(
-    run: Run,
-    *,
-    figures: Figures,
-    by_inner_steps: dict[str, Figures],
-    by_shots: dict[str, dict[str, Any]],
-    used: dict[str, Any],
-    state: State,
-    mesh: Mesh,
-    task_chunk: int,
-    separation: dict[str, Any] | None,
-    clock: Clock,
-    command: str,
-    seconds: float,
-) -> dict[str, Any]:
-    """The content of results.json."""
+def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
+    """The content of results.json; `used` says which state was tested."""
+    run, clock, state = loop.run, loop.clock, loop.state
     split = run.eval.split
     steps_per_s = clock.steps / clock.seconds if clock.seconds else None
-    device = mesh.devices.flat[0]
+    device = loop.mesh.devices.flat[0]
     memory = device.memory_stats() or {}
     return {
-        split: figures,
-        f"{split}_by_inner_steps": by_inner_steps,
-        f"{split}_by_shots": by_shots,
+        split: tested.evaluation.figures,
+        f"{split}_by_inner_steps": tested.figures_by_inner_steps,
+        f"{split}_by_shots": tested.figures_by_shots,
         "state": used,
         "paper": run.config["paper"],
         "protocol": {
@@ -66,7 +50,7 @@ def summary(
                 "val": run.eval_tasks.digest("val"),
                 "test": run.eval_tasks.digest("test"),
             },
-            "separation": separation,
+            "separation": loop.separation,
         },
         "training": {
             "name": run.info.name,
@@ -76,10 +60,10 @@ def summary(
             "meta_batch": run.train.meta_batch,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "skipped_meta_steps": int(state.skipped),
-            "command": command,
+            "command": loop.host["command"],
         },
         "speed": {
-            "minutes": round(seconds / 60, 3),
+            "minutes": round(loop.seconds() / 60, 3),
             "meta_steps_per_s": steps_per_s,
             "tasks_per_s": steps_per_s and steps_per_s * run.train.meta_batch,
             "startup_s": clock.startup_s,
@@ -92,8 +76,8 @@ def summary(
         "machine": {
             "platform": device.platform,
             "device": device.device_kind,
-            "devices": mesh.size,
-            "task_chunk": task_chunk,
+            "devices": loop.mesh.size,
+            "task_chunk": loop.task_chunk,
             "precision": run.hardware.precision,
             "deterministic": run.hardware.deterministic or device.platform == "cpu",
             "system": platform.platform(),

@@ -1,5 +1,6 @@
 """Starting from another run's parameters: `train.init_from=RUN`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,19 @@ class Transfer(NamedTuple):
     params: PyTree
     taken: dict[str, str]
     left: list[str]
+
+    @property
+    def in_words(self) -> str:
+        return f"{by_layer(self.taken)}; as initialised: {by_layer(self.left) or 'nothing'}"
+
+
+def by_layer(paths: Iterable[str]) -> str:
+    """Parameters in words, a layer's together: `conv0 (bias, kernel), head (bias)`."""
+    layers: dict[str, list[str]] = {}
+    for path in paths:
+        layer, _, name = path.rpartition("/")
+        layers.setdefault(layer, []).append(name)
+    return ", ".join(f"{layer} ({', '.join(sorted(names))})" for layer, names in sorted(layers.items()))
 
 
 def start_from(params: PyTree, directory: Path) -> Transfer:

@@ -140,7 +140,7 @@ def run_in(directory: Path, *overrides: str) -> config.Run:
 
 def test_what_is_not_finite_is_kept_and_runs_once_more_task_by_task(tmp_path):
     run = run_in(tmp_path / "run", "train.steps=4", "learner.inner_lr=1e30")
-    with pytest.raises(train.NotFinite, match=r"meta-step 1 of MAML is not finite.*metarun replay"):
+    with pytest.raises(nonfinite.NotFinite, match=r"meta-step 1 of MAML is not finite.*metarun replay"):
         train.train(run)
     report = json.loads((tmp_path / "run" / "nonfinite" / "report.json").read_text())
     key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)

@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock
 from support import composed, on_blobs
 
-from metarun import answers, cli, config, train
+from metarun import answers, config, train, verbs
 from metarun.evaluate import Answers
 from metarun.report import page, runs
 
@@ -158,7 +158,7 @@ def test_classes_are_counted_over_tasks_by_name():
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        cli.report(arguments)
+        verbs.report(arguments)
     err = capsys.readouterr().err
     assert end.value.code == 2
     assert err.startswith(f"metarun: {says}")

@@ -1,0 +1,40 @@
+"""One process at a time in a run's directory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from metarun.core import ConfigError
+
+NAME = ".lock"
+
+
+@contextmanager
+def only_process_in(directory: Path) -> Iterator[None]:
+    """Raises ConfigError if another process, on this machine, is at work in the run's directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError("run.dir", directory, "another process is at work there; name another directory") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the directory may have been taken away
+            if [file.name for file in directory.iterdir()] == [NAME]:
+                (directory / NAME).unlink()
+        lock.release()
+
+
+def is_taken(directory: Path) -> bool:
+    """Whether a process is at work in the run's directory. Writes nothing."""
+    if not (directory / NAME).exists():
+        return False
+    try:
+        with FileLock(directory / NAME, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
