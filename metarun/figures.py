@@ -11,6 +11,11 @@ def figure_of(found: dict[str, Any], name: str) -> dict[str, float] | None:
     return figures.get(metric)
 
 
+def commit_in_words(commit: dict[str, Any] | None) -> str:
+    """`86c15dd9`, `86c15dd9 and changes`, or `no commit`."""
+    return f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
+
+
 def show(name: str, figure: dict[str, float]) -> str:
     """`93.42 ± 0.61 %` for an accuracy, `0.3512 ± 0.0131` for a loss: the mean with its 95% interval, if it has one."""
     mean, ci95 = figure["mean"], figure.get("ci95")

@@ -106,13 +106,13 @@ def append(path: Path, text: str) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics.jsonl; a last line that was cut off is left out."""
+    """The whole rows of a metrics.jsonl; what is none, such as a last line that was cut off, is left out."""
     rows = []
     for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"step", "split"} <= row.keys():
+                rows.append(row)
     return rows
 
 

@@ -79,7 +79,7 @@ def report(arguments: list[str]) -> None:
     """`metarun report RUN... [--out FILE] [--csv FILE] [--markdown FILE]`."""
     from metarun.core import DataError
     from metarun.log import write_atomically
-    from metarun.report import page, runs
+    from metarun.report import page, runs, tables
 
     files = {"--out": Path("report.html")}
     paths: list[Path] = []
@@ -99,7 +99,7 @@ def report(arguments: list[str]) -> None:
         fail("report: names no run; give a run's directory, or one that holds runs: metarun report runs", MISTAKE)
     try:
         found = runs.read(runs.find(paths))
-        make = {"--out": page.html, "--csv": page.as_csv, "--markdown": page.as_markdown}
+        make = {"--out": page.html, "--csv": tables.as_csv, "--markdown": tables.as_markdown}
         for name, file in files.items():
             write_atomically(file, make[name](found))
             print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))

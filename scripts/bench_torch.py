@@ -32,6 +32,7 @@ from metarun import config, engine, results
 from metarun.bench import flops, matrix_product
 from metarun.conf import conf_dir
 from metarun.core import Array, Episode, Key, Metrics, PyTree
+from metarun.figures import commit_in_words
 from metarun.losses import cross_entropy
 from metarun.program import programs
 from metarun.tasks.episode import by_class
@@ -359,7 +360,7 @@ def draw(found: dict[str, list[tuple[float, float, float]]]) -> None:
 
 
 def main() -> None:
-    made = results.commit()  # before this writes anything
+    made = commit_in_words(results.commit())  # before this writes anything
     torch.manual_seed(0)
     jax.config.update("jax_default_matmul_precision", "highest")
     run_of().hardware.set_up(32)
@@ -388,9 +389,7 @@ def main() -> None:
     )
     head = f"""# Speed beside PyTorch
 
-`make bench` wrote this page on {datetime.date.today()}, from commit {made["id"][:8] if made else "?"}{
-        " and changes" if made and made["changed"] else ""
-    }, on {jax.device_count()} cores of
+`make bench` wrote this page on {datetime.date.today()}, from commit {made}, on {jax.device_count()} cores of
 {cpu}, float32, {versions}.
 
 The network is `conv4` with 64 filters, images are 28 x 28, tasks 5-way 1-shot with one query a class. Every row has the

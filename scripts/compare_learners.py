@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.conf import choices
-from metarun.figures import show
+from metarun.figures import commit_in_words, show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 METARUN = str(Path(sys.executable).with_name("metarun"))
@@ -80,7 +80,7 @@ def row(learner: str, found: dict[str, Any]) -> str:
         f"{found['speed']['minutes']:.1f}",
         f"{training['parameters']:,}",
         f"{found['memory']['host_peak_mb']:.0f} MB",
-        (found["commit"] or {"id": "no commit"})["id"][:8],
+        commit_in_words(found["commit"]),
     )
     return f"| {' | '.join(cells)} |"
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from metarun import config, engine, results
 from metarun.conf import choices, conf_dir
+from metarun.figures import commit_in_words
 from metarun.program import programs
 
 PAGE = Path(__file__).parents[1] / "docs" / "learners.md"
@@ -61,11 +62,10 @@ def main() -> None:
         print(f"{learner:<20}{rows[-1][0]:8.2f}{rows[-1][1]:8.2f}", file=sys.stderr, flush=True)
     lines = ["| learner | time of a task | memory of a task |", "| --- | --- | --- |"]
     lines += [f"| `{learner}` | {ratio:.2f} | {memory:.2f} |" for ratio, memory, learner in sorted(rows)]
-    commit = results.commit()
     lines += [
         "",
         f"Relative to FOMAML, which took {1000 * reference():.1f} ms and {reference_bytes / TASKS / 2**20:.1f} MiB "
-        f"a task; one {jax.devices()[0].device_kind} device, commit {commit['id'][:8] if commit else 'none'}, "
+        f"a task; one {jax.devices()[0].device_kind} device, commit {commit_in_words(results.commit())}, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. `python scripts/measure_costs.py`",
     ]
     before, rest = PAGE.read_text().split(BEGIN)

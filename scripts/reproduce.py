@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from metarun.conf import choices, conf_dir
-from metarun.figures import figure_of, papers, show
+from metarun.figures import commit_in_words, figure_of, papers, show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
@@ -69,7 +69,6 @@ def rows(name: str, values: dict[str, Any], found: list[dict[str, Any]]) -> list
     """A preset's rows: one for each of the paper's figures, over the seeds of its longest runs."""
     asked, first = values["train"]["steps"], found[0]
     done, machine, commit = first["training"]["steps"], first["machine"], first["commit"]
-    made_by = f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
     command = f"metarun experiment={name}{'' if done == asked else f' train.steps={done}'}"
     lines = []
     for metric in values["paper"]["figures"]:
@@ -85,7 +84,7 @@ def rows(name: str, values: dict[str, Any], found: list[dict[str, Any]]) -> list
             protocol(first) + (" (each query alone)" if metric.endswith("inductive") else ""),
             f"{done:,} of {asked:,}" + ("" if done == asked else f" ({100 * done / asked:.2g} %)"),
             f"{np.mean([results['speed']['minutes'] for results in found]):.1f}",
-            f"{machine['devices']} {machine['device']}, {made_by}, {first['date'][:10]}",
+            f"{machine['devices']} {machine['device']}, {commit_in_words(commit)}, {first['date'][:10]}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines

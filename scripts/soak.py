@@ -25,6 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import keystr, tree_leaves_with_path
 
+from metarun.figures import commit_in_words
 from metarun.results import commit
 
 ROOT = Path(__file__).parents[1]
@@ -226,9 +227,7 @@ def main() -> None:
     for part in parser.parse_args().parts or PARTS:
         FOUND.mkdir(parents=True, exist_ok=True)
         rows: Any = PARTS[part]()
-        at = commit()
-        by = f"{at['id'][:8]}{' and changes' if at['changed'] else ''}" if at else "no commit"
-        made = f"{datetime.date.today()}, {by}"
+        made = f"{datetime.date.today()}, {commit_in_words(commit())}"
         found = {"rows": rows if isinstance(rows, list) else [rows], "made": made}
         (FOUND / f"{part}.json").write_text(json.dumps(found, indent=2))
         print(json.dumps(found, indent=2), flush=True)

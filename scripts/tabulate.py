@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metarun.figures import show
+from metarun.figures import commit_in_words, show
 
 COLUMNS = ("command", "test figure (95% interval)", "meta-steps/s", "minutes", "peak memory", "device, commit, date")
 
@@ -24,14 +24,13 @@ def figures(found: dict[str, Any]) -> str:
 
 def row(found: dict[str, Any]) -> str:
     training, speed, machine, commit = (found[key] for key in ("training", "speed", "machine", "commit"))
-    made_by = f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
     cells = (
         f"`{' '.join(word for word in training['command'].split() if not word.startswith('run.dir='))}`",
         figures(found),
         f"{speed['meta_steps_per_s']:.1f}",
         f"{speed['minutes']:.1f}",
         f"{found['memory']['host_peak_mb']:.0f} MB",
-        f"{machine['devices']} {machine['device']} device(s), {made_by}, {found['date'][:10]}",
+        f"{machine['devices']} {machine['device']} device(s), {commit_in_words(commit)}, {found['date'][:10]}",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -5,9 +5,10 @@ import json
 import re
 import shutil
 import subprocess
-import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from support import composed, on_blobs
 
 from metarun import answers, config, train, verbs
 from metarun.evaluate import Answers
-from metarun.report import page, runs
+from metarun.report import charts, page, runs, tables
 
 SMALL = (
     "logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=8", "eval.val_episodes=2",
@@ -71,14 +72,14 @@ def test_the_page_holds_every_section_and_needs_nothing_else(two_runs):
 
 def test_its_figures_are_those_of_the_results(two_runs):
     found = runs.read(runs.find([two_runs]))
-    (header, *rows) = csv.reader(page.as_csv(found).splitlines())
+    (header, *rows) = csv.reader(tables.as_csv(found).splitlines())
     by_name = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     accuracy = json.loads((two_runs / "blobs" / "results.json").read_text())["test"]["accuracy"]
     expected = f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['ci95']:.2f} %"
     assert by_name["blobs"]["test, 95 % interval"] == expected
     assert by_name["blobs"]["meta-steps"] == "4 of 4"
-    assert len(page.as_markdown(found).splitlines()) == 4
-    assert page.markdown_text("a|b<c>`") == "a\\|b&lt;c&gt;\\`"
+    assert len(tables.as_markdown(found).splitlines()) == 4
+    assert tables.markdown_text("a|b<c>`") == "a\\|b&lt;c&gt;\\`"
 
 
 def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_missing(two_runs, tmp_path):
@@ -97,7 +98,7 @@ def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_miss
         "running": "running", "stopped": "stopped", "failed": "not a number", "old": "finished", "damaged": "finished"
     }  # fmt: skip
     assert found["stopped"].missing == ["no metrics.jsonl: no row was logged yet", "no results.json: not finished"]
-    assert found["old"].missing == ["no examples.npz: of an older metarun"]
+    assert found["old"].missing == ["no examples.npz: none were kept"]
     assert len(found["damaged"].missing) == 3
     text = Page(page.html(list(found.values()))).text
     assert "stopped: no metrics.jsonl: no row was logged yet; no results.json: not finished" in text
@@ -116,21 +117,85 @@ def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
         (tmp_path / str(seed) / "results.json").write_text(json.dumps(results))
     found = runs.read(runs.find([tmp_path]))
     assert [len(members) for members in runs.groups(found).values()] == [3]
-    table = page.over_seeds(found)
+    table = tables.over_seeds(found)
     assert table is not None
     assert [cell.value for cell in table.rows[0][1:4]] == [3, np.mean(means), np.std(means, ddof=1)]
     assert runs.differences(found) == ["train.seed"]
 
 
-def test_two_hundred_runs_take_seconds(two_runs, tmp_path):
-    """Not a timed test: a generous bound that a page with a plot for every run would miss."""
-    for i in range(200):
+def changed(file: Path, change: Callable[[Any], object]) -> None:
+    """Changes a JSON file."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+MALFORMED = {
+    "a figure is text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="high")),
+    "no split": ("results.json", lambda c: c["protocol"].pop("split")),
+    "no accuracy after an inner step": ("results.json", lambda c: c["test_by_inner_steps"]["1"].pop("accuracy")),
+    "inner steps are no number": ("results.json", lambda c: c["test_by_inner_steps"].update(few={})),
+    "no machine": ("results.json", lambda c: c.pop("machine")),
+    "a paper without figures": ("results.json", lambda c: c.update(paper={"source": "x"})),
+    "a list": ("classes.json", lambda c: c.update(classes=[1])),
+    "counts are text": ("classes.json", lambda c: c["classes"].update(a=["1", "many"])),
+    "a confusion of one": ("classes.json", lambda c: c.update(confusions=[["a"]])),
+}
+
+
+@pytest.mark.parametrize("how", MALFORMED)
+def test_a_file_with_another_content_is_named_as_missing(two_runs, tmp_path, how):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    file, change = MALFORMED[how]
+    changed(tmp_path / "run" / file, change)
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert [line.partition(" (")[0] for line in found.missing] == [f"{file} cannot be read"]
+    assert f"Missing: {file} cannot be read" in Page(page.html([found])).text
+
+
+def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    rows = ['{"step": 1, "split": "val", "accuracy": "high"}', "[1]"]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows))
+    with np.load(tmp_path / "run" / "examples.npz") as arrays:
+        np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {"outputs": arrays["outputs"][:1]})
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    values["train"] |= {"seed": "first", "steps": None}
+    values["learner"] = 3
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == [
+        "metrics.jsonl cannot be read (ValidationError)", "examples.npz cannot be read (ValueError)"
+    ]  # fmt: skip
+    assert "first" in Page(page.html([found])).text
+
+
+def test_what_is_not_a_number_is_left_out_of_the_plots(two_runs, tmp_path):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+
+    def change(content: Any) -> None:
+        nothing = {"mean": None, "ci95": None}
+        content["test"]["accuracy"] = content["test_by_shots"]["1"]["figures"]["accuracy"] = nothing
+        content["test_by_inner_steps"]["0"]["accuracy"] = content["test"]["accuracy_instance_02"] = nothing
+
+    changed(tmp_path / "run" / "results.json", change)
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == []
+    assert list(charts.by_shots(found)) == [2]
+    assert list(charts.by_inner_steps(found)) == [1]
+    assert charts.by_instance(found) == {}
+    assert "not a number" in Page(page.html([found])).text
+
+
+def test_many_runs_are_drawn_in_as_many_plots_as_a_dozen(two_runs, tmp_path, monkeypatch):
+    """Plots are what takes time."""
+    monkeypatch.setattr(page, "CLOSELY", 2)
+    for i in range(50):
         without = shutil.ignore_patterns("checkpoints")
-        shutil.copytree(two_runs / ("blobs" if i % 2 else "sinusoid"), tmp_path / f"{i:03}", ignore=without)
-    begin = time.monotonic()
+        shutil.copytree(two_runs / "sinusoid", tmp_path / f"{i:03}", ignore=without)
     text = page.html(runs.read(runs.find([tmp_path])))
-    assert time.monotonic() - begin < 60
-    assert "200 runs" in text
+    assert "50 runs" in text
+    assert text.count("<svg") == page.html(runs.read(runs.find([tmp_path])[:12])).count("<svg")
 
 
 def test_classes_are_counted_over_tasks_by_name():

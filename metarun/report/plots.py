@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":")
 NAMED = 12  # lines with a name; the others are grey
 
+T = TypeVar("T")
 Groups = dict[str, list[SavedRun]]
 
 
@@ -61,28 +62,27 @@ def label(index: int, name: str) -> str | None:
     return (name.lstrip("_") or "run").replace("$", r"\$") if index < NAMED else None
 
 
-def curves(groups: Groups, split: str, metric: str) -> str | None:
-    """A metric over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds."""
+def of_each(groups: Groups, points: Callable[[SavedRun], T]) -> dict[str, list[T]]:
+    """The points of each experiment's runs; runs and experiments that have none are left out."""
+    found = {name: [some for run in runs if (some := points(run))] for name, runs in groups.items()}
+    return {name: every for name, every in found.items() if every}
+
+
+def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], y: str) -> str | None:
+    """Something over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds."""
 
     def draw(axes: Axes) -> None:
-        for i, (name, runs) in enumerate(drawn.items()):
-            by_step: dict[int, list[float]] = {}
-            for run in runs:
-                for row in run.rows:
-                    if row.get("split") == split and row.get(metric) is not None:
-                        by_step.setdefault(row["step"], []).append(row[metric])
-            steps = sorted(by_step)
-            axes.plot(steps, [np.mean(by_step[s]) for s in steps], label=label(i, name), **style(i))
-            if len(runs) > 1:
-                low, high = ([f(by_step[s]) for s in steps] for f in (min, max))
+        for i, (name, every) in enumerate(drawn.items()):
+            steps = sorted({step for one in every for step in one})
+            values = [[one[step] for one in every if step in one] for step in steps]
+            axes.plot(steps, [np.mean(seeds) for seeds in values], label=label(i, name), **style(i))
+            if len(every) > 1:
+                low, high = ([f(seeds) for seeds in values] for f in (min, max))
                 axes.fill_between(steps, low, high, alpha=0.2, color=style(i)["color"], linewidth=0)
         axes.set_xlabel("meta-steps")
-        axes.set_ylabel(f"{metric.replace('_', ' ')}, {'validation' if split == 'val' else 'training'}")
+        axes.set_ylabel(y.replace("_", " "))
 
-    def has(run: SavedRun) -> bool:
-        return any(row.get("split") == split and row.get(metric) is not None for row in run.rows)
-
-    drawn = {name: kept for name, runs in groups.items() if (kept := [run for run in runs if has(run)])}
+    drawn = of_each(groups, points)
     return svg(draw) if drawn else None
 
 
@@ -92,8 +92,7 @@ def figure_lines(
     """Test figures over something: `points` gives a run's, by their x. Bars are 95% intervals over tasks."""
 
     def draw(axes: Axes) -> None:
-        for i, (name, runs) in enumerate(drawn.items()):
-            every = [points(run) for run in runs]
+        for i, (name, every) in enumerate(drawn.items()):
             xs = sorted(set.intersection(*(set(found) for found in every)))
             means = [np.mean([found[at]["mean"] for found in every]) for at in xs]
             bars = [np.mean([found[at].get("ci95") or 0.0 for found in every]) for at in xs]
@@ -102,7 +101,7 @@ def figure_lines(
         axes.set_ylabel(y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    drawn = {name: kept for name, runs in groups.items() if (kept := [run for run in runs if points(run)])}
+    drawn = of_each(groups, points)
     return svg(draw) if drawn else None
 
 

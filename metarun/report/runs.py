@@ -1,6 +1,7 @@
 """Runs as their directories tell of them: finished, running, stopped, failed or old. What is missing is named."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from filelock import FileLock, Timeout
 
 from metarun.conf import flat
 from metarun.core import DataError
 from metarun.figures import main_metric
+from metarun.lock import is_taken
 from metarun.log import read_rows
+from metarun.report import shapes
 
 # Settings in which two runs of the same experiment may differ.
 NOT_THE_EXPERIMENT = ("train.seed", "run.", "logger.", "data_dir", "task.data_dir")
@@ -39,6 +41,12 @@ class SavedRun:
         if self.results is not None:
             return main_metric(self.results)
         return "accuracy" if any("accuracy" in row for row in self.rows) else "mse"
+
+    def tested(self, part: str = "") -> dict[str, Any]:
+        """The test's figures, or those "by_inner_steps" or "by_shots"; empty if there are none."""
+        if self.results is None:
+            return {}
+        return self.results.get("_".join(filter(None, [self.results["protocol"]["split"], part])), {})
 
     @property
     def steps(self) -> int:
@@ -72,18 +80,8 @@ def is_run(path: Path) -> bool:
 def read(paths: Iterable[Path]) -> list[SavedRun]:
     """The runs at `paths`, named by where their paths differ. Nothing that is damaged raises."""
     paths = [path.resolve() for path in paths]
-    common = Path(*common_start([path.parts for path in paths])) if len(paths) > 1 else paths[0].parent
+    common = os.path.commonpath([path.parent for path in paths])
     return [read_one(path, str(path.relative_to(common))) for path in paths]
-
-
-def common_start(paths: list[tuple[str, ...]]) -> list[str]:
-    same = [parts for parts in zip(*(path[:-1] for path in paths), strict=False) if len(set(parts)) == 1]
-    start = []
-    for parts, other in zip(zip(*(path[:-1] for path in paths), strict=False), same, strict=False):
-        if parts != other:
-            break
-        start.append(parts[0])
-    return start
 
 
 def read_one(path: Path, name: str) -> SavedRun:
@@ -98,17 +96,17 @@ def read_one(path: Path, name: str) -> SavedRun:
             missing.append(f"{file} cannot be read ({type(error).__name__})")
         return None
 
-    config = part("config.yaml", lambda file: flat(yaml.load(file.read_text(), LOADER)), "")
-    rows = part("metrics.jsonl", read_rows, ": no row was logged yet")
-    results = part("results.json", read_results, ": not finished")
-    finished = results is not None
-    classes = part("classes.json", lambda file: json.loads(file.read_text()), "") if finished else None
-    examples = part("examples.npz", read_arrays, ": of an older metarun") if finished else None
-    if classes is None:  # tasks without named classes have none
-        missing = [line for line in missing if not line.startswith("no classes.json")]
+    config = part("config.yaml", lambda file: flat(shapes.settings(yaml.load(file.read_text(), LOADER))), "")
+    rows = part("metrics.jsonl", lambda file: shapes.rows(read_rows(file)), ": no row was logged yet")
+    results = part("results.json", lambda file: shapes.results(json.loads(file.read_text())), ": not finished")
+    finished = (path / "results.json").exists()
+    classes = None
+    if (path / "classes.json").exists():  # only tasks with named classes have them
+        classes = part("classes.json", lambda file: shapes.classes(json.loads(file.read_text())), "")
+    examples = part("examples.npz", read_examples, ": none were kept") if finished else None
     if finished:
         status = "finished"
-    elif is_locked(path):
+    elif is_taken(path):
         status = "running"
     else:
         status = "not a number" if (path / "nonfinite").exists() else "stopped"
@@ -118,25 +116,9 @@ def read_one(path: Path, name: str) -> SavedRun:
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_results(file: Path) -> dict[str, Any]:
-    found = json.loads(file.read_text())
-    main_metric(found)
-    return found
-
-
-def read_arrays(file: Path) -> dict[str, np.ndarray]:
+def read_examples(file: Path) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def is_locked(path: Path) -> bool:
-    if not (path / ".lock").exists():
-        return False
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
+        return shapes.examples(dict(arrays))
 
 
 def groups(runs: Iterable[SavedRun]) -> dict[str, list[SavedRun]]:
