@@ -1,5 +1,8 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,8 +33,28 @@ def run_of(*overrides: str) -> config.Run:
     return config.build_run(composed(*overrides))
 
 
+# A run of seconds.
+SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8")
+
+
+def run_in(directory: Path, *overrides: str) -> config.Run:
+    """A small run with its directory, checked."""
+    values = composed("logger=none", *SMALL, *overrides)
+    values["run"]["dir"] = str(directory)
+    return config.build_run(values)
+
+
 def experiments() -> list[str]:
     return choices("experiment")
+
+
+def serve(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """A server on this machine, at work until the tests end."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that leaves is no news
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
 
 
 def to_yaml(values: dict[str, Any]) -> str:
@@ -97,6 +120,11 @@ def episodes(tasks: int, ways: int, key: jax.Array) -> Episode:
 
 def one_of(batch: Episode, index: int = 0) -> Episode:
     return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def equal(one, other) -> None:
+    """Two pytrees are equal, bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def close(one, other, **tolerances: float) -> None:

@@ -1,108 +1,79 @@
-"""Servers that refuse, hang, drop or deliver something else: real sockets on this machine."""
+"""Data that cannot be right: bad archives, broken downloads, splits that share what they must not."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import zipfile
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_cli import QUICK, start
+from support import serve
+from test_cli import start
 
+from metarun import separation
 from metarun.core import DataError
 from metarun.tasks import omniglot
 
-RUN_OF_WANDB = {
-    "id": "x", "name": "x", "displayName": "x", "config": "{}", "wandbConfig": "{}", "historyLineCount": 0,
-    "project": {"id": "p", "name": "metarun", "entity": {"id": "e", "name": "me"}},
-}  # fmt: skip
-ANSWER = {
-    "viewer": {"id": "v", "username": "me", "entity": "me", "flags": "{}", "teams": {"edges": []}},
-    "serverInfo": {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "features": []},
-    "upsertBucket": {"bucket": RUN_OF_WANDB, "inserted": True},
-    "model": None,
-    "createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []},
-}
+
+class Classes:
+    """Tasks of a few named classes."""
+
+    def __init__(self, **classes: list[int]) -> None:
+        self.named = {name: np.array(values) for name, values in classes.items()}
+
+    def examples(self, split, data):
+        return self.named
 
 
-def serve(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # a client that leaves is no news
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+def test_a_class_in_two_splits_is_refused_by_its_examples_or_its_name():
+    new = {"train": Classes(a=[1, 2], b=[3, 4]), "val": Classes(c=[5, 6]), "test": Classes(d=[7, 1])}
+    data = dict.fromkeys(new)
+    found = separation.check(new, data)
+    assert found["classes"] == {"train": 2, "val": 1, "test": 1}
+    assert found["duplicates"] == [["train: a[0]", "test: d[1]"]]
+    with pytest.raises(DataError, match="1 classes stand in train and in test alike, 'b'"):
+        separation.check({**new, "test": Classes(other=[4, 3])}, data)
+    with pytest.raises(DataError, match="stand in val and in test alike, 'c'"):
+        separation.check({**new, "test": Classes(c=[8, 9])}, data)
 
 
-def wandb_server(breaks_at: str, how: str) -> ThreadingHTTPServer:
-    """As much of W&B's server as its client needs to begin; requests whose path has `breaks_at` in it hang or drop."""
-
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", 0)))
-            if breaks_at in self.path:
-                if how == "hangs":
-                    time.sleep(300)
-                self.connection.close()
-                return
-            body = json.dumps({"data": ANSWER}).encode()
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_PUT = do_POST
-
-        def handle_one_request(self) -> None:
-            try:
-                super().handle_one_request()
-            except (OSError, ValueError):  # the other side, or we, have closed it
-                self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return serve(Server)
+ARCHIVE = omniglot.Archive("images_background.zip", 1, "0" * 64)
 
 
-@pytest.mark.parametrize(
-    ("breaks_at", "how"),
-    [
-        ("/", "refuses"),
-        ("/", "hangs"),
-        pytest.param("/", "drops", marks=pytest.mark.slow),
-        ("file_stream", "hangs"),
-        pytest.param("file_stream", "drops", marks=pytest.mark.slow),
-    ],
-)
-def test_a_wandb_server_that_breaks_costs_no_result_and_is_told_of_once(tmp_path, how, breaks_at):
-    server = wandb_server(breaks_at, how)
-    if how == "refuses":
-        server.server_close()
-    impatient = (
-        "import sys; from metarun import cli, loggers; loggers.PATIENCE, loggers.TIME_TO_BEGIN = 4.0, 3.0;"
-        "sys.argv = ['metarun', *sys.argv[1:]]; cli.main()"
-    )
-    key = "s3cret" * 7
-    done = subprocess.run(
-        [sys.executable, "-c", impatient, *QUICK, "logger.mode=online", "run.dir=RUN"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "WANDB_API_KEY": key, "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}"},
-    )  # fmt: skip
-    server.shutdown()
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert (tmp_path / "RUN" / "results.json").exists()
-    told = [line for line in done.stdout.splitlines() if line.startswith("W&B: ")]
-    lost = [line for line in told if "cannot be reached" in line or "no answer" in line]
-    assert len(lost) == 1, done.stdout
-    for file in (path for path in (tmp_path / "RUN").rglob("*") if path.is_file()):
-        assert key.encode() not in file.read_bytes(), f"the key is in {file}"
-    assert key not in done.stdout + done.stderr
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused_unread(tmp_path):
+    path = tmp_path / "images_background.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for i in range(20):
+            file.writestr(f"images_background/A/character01/{i:04}.png", bytes(2**22))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(DataError, match="its drawings unpack to 83,886,080 bytes"):
+        omniglot.read(path, ARCHIVE)
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png"])
+def test_an_archive_with_names_that_lead_elsewhere_is_refused_and_writes_nothing(tmp_path, name):
+    path = tmp_path / "box" / "images_background.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(20):
+            file.writestr(f"{name[:-4]}/{i:04}.png", b"no image")
+    with pytest.raises(DataError, match="its drawings are not the published ones"):
+        omniglot.read(path, ARCHIVE)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    delivered = tmp_path / "images_background.zip"
+
+    def download(url, name, data_dir):
+        delivered.write_text("<html>please log in</html>")
+        return delivered
+
+    monkeypatch.setattr(omniglot, "download", download)
+    with pytest.raises(DataError, match=r"is not Omniglot's images_background\.zip"):
+        omniglot.load_drawings(None)
+    assert not delivered.exists()
 
 
 class Mirror:
