@@ -36,7 +36,7 @@ types: $(VENV)/installed-dev ## mypy
 tests: $(VENV)/installed-dev ## pytest
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-slow: $(VENV)/installed-dev ## the longer tests: every learner learns, and goes on after a break; about 15 minutes
+slow: $(VENV)/installed-dev ## the longer tests: every learner learns, and goes on after a break
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 format: $(VENV)/installed-dev ## let ruff mend what it can
