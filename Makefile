@@ -45,6 +45,7 @@ format: $(VENV)/installed-dev ## let ruff mend what it can
 
 figures: $(VENV)/installed-dev ## the README's pictures, drawn anew
 	$(BIN)/python scripts/draw_episodes.py
+	$(BIN)/python -P scripts/draw_report.py
 
 compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour
 	$(BIN)/python scripts/compare_learners.py

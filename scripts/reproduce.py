@@ -1,7 +1,8 @@
 """Runs presets, in whole or part, and writes docs/results.md: `python scripts/reproduce.py [PRESET...] --budget 0.1`.
 
 Without names, every preset that has a paper's figure. What is finished is skipped, what was stopped goes on: give the
-same command again. `--table-only` writes the page from what there is in `--dir`.
+same command again. `--table-only` writes the page from what there is in `--dir`. `--time` runs none, and measures with
+`metarun bench` how long those that have not run would take.
 """
 
 import argparse
@@ -44,6 +45,28 @@ def run(name: str, steps: int, seed: int, directory: Path, more: list[str]) -> N
         code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode
     if code:
         print(f"{name}: exit code {code}; {folder.with_suffix('.log')} has its lines", flush=True)
+
+
+def timed(name: str, directory: Path) -> None:
+    """Keeps what `metarun bench` says of a preset on this machine, unless it has been asked already."""
+    file = directory / name / "bench.json"
+    if file.exists():
+        return
+    print("metarun bench", f"experiment={name}", flush=True)
+    done = subprocess.run([*METARUN, "bench", f"experiment={name}"], stdout=subprocess.PIPE, text=True, check=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(done.stdout)
+
+
+def in_full(name: str, values: dict[str, Any], directory: Path) -> str:
+    """How long all meta-steps of a preset would take, from its bench.json."""
+    file = directory / name / "bench.json"
+    if not file.exists():
+        return "not measured"
+    found = json.loads(file.read_text())
+    hours = values["train"]["steps"] / found["meta_steps_per_s"] / 3600
+    long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return f"{long} at {found['meta_steps_per_s']:.2g} meta-steps/s, {found['devices']} {found['device'].split()[0]}"
 
 
 def longest(name: str, directory: Path) -> list[dict[str, Any]]:
@@ -114,11 +137,12 @@ def page(directory: Path) -> str:
     )  # fmt: skip
     for name, values in every.items():
         lines += rows(name, values, found[name]) if found[name] else []
-    lines += ["", "Not run yet:", "", *table("command", "paper", "meta-steps")]
+    lines += ["", "Not run yet:", "", *table("command", "paper", "meta-steps", "in full, validation and test left out")]
     for name, values in every.items():
         if not found[name]:
             figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
-            lines.append(f"| `metarun experiment={name}` | {figures} | {values['train']['steps']:,} |")
+            steps, long = f"{values['train']['steps']:,}", in_full(name, values, directory)
+            lines.append(f"| `metarun experiment={name}` | {figures} | {steps} | {long} |")
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
 
 
@@ -139,6 +163,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--dir", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("--time", action="store_true")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for each run, e.g. hardware.devices=1"
     )
@@ -149,7 +174,11 @@ def main() -> None:
             parser.error(f"{name}: no such preset; allowed: {', '.join(every)}")
     if not 0 < arguments.budget <= 1:
         parser.error(f"--budget {arguments.budget}: more than 0 and at most 1")
-    if not arguments.table_only:
+    if arguments.time:
+        for name in arguments.presets or every:
+            if not longest(name, arguments.dir):
+                timed(name, arguments.dir)
+    elif not arguments.table_only:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             jobs = [
                 (name, max(1, round(arguments.budget * every[name]["train"]["steps"])), int(seed))
