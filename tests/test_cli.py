@@ -177,7 +177,9 @@ def unbroken(tmp_path_factory):
     return directory / "RUN"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name
+)
 def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, how):
     process = start(*LONG, "run.dir=RUN", cwd=tmp_path)
     run = tmp_path / "RUN"

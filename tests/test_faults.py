@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_no_half_row(tmp_path):
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
         "sys.argv = ['metarun', *sys.argv[1:]]; from metarun.cli import main; main()"
     )
-    settings = (*SMALL, "train.steps=60", "train.log_every=1", "logger=none", "run.dir=RUN")
+    settings = (*SMALL, "train.steps=60", "train.log_every=1", "eval.inner_steps=[]", "logger=none", "run.dir=RUN")
     done = subprocess.run(
         [sys.executable, "-c", script, *settings], cwd=tmp_path, capture_output=True, text=True, timeout=200,
         env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}, check=False,

@@ -126,7 +126,7 @@ def workplace(tmp_path_factory):
 
 @seed(int(os.environ.get("METARUN_RANDOM_SEED", 0)))
 @settings(
-    max_examples=int(os.environ.get("METARUN_RANDOM_CONFIGS", 25)),
+    max_examples=int(os.environ.get("METARUN_RANDOM_CONFIGS", 15)),
     deadline=None,
     database=None,
     phases=[Phase.generate],  # making a failure shorter would take many more runs

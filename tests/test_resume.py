@@ -72,18 +72,20 @@ def assert_same_end(tmp_path: Path, results: list[dict], rtol: float = 0) -> Non
         assert results[0]["state"] == results[1]["state"]
 
 
-QUICK = ("maml", "protonet", "reptile")  # make slow takes them all
+QUICK = ("maml", "protonet", "sinusoid")  # make slow takes them all
 
 
-@pytest.mark.parametrize(
-    "learner", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
-)
+def quick_and_slow(names: list[str]) -> list:
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("learner", quick_and_slow(choices("learner")))
 def test_every_learner_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, learner):
     results = whole_and_broken(tmp_path, monkeypatch, f"learner={learner}")
     assert_same_end(tmp_path, results)
 
 
-@pytest.mark.parametrize("task", [task for task in choices("task") if task != "strokes"])
+@pytest.mark.parametrize("task", quick_and_slow(choices("task")))
 def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, request, task):
     given = {"omniglot": lambda: f"data_dir={request.getfixturevalue('omniglot_dir')}"}.get(
         task, lambda: "data_dir=null"
@@ -93,6 +95,7 @@ def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, r
     assert_same_end(tmp_path, results)
 
 
+@pytest.mark.slow
 def test_on_another_number_of_devices_a_run_goes_on_to_nearly_the_same_end(tmp_path, monkeypatch):
     two, one = "hardware.devices=2", ("hardware.devices=1",)
     results = whole_and_broken(tmp_path, monkeypatch, "learner=maml", two, then=one)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import composed, run_of
+from support import on_blobs, run_of
 
 from metarun import config, engine, train
 from metarun.checkpoint import saved_params
@@ -39,13 +39,13 @@ def test_of_several_candidates_the_path_that_agrees_most_is_taken():
 
 
 SMALL = (
-    "logger=none", "model=mlp", "model.hidden=[8]", "task.ways=3", "train.steps=2", "train.meta_batch=2",
+    "logger=none", "train.steps=2", "train.meta_batch=2",
     "eval.episodes=2", "eval.val_episodes=2", "eval.inner_steps=[]", "hardware.devices=1",
 )  # fmt: skip
 
 
 def run_in(directory, *overrides: str):
-    values = composed(*SMALL, *overrides)
+    values = on_blobs(*SMALL, *overrides)
     values["run"]["dir"] = str(directory)
     return train.train(config.build_run(values))
 

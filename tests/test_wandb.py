@@ -59,7 +59,7 @@ def wandb_server(breaks_at: str, how: str) -> ThreadingHTTPServer:
 @pytest.mark.parametrize(
     ("breaks_at", "how"),
     [
-        ("/", "refuses"),
+        pytest.param("/", "refuses", marks=pytest.mark.slow),
         ("/", "hangs"),
         pytest.param("/", "drops", marks=pytest.mark.slow),
         ("file_stream", "hangs"),
