@@ -24,7 +24,7 @@ def charts(runs: list[SavedRun]) -> list[Chart]:
     """The plots over all runs; those for which there is nothing are left out."""
     together = groups(runs)
     found: list[Chart] = []
-    for metric in sorted({run.metric for run in runs}):
+    for metric in sorted({run.metric for run in runs if run.metric}):
         own = {name: [run for run in members if run.metric == metric] for name, members in together.items()}
         for split, title in (("val", "Validation"), ("train", "Training")):
             points = partial(over_steps, split=split, metric=metric)

@@ -124,6 +124,8 @@ def bars(values: dict[str, float], x: str) -> str | None:
     def draw(axes: Axes) -> None:
         at = np.arange(len(values))[::-1]
         axes.barh(at, list(values.values()), color=COLOURS[0], height=0.6)
+        if max(values.values()) > 50 * min(values.values()) > 0:
+            axes.set_xscale("log")
         axes.set_yticks(at, [name.replace("$", r"\$") for name in values], fontsize=8)
         axes.set_xlabel(x)
 

@@ -37,10 +37,10 @@ class SavedRun:
 
     @property
     def metric(self) -> str:
-        """What sums the run up: accuracy or mse."""
+        """What sums the run up: accuracy or mse; nothing as long as nothing is known."""
         if self.results is not None:
             return main_metric(self.results)
-        return "accuracy" if any("accuracy" in row for row in self.rows) else "mse"
+        return next((metric for metric in ("accuracy", "mse") if any(metric in row for row in self.rows)), "")
 
     def tested(self, part: str = "") -> dict[str, Any]:
         """The test's figures, or those "by_inner_steps" or "by_shots"; empty if there are none."""
