@@ -9,8 +9,8 @@ from pathlib import Path
 PICTURE = Path(__file__).parents[1] / "docs" / "report.png"
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 RUNS = (
-    "task=strokes", "learner=maml,reptile", "train.seed=0,1,2", "train.steps=300", "train.eval_every=50", "logger=none",
-    "eval.shots=[1,2,5]", "eval.episodes=200", "eval.val_episodes=100",
+    "task=strokes", "learner=maml,anil", "train.seed=0,1", "model.filters=16", "train.steps=200", "train.meta_batch=8",
+    "hardware.task_chunk=2", "eval.shots=[1,5]", "eval.episodes=100", "eval.val_episodes=50", "logger=none",
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def main() -> None:
         subprocess.run([*METARUN, "report", "runs"], cwd=folder, check=True)
         subprocess.run(
             [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             "--window-size=1200,1500", f"--screenshot={PICTURE}", f"file://{folder}/report.html"],
+             "--window-size=1200,1450", f"--screenshot={PICTURE}", f"file://{folder}/report.html"],
             check=True,
         )  # fmt: skip
 

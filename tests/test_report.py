@@ -123,6 +123,20 @@ def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
     assert runs.differences(found) == ["train.seed"]
 
 
+def test_a_sweeps_experiments_are_named_by_what_sets_them_apart(two_runs, tmp_path):
+    """A sweep's directories are numbers."""
+    for i, (learner, rate, seed) in enumerate([("maml", 0.1, 0), ("maml", 0.1, 1), ("maml", 0.2, 0), ("anil", 0.1, 0)]):
+        shutil.copytree(two_runs / "blobs", tmp_path / str(i))
+        values = yaml.safe_load((tmp_path / str(i) / "config.yaml").read_text())
+        values["learner"]["_target_"] = f"metarun.learners.{learner}.X"
+        values["train"]["seed"], values["optimizer"]["learning_rate"] = seed, rate
+        (tmp_path / str(i) / "config.yaml").write_text(yaml.safe_dump(values))
+    found = runs.groups(runs.read(runs.find([tmp_path])))
+    assert {name: len(members) for name, members in found.items()} == {
+        "maml, learning_rate=0.1 (0)": 2, "maml, learning_rate=0.2 (2)": 1, "anil, learning_rate=0.1 (3)": 1
+    }  # fmt: skip
+
+
 def changed(file: Path, change: Callable[[Any], object]) -> None:
     """Changes a JSON file."""
     content = json.loads(file.read_text())

@@ -19,6 +19,7 @@ from metarun.report import shapes
 
 # Settings in which two runs of the same experiment may differ.
 NOT_THE_EXPERIMENT = ("train.seed", "run.", "logger.", "data_dir", "task.data_dir")
+MOST_SAID = 4  # settings in an experiment's name
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,26 @@ def groups(runs: Iterable[SavedRun]) -> dict[str, list[SavedRun]]:
     by_experiment: dict[Any, list[SavedRun]] = {}
     for run in runs:
         by_experiment.setdefault(run.experiment, []).append(run)
-    return {members[0].name: members for members in by_experiment.values()}
+    firsts = [members[0] for members in by_experiment.values()]
+    return {called(members[0], firsts): members for members in by_experiment.values()}
+
+
+def called(run: SavedRun, others: Sequence[SavedRun]) -> str:
+    """An experiment's name: its run's, and if that is a number, as in a sweep, also the settings that set it apart."""
+    if not run.path.name.isdigit():
+        return run.name
+    keys = [key for key in differences(others) if not key.startswith((*NOT_THE_EXPERIMENT, "suggested."))]
+    targets = [key for key in keys if key.endswith("._target_")]
+    groups = tuple(key.removesuffix("_target_") for key in targets)
+    said = [short(run.config.get(key)) for key in targets]
+    said += [f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys if not key.startswith(groups)]
+    return f"{', '.join(said[:MOST_SAID])} ({run.name})" if said else run.name
+
+
+def short(target: object) -> str:
+    """`metarun.learners.maml.MAML` -> `maml`."""
+    parts = str(target or "?").split(".")
+    return parts[-2] if len(parts) > 1 else parts[0]
 
 
 def differences(runs: Sequence[SavedRun]) -> list[str]:

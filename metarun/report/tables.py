@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarun.figures import figure_of, papers, show
-from metarun.report.runs import SavedRun, differences, groups
+from metarun.report.runs import SavedRun, differences, groups, short
 
 
 class Cell(NamedTuple):
@@ -77,12 +77,6 @@ def figure_cell(run: SavedRun, metric: str) -> Cell:
     if figure is None or figure["mean"] is None:
         return Cell("not a number" if figure else "", -1.0)
     return Cell(show(metric, figure), figure["mean"])
-
-
-def short(target: object) -> str:
-    """`metarun.learners.maml.MAML` -> `maml`."""
-    parts = str(target or "?").split(".")
-    return parts[-2] if len(parts) > 1 else parts[0]
 
 
 def over_seeds(runs: list[SavedRun]) -> Table | None:
