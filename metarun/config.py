@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.build import Recipe, build, numbers_of, recipe, unknown
-from metarun.conf import flat
+from metarun.conf import conf_dir, flat
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Positive, Tasks
 from metarun.engine import Guard
 from metarun.hardware import Hardware
@@ -200,11 +200,14 @@ def build_run(config: dict[str, Any]) -> Run:
     )
 
 
+SHORTEST_KEY = 16  # a shorter one is a stand-in, and may be any word
+
+
 def must_hold_no_key(config: dict[str, Any]) -> None:
     """Raises ConfigError if W&B's key stands in the configuration, which is kept in files and sent to W&B."""
-    secret = os.environ.get("WANDB_API_KEY")
+    secret = os.environ.get("WANDB_API_KEY", "")
     for key, value in flat(config).items():
-        if secret and secret in str(value):
+        if len(secret) >= SHORTEST_KEY and secret in str(value):
             raise ConfigError(key, "(WANDB_API_KEY)", "the configuration is kept in files; leave the key where it is")
 
 
@@ -213,7 +216,6 @@ def with_shots(tasks: Tasks, shots: int) -> Tasks:
     return dataclasses.replace(tasks, shots=shots)  # type: ignore[type-var]
 
 
-ADDED = {"paper"}  # sections that runs of earlier versions lack
 SECTIONS = (
     "task", "learner", "model", "optimizer", "inner", "hardware", "logger", "train", "eval", "run", "data_dir",
     "suggested", "paper",
@@ -241,12 +243,14 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
         stored = yaml.safe_load((directory / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("run.dir", directory, f"its config.yaml cannot be read ({type(error).__name__})") from error
-    if not isinstance(stored, dict) or not set(SECTIONS) - ADDED <= stored.keys():
+    groups = set(SECTIONS) - {"data_dir", "suggested", "paper"}
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(group), dict) for group in groups):
         raise ConfigError("run.dir", directory, "its config.yaml is not a metarun run's; name another directory")
-    stored = {**dict.fromkeys(ADDED), **stored}
-    for section in ("train", "eval", "inner", "run"):  # no choice of a group: a key not there is newer than the run
-        if isinstance(stored[section], dict):
-            stored[section] = {**config[section], **stored[section]}
+    # What a run of an earlier version has no key for was as it is by default; what changes no result is as it is now.
+    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())
+    stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
+    for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
+        stored |= {section: {**filling[section], **stored[section]} for section in sections}
     if all(f"{key}.".startswith(MAY_CHANGE) for key in named):
         for key in ["run.dir", *named]:
             *path, last = key.split(".")

@@ -36,5 +36,7 @@ def is_taken(directory: Path) -> bool:
     try:
         with FileLock(directory / NAME, timeout=0):
             return False
-    except (Timeout, OSError):
+    except Timeout:
         return True
+    except OSError:  # not ours to lock: nothing can be said
+        return False

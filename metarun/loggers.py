@@ -54,7 +54,7 @@ class Wandb:
         try:
             return WandbRun(self, directory, config, name, tags)
         except Exception as error:  # whatever W&B raises, training goes on
-            log.warning(f"W&B: not logging there ({_without_key(error)})")
+            log.warning(f"W&B: not logging there ({reason(error)})")
             return Nowhere()
 
 
@@ -107,7 +107,7 @@ class WandbRun:
         except Exception as error:
             if mode != "online":
                 raise
-            log.warning(f"W&B: cannot be reached ({_without_key(error)}); logging offline")
+            log.warning(f"W&B: cannot be reached ({reason(error)}); logging offline")
             mode = "offline"
             wandb.teardown()  # its service may still hold the run's id
             self.run = start(mode)
@@ -139,7 +139,7 @@ class WandbRun:
             try:
                 act()
             except Exception as error:  # a tracker that breaks must not take the training with it
-                log.warning(f"W&B: stopped logging there ({_without_key(error)})")
+                log.warning(f"W&B: stopped logging there ({reason(error)})")
                 abandoned.append(self.thread)
                 return
 
@@ -161,8 +161,12 @@ def _has_login() -> bool:
         return False
 
 
-def _without_key(error: Exception) -> str:
-    """An error's first line, without the user's key."""
-    text, key = str(error) or type(error).__name__, os.environ.get("WANDB_API_KEY")
-    # Before it is shortened: a key that is cut would no longer be found.
-    return first_line(RuntimeError(text.replace(key, "(WANDB_API_KEY)") if key else text))
+def without_key(text: str) -> str:
+    """The same text, without W&B's key."""
+    key = os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "(WANDB_API_KEY)") if key else text
+
+
+def reason(error: Exception) -> str:
+    """An error's first line, without W&B's key: taken out before the line is shortened, as half of it is not found."""
+    return first_line(RuntimeError(without_key(str(error) or type(error).__name__)))

@@ -20,6 +20,7 @@ from metarun.config import Run
 from metarun.core import PyTree, State
 from metarun.evaluate import Evaluation, Figures
 from metarun.log import Bar, MetricsFile, open_log, words, write_atomically
+from metarun.loggers import without_key
 from metarun.meta_test import Tested, meta_test
 from metarun.program import Programs, nets, programs
 from metarun.stop import Interrupted, Stop
@@ -67,7 +68,7 @@ class Loop:
         self.host: dict[str, Any] = {  # what is saved beside the state
             "best": None,
             "seconds": 0.0,
-            "command": " ".join(["metarun", *sys.argv[1:]]),
+            "command": without_key(" ".join(["metarun", *sys.argv[1:]])),
             "unvalidated": False,  # whether the validation due at this meta-step was cut short
         }
         if source is not None and self.checkpoints.is_empty():

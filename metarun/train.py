@@ -52,7 +52,10 @@ def earlier_results(directory: Path) -> dict[str, Any]:
     """The results of a run that is finished. Raises DataError if they are damaged."""
     console.print(printable(f"{directory} is finished; its figures again:"), markup=False)
     try:
-        return json.loads((directory / "results.json").read_text())
+        found = json.loads((directory / "results.json").read_text())
+        if not isinstance(found, dict) or "protocol" not in found:
+            raise ValueError("it is not what a run writes")
+        return found
     except ValueError as error:
         raise DataError(
             f"{directory / 'results.json'} is damaged ({first_line(error)}); move it away, and the same command tests "
@@ -72,16 +75,16 @@ def stopped(loop: Loop) -> Exception:
 
 
 def write(loop: Loop, found: dict[str, Any], tested: Tested, lost: list[str]) -> None:
-    """Writes results.json, then the answers. Raises NotWritten with all that is lost."""
+    """Writes the answers, then results.json: with it the run is done. Raises NotWritten with all that is lost."""
+    try:
+        answers.keep(loop.run, loop.directory, loop.data["eval"], loop.k_eval, tested)
+    except Exception as error:  # the figures stand, whatever becomes of the pictures
+        lost.append(f"classes.json and examples.npz cannot be written ({first_line(error)})")
     try:
         text = json.dumps(finite(found), indent=2, allow_nan=False) + "\n"
         write_atomically(loop.directory / "results.json", text)
     except OSError as error:
         lost.append(f"results.json cannot be written ({error.strerror})")
-    try:
-        answers.keep(loop.run, loop.directory, loop.data["eval"], loop.k_eval, tested)
-    except Exception as error:  # the figures stand, whatever becomes of the pictures
-        lost.append(f"classes.json and examples.npz cannot be written ({first_line(error)})")
     if loop.checkpoints.unsaved is not None:
         lost.append(not_saved(loop))
     if lost:

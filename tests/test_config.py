@@ -190,11 +190,23 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_de
     assert now == composed("train.steps=20", "learner.inner_lr=0.3")
     assert config.build_run(now).eval.shots == ()
     assert config.resume(tmp_path, now, ["learner.inner_lr"]) == now
+    clipped = composed("train.steps=20", "learner.inner_lr=0.3", "train.clip_norm=10")
+    del stored["train"]["clip_norm"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ConfigError, match=r"train\.clip_norm \(None there\)"):  # not what the run began with
+        config.resume(tmp_path, clipped, ["train.clip_norm"])
 
 
-@pytest.mark.parametrize(("key", "value"), [("run.name", "my-0123456789"), ("run.tags", "[a,0123456789]")])
+@pytest.mark.parametrize("content", ["[1]", "{train: [1]}", "logger: null"])
+def test_a_directory_with_another_config_yaml_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="not a metarun run's"):
+        config.resume(tmp_path, composed(), [])
+
+
+@pytest.mark.parametrize(("key", "value"), [("run.name", "my-0123456789abcdef"), ("run.tags", "[a,0123456789abcdef]")])
 def test_a_key_in_the_configuration_is_refused_without_showing_it(monkeypatch, key, value):
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     with pytest.raises(ConfigError) as error:
         run_of(f"{key}={value}")
     assert str(error.value).startswith(f"{key}=(WANDB_API_KEY): ")

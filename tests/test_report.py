@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from filelock import FileLock
 from support import composed, on_blobs
 
 from metarun import answers, config, train, verbs
+from metarun.conf import flat
 from metarun.evaluate import Answers
 from metarun.report import charts, page, runs, tables
 
@@ -123,18 +125,69 @@ def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
     assert runs.differences(found) == ["train.seed"]
 
 
-def test_a_sweeps_experiments_are_named_by_what_sets_them_apart(two_runs, tmp_path):
-    """A sweep's directories are numbers."""
-    for i, (learner, rate, seed) in enumerate([("maml", 0.1, 0), ("maml", 0.1, 1), ("maml", 0.2, 0), ("anil", 0.1, 0)]):
-        shutil.copytree(two_runs / "blobs", tmp_path / str(i))
-        values = yaml.safe_load((tmp_path / str(i) / "config.yaml").read_text())
-        values["learner"]["_target_"] = f"metarun.learners.{learner}.X"
-        values["train"]["seed"], values["optimizer"]["learning_rate"] = seed, rate
-        (tmp_path / str(i) / "config.yaml").write_text(yaml.safe_dump(values))
-    found = runs.groups(runs.read(runs.find([tmp_path])))
-    assert {name: len(members) for name, members in found.items()} == {
-        "maml, learning_rate=0.1 (0)": 2, "maml, learning_rate=0.2 (2)": 1, "anil, learning_rate=0.1 (3)": 1
-    }  # fmt: skip
+def copies(source: Path, folder: Path, *settings: dict[str, Any]) -> list[runs.SavedRun]:
+    """A sweep's runs: each with these settings more, in a directory that is a number."""
+    for i, each in enumerate(settings):
+        shutil.copytree(source, folder / str(i), ignore=shutil.ignore_patterns("checkpoints"))
+        config_yaml = folder / str(i) / "config.yaml"
+        config_yaml.write_text(yaml.safe_dump(nested(flat(yaml.safe_load(config_yaml.read_text())) | each)))
+    return runs.read(runs.find([folder]))
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        group = found
+        for part in path:
+            group[part] = group.get(part) or {}
+            group = group[part]
+        group[last] = value
+    return found
+
+
+MAML, ANIL = ({"learner._target_": f"metarun.learners.{name}.{name.upper()}"} for name in ("maml", "anil"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            [MAML, MAML | {"train.seed": 1}, MAML | {"learner.inner_lr": 0.2}, ANIL],
+            {"maml, inner_lr=0.4 (0)": 2, "maml, inner_lr=0.2 (2)": 1, "anil (3)": 1},
+        ),
+        (
+            [
+                {"optimizer._target_": f"optax.{name}", "optimizer.learning_rate": rate}
+                for name in ("adam", "sgd")
+                for rate in (0.1, 0.2)
+            ],
+            {f"{name}, learning_rate={rate} ({i + j})": 1
+             for i, name in ((0, "adam"), (2, "sgd")) for j, rate in enumerate((0.1, 0.2))},
+        ),
+        (
+            [{"paper.figures.accuracy": [0.9, 0.1], "task.shots": 1}, {"task.shots": 5}, {"train.task.ways": 20}],
+            {"shots=1 (0)": 1, "shots=5 (1)": 1, "shots=1, ways=20 (2)": 1},
+        ),
+    ],
+)  # fmt: skip
+def test_a_sweeps_experiments_are_named_by_what_sets_them_apart(two_runs, tmp_path, settings, expected):
+    found = runs.groups(copies(two_runs / "blobs", tmp_path, *settings))
+    assert {name: len(members) for name, members in found.items()} == expected
+
+
+def test_over_seeds_each_seed_counts_once_and_runs_without_settings_stand_alone(two_runs, tmp_path):
+    found = copies(two_runs / "sinusoid", tmp_path / "sweep", {"train.seed": 0}, {"train.seed": 0}, {"train.seed": 1})
+    changed(tmp_path / "sweep" / "1" / "results.json", lambda c: c["test"]["mse"].pop("ci95"))
+    for file in ("results.json", "metrics.jsonl"):  # of the first seed there is nothing yet
+        (tmp_path / "sweep" / "0" / file).unlink()
+    found = runs.read(runs.find([tmp_path / "sweep", tmp_path / "sweep" / ".." / "sweep" / "1"]))
+    assert len(found) == 3
+    (row,) = tables.over_seeds(found).rows
+    assert row[1].value == 2
+    for run in found:
+        (run.path / "config.yaml").write_text("")
+    assert len(runs.groups(runs.read(runs.find([tmp_path / "sweep"])))) == 3
 
 
 def changed(file: Path, change: Callable[[Any], object]) -> None:
@@ -150,6 +203,8 @@ MALFORMED = {
     "no accuracy after an inner step": ("results.json", lambda c: c["test_by_inner_steps"]["1"].pop("accuracy")),
     "inner steps are no number": ("results.json", lambda c: c["test_by_inner_steps"].update(few={})),
     "no machine": ("results.json", lambda c: c.pop("machine")),
+    "a figure is a number in text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="0.9")),
+    "minutes are text": ("results.json", lambda c: c["speed"].update(minutes="1.5")),
     "a paper without figures": ("results.json", lambda c: c.update(paper={"source": "x"})),
     "a list": ("classes.json", lambda c: c.update(classes=[1])),
     "counts are text": ("classes.json", lambda c: c["classes"].update(a=["1", "many"])),
@@ -169,7 +224,7 @@ def test_a_file_with_another_content_is_named_as_missing(two_runs, tmp_path, how
 
 def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
     shutil.copytree(two_runs / "blobs", tmp_path / "run")
-    rows = ['{"step": 1, "split": "val", "accuracy": "high"}', "[1]"]
+    rows = ['{"step": 1, "split": "val", "accuracy": "NaN"}', "[1]", '{"step": 4, "split": "val", "accuracy": 0.5}']
     (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows))
     with np.load(tmp_path / "run" / "examples.npz") as arrays:
         np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {"outputs": arrays["outputs"][:1]})
@@ -179,9 +234,31 @@ def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
     (found,) = runs.read(runs.find([tmp_path]))
     assert found.missing == [
-        "metrics.jsonl cannot be read (ValidationError)", "examples.npz cannot be read (ValueError)"
+        "1 rows of metrics.jsonl cannot be read", "examples.npz cannot be read (ValueError)"
     ]  # fmt: skip
+    assert [row["step"] for row in found.rows] == [4]
     assert "first" in Page(page.html([found])).text
+
+
+@pytest.mark.parametrize(
+    "other", [{"query_y": bool}, {"support_y": float}, {"outputs": "V4"}, {"query_x": "U3"}, {"support_y": np.int64}]
+)
+def test_examples_of_another_kind_are_named_as_missing(two_runs, tmp_path, other):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    ((name, kind),) = other.items()
+    with np.load(tmp_path / "run" / "examples.npz") as arrays:
+        np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {name: arrays[name].astype(kind)})
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == ([] if kind is np.int64 else ["examples.npz cannot be read (ValueError)"])
+    assert "Runs closely" in page.html([found])
+
+
+def test_a_path_that_is_no_text_is_shown_all_the_same(two_runs, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shutil.copytree(two_runs / "sinusoid", folder / "one")
+    (folder / "one" / "results.json").unlink()
+    shutil.copytree(two_runs / "sinusoid", tmp_path / "two")
+    page.html(runs.read(runs.find([tmp_path]))).encode()
 
 
 def test_what_is_not_a_number_is_left_out_of_the_plots(two_runs, tmp_path):

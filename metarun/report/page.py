@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 from metarun.figures import commit_in_words
 from metarun.report.charts import charts
 from metarun.report.episodes import episodes
-from metarun.report.runs import SavedRun
+from metarun.report.runs import SavedRun, as_text
 from metarun.report.tables import Cell, Table, number, over_seeds, summary, what_differs
 
 CLOSELY = 12  # runs that are shown with classes, episodes and everything
@@ -21,7 +21,7 @@ def closely(run: SavedRun) -> dict[str, Any]:
     worst = sorted(classes["classes"].items(), key=lambda item: (item[1][0] / max(item[1][1], 1), -item[1][1]))
     return {
         "run": run,
-        "command": run.results["training"]["command"] if run.results else f"metarun run.dir={run.path}",
+        "command": run.results["training"]["command"] if run.results else f"metarun run.dir={as_text(run.path)}",
         "classes": Table(
             ["class", "accuracy", "queries"],
             [[Cell(n, n), number(100 * r / max(q, 1), "{:.0f} %"), number(q)] for n, (r, q) in worst],
@@ -39,8 +39,9 @@ def made_by(run: SavedRun) -> str:
     if run.results is None:
         return ""
     machine, by = run.results["machine"], commit_in_words(run.results["commit"])
+    by = f"commit {by}" if run.results["commit"] else by
     on = f"{machine['devices']} {machine['device']} device(s), {machine['system']}"
-    return f"{on}, jax {run.results['versions'].get('jax', '?')}, commit {by}, {run.results['date']}"
+    return f"{on}, jax {run.results['versions'].get('jax', '?')}, {by}, {run.results['date']}"
 
 
 def html(runs: list[SavedRun]) -> str:

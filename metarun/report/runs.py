@@ -19,7 +19,7 @@ from metarun.report import shapes
 
 # Settings in which two runs of the same experiment may differ.
 NOT_THE_EXPERIMENT = ("train.seed", "run.", "logger.", "data_dir", "task.data_dir")
-MOST_SAID = 4  # settings in an experiment's name
+MOST_SAID, MOST_SHOWN = 4, 24  # settings in an experiment's name, and letters of a value
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class SavedRun:
     @property
     def experiment(self) -> tuple[tuple[str, str], ...]:
         """What runs of the same experiment have in common: all but the seed and where it was run."""
+        if not self.config:
+            return (("path", str(self.path)),)
         return tuple((k, str(v)) for k, v in sorted(self.config.items()) if not k.startswith(NOT_THE_EXPERIMENT))
 
 
@@ -70,7 +72,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
         )
         if not here:
             raise DataError(f"{path}: holds no run (no config.yaml)")
-        found += [run for run in here if run not in found]
+        found += [run for run in (run.resolve() for run in here) if run not in found]
     return found
 
 
@@ -80,9 +82,14 @@ def is_run(path: Path) -> bool:
 
 def read(paths: Iterable[Path]) -> list[SavedRun]:
     """The runs at `paths`, named by where their paths differ. Nothing that is damaged raises."""
-    paths = [path.resolve() for path in paths]
+    paths = list(paths)
     common = os.path.commonpath([path.parent for path in paths])
-    return [read_one(path, str(path.relative_to(common))) for path in paths]
+    return [read_one(path, as_text(path.relative_to(common))) for path in paths]
+
+
+def as_text(path: Path) -> str:
+    """A path, which may hold bytes that are no text, as text."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def read_one(path: Path, name: str) -> SavedRun:
@@ -98,7 +105,10 @@ def read_one(path: Path, name: str) -> SavedRun:
         return None
 
     config = part("config.yaml", lambda file: flat(shapes.settings(yaml.load(file.read_text(), LOADER))), "")
-    rows = part("metrics.jsonl", lambda file: shapes.rows(read_rows(file)), ": no row was logged yet")
+    every = part("metrics.jsonl", read_rows, ": no row was logged yet") or []
+    rows = [row for row in every if shapes.is_row(row)]
+    if len(rows) < len(every):
+        missing.append(f"{len(every) - len(rows)} rows of metrics.jsonl cannot be read")
     results = part("results.json", lambda file: shapes.results(json.loads(file.read_text())), ": not finished")
     finished = (path / "results.json").exists()
     classes = None
@@ -111,7 +121,7 @@ def read_one(path: Path, name: str) -> SavedRun:
         status = "running"
     else:
         status = "not a number" if (path / "nonfinite").exists() else "stopped"
-    return SavedRun(path, name, status, config or {}, results, rows or [], classes, examples, missing)
+    return SavedRun(path, name, status, config or {}, results, rows, classes, examples, missing)
 
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -128,25 +138,45 @@ def groups(runs: Iterable[SavedRun]) -> dict[str, list[SavedRun]]:
     for run in runs:
         by_experiment.setdefault(run.experiment, []).append(run)
     firsts = [members[0] for members in by_experiment.values()]
-    return {called(members[0], firsts): members for members in by_experiment.values()}
+    left_out = (*NOT_THE_EXPERIMENT, "suggested", "paper")
+    keys = [key for key in differences(firsts) if not key.startswith(left_out)]
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in firsts:
+        for key in keys:
+            values.setdefault((key, target_of(run, key)), set()).add(str(run.config.get(key)))
+    varying = {which for which, found in values.items() if len(found) > 1}
+    return {called(members[0], keys, varying): members for members in by_experiment.values()}
 
 
-def called(run: SavedRun, others: Sequence[SavedRun]) -> str:
-    """An experiment's name: its run's, and if that is a number, as in a sweep, also the settings that set it apart."""
+def called(run: SavedRun, keys: list[str], varying: set[tuple[str, str]]) -> str:
+    """An experiment's name: its run's, and if that is a number, as in a sweep, also the settings that set it apart.
+
+    These are the choices of groups among `keys`, and the settings that are `varying` among runs with the same choices.
+    """
     if not run.path.name.isdigit():
         return run.name
-    keys = [key for key in differences(others) if not key.startswith((*NOT_THE_EXPERIMENT, "suggested."))]
-    targets = [key for key in keys if key.endswith("._target_")]
-    groups = tuple(key.removesuffix("_target_") for key in targets)
-    said = [short(run.config.get(key)) for key in targets]
-    said += [f"{key.split('.')[-1]}={run.config.get(key)}" for key in keys if not key.startswith(groups)]
+    said = [short(run.config[key]) for key in keys if key.count(".") == 1 and is_target(key) and key in run.config]
+    said += [
+        f"{key.split('.')[-1]}={str(run.config[key])[:MOST_SHOWN]}"
+        for key in keys
+        if key in run.config and not is_target(key) and (key, target_of(run, key)) in varying
+    ]
     return f"{', '.join(said[:MOST_SAID])} ({run.name})" if said else run.name
 
 
+def is_target(key: str) -> bool:
+    return key.endswith("._target_")
+
+
+def target_of(run: SavedRun, key: str) -> str:
+    """The choice of the group that a setting belongs to."""
+    return str(run.config.get(f"{key.partition('.')[0]}._target_"))
+
+
 def short(target: object) -> str:
-    """`metarun.learners.maml.MAML` -> `maml`."""
+    """`metarun.learners.maml.MAML` -> `maml`, `optax.adam` -> `adam`."""
     parts = str(target or "?").split(".")
-    return parts[-2] if len(parts) > 1 else parts[0]
+    return parts[-1] if len(parts) == 1 or parts[-1].islower() else parts[-2]
 
 
 def differences(runs: Sequence[SavedRun]) -> list[str]:

@@ -3,14 +3,14 @@
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, StrictInt, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
 Digits = Annotated[str, StringConstraints(pattern=r"^\d+$")]
 
 
 class Figure(BaseModel):
-    mean: float | None  # null where it is not a number
-    ci95: float | None = None
+    mean: StrictFloat | None  # null where it is not a number
+    ci95: StrictFloat | None = None
 
 
 Figures = dict[str, Figure]
@@ -38,12 +38,12 @@ class Training(BaseModel):
 
 
 class Speed(BaseModel):
-    minutes: float
-    tasks_per_s: float | None
+    minutes: StrictFloat
+    tasks_per_s: StrictFloat | None
 
 
 class Memory(BaseModel):
-    host_peak_mb: float
+    host_peak_mb: StrictFloat
 
 
 class Machine(BaseModel):
@@ -59,7 +59,7 @@ class Commit(BaseModel):
 
 class Paper(BaseModel):
     source: str
-    figures: dict[str, tuple[float, float | None]]
+    figures: dict[str, tuple[StrictFloat, StrictFloat | None]]
 
 
 class Results(BaseModel):
@@ -80,7 +80,7 @@ class Row(BaseModel):
     """A row of metrics.jsonl."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float | None]
+    __pydantic_extra__: dict[str, StrictFloat | None]
     step: StrictInt
     split: str
 
@@ -88,11 +88,8 @@ class Row(BaseModel):
 class Classes(BaseModel):
     """classes.json: see metarun.answers.ByClass."""
 
-    classes: dict[str, tuple[int, int]]
-    confusions: list[tuple[str, str, int]]
-
-
-ROWS = TypeAdapter(list[Row])
+    classes: dict[str, tuple[StrictInt, StrictInt]]
+    confusions: list[tuple[str, str, StrictInt]]
 
 
 def results(found: Any) -> dict[str, Any]:
@@ -108,9 +105,13 @@ def results(found: Any) -> dict[str, Any]:
     return found
 
 
-def rows(found: Any) -> list[dict[str, Any]]:
-    ROWS.validate_python(found)
-    return found
+def is_row(found: Any) -> bool:
+    """Whether it is a row of a metrics.jsonl."""
+    try:
+        Row.model_validate(found)
+    except ValidationError:
+        return False
+    return True
 
 
 def classes(found: Any) -> dict[str, Any]:
@@ -126,14 +127,19 @@ def settings(found: Any) -> dict[str, Any]:
 def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of an examples.npz, episodes leading: see metarun.answers.keep."""
     tasks, queries = found["query_y"].shape[:2]
-    outputs, names = found["outputs"], found.get("names")
-    same = [found["query_x"].shape[:2] == (tasks, queries), outputs.shape[:2] == (tasks, queries), outputs.ndim == 3]
-    same += [found["support_x"].shape[:2] == found["support_y"].shape[:2], len(found["support_y"]) == tasks]
-    same += [found["before"].shape == outputs.shape] if "before" in found else []
-    if found["query_y"].dtype.kind != "f":
-        labels = np.concatenate([found["support_y"], found["query_y"]], axis=1)
-        same += [labels.ndim == 2, labels.min() >= 0, labels.max() < outputs.shape[-1]]
-        same += [names.shape == (tasks, outputs.shape[-1])] if names is not None else []
+    outputs, labels = found["outputs"], [found["support_y"], found["query_y"]]
+    images = [found["support_x"], found["query_x"], outputs, *([found["before"]] if "before" in found else [])]
+    same = [array.dtype.kind in "fiu" for array in images]
+    same += [found["query_x"].shape[:2] == (tasks, queries), outputs.shape[:2] == (tasks, queries), outputs.ndim == 3]
+    same += [found["support_x"].shape[:2] == labels[0].shape[:2], len(labels[0]) == tasks]
+    same += [found["support_x"].ndim == found["query_x"].ndim, labels[0].ndim == labels[1].ndim]
+    same += [array.shape == outputs.shape for array in images[3:]]
+    kinds = {array.dtype.kind for array in labels}
+    if kinds == {"f"}:
+        same.append(labels[1].shape == outputs.shape)
+    else:
+        same += [kinds <= {"i", "u"}, all(y.ndim == 2 and y.min() >= 0 and y.max() < outputs.shape[-1] for y in labels)]
+        same += [found["names"].shape == (tasks, outputs.shape[-1])] if "names" in found else []
     if not all(same):
         raise ValueError("its arrays do not fit together")
     return found

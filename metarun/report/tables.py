@@ -83,20 +83,21 @@ def over_seeds(runs: list[SavedRun]) -> Table | None:
     """A row for each experiment that was run with several seeds: their mean and their standard deviation."""
     rows = []
     for name, members in groups(runs).items():
-        metric = members[0].metric
-        figures = [figure_of(run.results, metric) for run in members if run.results]
-        tested = [figure for figure in figures if figure and figure["mean"] is not None]
+        metric = next((run.metric for run in members if run.results), "")
+        figures = {str(run.config.get("train.seed")): figure_of(run.results, metric) for run in members if run.results}
+        tested = [figure for figure in figures.values() if figure and figure["mean"] is not None]
         if len(tested) < 2:
             continue
         scale, unit = (100, " %") if metric == "accuracy" else (1, "")
         means = [scale * figure["mean"] for figure in tested]
+        intervals = [figure["ci95"] for figure in tested if figure.get("ci95") is not None]
         rows.append(
             [
                 text(name),
                 number(len(tested)),
                 number(float(np.mean(means)), f"{{:.4g}}{unit}"),
                 number(float(np.std(means, ddof=1)), f"{{:.2g}}{unit}"),
-                number(float(scale * np.mean([figure["ci95"] for figure in tested])), f"{{:.2g}}{unit}"),
+                number(float(scale * np.mean(intervals)) if intervals else None, f"{{:.2g}}{unit}"),
             ]
         )
     columns = ["experiment", "seeds", "mean over seeds", "std over seeds", "95 % interval over tasks"]
