@@ -1,4 +1,4 @@
-"""Draws docs/report.png: the report over a few short runs on strokes, in headless Chromium. `make figures` runs it."""
+"""Draws docs/report.png: the report over short runs on sine waves, in headless Chromium. `make figures` runs it."""
 
 import shutil
 import subprocess
@@ -9,8 +9,7 @@ from pathlib import Path
 PICTURE = Path(__file__).parents[1] / "docs" / "report.png"
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 RUNS = (
-    "task=strokes", "learner=maml,anil", "train.seed=0,1", "model.filters=16", "train.steps=200", "train.meta_batch=8",
-    "hardware.task_chunk=2", "eval.shots=[1,5]", "eval.episodes=100", "eval.val_episodes=50", "logger=none",
+    "task=sinusoid", "learner=maml,fomaml", "train.seed=0,1,2", "train.steps=2000", "eval.shots=[5,10]", "logger=none",
 )  # fmt: skip
 
 
