@@ -1,5 +1,6 @@
 """Set before jax is first used: strict JAX, two devices, quick compilation, no writing to the user's own cache."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -35,3 +36,23 @@ def omniglot_dir() -> str:
     if found is None or not (found / "omniglot" / "images_background.zip").exists():
         pytest.skip("Omniglot is in neither $METARUN_DATA_DIR nor ../shared/data")
     return str(found)
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory) -> Path:
+    """A classification and a regression, finished; the classification's name and classes have markup in them."""
+    from support import MARKUP, composed, on_blobs
+
+    from metarun import config, train
+
+    folder = tmp_path_factory.mktemp("runs")
+    quick = ("logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=8", "eval.val_episodes=2")
+    quick += ("eval.inner_steps=[0,1]",)
+    blobs = on_blobs(*quick, "eval.shots=[1,2]")
+    sinusoid = composed("task=sinusoid", "model.hidden=[8]", *quick)
+    for name, values in (("blobs", blobs), ("sinusoid", sinusoid)):
+        values["run"] |= {"dir": str(folder / name), "name": MARKUP}
+        train.train(config.build_run(values))
+    classes = {"classes": {MARKUP: [1, 2], "b": [3, 3]}, "confusions": [[MARKUP, "b", 1]]}
+    (folder / "blobs" / "classes.json").write_text(json.dumps(classes))
+    return folder

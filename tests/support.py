@@ -1,6 +1,7 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
 import threading
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,22 @@ def close(one, other, **tolerances: float) -> None:
     """Two pytrees are equal, number by number."""
     tolerances = {"rtol": 1e-5, "atol": 1e-6} | tolerances
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), one, other)
+
+
+MARKUP = "<script>alert(1)</script>|`x`"  # in the names of the runs and classes of `two_runs`
+
+
+class Page(HTMLParser):
+    """The tags and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from metarun.report import plots
-from metarun.report.runs import SavedRun, groups
+from metarun.report.runs import SavedRun
 
 MOST_BARS = 40  # runs in a chart of bars
 
@@ -20,9 +20,8 @@ class Chart(NamedTuple):
     svg: str | None
 
 
-def charts(runs: list[SavedRun]) -> list[Chart]:
-    """The plots over all runs; those for which there is nothing are left out."""
-    together = groups(runs)
+def charts(runs: list[SavedRun], together: plots.Groups) -> list[Chart]:
+    """The plots over all runs, those of an experiment `together`; plots for which there is nothing are left out."""
     found: list[Chart] = []
     for metric in sorted({run.metric for run in runs if run.metric}):
         own = {name: [run for run in members if run.metric == metric] for name, members in together.items()}

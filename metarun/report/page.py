@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 from metarun.figures import commit_in_words
 from metarun.report.charts import charts
 from metarun.report.episodes import episodes
-from metarun.report.runs import SavedRun, as_text
+from metarun.report.runs import SavedRun, as_text, groups
 from metarun.report.tables import Cell, Table, number, over_seeds, summary, what_differs
 
 CLOSELY = 12  # runs that are shown with classes, episodes and everything
@@ -48,11 +48,12 @@ def html(runs: list[SavedRun]) -> str:
     """The whole page. Whatever comes from runs is escaped; only the plots are put in as they are."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = charts(runs)
+    together = groups(runs)
+    drawn = charts(runs, together)
     return environment.get_template("page.html").render(
         runs=runs,
         summary=summary(runs),
-        over_seeds=over_seeds(runs),
+        over_seeds=over_seeds(together),
         differences=what_differs(runs),
         parts={part: [c for c in drawn if c.part == part] for part in dict.fromkeys(c.part for c in drawn)},
         closely=[closely(run) for run in runs[:CLOSELY]],

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
+from metarun.figures import main_metric
+
 Digits = Annotated[str, StringConstraints(pattern=r"^\d+$")]
 
 
@@ -98,7 +100,7 @@ def results(found: Any) -> dict[str, Any]:
     parts = {"figures": found.get(split), "by_inner_steps": found.get(f"{split}_by_inner_steps", {})}
     tested = Tested.model_validate({**parts, "by_shots": found.get(f"{split}_by_shots", {})})
     others = [after for other in tested.by_shots.values() for after in (other.figures, *other.by_inner_steps.values())]
-    metric = "accuracy" if "accuracy" in tested.figures else "mse"
+    metric = main_metric(found)
     for figures in (tested.figures, *tested.by_inner_steps.values(), *others):
         if metric not in figures:
             raise ValueError(f"no {metric}")
@@ -128,18 +130,18 @@ def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of an examples.npz, episodes leading: see metarun.answers.keep."""
     tasks, queries = found["query_y"].shape[:2]
     outputs, labels = found["outputs"], [found["support_y"], found["query_y"]]
-    images = [found["support_x"], found["query_x"], outputs, *([found["before"]] if "before" in found else [])]
-    same = [array.dtype.kind in "fiu" for array in images]
+    before, names = found.get("before", outputs), found.get("names")
+    same = [array.dtype.kind in "fiu" for array in (found["support_x"], found["query_x"], outputs, before)]
     same += [found["query_x"].shape[:2] == (tasks, queries), outputs.shape[:2] == (tasks, queries), outputs.ndim == 3]
     same += [found["support_x"].shape[:2] == labels[0].shape[:2], len(labels[0]) == tasks]
     same += [found["support_x"].ndim == found["query_x"].ndim, labels[0].ndim == labels[1].ndim]
-    same += [array.shape == outputs.shape for array in images[3:]]
+    same.append(before.shape == outputs.shape)
     kinds = {array.dtype.kind for array in labels}
     if kinds == {"f"}:
         same.append(labels[1].shape == outputs.shape)
     else:
         same += [kinds <= {"i", "u"}, all(y.ndim == 2 and y.min() >= 0 and y.max() < outputs.shape[-1] for y in labels)]
-        same += [found["names"].shape == (tasks, outputs.shape[-1])] if "names" in found else []
+        same.append(names is None or names.shape == (tasks, outputs.shape[-1]))
     if not all(same):
         raise ValueError("its arrays do not fit together")
     return found

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarun.figures import figure_of, papers, show
-from metarun.report.runs import SavedRun, differences, groups, short
+from metarun.report.runs import SavedRun, differences, short
 
 
 class Cell(NamedTuple):
@@ -79,10 +79,10 @@ def figure_cell(run: SavedRun, metric: str) -> Cell:
     return Cell(show(metric, figure), figure["mean"])
 
 
-def over_seeds(runs: list[SavedRun]) -> Table | None:
+def over_seeds(together: dict[str, list[SavedRun]]) -> Table | None:
     """A row for each experiment that was run with several seeds: their mean and their standard deviation."""
     rows = []
-    for name, members in groups(runs).items():
+    for name, members in together.items():
         metric = next((run.metric for run in members if run.results), "")
         figures = {str(run.config.get("train.seed")): figure_of(run.results, metric) for run in members if run.results}
         tested = [figure for figure in figures.values() if figure and figure["mean"] is not None]

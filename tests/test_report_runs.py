@@ -1,0 +1,211 @@
+"""What a report reads: finished, running, failed, old and damaged runs, sweeps and seeds."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+from support import Page
+
+from metarun.conf import flat
+from metarun.report import charts, page, runs, tables
+
+
+def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_missing(two_runs, tmp_path):
+    for name in ("running", "stopped", "failed", "old", "damaged"):
+        shutil.copytree(two_runs / "blobs", tmp_path / name)
+        if name not in ("old", "damaged"):
+            (tmp_path / name / "results.json").unlink()
+    (tmp_path / "failed" / "nonfinite").mkdir()
+    (tmp_path / "stopped" / "metrics.jsonl").unlink()
+    (tmp_path / "old" / "examples.npz").unlink()
+    for file in ("config.yaml", "examples.npz", "classes.json"):
+        (tmp_path / "damaged" / file).write_bytes(b"\x00{")
+    with FileLock(tmp_path / "running" / ".lock"):
+        found = {run.name: run for run in runs.read(runs.find([tmp_path]))}
+    assert {name: run.status for name, run in found.items()} == {
+        "running": "running", "stopped": "stopped", "failed": "not a number", "old": "finished", "damaged": "finished"
+    }  # fmt: skip
+    assert found["stopped"].missing == ["no metrics.jsonl: no row was logged yet", "no results.json: not finished"]
+    assert found["old"].missing == ["no examples.npz: none were kept"]
+    assert len(found["damaged"].missing) == 3
+    text = Page(page.html(list(found.values()))).text
+    assert "stopped: no metrics.jsonl: no row was logged yet; no results.json: not finished" in text
+
+
+def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
+    means = []
+    for seed in range(3):
+        shutil.copytree(two_runs / "sinusoid", tmp_path / str(seed))
+        values = yaml.safe_load((tmp_path / str(seed) / "config.yaml").read_text())
+        values["train"]["seed"] = seed
+        (tmp_path / str(seed) / "config.yaml").write_text(yaml.safe_dump(values))
+        results = json.loads((tmp_path / str(seed) / "results.json").read_text())
+        means.append(float(seed))
+        results["test"]["mse"]["mean"] = means[-1]
+        (tmp_path / str(seed) / "results.json").write_text(json.dumps(results))
+    found = runs.read(runs.find([tmp_path]))
+    assert [len(members) for members in runs.groups(found).values()] == [3]
+    table = tables.over_seeds(runs.groups(found))
+    assert table is not None
+    assert [cell.value for cell in table.rows[0][1:4]] == [3, np.mean(means), np.std(means, ddof=1)]
+    assert runs.differences(found) == ["train.seed"]
+
+
+def copies(source: Path, folder: Path, *settings: dict[str, Any]) -> list[runs.SavedRun]:
+    """A sweep's runs: each with these settings more, in a directory that is a number."""
+    for i, each in enumerate(settings):
+        shutil.copytree(source, folder / str(i), ignore=shutil.ignore_patterns("checkpoints"))
+        config_yaml = folder / str(i) / "config.yaml"
+        config_yaml.write_text(yaml.safe_dump(nested(flat(yaml.safe_load(config_yaml.read_text())) | each)))
+    return runs.read(runs.find([folder]))
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        group = found
+        for part in path:
+            group[part] = group.get(part) or {}
+            group = group[part]
+        group[last] = value
+    return found
+
+
+MAML, ANIL = ({"learner._target_": f"metarun.learners.{name}.{name.upper()}"} for name in ("maml", "anil"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            [MAML, MAML | {"train.seed": 1}, MAML | {"learner.inner_lr": 0.2}, ANIL],
+            {"maml, inner_lr=0.4 (0)": 2, "maml, inner_lr=0.2 (2)": 1, "anil (3)": 1},
+        ),
+        (
+            [
+                {"optimizer._target_": f"optax.{name}", "optimizer.learning_rate": rate}
+                for name in ("adam", "sgd")
+                for rate in (0.1, 0.2)
+            ],
+            {f"{name}, learning_rate={rate} ({i + j})": 1
+             for i, name in ((0, "adam"), (2, "sgd")) for j, rate in enumerate((0.1, 0.2))},
+        ),
+        (
+            [{"paper.figures.accuracy": [0.9, 0.1], "task.shots": 1}, {"task.shots": 5}, {"train.task.ways": 20}],
+            {"shots=1 (0)": 1, "shots=5 (1)": 1, "shots=1, ways=20 (2)": 1},
+        ),
+    ],
+)  # fmt: skip
+def test_a_sweeps_experiments_are_named_by_what_sets_them_apart(two_runs, tmp_path, settings, expected):
+    found = runs.groups(copies(two_runs / "blobs", tmp_path, *settings))
+    assert {name: len(members) for name, members in found.items()} == expected
+
+
+def test_over_seeds_each_seed_counts_once_and_runs_without_settings_stand_alone(two_runs, tmp_path):
+    found = copies(two_runs / "sinusoid", tmp_path / "sweep", {"train.seed": 0}, {"train.seed": 0}, {"train.seed": 1})
+    changed(tmp_path / "sweep" / "1" / "results.json", lambda c: c["test"]["mse"].pop("ci95"))
+    for file in ("results.json", "metrics.jsonl"):  # of the first seed there is nothing yet
+        (tmp_path / "sweep" / "0" / file).unlink()
+    found = runs.read(runs.find([tmp_path / "sweep", tmp_path / "sweep" / ".." / "sweep" / "1"]))
+    assert len(found) == 3
+    (row,) = tables.over_seeds(runs.groups(found)).rows
+    assert row[1].value == 2
+    for run in found:
+        (run.path / "config.yaml").write_text("")
+    assert len(runs.groups(runs.read(runs.find([tmp_path / "sweep"])))) == 3
+
+
+def changed(file: Path, change: Callable[[Any], object]) -> None:
+    """Changes a JSON file."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+MALFORMED = {
+    "a figure is text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="high")),
+    "no split": ("results.json", lambda c: c["protocol"].pop("split")),
+    "no accuracy after an inner step": ("results.json", lambda c: c["test_by_inner_steps"]["1"].pop("accuracy")),
+    "inner steps are no number": ("results.json", lambda c: c["test_by_inner_steps"].update(few={})),
+    "no machine": ("results.json", lambda c: c.pop("machine")),
+    "a figure is a number in text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="0.9")),
+    "minutes are text": ("results.json", lambda c: c["speed"].update(minutes="1.5")),
+    "a paper without figures": ("results.json", lambda c: c.update(paper={"source": "x"})),
+    "a list": ("classes.json", lambda c: c.update(classes=[1])),
+    "counts are text": ("classes.json", lambda c: c["classes"].update(a=["1", "many"])),
+    "a confusion of one": ("classes.json", lambda c: c.update(confusions=[["a"]])),
+}
+
+
+@pytest.mark.parametrize("how", MALFORMED)
+def test_a_file_with_another_content_is_named_as_missing(two_runs, tmp_path, how):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    file, change = MALFORMED[how]
+    changed(tmp_path / "run" / file, change)
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert [line.partition(" (")[0] for line in found.missing] == [f"{file} cannot be read"]
+    assert f"Missing: {file} cannot be read" in Page(page.html([found])).text
+
+
+def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    rows = ['{"step": 1, "split": "val", "accuracy": "NaN"}', "[1]", '{"step": 4, "split": "val", "accuracy": 0.5}']
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(rows))
+    with np.load(tmp_path / "run" / "examples.npz") as arrays:
+        np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {"outputs": arrays["outputs"][:1]})
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    values["train"] |= {"seed": "first", "steps": None}
+    values["learner"] = 3
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == [
+        "1 rows of metrics.jsonl cannot be read", "examples.npz cannot be read (ValueError)"
+    ]  # fmt: skip
+    assert [row["step"] for row in found.rows] == [4]
+    assert "first" in Page(page.html([found])).text
+
+
+@pytest.mark.parametrize(
+    "other", [{"query_y": bool}, {"support_y": float}, {"outputs": "V4"}, {"query_x": "U3"}, {"support_y": np.int64}]
+)
+def test_examples_of_another_kind_are_named_as_missing(two_runs, tmp_path, other):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    ((name, kind),) = other.items()
+    with np.load(tmp_path / "run" / "examples.npz") as arrays:
+        np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {name: arrays[name].astype(kind)})
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == ([] if kind is np.int64 else ["examples.npz cannot be read (ValueError)"])
+    assert "Runs closely" in page.html([found])
+
+
+def test_a_path_that_is_no_text_is_shown_all_the_same(two_runs, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shutil.copytree(two_runs / "sinusoid", folder / "one")
+    (folder / "one" / "results.json").unlink()
+    shutil.copytree(two_runs / "sinusoid", tmp_path / "two")
+    page.html(runs.read(runs.find([tmp_path]))).encode()
+
+
+def test_what_is_not_a_number_is_left_out_of_the_plots(two_runs, tmp_path):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+
+    def change(content: Any) -> None:
+        nothing = {"mean": None, "ci95": None}
+        content["test"]["accuracy"] = content["test_by_shots"]["1"]["figures"]["accuracy"] = nothing
+        content["test_by_inner_steps"]["0"]["accuracy"] = content["test"]["accuracy_instance_02"] = nothing
+
+    changed(tmp_path / "run" / "results.json", change)
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == []
+    assert list(charts.by_shots(found)) == [2]
+    assert list(charts.by_inner_steps(found)) == [1]
+    assert charts.by_instance(found) == {}
+    assert "not a number" in Page(page.html([found])).text
