@@ -52,7 +52,7 @@ compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each:
 
 bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 minutes on an idle machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	$(BIN)/python -P scripts/bench_torch.py
+	$(BIN)/python scripts/bench_torch.py
 
 BUDGET ?= 1
 reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md, days on a CPU; make reproduce BUDGET=0.05 for a part

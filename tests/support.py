@@ -39,10 +39,13 @@ SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episod
 
 
 def run_in(directory: Path, *overrides: str) -> config.Run:
-    """A small run with its directory, checked."""
-    values = composed("logger=none", *SMALL, *overrides)
-    values["run"]["dir"] = str(directory)
-    return config.build_run(values)
+    """A small run in `directory`, checked."""
+    return placed(composed("logger=none", *SMALL, *overrides), directory)
+
+
+def placed(values: dict[str, Any], directory: Path) -> config.Run:
+    """The run of a configuration, in `directory`, checked."""
+    return config.build_run(values | {"run": values["run"] | {"dir": str(directory)}})
 
 
 def experiments() -> list[str]:

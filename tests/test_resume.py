@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import composed, on_blobs
+from support import composed, on_blobs, placed
 from test_cli import rows, saved
 
 from metarun import config, train
@@ -38,9 +38,7 @@ class Asked(Stop):
 def run_in(directory: Path, *overrides: str) -> config.Run:
     """A run on the tasks that `overrides` name, else on blobs."""
     of = composed if any(override.startswith("task=") for override in overrides) else on_blobs
-    values = of(*SMALL, *overrides)
-    values["run"]["dir"] = str(directory)
-    return config.build_run(values)
+    return placed(of(*SMALL, *overrides), directory)
 
 
 def whole_and_broken(tmp_path: Path, monkeypatch, *overrides: str, then: tuple[str, ...] = ()) -> list[dict]:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import on_blobs, run_of
+from support import on_blobs, placed, run_of
 
-from metarun import config, engine, train
+from metarun import engine, train
 from metarun.checkpoint import saved_params
 from metarun.core import ConfigError
 from metarun.transfer import match
@@ -45,9 +45,7 @@ SMALL = (
 
 
 def run_in(directory, *overrides: str):
-    values = on_blobs(*SMALL, *overrides)
-    values["run"]["dir"] = str(directory)
-    return train.train(config.build_run(values))
+    return train.train(placed(on_blobs(*SMALL, *overrides), directory))
 
 
 @pytest.mark.slow

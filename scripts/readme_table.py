@@ -1,4 +1,4 @@
-"""Prints a markdown table of finished runs, from their results.json: `python scripts/tabulate.py RUN...`."""
+"""Prints a markdown table of finished runs, from their results.json: `python scripts/readme_table.py RUN...`."""
 
 import json
 import sys
