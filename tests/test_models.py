@@ -1,12 +1,13 @@
 """The convolution against XLA's own, normalisation against its definition."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metarun.models.conv4 import Conv4
-from metarun.models.layers import Normalisation, convolve
+from metarun.models.layers import Normalisation, convolve, max_pool_2x2
 
 
 def reference(x, kernel, strides, padding):
@@ -29,6 +30,18 @@ def test_convolve_is_the_convolution_with_its_first_and_second_derivatives(size,
     ours, theirs = everything(convolve), everything(reference)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-3), ours, theirs)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 2), (3, 4)])
+def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size):
+    k_x, k_v = jax.random.split(jax.random.key(0))
+    x, v = jax.random.normal(k_x, (3, *size, 4)), jax.random.normal(k_v, (3, *size, 4))
+
+    def everything(f):
+        return f(x), *jax.jvp(jax.grad(lambda x: jnp.sin(f(x)).sum()), (x,), (v,))
+
+    ours, theirs = everything(max_pool_2x2), everything(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
 def test_convolve_refuses_what_it_cannot_do():

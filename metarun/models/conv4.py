@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from metarun.core import Array, ConfigError, Count
-from metarun.models.layers import Norm, Normalisation, convolve
+from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
 
 
 class Conv4(nn.Module):
@@ -44,6 +44,6 @@ class Conv4(nn.Module):
             )(x)
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
             if pool and min(x.shape[1:3]) > 1:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2))
+                x = max_pool_2x2(x)
         x = x.reshape(len(x), -1) if pool else jnp.mean(x, axis=(1, 2))
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

@@ -1,4 +1,4 @@
-"""Layers that models share: a convolution that is fast under vmap, and stateless normalisation."""
+"""Layers that models share: convolution and pooling that are fast to differentiate, and stateless normalisation."""
 
 from typing import Any, Literal
 
@@ -38,6 +38,17 @@ def convolve(
 
     patches = jnp.concatenate([shifted(i, j) for i in range(kh) for j in range(kw)], axis=-1)
     return jnp.matmul(patches, kernel.reshape(-1, features), precision=precision)
+
+
+def max_pool_2x2(x: Array) -> Array:
+    """x (n, height, width, c) -> (n, height // 2, width // 2, c): the largest of each 2x2 window, an odd edge left out.
+
+    As maxima of slices, for on a CPU the derivative of `nn.max_pool`, a select-and-scatter, takes ten times as long.
+    """
+    n, height, width, channels = x.shape
+    pairs = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
+    rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
 
 
 class Normalisation(nn.Module):
