@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarun.models import layers
 from metarun.models.conv4 import Conv4
 from metarun.models.layers import Normalisation, convolve, max_pool_2x2
 
@@ -22,14 +23,38 @@ def test_convolve_is_the_convolution_with_its_first_and_second_derivatives(size,
     point = (jax.random.normal(k_x, (2, *size, 3)), jax.random.normal(k_kernel, (3, 3, 3, 4)))
     direction = (jax.random.normal(k_vx, point[0].shape), jax.random.normal(k_vk, point[1].shape))
 
-    def everything(f):
-        loss = lambda point: jnp.sin(f(*point, strides, padding)).sum()  # noqa: E731
-        grad, hessian_vector = jax.jvp(jax.grad(loss), (point,), (direction,))
-        return f(*point, strides, padding), grad, hessian_vector
+    def with_settings(f):
+        return lambda x, kernel: f(x, kernel, strides, padding)
 
-    ours, theirs = everything(convolve), everything(reference)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-3), ours, theirs)
+    ours, theirs = (value_and_derivatives(with_settings(f), point, direction) for f in (convolve, reference))
+    assert_close(ours, theirs)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_convolve_in_blocks_is_the_convolution_of_each_task(monkeypatch):
+    """67 images in blocks of 4 and a rest of 3, for two tasks with a kernel each."""
+    one_image = 7 * 7 * (3 * 3 * 3 + 4) * 4
+    monkeypatch.setattr(layers, "BLOCK_BYTES", 4 * one_image)
+    k_x, k_kernel, k_vx, k_vk = jax.random.split(jax.random.key(0), 4)
+    point = (jax.random.normal(k_x, (2, 67, 7, 7, 3)), jax.random.normal(k_kernel, (2, 3, 3, 3, 4)))
+    direction = (jax.random.normal(k_vx, point[0].shape), jax.random.normal(k_vk, point[1].shape))
+
+    def by_task(f):
+        return jax.vmap(lambda x, kernel: f(x, kernel, (1, 1), "SAME"))
+
+    assert "scan" in str(jax.make_jaxpr(by_task(convolve))(*point))
+    ours, theirs = (value_and_derivatives(by_task(f), point, direction) for f in (convolve, reference))
+    assert_close(ours, theirs)
+
+
+def assert_close(ours, theirs):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-3), ours, theirs)
+
+
+def value_and_derivatives(f, point, direction):
+    """f, the gradient of the sum of its sine, and that gradient's derivative along the direction."""
+    gradient, hessian_vector = jax.jvp(jax.grad(lambda point: jnp.sin(f(*point)).sum()), (point,), (direction,))
+    return f(*point), gradient, hessian_vector
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 2), (3, 4)])
@@ -37,10 +62,9 @@ def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size):
     k_x, k_v = jax.random.split(jax.random.key(0))
     x, v = jax.random.normal(k_x, (3, *size, 4)), jax.random.normal(k_v, (3, *size, 4))
 
-    def everything(f):
-        return f(x), *jax.jvp(jax.grad(lambda x: jnp.sin(f(x)).sum()), (x,), (v,))
-
-    ours, theirs = everything(max_pool_2x2), everything(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)))
+    ours, theirs = (
+        value_and_derivatives(f, (x,), (v,)) for f in (max_pool_2x2, lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)))
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 

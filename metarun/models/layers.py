@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from metarun.core import Array
 
+BLOCK_BYTES = 2**20  # of patches and features, per task
+
 Norm = Literal["batch", "layer", "none"]
 
 
@@ -19,6 +21,9 @@ def convolve(
     x (n, height, width, c), kernel (kh, kw, c, features) -> (n, height', width', features). Where each
     task has its own kernel, vmap turns the matrix product into a batched one; a convolution would become
     a grouped convolution, tens of times slower on a CPU.
+
+    On a CPU many images are taken in blocks whose patches stay in its cache; they are made anew for the
+    derivative, for to keep them for all images costs more time than that, and kh * kw times the memory.
     """
     kh, kw, channels, features = kernel.shape
     if rest.pop("feature_group_count", 1) != 1 or x.shape[-1] != channels:
@@ -28,16 +33,24 @@ def convolve(
             raise NotImplementedError("convolve has no dilation")
     named = isinstance(padding, str)
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), strides, padding) if named else padding
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    height, width = ((x.shape[1 + i] - k) // strides[i] + 1 for i, k in enumerate((kh, kw)))
+    height, width = ((x.shape[1 + i] + sum(pads[i]) - k) // strides[i] + 1 for i, k in enumerate((kh, kw)))
 
-    def shifted(i: int, j: int) -> Array:
-        """The pixel (i, j) of every window."""
-        end = (len(x), i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1, channels)
-        return jax.lax.slice(x, (0, i, j, 0), end, (1, *strides, 1))
+    def image(x: Array) -> Array:
+        """(height, width, c) -> (height', width', features)."""
+        x = jnp.pad(x, (*pads, (0, 0)))
 
-    patches = jnp.concatenate([shifted(i, j) for i in range(kh) for j in range(kw)], axis=-1)
-    return jnp.matmul(patches, kernel.reshape(-1, features), precision=precision)
+        def shifted(i: int, j: int) -> Array:
+            """The pixel (i, j) of every window."""
+            end = (i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1, channels)
+            return jax.lax.slice(x, (i, j, 0), end, (*strides, 1))
+
+        patches = jnp.concatenate([shifted(i, j) for i in range(kh) for j in range(kw)], axis=-1)
+        return jnp.matmul(patches, kernel.reshape(-1, features), precision=precision)
+
+    block = max(1, BLOCK_BYTES // (height * width * (kh * kw * channels + features) * x.dtype.itemsize))
+    if jax.default_backend() != "cpu" or len(x) <= 16 * block:  # a loop over a few does not pay
+        return jax.vmap(image)(x)
+    return jax.lax.map(jax.checkpoint(image), x, batch_size=block)
 
 
 def max_pool_2x2(x: Array) -> Array:
