@@ -1,5 +1,6 @@
 """Layers that models share: convolution and pooling that are fast to differentiate, and stateless normalisation."""
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -48,9 +49,10 @@ def convolve(
         return jnp.matmul(patches, kernel.reshape(-1, features), precision=precision)
 
     block = max(1, BLOCK_BYTES // (height * width * (kh * kw * channels + features) * x.dtype.itemsize))
-    if jax.default_backend() != "cpu" or len(x) <= 16 * block:  # a loop over a few does not pay
+    if len(x) <= 16 * block:  # a loop over a few does not pay
         return jax.vmap(image)(x)
-    return jax.lax.map(jax.checkpoint(image), x, batch_size=block)
+    in_blocks = functools.partial(jax.lax.map, jax.checkpoint(image), batch_size=block)
+    return jax.lax.platform_dependent(x, cpu=in_blocks, default=jax.vmap(jax.checkpoint(image)))
 
 
 def max_pool_2x2(x: Array) -> Array:
