@@ -43,21 +43,26 @@ def bench(arguments: list[str]) -> None:
 
 
 def data(arguments: list[str]) -> None:
-    """`metarun data omniglot [data_dir=DIR]`."""
+    """`metarun data TASK [data_dir=DIR]`."""
     from metarun.core import DataError
-    from metarun.tasks import omniglot
+    from metarun.tasks import miniimagenet, omniglot
 
-    directory = os.environ.get("METARUN_DATA_DIR")
+    directory, wanted = os.environ.get("METARUN_DATA_DIR"), "omniglot"
     for argument in arguments:
         if argument.startswith("data_dir="):
             directory = argument.removeprefix("data_dir=")
-        elif argument not in ("omniglot", "task=omniglot"):
-            fail(f"{argument}: no such data set; allowed: omniglot", MISTAKE)
+        elif (wanted := argument.removeprefix("task=")) not in ("omniglot", "miniimagenet"):
+            fail(f"{argument}: no such data set; allowed: omniglot, miniimagenet", MISTAKE)
     try:
-        names, images = omniglot.load_drawings(directory)
+        if wanted == "omniglot":
+            names, images = omniglot.load_drawings(directory)
+            found = f"{len(names):,} characters, {images.shape[0] * images.shape[1]:,} drawings"
+        else:
+            shapes = [miniimagenet.photographs(directory, split).shape for split in miniimagenet.LISTS]
+            found = f"{sum(n for n, *_ in shapes):,} classes, {sum(n * each for n, each, *_ in shapes):,} images"
     except DataError as error:
         fail(error, FAILED)
-    print(f"omniglot: {len(names):,} characters, {images.shape[0] * images.shape[1]:,} drawings, ready")
+    print(f"{wanted}: {found}, ready")
 
 
 def replay(arguments: list[str]) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 os.environ.setdefault("METARUN_CACHE_DIR", str(Path(tempfile.gettempdir()) / "metarun-tests"))
@@ -36,6 +38,50 @@ def omniglot_dir() -> str:
     if found is None or not (found / "omniglot" / "images_background.zip").exists():
         pytest.skip("Omniglot is in neither $METARUN_DATA_DIR nor ../shared/data")
     return str(found)
+
+
+@pytest.fixture(scope="session")
+def small_miniimagenet(tmp_path_factory) -> Path:
+    """A data_dir whose miniimagenet/ has 6, 5 and 5 classes of 20 images, each of one colour that tells which it is."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data") / "miniimagenet"
+    (folder / "images").mkdir(parents=True)
+    for s, (split, classes) in enumerate({"train": 6, "val": 5, "test": 5}.items()):
+        lines = ["filename,label"]
+        for c in range(classes):
+            for i in range(20):
+                name = f"n{s}{c}{i:02}.jpg"
+                Image.new("RGB", (100, 90), (80 * s, 40 * c, 12 * i)).save(folder / "images" / name, quality=100)
+                lines.append(f"{name},n{s}{c}")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder.parent
+
+
+@pytest.fixture
+def miniimagenet_dir(small_miniimagenet, monkeypatch) -> str:
+    """`small_miniimagenet`, taken for the published lists."""
+    from metarun.tasks import miniimagenet
+
+    def published(split: str) -> miniimagenet.Published:
+        lines = sorted((small_miniimagenet / "miniimagenet" / f"{split}.csv").read_text().split())
+        return miniimagenet.Published((len(lines) - 1) // 20, sha256("\n".join(lines).encode()).hexdigest())
+
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(small_miniimagenet / "cache"))
+    monkeypatch.setattr(miniimagenet, "PER_CLASS", 20)
+    monkeypatch.setattr(miniimagenet, "LISTS", {split: published(split) for split in miniimagenet.LISTS})
+    return str(small_miniimagenet)
+
+
+@pytest.fixture
+def data_dir_for(request) -> Callable[[str], str]:
+    """The setting that lets a task find its data, whichever it is; a skip where they are not at hand."""
+
+    def setting(task: str) -> str:
+        needs = {"omniglot": "omniglot_dir", "miniimagenet": "miniimagenet_dir"}
+        return f"data_dir={request.getfixturevalue(needs[task]) if task in needs else 'null'}"
+
+    return setting
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from support import composed, experiments, run_of, to_yaml
 
 from metarun import config
 from metarun.build import build
-from metarun.conf import flat
+from metarun.conf import choices, flat
 from metarun.core import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -91,7 +91,7 @@ def test_an_episode_that_omniglot_cannot_give_is_refused_without_its_files(overr
 
 
 def test_the_defaults_of_every_learner_and_task_build():
-    for task in ("sinusoid", "strokes", "omniglot"):
+    for task in choices("task"):
         assert run_of(f"task={task}").tasks.n_out in (1, 5)
 
 

@@ -19,10 +19,9 @@ SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture(params=TASKS)
-def task(request):
+def task(request, data_dir_for):
     """A task distribution as its yaml gives it, and its data (a skip where they are not at hand)."""
-    data_dir = request.getfixturevalue("omniglot_dir") if request.param == "omniglot" else "null"
-    tasks = build("task", composed(f"task={request.param}", f"data_dir={data_dir}")["task"])
+    tasks = build("task", composed(f"task={request.param}", data_dir_for(request.param))["task"])
     return tasks, {split: tasks.load(split) for split in SPLITS}
 
 
