@@ -98,7 +98,7 @@ def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path,
 def test_a_name_that_is_no_preset_is_refused(reproduce, capsys):
     with pytest.raises(SystemExit):
         reproduce("maml_omniglot")
-    assert "maml_omniglot: no such preset; allowed: anil_omniglot_20w1s" in capsys.readouterr().err
+    assert "maml_omniglot: no such preset; allowed: anil_miniimagenet_5w1s" in capsys.readouterr().err
 
 
 def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
