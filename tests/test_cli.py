@@ -94,7 +94,7 @@ def test_cfg_prints_the_configuration(tmp_path):
         (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
         (["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with"),
         (["-m", "task.ways=0,5"], "task.ways=0: must be an integer >= 1"),
-        (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: omniglot"),
+        (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: miniimagenet, omniglot"),
         (["run.dir='[x]'"], "run.dir=[x]: its whole path must do without"),
         (["hardware=gpu"], "hardware.platform=gpu: not usable here"),
     ],
