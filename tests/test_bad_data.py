@@ -139,6 +139,7 @@ def test_after_a_download_that_broke_the_next_try_works(mirror, tmp_path, omnigl
     assert not [name for name in files(tmp_path / "cache") if "partial" in name]
 
 
+@pytest.mark.slow
 def test_two_processes_that_prepare_the_same_data_both_succeed(tmp_path, omniglot_dir):
     cache = {"METARUN_CACHE_DIR": str(tmp_path / "cache")}
     both = [start("data", "omniglot", f"data_dir={omniglot_dir}", cwd=tmp_path, **cache) for _ in range(2)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from metarun import cli
 from metarun.conf import GROUPS, choices
 
 QUICK = (
@@ -78,31 +79,48 @@ def test_cfg_prints_the_configuration(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+MISTAKES = [
+    (["learner=mmal"], "learner=mmal: no such choice; did you mean maml?"),
+    (["learner=null"], "learner=null: choose one; allowed: anil, attent"),
+    (["train.stes=3"], "train.stes: no such key; did you mean steps?"),
+    (["learner.inner_stepz=3"], "learner.inner_stepz: no such key; did you mean inner_steps?"),
+    (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),
+    (["train.steps=["], "train.steps=[: cannot be read as group=choice or key=value"),
+    (["task.ways=0"], "task.ways=0: must be an integer >= 1"),
+    (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),
+    (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
+    (["trian"], "trian: no such command"),
+    (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
+    (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: miniimagenet, omniglot"),
+    (["run.dir='[x]'"], "run.dir=[x]: its whole path must do without"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), MISTAKES, ids=str)
+def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypatch, capfd, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["metarun", *arguments, "logger=none"])
+    with pytest.raises(SystemExit) as end:
+        cli.command()
+    assert end.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"metarun: {says}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["learner=mmal"], "learner=mmal: no such choice; did you mean maml?"),
-        (["learner=null"], "learner=null: choose one; allowed: anil, attent"),
-        (["train.stes=3"], "train.stes: no such key; did you mean steps?"),
-        (["learner.inner_stepz=3"], "learner.inner_stepz: no such key; did you mean inner_steps?"),
-        (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),
-        (["train.steps=["], "train.steps=[: cannot be read as group=choice or key=value"),
-        (["task.ways=0"], "task.ways=0: must be an integer >= 1"),
-        (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),
-        (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
-        (["trian"], "trian: no such command"),
-        (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
         (["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with"),
-        (["-m", "task.ways=0,5"], "task.ways=0: must be an integer >= 1"),
-        (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: miniimagenet, omniglot"),
-        (["run.dir='[x]'"], "run.dir=[x]: its whole path must do without"),
-        (["hardware=gpu"], "hardware.platform=gpu: not usable here"),
+        (["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 1"),
+        (["hardware=gpu", "logger=none"], "hardware.platform=gpu: not usable here"),
     ],
     ids=str,
 )
-def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, arguments, says):
-    more = [] if arguments == ["run.dir=TYPO"] else ["logger=none"]
-    err = metarun(*arguments, *more, cwd=tmp_path, code=2, JAX_PLATFORMS="").stderr
+def test_a_mistake_is_one_line_and_exit_code_2_of_a_real_process(tmp_path, arguments, says):
+    err = metarun(*arguments, cwd=tmp_path, code=2, JAX_PLATFORMS="").stderr
     assert err.startswith(f"metarun: {says}")
     assert err.count("\n") == 1
     if "-m" not in arguments:
@@ -178,7 +196,9 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name
+    "how",
+    [*(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+    ids=lambda how: how.name,
 )
 def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, how):
     process = start(*LONG, "run.dir=RUN", cwd=tmp_path)

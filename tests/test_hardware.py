@@ -36,6 +36,7 @@ def flattened(tree) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow  # test_engine.py has one and two devices
 def test_one_two_and_eight_devices_give_the_same(tmp_path):
     script = Path(__file__).parent / "eight_devices.py"
     subprocess.run([sys.executable, script, tmp_path / "found.npz"], check=True, timeout=240)

@@ -18,12 +18,10 @@ SECOND_ORDER = [
     ("maml",),
     ("maml", "learner.inner_optimizer=adam", "learner.inner_lr=0.01"),
     ("anil",),
-    ("boil",),
-    ("meta_sgd",),
     ONE_OF_ITS_OWN,
-    ("cavia",),
     ("proto_maml",),
 ]
+SAME_LOOP = [("boil",), ("meta_sgd",), ("cavia",)]  # as maml's, with other parameters
 
 
 @pytest.fixture
@@ -40,7 +38,9 @@ def flattened(tree) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-@pytest.mark.parametrize("settings", SECOND_ORDER, ids=" ".join)
+@pytest.mark.parametrize(
+    "settings", [*SECOND_ORDER, *(pytest.param(s, marks=pytest.mark.slow) for s in SAME_LOOP)], ids=" ".join
+)
 def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, float64):
     run = run_of(
         f"learner={settings[0]}", *settings[1:], "task=strokes", "task.ways=3", "learner.inner_steps=2",

@@ -60,7 +60,7 @@ def wandb_server(breaks_at: str, how: str) -> ThreadingHTTPServer:
     ("breaks_at", "how"),
     [
         pytest.param("/", "refuses", marks=pytest.mark.slow),
-        ("/", "hangs"),
+        pytest.param("/", "hangs", marks=pytest.mark.slow),
         pytest.param("/", "drops", marks=pytest.mark.slow),
         ("file_stream", "hangs"),
         pytest.param("file_stream", "drops", marks=pytest.mark.slow),
