@@ -231,7 +231,7 @@ def test_a_directory_with_another_run_is_refused_and_left_as_it_was(tmp_path, un
 
 
 def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(tmp_path):
-    first = start(*LONG, "run.dir=RUN", cwd=tmp_path)
+    first = start(*LONG, "train.steps=20000", "run.dir=RUN", cwd=tmp_path)
     wait_for(lambda: (tmp_path / "RUN" / "config.yaml").exists(), first)
     err = metarun("run.dir=RUN", cwd=tmp_path, code=2).stderr
     assert "another process is at work there" in err
