@@ -1,5 +1,7 @@
 """Metric-based and closed-form learners, and the baselines, against numpy, scipy and each other."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +25,13 @@ WAYS = 3
 PROTONET = ProtoNet(distance="euclidean", temperature=1.0, learn_temperature=False)
 PROTO_MAML = ProtoMAML(inner_lr=0.1, inner_steps=1, inner_optimizer="sgd", inner_loss="mean", first_order=False)
 METAOPTNET = MetaOptNet(c=0.1, iterations=50, scale=1.0)
-R2D2_ = R2D2(penalty=0.5, scale=2.0, bias=0.1)
+R2D2_ = R2D2(penalty=0.5, learn_penalty=False, scale=2.0, bias=0.1)
 CNP_ = CNP(encoder=(8, 8), decoder=(8,), min_sigma=0.1)
 # Learners whose classes have no output of their own: they stand and fall with their support examples.
 SYMMETRIC = [PROTONET, Matching("cosine", 0.5), PROTO_MAML, METAOPTNET, R2D2_, CNP_, NearestNeighbour("cosine")]
 NET = classifier(WAYS)
 SUPPORT, QUERY, _ = one_of(episodes(1, WAYS, jax.random.key(0)))
+KEYS = jax.random.split(jax.random.key(9), 1)
 
 
 @pytest.mark.parametrize("learner", SYMMETRIC, ids=lambda learner: type(learner).__name__)
@@ -92,14 +95,27 @@ def test_ridge_regression_in_woodburys_form_is_the_primal_solution():
 
 def test_r2d2_scales_and_shifts_the_regression_on_one_hot_labels_and_regresses_targets_as_they_are():
     net = identity(WAYS)
-    params = R2D2_.init(net, jax.random.key(1), SUPPORT.x)
-    w = ridge(SUPPORT.x, jax.nn.one_hot(SUPPORT.y, WAYS), 0.5)
-    outputs = R2D2_.predict(net, R2D2_.adapt(net, params, SUPPORT, None), QUERY.x)
-    np.testing.assert_allclose(outputs, 2.0 * QUERY.x @ w + 0.1, rtol=1e-4, atol=1e-5)
-    plain = R2D2(penalty=1e-6, scale=1.0, bias=0.0)
-    support = Batch(SUPPORT.x, SUPPORT.x @ jnp.array([[1.0], [-2.0], [0.5]]))
+    for learner in (R2D2_, replace(R2D2_, learn_penalty=True)):
+        params = learner.init(net, jax.random.key(1), SUPPORT.x)
+        z, queries = (np.column_stack([x, np.ones(len(x))]) for x in (SUPPORT.x, QUERY.x))
+        # The mean over the support set, not the sum, beside the penalty.
+        w = np.linalg.solve(z.T @ z / len(z) + 0.5 * np.eye(4), z.T @ np.eye(WAYS)[SUPPORT.y] / len(z))
+        outputs = learner.predict(net, learner.adapt(net, params, SUPPORT, None), QUERY.x)
+        np.testing.assert_allclose(outputs, 2.0 * queries @ w + 0.1, rtol=1e-4, atol=1e-5)
+    plain = R2D2(penalty=1e-6, learn_penalty=False, scale=1.0, bias=0.0)
+    line = lambda x: x @ jnp.array([[1.0], [-2.0], [0.5]]) + 3  # noqa: E731
+    support = Batch(SUPPORT.x, line(SUPPORT.x))
     fast = plain.adapt(LINEAR, plain.init(LINEAR, jax.random.key(5), SUPPORT.x), support, None)
-    np.testing.assert_allclose(plain.predict(LINEAR, fast, QUERY.x), QUERY.x @ jnp.array([[1.0], [-2.0], [0.5]]), 1e-3)
+    np.testing.assert_allclose(plain.predict(LINEAR, fast, QUERY.x), line(QUERY.x), 1e-3)
+
+
+def test_r2d2_learns_its_penalty_if_asked_to():
+    net, episodes = identity(WAYS), jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY))
+    for learner, learned in ((replace(R2D2_, learn_penalty=True), True), (R2D2_, False)):
+        params = learner.init(net, jax.random.key(1), SUPPORT.x)
+        grads, _ = jax.jit(learner.meta_grad, static_argnums=0)(net, params, episodes, KEYS, jnp.int32(0))
+        assert ("log_penalty" in grads) == learned
+        assert all(np.abs(grads[name]) > 1e-6 for name in ("scale", "log_penalty") if name in grads)
 
 
 def test_the_svms_dual_agrees_with_a_reference_solver_and_its_gradient_with_finite_differences():

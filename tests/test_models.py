@@ -8,6 +8,7 @@ import pytest
 
 from metarun.models import layers
 from metarun.models.conv4 import Conv4
+from metarun.models.conv4_wide import Conv4Wide
 from metarun.models.layers import Normalisation, convolve, max_pool_2x2
 
 
@@ -62,13 +63,15 @@ def value_and_derivatives(f, point, direction):
     return everything(point, direction)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 2), (3, 4)])
-def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size):
+def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size, stride):
     k_x, k_v = jax.random.split(jax.random.key(0))
     x, v = jax.random.normal(k_x, (3, *size, 4)), jax.random.normal(k_v, (3, *size, 4))
 
     ours, theirs = (
-        value_and_derivatives(f, (x,), (v,)) for f in (max_pool_2x2, lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)))
+        value_and_derivatives(f, (x,), (v,))
+        for f in (lambda x: max_pool_2x2(x, stride), lambda x: nn.max_pool(x, (2, 2), strides=(stride, stride)))
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
@@ -99,7 +102,7 @@ def test_normalisation_scales_then_shifts():
 
 
 def test_the_papers_variants_have_their_papers_sizes():
-    """Finn et al.: 64 features into Omniglot's head, 32 * 5 * 5 = 800 into mini-ImageNet's."""
+    """Finn et al.: 64 for Omniglot, 32 * 5 * 5 = 800 for mini-ImageNet; Bertinetto et al.: 31,104 + 41,472 features."""
 
     def head(model, shape):
         params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *shape)))["params"]
@@ -107,3 +110,6 @@ def test_the_papers_variants_have_their_papers_sizes():
 
     assert head(Conv4(64, "stride", "batch", 5), (28, 28, 1)) == (64, 5)
     assert head(Conv4(32, "max_pool", "batch", 5), (84, 84, 3)) == (800, 5)
+    wide = Conv4Wide((96, 192, 384, 512), 0.1, "batch", 5)
+    assert head(wide, (84, 84, 3)) == (31104 + 41472, 5)
+    assert head(wide, (28, 28, 1)) == (1536 + 2048, 5)

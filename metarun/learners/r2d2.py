@@ -22,11 +22,14 @@ def ridge(z: Array, y: Array, penalty: Array) -> Array:
 class R2D2:
     """Meta-learns features for which ridge regression on the support set solves the task.
 
-    The penalty is learned, and so are the scale and the bias that make logits of regression outputs (equation 7).
+    A constant stands beside the features, and errors are averaged over the support set, so that one penalty suits
+    any number of shots: both as in the authors' code. The scale and the bias that make logits of what is regressed
+    are learned (equation 7).
     """
 
-    penalty: Positive  # lambda, at the start
-    scale: Positive  # alpha, at the start
+    penalty: Positive  # lambda; at the start, if it is learned
+    learn_penalty: bool
+    scale: float  # alpha, at the start
     bias: float  # beta, at the start
 
     def check(self, tasks: Tasks) -> None:
@@ -36,17 +39,23 @@ class R2D2:
         """None: the head is solved for."""
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
-        positive = {"log_penalty": jnp.log(self.penalty), "log_scale": jnp.log(self.scale)}
-        return {"body": net.init(key, x), **positive, "bias": jnp.asarray(self.bias, jnp.float32)}
+        learned = {"log_penalty": jnp.log(self.penalty)} if self.learn_penalty else {}
+        line = {"scale": jnp.asarray(self.scale, jnp.float32), "bias": jnp.asarray(self.bias, jnp.float32)}
+        return {"body": net.init(key, x), **learned, **line}
+
+    def features(self, net: Net, params: PyTree, x: Array) -> Array:
+        """x (n, ...) -> (n, d + 1): the last feature is 1."""
+        return jnp.pad(net.features(params["body"], x), ((0, 0), (0, 1)), constant_values=1)
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        z = net.features(params["body"], support.x)
+        z = self.features(net, params, support.x)
         y = jax.nn.one_hot(support.y, net.n_out, dtype=z.dtype) if net.classification else support.y
-        return {"params": params, "w": ridge(z, y, jnp.exp(params["log_penalty"]))}
+        penalty = jnp.exp(params["log_penalty"]) if self.learn_penalty else jnp.asarray(self.penalty)
+        return {"params": params, "w": ridge(z, y, len(z) * penalty)}
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         params = fast["params"]
-        return jnp.exp(params["log_scale"]) * (net.features(params["body"], x) @ fast["w"]) + params["bias"]  # eq. 7
+        return params["scale"] * (self.features(net, params, x) @ fast["w"]) + params["bias"]  # equation 7
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         return inner.query_grad(self, net, params, episodes, keys)

@@ -1,0 +1,44 @@
+"""Four convolutions that widen, and features of two scales: R2-D2's backbone."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from metarun.core import Array, ConfigError, Count, NonNegative
+from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
+
+
+class Conv4Wide(nn.Module):
+    """Images x (n, height, width, channels) -> (n, n_out), or features (n, d).
+
+    Bertinetto et al. 2019, section 4.2, as in their code: each block convolves, normalises, pools and only then
+    rectifies; the last one's pooling keeps the size. The features are the last two blocks' outputs, flattened.
+    """
+
+    filters: tuple[Count, Count, Count, Count]
+    slope: NonNegative  # of the leaky ReLU, below zero
+    norm: Norm
+    n_out: int | None  # None: features, no head
+    dtype: str | None = None  # to compute in; parameters and statistics keep theirs
+
+    @property
+    def transductive(self) -> bool:
+        return self.norm == "batch"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if x.ndim != 4 or min(x.shape[1:3]) < 16:
+            raise ConfigError(
+                "model",
+                "conv4_wide",
+                f"takes images (n, height, width, channels) of 16 x 16 and more, not {x.shape}; use model=mlp or conv4",
+            )
+        scales = []
+        for i, filters in enumerate(self.filters):
+            x = nn.Conv(filters, (3, 3), name=f"conv{i}", conv_general_dilated=convolve, dtype=self.dtype)(x)
+            x = Normalisation(self.norm, name=f"norm{i}")(x)
+            x = nn.leaky_relu(max_pool_2x2(x, stride=1 if i == 3 else 2), self.slope)
+            if i == 2:
+                scales.append(max_pool_2x2(x, stride=1))
+        scales.append(x)
+        x = jnp.concatenate([scale.reshape(len(x), -1) for scale in scales], axis=1)
+        return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)
