@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import flax.core
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pydantic
 from annotated_types import Gt
 
 from metarun.conf import nearest
-from metarun.core import ConfigError
+from metarun.core import ConfigError, CountOrZero, NonNegative
 from metarun.text import first_line
 
 
@@ -93,7 +94,9 @@ def split(key: str, values: Mapping[str, Any], floats_apart: bool) -> tuple[Reci
     settings: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "_target_" not in value:
+            settings[name] = flax.core.freeze(dict(value))  # a recipe is hashable
+        elif isinstance(value, Mapping):
             settings[name], numbers[name] = split(f"{key}.{name}", value, floats_apart)
         elif floats_apart and isinstance(value, float):
             numbers[name] = value
@@ -139,7 +142,10 @@ def schema(target: Callable[..., Any]) -> dict[str, Any]:
         is_module = isinstance(target, type) and issubclass(target, nn.Module)
         flaxes = ("parent", "name") if is_module else ()
         return {f.name: hints[f.name] for f in dataclasses.fields(target) if f.name not in flaxes}
-    known_types = {"learning_rate": Annotated[float, Gt(0)]}
+    known_types: dict[str, Any] = {
+        "learning_rate": Annotated[float, Gt(0)],
+        "boundaries_and_scales": dict[CountOrZero, NonNegative],
+    }
     return {
         name: known_types.get(name, like_default(name, parameter.default))
         for name, parameter in inspect.signature(target).parameters.items()
@@ -199,7 +205,9 @@ def describe(kind: Any) -> str:
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
     if kind in words:
         return words[kind]
-    return "a group of settings" if origin is dict else str(kind)
+    if origin is dict:
+        return f"a group of settings, each {describe(args[0])}: {describe(args[1])}" if args else "a group of settings"
+    return str(kind)
 
 
 def unknown(values: Mapping[str, Any], allowed: set[str], key: str) -> None:

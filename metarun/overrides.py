@@ -9,6 +9,8 @@ def translate(argument: str, multirun: bool) -> str:
     """Spares the user two of Hydra's subtleties."""
     if argument.startswith(("train.task.", "eval.task.", "eval.learner.")):
         return f"++{argument}"  # what training or evaluation overrides is not in the yaml until it is named
+    if argument.partition("=")[0].endswith(".boundaries_and_scales") and argument[0] not in "+~":
+        return f"++{argument}"  # its keys are meta-steps, so any may be named
     if multirun and argument.startswith("run.dir="):
         return f"hydra.sweep.{argument.removeprefix('run.')}"  # one directory for all, with one inside for each
     return argument

@@ -14,6 +14,7 @@ from metarun import config
 from metarun.build import build
 from metarun.conf import choices, flat
 from metarun.core import ConfigError
+from metarun.overrides import translate
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -135,6 +136,21 @@ def test_a_schedule_may_stand_for_the_learning_rate(schedule):
     update = run.optimizer(run.numbers["optimizer"])
     step, _ = jax.jit(lambda x: update.update(x, update.init(x)))(jnp.array(1.0))
     np.testing.assert_allclose(step, -0.1, rtol=1e-5)  # Adam's first step is as long as the learning rate
+
+
+def test_sgd_in_steps_is_nesterovs_with_weight_decay_at_the_rates_of_its_schedule():
+    falls = translate("optimizer.learning_rate.boundaries_and_scales={2: 0.5, 3: 0.1}", multirun=False)
+    run = run_of("optimizer=sgd_steps", falls)
+    ours = run.optimizer(run.numbers["optimizer"])
+    w = velocity = np.array([1.0, -2.0])
+    velocity, state = 0 * velocity, ours.init(jnp.array(w))
+    for rate in (0.1, 0.1, 0.05, 0.005):
+        gradient = np.sin(w)
+        update, state = ours.update(jnp.array(gradient), state, jnp.array(w))
+        decayed = gradient + 5e-4 * w
+        velocity = 0.9 * velocity - rate * decayed
+        np.testing.assert_allclose(update, 0.9 * velocity - rate * decayed, rtol=1e-5)
+        w = w + np.asarray(update)
 
 
 def test_a_configuration_is_enough_to_build_the_run_again():

@@ -24,7 +24,7 @@ from metarun.learners.scratch import Scratch
 WAYS = 3
 PROTONET = ProtoNet(distance="euclidean", temperature=1.0, learn_temperature=False)
 PROTO_MAML = ProtoMAML(inner_lr=0.1, inner_steps=1, inner_optimizer="sgd", inner_loss="mean", first_order=False)
-METAOPTNET = MetaOptNet(c=0.1, iterations=50, scale=1.0)
+METAOPTNET = MetaOptNet(c=0.1, iterations=50, scale=1.0, label_smoothing=0.0)
 R2D2_ = R2D2(penalty=0.5, learn_penalty=False, scale=2.0, bias=0.1)
 CNP_ = CNP(encoder=(8, 8), decoder=(8,), min_sigma=0.1)
 # Learners whose classes have no output of their own: they stand and fall with their support examples.
@@ -229,3 +229,13 @@ def test_scratch_learns_each_task_from_a_start_of_its_own_and_nothing_between_th
     first, second = (learner.adapt(NET, {}, SUPPORT, key) for key in (one, other))
     assert np.abs(first["head"]["kernel"] - second["head"]["kernel"]).max() > 0.1
     close(first, NET.init(jax.random.split(jax.random.key(3))[0], SUPPORT.x), rtol=0, atol=0)
+
+
+def test_smoothed_labels_give_the_others_a_share():
+    """Ways 3, smoothing 0.2: 0.8 of the label to its own, 0.1 to each other; the metrics are those of whole labels."""
+    log_p = jax.nn.log_softmax(jnp.array([2.0, 0.5, -1.0]))
+    outputs, y = jnp.array([[2.0, 0.5, -1.0]]), jnp.array([1])
+    loss, metrics = losses.smoothed_cross_entropy(0.2, outputs, y)
+    np.testing.assert_allclose(loss, -(0.1 * log_p[0] + 0.8 * log_p[1] + 0.1 * log_p[2]), rtol=1e-6)
+    assert metrics == {"loss": loss, "accuracy": 0.0}
+    close(losses.smoothed_cross_entropy(0.0, outputs, y)[0], losses.cross_entropy(outputs, y)[0])

@@ -1,13 +1,16 @@
 """A support vector machine as the head, differentiable. Lee et al. 2019."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Ge, Lt
 
-from metarun import inner
+from metarun import inner, losses
 from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, Positive, PyTree, Tasks, must_classify
 
 
@@ -44,6 +47,7 @@ class MetaOptNet:
     c: Positive  # C: how much a violated margin costs
     iterations: Count  # of the dual's solver
     scale: Positive  # gamma, at the start; it is learned (equation 12)
+    label_smoothing: Annotated[float, Ge(0), Lt(1)]  # of the query labels in training
 
     def check(self, tasks: Tasks) -> None:
         must_classify(self, tasks)
@@ -64,4 +68,5 @@ class MetaOptNet:
         return jnp.exp(params["log_scale"]) * (net.features(params["body"], x) @ fast["w"])
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
-        return inner.query_grad(self, net, params, episodes, keys)
+        smoothed = partial(losses.smoothed_cross_entropy, self.label_smoothing)
+        return inner.query_grad(self, net._replace(loss=smoothed), params, episodes, keys)

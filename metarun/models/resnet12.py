@@ -1,0 +1,52 @@
+"""ResNet-12: twelve convolutions in four residual blocks, the deeper backbone of the few-shot papers."""
+
+import flax.linen as nn
+
+from metarun.core import Array, ConfigError, Count, NonNegative
+from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
+
+
+class ResNet12(nn.Module):
+    """Images x (n, height, width, channels) -> (n, n_out), or features (n, d), flattened.
+
+    Lee et al. 2019, section 4.1: 64, 160, 320 and 640 filters, without their DropBlock. Each block adds three
+    convolutions to a 1x1 one of what it is given, then rectifies and pools.
+    """
+
+    filters: tuple[Count, ...]
+    slope: NonNegative  # of the leaky ReLU, below zero
+    norm: Norm
+    n_out: int | None  # None: features, no head
+    dtype: str | None = None  # to compute in; parameters and statistics keep theirs
+
+    @property
+    def transductive(self) -> bool:
+        return self.norm == "batch"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if x.ndim != 4 or min(x.shape[1:3]) < 2 ** len(self.filters):
+            least = 2 ** len(self.filters)
+            allowed = f"takes images (n, height, width, channels) of {least} x {least} and more, not {x.shape}"
+            raise ConfigError("model", "resnet12", f"{allowed}; use model=mlp or conv4")
+        for i, filters in enumerate(self.filters):
+            shortcut = self.convolved(x, filters, 1, f"block{i}_shortcut")
+            for k in range(3):
+                x = self.convolved(x, filters, 3, f"block{i}_conv{k}")
+                x = nn.leaky_relu(x if k < 2 else x + shortcut, self.slope)
+            x = max_pool_2x2(x)
+        x = x.reshape(len(x), -1)
+        return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)
+
+    def convolved(self, x: Array, filters: int, side: int, name: str) -> Array:
+        """x (n, height, width, channels) -> (n, height, width, filters), normalised. He et al. 2015's start."""
+        x = nn.Conv(
+            filters,
+            (side, side),
+            use_bias=False,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            name=name,
+            conv_general_dilated=convolve,
+            dtype=self.dtype,
+        )(x)
+        return Normalisation(self.norm, name=f"{name}_norm")(x)
