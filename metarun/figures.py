@@ -33,7 +33,7 @@ def papers(found: dict[str, Any], name: str) -> str:
         return ""
     mean, ci95 = figures[name]
     if name.startswith("accuracy"):
-        return f"{100 * mean:.4g}{f' ± {100 * ci95:.2g}' if ci95 else ''} %"
+        return f"{100 * mean:.4g}{f' ± {100 * ci95:.4g}' if ci95 else ''} %"
     return f"{mean:g}{f' ± {ci95:g}' if ci95 else ''}"
 
 
