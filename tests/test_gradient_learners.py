@@ -98,6 +98,27 @@ def test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step()
         close(inner.join(gradient(mamlpp, params, step=step)[0]["theta"], {}), expected)
 
 
+def test_the_losses_whose_weights_have_annealed_to_nothing_are_not_computed():
+    """Two tasks, three inner steps: the query loss after each, then only after the last."""
+    counted = []
+
+    def loss(outputs, y):
+        jax.debug.callback(lambda _: counted.append(1), outputs[0, 0])
+        return NET.loss(outputs, y)
+
+    mamlpp = dataclasses.replace(MAMLPP_OFF, inner_steps=3, multi_step_loss=10)
+    params = mamlpp.init(NET, jax.random.key(1), BATCH.support.x[0])
+    net = NET._replace(loss=loss)
+    calls = []
+    for step in (9, 10):
+        jax.block_until_ready(gradient(mamlpp, params, net, step=step))
+        jax.effects_barrier()
+        calls.append(len(counted))
+        counted.clear()
+    tasks = len(BATCH.support.x)
+    assert calls[0] - calls[1] == 2 * tasks
+
+
 def test_mamlpp_begins_with_first_order_gradients():
     mamlpp = dataclasses.replace(MAMLPP_OFF, first_order_steps=5)
     params = mamlpp.init(NET, jax.random.key(1), BATCH.support.x[0])

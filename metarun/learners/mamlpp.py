@@ -90,8 +90,9 @@ class MAMLPP:
 
             def then(i: Array | int, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
                 theta, total = carry
-                if self.multi_step_loss:
-                    total += weights[i] * after(theta, i)[0]
+                if self.multi_step_loss:  # once its weights are 0, the loss is not worth its time
+                    early = step < self.multi_step_loss
+                    total += jax.lax.cond(early, lambda: weights[i] * after(theta, i)[0], lambda: jnp.zeros_like(total))
                 return move(theta, i + 1), total
 
             weights = step_weights(step, self.inner_steps, self.multi_step_loss)

@@ -58,8 +58,10 @@ def style(index: int) -> dict[str, Any]:
 
 
 def label(index: int, name: str) -> str | None:
+    if index >= NAMED:
+        return "others" if index == NAMED else None
     # matplotlib hides a label that begins with an underscore, and takes dollars for mathematics.
-    return (name.lstrip("_") or "run").replace("$", r"\$") if index < NAMED else None
+    return (name.lstrip("_") or "run").replace("$", r"\$")
 
 
 def of_each(groups: Groups, points: Callable[[SavedRun], T]) -> dict[str, list[T]]:
