@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +85,11 @@ def compose_and_run(arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's errors reach us, to be told in one line
-    for argument in arguments:
+    for before, argument in pairwise(["", *arguments]):
         group, _, choice = argument.partition("=")
-        if group in GROUPS[:-1] and choice in ("", "null"):
+        if group in GROUPS[:-1] and choice in ("", "null") and before not in ("-p", "--package"):
             fail(f"{argument}: choose one; allowed: {', '.join(choices(group))}", MISTAKE)
-    multirun = "-m" in arguments or "--multirun" in arguments
-    sys.argv[1:] = [translate(argument, multirun) for argument in arguments]
+    sys.argv[1:] = translate(arguments)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:

@@ -1,10 +1,14 @@
 """The losses of task distributions: mean over the batch, with the metrics that go with them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarun.core import Array, Metrics
+
+Loss = Callable[[Array, Array], tuple[Array, Metrics]]
 
 
 def cross_entropy(outputs: Array, y: Array) -> tuple[Array, Metrics]:
@@ -14,12 +18,17 @@ def cross_entropy(outputs: Array, y: Array) -> tuple[Array, Metrics]:
     return loss, {"loss": loss, "accuracy": accuracy}
 
 
-def smoothed_cross_entropy(smoothing: float, outputs: Array, y: Array) -> tuple[Array, Metrics]:
-    """`cross_entropy` whose target gives `smoothing` of each label to the other ways. Lee et al. 2019, section 4.1."""
-    ways = outputs.shape[-1]
-    target = jax.nn.one_hot(y, ways) * (1 - smoothing * ways / (ways - 1)) + smoothing / (ways - 1)
-    loss = optax.softmax_cross_entropy(outputs, target).mean()
-    return loss, cross_entropy(outputs, y)[1] | {"loss": loss}
+def smoothed(loss: Loss, smoothing: float) -> Loss:
+    """`loss`, a cross-entropy, with `smoothing` of each label given to the other ways. Lee et al. 2019, section 4.1."""
+
+    def smoothed_loss(outputs: Array, y: Array) -> tuple[Array, Metrics]:
+        plain, metrics = loss(outputs, y)
+        ways = outputs.shape[-1]
+        uniform = smoothing * ways / max(ways - 1, 1)  # the others' share, and as much for the label itself
+        value = (1 - uniform) * plain - uniform * jax.nn.log_softmax(outputs).mean()
+        return value, metrics | {"loss": value}
+
+    return smoothed_loss
 
 
 def squared_error(outputs: Array, y: Array) -> tuple[Array, Metrics]:

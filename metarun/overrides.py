@@ -4,16 +4,24 @@ import re
 
 from metarun.conf import GROUPS, choices, conf_dir, nearest
 
+STEPS = ".boundaries_and_scales"  # a schedule's group of meta-steps, each with a factor
 
-def translate(argument: str, multirun: bool) -> str:
-    """Spares the user two of Hydra's subtleties."""
-    if argument.startswith(("train.task.", "eval.task.", "eval.learner.")):
-        return f"++{argument}"  # what training or evaluation overrides is not in the yaml until it is named
-    if argument.partition("=")[0].endswith(".boundaries_and_scales") and argument[0] not in "+~":
-        return f"++{argument}"  # its keys are meta-steps, so any may be named
-    if multirun and argument.startswith("run.dir="):
-        return f"hydra.sweep.{argument.removeprefix('run.')}"  # one directory for all, with one inside for each
-    return argument
+
+def translate(arguments: list[str]) -> list[str]:
+    """Spares the user three of Hydra's subtleties."""
+    multirun = "-m" in arguments or "--multirun" in arguments
+    return [spared for argument in arguments for spared in spare(argument, multirun)]
+
+
+def spare(argument: str, multirun: bool) -> list[str]:
+    key, _, value = argument.partition("=")
+    if key.startswith(("train.task.", "eval.task.", "eval.learner.")):
+        return [f"++{argument}"]  # what training or evaluation overrides is not in the yaml until it is named
+    if key.endswith(STEPS) and key[0] not in "+~" and value.startswith("{"):
+        return [f"~{key}", f"+{argument}"]  # these take the place of the yaml's; Hydra would add to them
+    if multirun and key == "run.dir":
+        return [f"hydra.sweep.{argument.removeprefix('run.')}"]  # one directory for all, with one inside for each
+    return [argument]
 
 
 def explain(error: Exception, arguments: list[str]) -> str:
@@ -24,11 +32,15 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if found := re.search(r"Could not find '(\w+)/([^']+)'", message):
         group, choice = found.groups()
         return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
-    if found := re.search(r"Could not override '([^']+)'", message):
+    if found := re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", message):
         *path, key = found[1].split(".")
+        if path and f".{path[-1]}" == STEPS:
+            return f"{found[1]}: cannot be set alone; give all of them: {'.'.join(path)}={{{key}: 0.5}}"
         if found[1] in GROUPS:
             return no_such_choice(arguments)
         return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"
+    if found := re.match(r"Error merging override (.+)", message):
+        return f"{found[1]}: cannot stand there; `metarun --cfg job` shows what does"
     if message.startswith("Config group override must be"):  # a choice that reads as a number
         return no_such_choice(arguments)
     if isinstance(error, OverrideParseException):

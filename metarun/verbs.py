@@ -22,7 +22,7 @@ def bench(arguments: list[str]) -> None:
             fail("--trace: names no directory; give one: metarun bench --trace DIR", MISTAKE)
         trace = Path(arguments[at + 1])
         arguments = arguments[:at] + arguments[at + 2 :]
-    overrides = [translate(argument, multirun=False) for argument in arguments]
+    overrides = translate(arguments)
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("config", overrides=["run.dir=null", f"run.name={' '.join(arguments)!r}", *overrides])

@@ -37,7 +37,7 @@ def known_to_xla(flags: dict[str, str]) -> str:
     found = []
     for library in (Path(find_spec("jaxlib").origin).parent).glob("*jax_common*"):
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found += [f"--{name}={value}" for name, value in flags.items() if content.find(name.encode()) >= 0]
+            found += [f"--{name}={value}" for name, value in flags.items() if content.find(f"\0{name}\0".encode()) >= 0]
     return " ".join(found)
 
 

@@ -76,6 +76,8 @@ def test_cfg_prints_the_configuration(tmp_path):
     values = yaml.safe_load(metarun("learner=fomaml", "--cfg", "job", cwd=tmp_path).stdout)
     assert values["learner"]["first_order"] is True
     assert values["train"]["steps"] == 3000
+    of_a_group = metarun("learner=fomaml", "--cfg", "job", "--package", "learner", cwd=tmp_path).stdout
+    assert yaml.safe_load(of_a_group) == values["learner"] | {"inner_lr": "${suggested.inner_lr}"}
     assert list(tmp_path.iterdir()) == []
 
 

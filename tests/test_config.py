@@ -139,8 +139,9 @@ def test_a_schedule_may_stand_for_the_learning_rate(schedule):
 
 
 def test_sgd_in_steps_is_nesterovs_with_weight_decay_at_the_rates_of_its_schedule():
-    falls = translate("optimizer.learning_rate.boundaries_and_scales={2: 0.5, 3: 0.1}", multirun=False)
-    run = run_of("optimizer=sgd_steps", falls)
+    falls = translate(["optimizer.learning_rate.boundaries_and_scales={2: 0.5, 3: 0.1}"])
+    run = run_of("optimizer=sgd_steps", *falls)
+    assert run.config["optimizer"]["learning_rate"]["boundaries_and_scales"] == {2: 0.5, 3: 0.1}  # the yaml's are gone
     ours = run.optimizer(run.numbers["optimizer"])
     w = velocity = np.array([1.0, -2.0])
     velocity, state = 0 * velocity, ours.init(jnp.array(w))

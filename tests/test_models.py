@@ -10,6 +10,7 @@ from metarun.models import layers
 from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
 from metarun.models.layers import Normalisation, convolve, max_pool_2x2
+from metarun.models.resnet12 import ResNet12
 
 
 def reference(x, kernel, strides, padding):
@@ -113,3 +114,21 @@ def test_the_papers_variants_have_their_papers_sizes():
     wide = Conv4Wide((96, 192, 384, 512), 0.1, "batch", 5)
     assert head(wide, (84, 84, 3)) == (31104 + 41472, 5)
     assert head(wide, (28, 28, 1)) == (1536 + 2048, 5)
+    resnet = ResNet12((64, 160, 320, 640), 0.1, "batch", None)
+    features, params = jax.eval_shape(resnet.init_with_output, jax.random.key(0), jnp.zeros((2, 84, 84, 3)))
+    assert features.shape == (2, 640 * 5 * 5)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 12_424_320
+
+
+def test_a_residual_block_adds_what_it_convolves_to_what_it_was_given():
+    """Its last norm turned off, a block is the pooled, rectified shortcut."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    resnet = ResNet12((5,), 0.1, "batch", None)
+    params = jax.jit(resnet.init)(jax.random.key(1), x)["params"]
+    params["block0_conv2_norm"]["scale"] = jnp.zeros(5)
+    shortcut = np.asarray(x) @ np.asarray(params["block0_shortcut"]["kernel"][0, 0])
+    shortcut = (shortcut - shortcut.mean((0, 1, 2))) / np.sqrt(shortcut.var((0, 1, 2)) + 1e-3)
+    rectified = np.where(shortcut > 0, shortcut, 0.1 * shortcut)
+    pooled = rectified.reshape(2, 2, 2, 2, 2, 5).max((2, 4))
+    outputs = jax.jit(resnet.apply)({"params": params}, x)
+    np.testing.assert_allclose(outputs, pooled.reshape(2, -1), rtol=1e-4, atol=1e-5)

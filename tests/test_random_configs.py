@@ -35,7 +35,13 @@ SMALL = {
     "eval.inductive": "false",
     "logger": "none",
 }
-SMALL_MODEL = {"mlp": {"model.hidden": "[4]"}, "conv4": {"model.filters": "4"}, "conv4_maxpool": {"model.filters": "4"}}
+SMALL_MODEL = {
+    "mlp": {"model.hidden": "[4]"},
+    "conv4": {"model.filters": "4"},
+    "conv4_maxpool": {"model.filters": "4"},
+    "conv4_wide": {"model.filters": "[4,4,4,4]"},
+    "resnet12": {"model.filters": "[4,4]"},
+}
 
 # What compiles quickly comes more often: most of the time goes into that.
 WITH_DATA = {"omniglot": bool(data_dir()), "miniimagenet": False}

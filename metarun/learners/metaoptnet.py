@@ -1,7 +1,6 @@
 """A support vector machine as the head, differentiable. Lee et al. 2019."""
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def svm(gram: Array, onehot: Array, c: float, iterations: int) -> Array:
     for _ in range(iterations):
         t.append((1 + (1 + 4 * t[-1] ** 2) ** 0.5) / 2)
     momenta = jnp.array([(now - 1) / later for now, later in pairwise(t)])
-    start = jnp.full_like(onehot, c / onehot.shape[1])
+    start = c * onehot  # alpha = 0: from the middle of the simplex, features with a large mean are far from solved
     (beta, _), _ = jax.lax.scan(iterate, (start, start), momenta)
     return c * onehot - beta
 
@@ -68,5 +67,5 @@ class MetaOptNet:
         return jnp.exp(params["log_scale"]) * (net.features(params["body"], x) @ fast["w"])
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
-        smoothed = partial(losses.smoothed_cross_entropy, self.label_smoothing)
-        return inner.query_grad(self, net._replace(loss=smoothed), params, episodes, keys)
+        smoothed = net._replace(loss=losses.smoothed(net.loss, self.label_smoothing))
+        return inner.query_grad(self, smoothed, params, episodes, keys)

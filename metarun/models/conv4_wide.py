@@ -27,11 +27,8 @@ class Conv4Wide(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         if x.ndim != 4 or min(x.shape[1:3]) < 16:
-            raise ConfigError(
-                "model",
-                "conv4_wide",
-                f"takes images (n, height, width, channels) of 16 x 16 and more, not {x.shape}; use model=mlp or conv4",
-            )
+            allowed = f"takes images (n, height, width, channels) of 16 x 16 and more, not {x.shape}"
+            raise ConfigError("model", "conv4_wide", f"{allowed}; use model={'conv4' if x.ndim == 4 else 'mlp'}")
         scales = []
         for i, filters in enumerate(self.filters):
             x = nn.Conv(filters, (3, 3), name=f"conv{i}", conv_general_dilated=convolve, dtype=self.dtype)(x)

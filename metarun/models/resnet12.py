@@ -9,7 +9,7 @@ from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
 class ResNet12(nn.Module):
     """Images x (n, height, width, channels) -> (n, n_out), or features (n, d), flattened.
 
-    Lee et al. 2019, section 4.1: 64, 160, 320 and 640 filters, without their DropBlock. Each block adds three
+    Lee et al. 2019, section 4.1: 64, 160, 320 and 640 filters, without their dropout and DropBlock. Each block adds three
     convolutions to a 1x1 one of what it is given, then rectifies and pools.
     """
 
@@ -28,7 +28,7 @@ class ResNet12(nn.Module):
         if x.ndim != 4 or min(x.shape[1:3]) < 2 ** len(self.filters):
             least = 2 ** len(self.filters)
             allowed = f"takes images (n, height, width, channels) of {least} x {least} and more, not {x.shape}"
-            raise ConfigError("model", "resnet12", f"{allowed}; use model=mlp or conv4")
+            raise ConfigError("model", "resnet12", f"{allowed}; use model={'conv4' if x.ndim == 4 else 'mlp'}")
         for i, filters in enumerate(self.filters):
             shortcut = self.convolved(x, filters, 1, f"block{i}_shortcut")
             for k in range(3):
