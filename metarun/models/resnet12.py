@@ -9,8 +9,8 @@ from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
 class ResNet12(nn.Module):
     """Images x (n, height, width, channels) -> (n, n_out), or features (n, d), flattened.
 
-    Lee et al. 2019, section 4.1: 64, 160, 320 and 640 filters, without their dropout and DropBlock. Each block adds three
-    convolutions to a 1x1 one of what it is given, then rectifies and pools.
+    Lee et al. 2019, section 4.1: 64, 160, 320 and 640 filters, without their dropout and DropBlock. Each block
+    adds three convolutions to a 1x1 one of what it is given, then rectifies and pools.
     """
 
     filters: tuple[Count, ...]
