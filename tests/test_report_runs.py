@@ -109,6 +109,11 @@ def test_a_sweeps_experiments_are_named_by_what_sets_them_apart(two_runs, tmp_pa
     assert {name: len(members) for name, members in found.items()} == expected
 
 
+def test_the_summary_tells_first_order_maml_from_maml(two_runs, tmp_path):
+    found = copies(two_runs / "blobs", tmp_path, MAML, MAML | {"learner.first_order": True})
+    assert [tables.summary_row(run)[2].text for run in found] == ["maml", "maml, first order"]
+
+
 def test_over_seeds_each_seed_counts_once_and_runs_without_settings_stand_alone(two_runs, tmp_path):
     found = copies(two_runs / "sinusoid", tmp_path / "sweep", {"train.seed": 0}, {"train.seed": 0}, {"train.seed": 1})
     changed(tmp_path / "sweep" / "1" / "results.json", lambda c: c["test"]["mse"].pop("ci95"))

@@ -55,10 +55,11 @@ def summary_row(run: SavedRun) -> list[Cell]:
     )
     asked, speed = run.config.get("train.steps"), found.get("speed", {})
     steps = f"{run.steps:,} of {asked:,}" if isinstance(asked, int) else f"{run.steps:,}"
+    first_order = ", first order" if run.config.get("learner.first_order") is True else ""
     return [
         text(run.name),
         text(run.status),
-        text(short(run.config.get("learner._target_"))),
+        text(short(run.config.get("learner._target_")) + first_order),
         text(short(run.config.get("task._target_"))),
         value(run.config.get("train.seed")),
         text(metric),
