@@ -1,12 +1,14 @@
 """Runs presets, in whole or part, and writes docs/results.md: `python scripts/reproduce.py [PRESET...] --budget 0.1`.
 
 Without names, every preset that has a paper's figure. What is finished is skipped, what was stopped goes on: give the
-same command again. `--table-only` writes the page from what there is in `--dir`. `--time` runs none, and measures with
-`metarun bench` how long those that have not run would take.
+same command again. `--table-only` writes the page from what there is in `--dir`; a row whose run is no longer there, or
+is shorter there, stays as it is. `--time` runs none, and measures with `metarun bench` how long those that have not run
+would take.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,11 +61,11 @@ def timed(name: str, directory: Path) -> None:
     file.write_text(done.stdout)
 
 
-def in_full(name: str, values: dict[str, Any], directory: Path) -> str:
-    """How long all meta-steps of a preset would take, from its bench.json."""
+def in_full(name: str, values: dict[str, Any], directory: Path) -> str | None:
+    """How long all meta-steps of a preset would take, from its bench.json; None where that is not measured."""
     file = directory / name / "bench.json"
     if not file.exists():
-        return "not measured"
+        return None
     found = json.loads(file.read_text())
     hours = values["train"]["steps"] / found["meta_steps_per_s"] / 3600
     long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
@@ -129,21 +131,41 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
     return [f"- {source}: {', '.join(names)}" for source, names in lines.items()]
 
 
-def page(directory: Path) -> str:
-    every = presets()
-    found = {name: longest(name, directory) for name in every}
+def on_page(text: str) -> dict[str, list[str]]:
+    """A page's rows of each preset: of its runs, or the one that says that it has not run."""
+    lines: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if found := re.match(r"\| `metarun experiment=(\w+)", line):
+            lines.setdefault(found[1], []).append(line)
+    return lines
+
+
+def steps_done(lines: list[str]) -> int:
+    cells = lines[0].split(" | ") if lines else []
+    return int(cells[5].split()[0].replace(",", "")) if len(cells) == 8 else 0  # a row of four has not run
+
+
+def page(directory: Path, before: str) -> str:
+    """The tables: of the runs in `directory`, and of those that the page has from `before`."""
+    every, kept = presets(), on_page(before)
+    runs, waiting = [], []
+    for name, values in every.items():
+        found, old = longest(name, directory), kept.get(name, [])
+        new = rows(name, values, found) if found else []
+        longer = new if steps_done(new) >= steps_done(old) else old
+        if longer:
+            runs += longer
+        else:
+            figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
+            was = old[0].rstrip(" |").split(" | ")[3] if old else "not measured"
+            steps, long = f"{values['train']['steps']:,}", in_full(name, values, directory) or was
+            waiting.append(f"| `metarun experiment={name}` | {figures} | {steps} | {long} |")
     lines = table(
         "command", "paper", "ours, 95 % interval over tasks", "std over seeds", "protocol", "meta-steps", "minutes",
         "device, commit, date",
     )  # fmt: skip
-    for name, values in every.items():
-        lines += rows(name, values, found[name]) if found[name] else []
-    lines += ["", "Not run yet:", "", *table("command", "paper", "meta-steps", "in full, validation and test left out")]
-    for name, values in every.items():
-        if not found[name]:
-            figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
-            steps, long = f"{values['train']['steps']:,}", in_full(name, values, directory)
-            lines.append(f"| `metarun experiment={name}` | {figures} | {steps} | {long} |")
+    lines += [*runs, "", "Not run yet:", ""]
+    lines += [*table("command", "paper", "meta-steps", "in full, validation and test left out"), *waiting]
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
 
 
@@ -153,7 +175,8 @@ def table(*columns: str) -> list[str]:
 
 def write(directory: Path) -> None:
     before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{page(directory)}\n{END}{rest.split(END)[1]}")
+    tables, after = rest.split(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{page(directory, tables)}\n{END}{after}")
 
 
 def main() -> None:

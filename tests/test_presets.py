@@ -94,6 +94,17 @@ def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path,
     assert reproduce("maml_sinusoid_10s", "--budget", "0.0001", "--seeds", "0,1", *quick) == text
     assert capfd.readouterr().out == ""  # finished: nothing is run again
 
+    shorter = json.loads(files[0].read_text())
+    shorter["training"]["steps"] = 6
+    for file in files:
+        file.unlink()
+    assert reproduce("--table-only") == text  # rows outlive the files of their runs,
+    files[0].write_text(json.dumps(shorter))
+    assert reproduce("--table-only") == text  # and shorter runs
+    shorter["training"]["steps"] = 7
+    files[0].write_text(json.dumps(shorter))
+    assert "| 1 seed |" in reproduce("--table-only")  # but not one of as many meta-steps
+
 
 def test_a_name_that_is_no_preset_is_refused(reproduce, capsys):
     with pytest.raises(SystemExit):
