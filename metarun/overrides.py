@@ -4,8 +4,6 @@ import re
 
 from metarun.conf import GROUPS, choices, conf_dir, nearest
 
-STEPS = ".boundaries_and_scales"  # a schedule's group of meta-steps, each with a factor
-
 
 def translate(arguments: list[str]) -> list[str]:
     """Spares the user three of Hydra's subtleties."""
@@ -17,8 +15,8 @@ def spare(argument: str, multirun: bool) -> list[str]:
     key, _, value = argument.partition("=")
     if key.startswith(("train.task.", "eval.task.", "eval.learner.")):
         return [f"++{argument}"]  # what training or evaluation overrides is not in the yaml until it is named
-    if key.endswith(STEPS) and key[0] not in "+~" and value.startswith("{"):
-        return [f"~{key}", f"+{argument}"]  # these take the place of the yaml's; Hydra would add to them
+    if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
+        return [f"~{key}", f"+{argument}"]  # it takes the place of the yaml's; Hydra would add to that
     if multirun and key == "run.dir":
         return [f"hydra.sweep.{argument.removeprefix('run.')}"]  # one directory for all, with one inside for each
     return [argument]
@@ -34,8 +32,6 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
     if found := re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", message):
         *path, key = found[1].split(".")
-        if path and f".{path[-1]}" == STEPS:
-            return f"{found[1]}: cannot be set alone; give all of them: {'.'.join(path)}={{{key}: 0.5}}"
         if found[1] in GROUPS:
             return no_such_choice(arguments)
         return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"

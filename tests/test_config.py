@@ -132,7 +132,7 @@ def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch, 
     ],
 )
 def test_a_schedule_may_stand_for_the_learning_rate(schedule):
-    run = run_of(f"optimizer.learning_rate={schedule}")
+    run = run_of("optimizer=adam_cosine", *translate([f"optimizer.learning_rate={schedule}"]))
     update = run.optimizer(run.numbers["optimizer"])
     step, _ = jax.jit(lambda x: update.update(x, update.init(x)))(jnp.array(1.0))
     np.testing.assert_allclose(step, -0.1, rtol=1e-5)  # Adam's first step is as long as the learning rate

@@ -5,8 +5,8 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from metarun.core import Array, ConfigError, Count
-from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
+from metarun.core import Array, Count
+from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2, must_be_images
 
 
 class Conv4(nn.Module):
@@ -28,10 +28,7 @@ class Conv4(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if x.ndim != 4:
-            raise ConfigError(
-                "model", "conv4", f"takes images (n, height, width, channels), not {x.shape}; use model=mlp"
-            )
+        must_be_images("conv4", x)
         pool = self.downsample == "max_pool"
         for i in range(4):
             x = nn.Conv(

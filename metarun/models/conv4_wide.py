@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from metarun.core import Array, ConfigError, Count, NonNegative
-from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
+from metarun.core import Array, Count, NonNegative
+from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2, must_be_images
 
 
 class Conv4Wide(nn.Module):
@@ -26,9 +26,7 @@ class Conv4Wide(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if x.ndim != 4 or min(x.shape[1:3]) < 16:
-            allowed = f"takes images (n, height, width, channels) of 16 x 16 and more, not {x.shape}"
-            raise ConfigError("model", "conv4_wide", f"{allowed}; use model={'conv4' if x.ndim == 4 else 'mlp'}")
+        must_be_images("conv4_wide", x, least=16)
         scales = []
         for i, filters in enumerate(self.filters):
             x = nn.Conv(filters, (3, 3), name=f"conv{i}", conv_general_dilated=convolve, dtype=self.dtype)(x)

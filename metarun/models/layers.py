@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarun.core import Array
+from metarun.core import Array, ConfigError
 
 BLOCK_BYTES = 2**20  # of patches and features, per task
 
@@ -68,6 +68,17 @@ def max_pool_2x2(x: Array, stride: Literal[1, 2] = 2) -> Array:
     pairs = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
     rows = jnp.maximum(pairs[:, :, 0], pairs[:, :, 1])
     return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+
+
+def must_be_images(model: str, x: Array, least: int = 1) -> None:
+    """Raises ConfigError unless x is (n, height, width, channels), of `least` pixels or more each way."""
+    if x.ndim == 4 and min(x.shape[1:3]) >= least:
+        return
+    large = f" of {least} x {least} and more" if least > 1 else ""
+    use = "conv4" if x.ndim == 4 else "mlp"
+    raise ConfigError(
+        "model", model, f"takes images (n, height, width, channels){large}, not {x.shape}; use model={use}"
+    )
 
 
 class Normalisation(nn.Module):

@@ -2,8 +2,8 @@
 
 import flax.linen as nn
 
-from metarun.core import Array, ConfigError, Count, NonNegative
-from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2
+from metarun.core import Array, Count, NonNegative
+from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2, must_be_images
 
 
 class ResNet12(nn.Module):
@@ -25,10 +25,7 @@ class ResNet12(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if x.ndim != 4 or min(x.shape[1:3]) < 2 ** len(self.filters):
-            least = 2 ** len(self.filters)
-            allowed = f"takes images (n, height, width, channels) of {least} x {least} and more, not {x.shape}"
-            raise ConfigError("model", "resnet12", f"{allowed}; use model={'conv4' if x.ndim == 4 else 'mlp'}")
+        must_be_images("resnet12", x, least=2 ** len(self.filters))
         for i, filters in enumerate(self.filters):
             shortcut = self.convolved(x, filters, 1, f"block{i}_shortcut")
             for k in range(3):
