@@ -1,5 +1,6 @@
 """Figures of finished runs, read from their results.json: found by name, and put into words."""
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -16,7 +17,7 @@ def commit_in_words(commit: dict[str, Any] | None) -> str:
     return f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
 
 
-def show(name: str, figure: dict[str, float]) -> str:
+def show(name: str, figure: Mapping[str, float | None]) -> str:
     """`93.42 ± 0.61 %` for an accuracy, `0.3512 ± 0.0131` for a loss: the mean with its 95% interval, if it has one."""
     mean, ci95 = figure["mean"], figure.get("ci95")
     if mean is None:  # what is no number is null in results.json

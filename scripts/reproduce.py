@@ -1,27 +1,32 @@
 """Runs presets, in whole or part, and writes docs/results.md: `python scripts/reproduce.py [PRESET...] --budget 0.1`.
 
 Without names, every preset that has a paper's figure. What is finished is skipped, what was stopped goes on: give the
-same command again. `--table-only` writes the page from what there is in `--dir`; a row whose run is no longer there, or
-is shorter there, stays as it is. `--time` runs none, and measures with `metarun bench` how long those that have not run
+same command again. The figures are kept in docs/results.json, beside the page, and outlive the runs' directories.
+`--table-only` runs none. `--time` runs none either, and measures with `metarun bench` how long those that have not run
 would take.
 """
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 import yaml
 
 from metarun.conf import choices, conf_dir
+from metarun.exits import FAILED
 from metarun.figures import commit_in_words, figure_of, papers, show
+from metarun.log import read_rows, write_atomically
+
+Record = dict[str, Any]  # of one run: what its rows are made from
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+MEMORY = "results.json"  # beside the page
 BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 
@@ -34,86 +39,169 @@ def presets() -> dict[str, dict[str, Any]]:
     return {name: values for name, values in found.items() if values.get("paper")}
 
 
-def run(name: str, steps: int, seed: int, directory: Path, more: list[str]) -> None:
-    """One run by the command line, unless it is finished; its lines go to a file beside its directory."""
-    folder = directory / name / f"{steps}-{seed}"
+def run(name: str, steps: int, seed: int, directory: Path, settings: list[str]) -> int:
+    """One run by the command line, unless it is finished; its lines go to a file beside its directory. Its exit code.
+
+    The directory is named by what is not the preset's own: steps, seed, settings.
+    """
+    said = [quote("\n".join(settings), safe="")] if settings else []
+    folder = directory / name / "-".join([str(steps), str(seed), *said])
     if (folder / "results.json").exists():
-        return
-    settings = [f"experiment={name}", f"train.steps={steps}", f"train.seed={seed}", "logger=none", *more]
-    command = [*METARUN, *([] if (folder / "config.yaml").exists() else settings), f"run.dir={folder}"]
+        return 0
+    given = [f"experiment={name}", f"train.steps={steps}", f"train.seed={seed}", "logger=none", *settings]
+    command = [*METARUN, *([] if (folder / "config.yaml").exists() else given), f"run.dir={folder}"]
     print("metarun", *command[4:], flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".log").open("a") as log:
+    lines, failed = beside(folder, ".log"), beside(folder, ".failed")
+    with lines.open("a") as log:
         code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode
+    failed.unlink(missing_ok=True)
     if code:
-        print(f"{name}: exit code {code}; {folder.with_suffix('.log')} has its lines", flush=True)
+        print(f"{name}: exit code {code}; {lines} has its lines", flush=True)
+    if code == FAILED:  # what was stopped goes on another time, and a mistake is no result
+        write_atomically(failed, lines.read_text(errors="replace").strip().splitlines()[-1])
+    return code
 
 
-def timed(name: str, directory: Path) -> None:
-    """Keeps what `metarun bench` says of a preset on this machine, unless it has been asked already."""
+def beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}{suffix}")
+
+
+def timed(name: str, directory: Path) -> int:
+    """Keeps what `metarun bench` says of a preset on this machine, unless it has been asked already. Its exit code."""
     file = directory / name / "bench.json"
     if file.exists():
-        return
+        return 0
     print("metarun bench", f"experiment={name}", flush=True)
     words = ["bench", f"experiment={name}", "train.steps=1"]  # a run that short does not search for the best task_chunk
-    done = subprocess.run([*METARUN, *words], stdout=subprocess.PIPE, text=True, check=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(done.stdout)
+    done = subprocess.run([*METARUN, *words], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, done.stdout)
+    return done.returncode
 
 
-def in_full(name: str, values: dict[str, Any], directory: Path) -> str | None:
-    """How long all meta-steps of a preset would take, from its bench.json; None where that is not measured."""
-    file = directory / name / "bench.json"
-    if not file.exists():
-        return None
-    found = json.loads(file.read_text())
-    hours = values["train"]["steps"] / found["meta_steps_per_s"] / 3600
-    long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
-    return f"{long} at {found['meta_steps_per_s']:.2g} meta-steps/s, {found['devices']} {found['device'].split()[0]}"
+def records(name: str, directory: Path) -> list[Record]:
+    """A preset's finished runs in `directory`, and those that ended in an error."""
+    found = []
+    for folder in sorted(path for path in (directory / name).glob("*") if path.is_dir()):
+        steps, seed, *said = folder.name.split("-", 2)
+        key = {"preset": name, "steps": int(steps), "seed": int(seed), "settings": unquote("".join(said)).splitlines()}
+        if (folder / "results.json").exists():
+            try:
+                found.append(key | the_rows_part(json.loads((folder / "results.json").read_text())))
+            except (ValueError, KeyError, TypeError) as error:
+                print(f"{folder}/results.json: left out, it cannot be read ({error!r})", file=sys.stderr)
+        elif beside(folder, ".failed").exists():
+            rows = read_rows(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+            done = rows[-1]["step"] if rows else 0
+            found.append(key | {"failed": beside(folder, ".failed").read_text(), "done": done})
+    return found
 
 
-def longest(name: str, directory: Path) -> list[dict[str, Any]]:
-    """The results of a preset's finished runs with the most meta-steps, one for each seed."""
-    found = [json.loads(path.read_text()) for path in sorted((directory / name).glob("*/results.json"))]
-    most = max((results["training"]["steps"] for results in found), default=0)
-    return [results for results in found if results["training"]["steps"] == most]
+def the_rows_part(found: dict[str, Any]) -> Record:
+    """Of a results.json, what the page's rows say."""
+    split, how = found["protocol"]["split"], found["protocol"]
+    return {
+        split: found[split],
+        f"{split}_by_inner_steps": found[f"{split}_by_inner_steps"],
+        "protocol": {key: how[key] for key in ("split", "episodes", "task", "learner", "transductive")},
+        "state": found["state"]["state"],
+        "minutes": found["speed"]["minutes"],
+        "machine": {key: found["machine"][key] for key in ("devices", "device")},
+        "commit": found["commit"],
+        "date": found["date"][:10],
+    }
 
 
-def protocol(found: dict[str, Any]) -> str:
+def remembered(directory: Path) -> dict[str, Any]:
+    """What is known of runs and times: that of before, and over it what is in `directory`. It is kept."""
+    memory = PAGE.with_name(MEMORY)
+    before = json.loads(memory.read_text()) if memory.exists() else {"runs": [], "times": {}}
+    every = [*before["runs"], *(record for name in presets() for record in records(name, directory))]
+    runs = {tuple(str(record[key]) for key in ("preset", "steps", "seed", "settings")): record for record in every}
+    times = {file.parent.name: json.loads(file.read_text()) for file in directory.glob("*/bench.json")}
+    kept = {
+        "runs": [runs[key] for key in sorted(runs)],
+        "times": before["times"]
+        | {name: {key: t[key] for key in ("meta_steps_per_s", "devices", "device")} for name, t in times.items()},
+    }
+    # A run to a line, so that a commit shows which are new.
+    lines = ",\n".join(json.dumps(record, sort_keys=True) for record in kept["runs"])
+    write_atomically(memory, f'{{"times": {json.dumps(kept["times"], sort_keys=True)},\n"runs": [\n{lines}\n]}}\n')
+    return kept
+
+
+def longest(runs: list[Record]) -> list[Record]:
+    """Of a preset's finished runs those with the most meta-steps, and the fewest settings of their own; one a seed."""
+    finished = [record for record in runs if "failed" not in record]
+    if not finished:
+        return []
+    best = max(finished, key=lambda record: (record["steps"], -len(record["settings"])))
+    alike = [record for record in finished if all(record[key] == best[key] for key in ("steps", "settings"))]
+    return list({record["seed"]: record for record in alike}.values())
+
+
+def protocol(found: Record, metric: str) -> str:
     """How the figure was taken, in a few words."""
     how = found["protocol"]
     task, learner = how["task"], how["learner"]
+    steps = metric.partition("_after_")[2] or learner.get("inner_steps")
     words = [f"{how['episodes']:,} tasks"]
     words += [f"{task[key]} {key}" for key in ("ways", "shots", "queries") if key in task]
-    words += [f"{learner['inner_steps']} inner steps"] if "inner_steps" in learner else []
+    words += [f"{steps} inner steps"] if steps else []
     words += [f"split {task['split']}"] if "split" in task else []
     words += ["transductive"] if how["transductive"] else []
-    return ", ".join([*words, f"{found['state']['state']} state"])
+    return ", ".join([*words, f"{found['state']} state"]) + (" (each query alone)" if "inductive" in metric else "")
 
 
-def rows(name: str, values: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
-    """A preset's rows: one for each of the paper's figures, over the seeds of its longest runs."""
-    asked, first = values["train"]["steps"], found[0]
-    done, machine, commit = first["training"]["steps"], first["machine"], first["commit"]
-    command = f"metarun experiment={name}{'' if done == asked else f' train.steps={done}'}"
+def command(record: Record, asked: int) -> str:
+    """What was typed, the seed left out."""
+    steps = [] if record["steps"] == asked else [f"train.steps={record['steps']}"]
+    words = ["metarun", f"experiment={record['preset']}", *steps, *record["settings"]]
+    return f"`{' '.join(words)}`"
+
+
+def share(done: int, asked: int) -> str:
+    return f"{done:,} of {asked:,}" + ("" if done == asked else f" ({100 * done / asked:.3g} %)")
+
+
+def rows(values: dict[str, Any], runs: list[Record]) -> list[str]:
+    """A preset's rows: one for each of the paper's figures, over the seeds of `runs`."""
+    asked, first = values["train"]["steps"], runs[0]
+    made = [
+        f"{run['machine']['devices']} {run['machine']['device']}, {commit_in_words(run['commit'])}, {run['date']}"
+        for run in runs
+    ]
     lines = []
     for metric in values["paper"]["figures"]:
-        ours = [figure for results in found if (figure := figure_of(results, metric)) is not None]
-        whole = {key: float(np.mean([figure[key] for figure in ours])) for key in ("mean", "ci95")}
-        scale = 100 if metric.startswith("accuracy") else 1
-        std = f"{scale * np.std([o['mean'] for o in ours], ddof=1):.2g} over {len(ours)}" if len(ours) > 1 else "1 seed"
+        figures = [figure for run in runs if (figure := figure_of(run, metric)) is not None]
         cells = (
-            f"`{command}`",
+            command(first, asked),
             papers(values, metric) + in_words(metric),
-            f"**{show(metric, whole)}**",
-            std,
-            protocol(first) + (" (each query alone)" if metric.endswith("inductive") else ""),
-            f"{done:,} of {asked:,}" + ("" if done == asked else f" ({100 * done / asked:.2g} %)"),
-            f"{np.mean([results['speed']['minutes'] for results in found]):.1f}",
-            f"{machine['devices']} {machine['device']}, {commit_in_words(commit)}, {first['date'][:10]}",
+            f"**{show(metric, over_seeds(figures))}**" if figures else "not measured",
+            spread(metric, figures),
+            protocol(first, metric),
+            share(first["steps"], asked),
+            f"{np.mean([run['minutes'] for run in runs]):.1f}",
+            "; ".join(dict.fromkeys(made)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def over_seeds(figures: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean over seeds of the mean and of the interval over tasks; None where a seed's is not a number."""
+    every = {key: [figure.get(key) for figure in figures] for key in ("mean", "ci95")}
+    return {key: None if None in values else float(np.mean(np.array(values, float))) for key, values in every.items()}
+
+
+def spread(metric: str, figures: list[dict[str, Any]]) -> str:
+    """The standard deviation of the figure over seeds."""
+    means = [figure["mean"] for figure in figures if figure["mean"] is not None]
+    if len(means) < 2:
+        return f"{len(means)} seed"
+    return f"{(100 if metric.startswith('accuracy') else 1) * np.std(means, ddof=1):.2g} over {len(means)}"
 
 
 def in_words(metric: str) -> str:
@@ -131,42 +219,39 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
     return [f"- {source}: {', '.join(names)}" for source, names in lines.items()]
 
 
-def on_page(text: str) -> dict[str, list[str]]:
-    """A page's rows of each preset: of its runs, or the one that says that it has not run."""
-    lines: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if found := re.match(r"\| `metarun experiment=(\w+)", line):
-            lines.setdefault(found[1], []).append(line)
-    return lines
-
-
-def steps_done(lines: list[str]) -> int:
-    cells = lines[0].split(" | ") if lines else []
-    return int(cells[5].split()[0].replace(",", "")) if len(cells) == 8 else 0  # a row of four has not run
-
-
-def page(directory: Path, before: str) -> str:
-    """The tables: of the runs in `directory`, and of those that the page has from `before`."""
-    every, kept = presets(), on_page(before)
-    runs, waiting = [], []
-    for name, values in every.items():
-        found, old = longest(name, directory), kept.get(name, [])
-        new = rows(name, values, found) if found else []
-        longer = new if steps_done(new) >= steps_done(old) else old
-        if longer:
-            runs += longer
-        else:
-            figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
-            was = old[0].rstrip(" |").split(" | ")[3] if old else "not measured"
-            steps, long = f"{values['train']['steps']:,}", in_full(name, values, directory) or was
-            waiting.append(f"| `metarun experiment={name}` | {figures} | {steps} | {long} |")
+def page(directory: Path) -> str:
+    every, known = presets(), remembered(directory)
+    of_preset = {name: [record for record in known["runs"] if record["preset"] == name] for name in every}
     lines = table(
         "command", "paper", "ours, 95 % interval over tasks", "std over seeds", "protocol", "meta-steps", "minutes",
         "device, commit, date",
     )  # fmt: skip
-    lines += [*runs, "", "Not run yet:", ""]
-    lines += [*table("command", "paper", "meta-steps", "in full, validation and test left out"), *waiting]
+    for name, values in every.items():
+        found = longest(of_preset[name])
+        lines += rows(values, found) if found else []
+    failed = [record for runs in of_preset.values() for record in runs if "failed" in record]
+    if failed:
+        lines += ["", "Ended in an error:", "", *table("command", "seed", "meta-steps", "what it said")]
+    for record in failed:
+        asked, said = every[record["preset"]]["train"]["steps"], record["failed"].replace("|", "\\|")
+        lines.append(f"| {command(record, asked)} | {record['seed']} | {share(record['done'], asked)} | {said} |")
+    lines += ["", "Not run yet:", "", *table("command", "paper", "meta-steps", "in full, validation and test left out")]
+    for name, values in every.items():
+        if not of_preset[name]:
+            figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
+            asked = values["train"]["steps"]
+            lines.append(f"| `metarun experiment={name}` | {figures} | {asked:,} | {in_full(asked, known, name)} |")
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
+
+
+def in_full(steps: int, known: dict[str, Any], name: str) -> str:
+    """How long all meta-steps of a preset would take."""
+    if name not in known["times"]:
+        return "not measured"
+    found = known["times"][name]
+    hours = steps / found["meta_steps_per_s"] / 3600
+    long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return f"{long} at {found['meta_steps_per_s']:.2g} meta-steps/s, {found['devices']} {found['device'].split()[0]}"
 
 
 def table(*columns: str) -> list[str]:
@@ -175,44 +260,71 @@ def table(*columns: str) -> list[str]:
 
 def write(directory: Path) -> None:
     before, rest = PAGE.read_text().split(BEGIN)
-    tables, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{page(directory, tables)}\n{END}{after}")
+    write_atomically(PAGE, f"{before}{BEGIN}\n{page(directory)}\n{END}{rest.split(END)[1]}")
 
 
-def main() -> None:
+def share_of_budget(text: str) -> float:
+    if not 0 < (share := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: more than 0 and at most 1")
+    return share
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", help="all by default")
-    parser.add_argument("--budget", type=float, default=1.0, help="the share of the paper's meta-steps to run")
-    parser.add_argument("--seeds", default="0", help="e.g. 0,1,2")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument(
+        "--budget", type=share_of_budget, default=1.0, help="the share of the paper's meta-steps to run"
+    )
+    parser.add_argument("--seeds", type=whole_numbers, default=[0], help="e.g. 0,1,2")
+    parser.add_argument("--jobs", type=int, choices=range(1, 65), metavar="N", default=1, help="runs side by side")
     parser.add_argument("--dir", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--table-only", action="store_true")
     parser.add_argument("--time", action="store_true")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for each run, e.g. hardware.devices=1"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for each run; may be repeated")
     arguments = parser.parse_args()
     every = presets()
     for name in arguments.presets:
         if name not in every:
             parser.error(f"{name}: no such preset; allowed: {', '.join(every)}")
-    if not 0 < arguments.budget <= 1:
-        parser.error(f"--budget {arguments.budget}: more than 0 and at most 1")
-    if arguments.time:
-        for name in arguments.presets or every:
-            if not longest(name, arguments.dir):
-                timed(name, arguments.dir)
-    elif not arguments.table_only:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
+    chosen, codes = arguments.presets or list(every), [0]
+    try:
+        if arguments.time:
+            ran = {record["preset"] for record in remembered(arguments.dir)["runs"]}
+            codes += [timed(name, arguments.dir) for name in chosen if name not in ran]
+        elif not arguments.table_only:
+            codes += run_all(every, chosen, arguments)
+    except KeyboardInterrupt:
+        codes.append(130)
+    finally:
+        write(arguments.dir)
+    return max(codes)
+
+
+def run_all(every: dict[str, dict[str, Any]], chosen: list[str], arguments: argparse.Namespace) -> list[int]:
+    """The runs' exit codes. Ctrl-C stops those that run, and starts no others."""
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        try:
             jobs = [
-                (name, max(1, round(arguments.budget * every[name]["train"]["steps"])), int(seed))
-                for name in arguments.presets or every
-                for seed in arguments.seeds.split(",")
+                pool.submit(
+                    run,
+                    name,
+                    max(1, round(arguments.budget * every[name]["train"]["steps"])),
+                    seed,
+                    arguments.dir,
+                    arguments.set,
+                )
+                for name in chosen
+                for seed in arguments.seeds
             ]
-            for job in [pool.submit(run, *job, arguments.dir, arguments.set) for job in jobs]:
-                job.result()
-    write(arguments.dir)
+            return [abs(job.result()) for job in jobs]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
