@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,28 @@ def test_a_preset_opens_with_its_paper_its_figure_and_its_command(preset):
         assert shown in describe("experiment", preset)
     assert f"#   metarun experiment={preset}\n" in text
     assert (paper["quoted_by"] is None) or paper["quoted_by"] in text
+
+
+def runs_kept() -> list[dict]:
+    """The runs that the page of results is made from."""
+    return json.loads((Path(__file__).parents[1] / "docs" / "results.json").read_text())["runs"]
+
+
+@pytest.mark.parametrize("preset", PAPERS)
+def test_a_preset_says_what_was_reached_in_how_many_minutes(preset):
+    opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
+    finished = [run for run in runs_kept() if run["preset"] == preset and "failed" not in run and run["seed"] == 0]
+    words = " ".join(opening.replace("#", " ").split())
+    if not finished:
+        assert re.search(r"Not run.* (time was not measured|(hours|minutes) on )", words)
+        return
+    longest = max(finished, key=lambda run: run["steps"])
+    asked = composed(f"experiment={preset}")["train"]["steps"]
+    assert longest["steps"] == asked or f"train.steps={longest['steps']}, " in words
+    for metric in composed(f"experiment={preset}")["paper"]["figures"]:
+        mean = figure_of(longest, metric)["mean"]
+        assert (f"{100 * mean:.1f}" if metric.startswith("accuracy") else f"{mean:.2f}") in words
+    assert re.search(rf" {longest['minutes']:.0f} minutes on \d (CPU|GPU)", words)
 
 
 @pytest.mark.parametrize("preset", PAPERS)
