@@ -39,5 +39,7 @@ def papers(found: dict[str, Any], name: str) -> str:
 
 
 def main_metric(found: dict[str, Any]) -> str:
-    """What sums a test up: its accuracy, or its squared error."""
-    return "accuracy" if "accuracy" in found[found["protocol"]["split"]] else "mse"
+    """What sums a test up: its accuracy, its squared error, else what the task measures beside its loss, else that."""
+    figures = found[found["protocol"]["split"]]
+    known = [name for name in ("accuracy", "mse") if name in figures]
+    return next((name for name in (*known, *figures) if "loss" not in name), "loss")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +69,7 @@ class Loop:
         self.host: dict[str, Any] = {  # what is saved beside the state
             "best": None,
             "seconds": 0.0,
-            "command": without_key(" ".join(["metarun", *sys.argv[1:]])),
+            "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
             "unvalidated": False,  # whether the validation due at this meta-step was cut short
         }
         if source is not None and self.checkpoints.is_empty():

@@ -86,7 +86,7 @@ def report(arguments: list[str]) -> None:
     from metarun.log import write_atomically
     from metarun.report import page, runs, tables
 
-    files = {"--out": Path("report.html")}
+    files: dict[str, Path] = {}
     paths: list[Path] = []
     rest = list(arguments)
     while rest:
@@ -96,8 +96,11 @@ def report(arguments: list[str]) -> None:
             if argument.startswith("-"):
                 fail(f"report {argument}: no such option; allowed: --out FILE, --csv FILE, --markdown FILE", MISTAKE)
             paths.append(Path(argument))
-        elif equals or rest:
-            files[name] = Path(value if equals else rest.pop(0))
+        elif value := value if equals else "".join(rest[:1]):
+            files[name] = Path(value)
+            rest = rest if equals else rest[1:]
+            if files[name].is_dir():
+                fail(f"report {name} {value}: is a directory; name a file in it", MISTAKE)
         else:
             fail(f"report {name}: names no file; give one: metarun report RUN {name} FILE", MISTAKE)
     if not paths:
@@ -105,13 +108,15 @@ def report(arguments: list[str]) -> None:
     try:
         found = runs.read(runs.find(paths))
         make = {"--out": page.html, "--csv": tables.as_csv, "--markdown": tables.as_markdown}
-        for name, file in files.items():
-            write_atomically(file, make[name](found))
-            print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))
     except DataError as error:
         fail(error, MISTAKE)
-    except OSError as error:
-        fail(f"report: {error.filename} cannot be written ({error.strerror})", FAILED)
+    for name, file in (files or {"--out": Path("report.html")}).items():
+        try:
+            write_atomically(file, runs.as_text(make[name](found)))
+        except OSError as error:
+            why = "make the directory first" if not file.parent.is_dir() else error.strerror
+            fail(f"report: {file} cannot be written ({why})", FAILED)
+        print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))
 
 
 VERBS = {"bench": bench, "data": data, "replay": replay, "report": report}

@@ -14,7 +14,7 @@ from filelock import FileLock
 from support import Page
 
 from metarun.conf import flat
-from metarun.report import charts, page, runs, tables
+from metarun.report import charts, page, plots, runs, tables
 
 
 def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_missing(two_runs, tmp_path):
@@ -140,14 +140,15 @@ MALFORMED = {
     "no split": ("results.json", lambda c: c["protocol"].pop("split")),
     "no accuracy after an inner step": ("results.json", lambda c: c["test_by_inner_steps"]["1"].pop("accuracy")),
     "inner steps are no number": ("results.json", lambda c: c["test_by_inner_steps"].update(few={})),
-    "no machine": ("results.json", lambda c: c.pop("machine")),
     "a figure is a number in text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="0.9")),
-    "minutes are text": ("results.json", lambda c: c["speed"].update(minutes="1.5")),
-    "a paper without figures": ("results.json", lambda c: c.update(paper={"source": "x"})),
+    "an interval below zero": ("results.json", lambda c: c["test"]["accuracy"].update(ci95=-0.1)),
     "a list": ("classes.json", lambda c: c.update(classes=[1])),
     "counts are text": ("classes.json", lambda c: c["classes"].update(a=["1", "many"])),
     "a confusion of one": ("classes.json", lambda c: c.update(confusions=[["a"]])),
 }
+
+
+DO_NOT_FIT = "examples.npz cannot be read (ValueError: its arrays do not fit together)"
 
 
 @pytest.mark.parametrize("how", MALFORMED)
@@ -158,6 +159,114 @@ def test_a_file_with_another_content_is_named_as_missing(two_runs, tmp_path, how
     (found,) = runs.read(runs.find([tmp_path]))
     assert [line.partition(" (")[0] for line in found.missing] == [f"{file} cannot be read"]
     assert f"Missing: {file} cannot be read" in Page(page.html([found])).text
+
+
+LACKING = {
+    "machine": lambda c: c.pop("machine"),
+    "date": lambda c: c.pop("date"),
+    "versions": lambda c: c.pop("versions"),
+    "commit": lambda c: c.pop("commit"),
+    "training": lambda c: c.pop("training"),
+    "memory": lambda c: c.update(memory=[]),
+    "speed": lambda c: c["speed"].update(minutes="1.5"),
+    "paper": lambda c: c.update(paper={"source": "x"}),
+}
+
+
+@pytest.mark.parametrize("part", LACKING)
+def test_a_part_of_the_results_that_is_missing_is_named_and_the_figures_stand(two_runs, tmp_path, part):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    changed(tmp_path / "run" / "results.json", LACKING[part])
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert found.missing == [f"results.json has no {part} that can be read"]
+    (whole,) = runs.read([two_runs / "blobs"])
+    assert tables.figure_cell(found, "accuracy") == tables.figure_cell(whole, "accuracy")
+    assert tables.figure_cell(found, "accuracy").text in Page(page.html([found])).text
+
+
+def test_paths_without_a_run_are_named_and_left_out(two_runs, tmp_path, capsys):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    for other in ("run/wandb/run-1/files", "run/.hydra", "empty"):
+        (tmp_path / other).mkdir(parents=True)
+    for other in ("run/wandb/run-1/files", "run/.hydra"):
+        shutil.copy(tmp_path / "run" / "config.yaml", tmp_path / other)
+    (tmp_path / "run.log").write_text("")
+    found = runs.find([tmp_path / "run", tmp_path / "run.log", tmp_path / "empty", tmp_path / "gone"])
+    assert [path.name for path in found] == ["run"]
+    said = [line.removeprefix(f"metarun: {tmp_path}/") for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "run.log: is no directory; name a run's, or one that holds runs; left out",
+        "empty: holds no run (no config.yaml); left out",
+        "gone: no such directory; name a run's, or one that holds runs; left out",
+    ]
+    assert [path.name for path in runs.find([tmp_path])] == ["run"]
+
+
+def test_a_setting_that_an_older_run_lacks_and_the_devices_do_not_set_seeds_apart(two_runs, tmp_path):
+    more = {"train.seed": 1, "hardware.devices": 1, "learner.of_later": None}
+    found = copies(
+        two_runs / "blobs", tmp_path, {"train.seed": 0}, more, {"train.seed": 2, "hardware.precision": "bfloat16"}
+    )
+    assert [len(members) for members in runs.groups(found).values()] == [2, 1]
+    assert "learner.of_later" not in runs.differences(found)
+
+
+def test_the_papers_figures_stand_beside_the_runs_with_who_quotes_them(two_runs, tmp_path):
+    shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
+    paper = {"source": "A et al. 2017", "quoted_by": "B et al. 2020", "figures": {"mse_after_1": [0.67, 0.1]}}
+    changed(tmp_path / "run" / "results.json", lambda c: c.update(paper=paper))
+    (found,) = runs.read(runs.find([tmp_path]))
+    after = found.results["test_by_inner_steps"]["1"]["mse"]
+    (row,) = tables.beside_papers([found]).rows
+    expected = ["run", "mse after 1", f"{after['mean']:.4f} ± {after['ci95']:.4f}", "0.67 ± 0.1"]
+    assert [cell.text for cell in row] == [*expected, "A et al. 2017, as quoted by B et al. 2020"]
+    assert "as quoted by B et al. 2020" in Page(page.html([found])).text
+
+
+def test_figures_of_validation_say_so(two_runs, tmp_path):
+    shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
+
+    def on_validation(content: Any) -> None:
+        content["protocol"]["split"] = "val"
+        for name in ("test", "test_by_inner_steps"):
+            content[name.replace("test", "val")] = content.pop(name)
+
+    changed(tmp_path / "run" / "results.json", on_validation)
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert tables.figure_cell(found, "mse").text.endswith(" (val)")
+
+
+def test_a_task_with_a_metric_of_its_own_is_summed_up_by_it(two_runs, tmp_path):
+    shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
+    text = (tmp_path / "run" / "results.json").read_text().replace('"mse"', '"mae"')
+    (tmp_path / "run" / "results.json").write_text(text)
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert (found.metric, found.missing) == ("mae", [])
+
+
+def test_a_curve_ends_where_its_shortest_seed_does(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "svg", lambda draw: draw(drawn))
+    seeds = iter([{1: 0.1, 2: 0.2, 3: 0.3}, {1: 0.3, 2: 0.4}])
+
+    class Axes(list):
+        def plot(self, steps, values, **_):
+            self.append((steps, values))
+
+        fill_between = set_xlabel = set_ylabel = lambda *_, **__: None
+
+    drawn = Axes()
+    plots.curves({"one": ["run", "run"]}, lambda _: next(seeds), "accuracy")
+    assert drawn == [([1, 2], [pytest.approx(0.2), pytest.approx(0.3)])]
+
+
+def test_accuracy_by_instance_is_read_in_order(two_runs, tmp_path):
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    figures = {f"accuracy_instance_{n:02}": {"mean": n / 20, "ci95": 0.1} for n in (10, 1, 2)}
+    changed(tmp_path / "run" / "results.json", lambda c: c["test"].update(figures))
+    (found,) = runs.read(runs.find([tmp_path]))
+    assert {n: figure["mean"] for n, figure in charts.by_instance(found).items()} == {1: 0.05, 2: 0.1, 10: 0.5}
+    assert "Accuracy by instance" in Page(page.html([found])).text
 
 
 def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
@@ -171,9 +280,7 @@ def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
     values["learner"] = 3
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
     (found,) = runs.read(runs.find([tmp_path]))
-    assert found.missing == [
-        "1 rows of metrics.jsonl cannot be read", "examples.npz cannot be read (ValueError)"
-    ]  # fmt: skip
+    assert found.missing == ["1 rows of metrics.jsonl cannot be read", DO_NOT_FIT]
     assert [row["step"] for row in found.rows] == [4]
     assert "first" in Page(page.html([found])).text
 
@@ -187,7 +294,7 @@ def test_examples_of_another_kind_are_named_as_missing(two_runs, tmp_path, other
     with np.load(tmp_path / "run" / "examples.npz") as arrays:
         np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {name: arrays[name].astype(kind)})
     (found,) = runs.read(runs.find([tmp_path]))
-    assert found.missing == ([] if kind is np.int64 else ["examples.npz cannot be read (ValueError)"])
+    assert found.missing == ([] if kind is np.int64 else [DO_NOT_FIT])
     assert "Runs closely" in page.html([found])
 
 
@@ -196,7 +303,8 @@ def test_a_path_that_is_no_text_is_shown_all_the_same(two_runs, tmp_path):
     shutil.copytree(two_runs / "sinusoid", folder / "one")
     (folder / "one" / "results.json").unlink()
     shutil.copytree(two_runs / "sinusoid", tmp_path / "two")
-    page.html(runs.read(runs.find([tmp_path]))).encode()
+    changed(tmp_path / "two" / "results.json", lambda c: c["training"].update(command="metarun run.dir=caf\udce9"))
+    assert "run.dir=caf\ufffd" in Page(page.html(runs.read(runs.find([tmp_path])))).text
 
 
 def test_what_is_not_a_number_is_left_out_of_the_plots(two_runs, tmp_path):

@@ -43,11 +43,13 @@ def charts(runs: list[SavedRun], together: plots.Groups) -> list[Chart]:
     found.append(Chart("Accuracy by instance", title, instances))
 
     part = "Speed and memory"
-    tested = [(run.name, run.results) for run in runs if run.results][:MOST_BARS]
-    speeds = {name: results["speed"]["tasks_per_s"] for name, results in tested if results["speed"]["tasks_per_s"]}
-    memory = {name: results["memory"]["host_peak_mb"] for name, results in tested}
-    found.append(Chart(part, "Training speed", plots.bars(speeds, "tasks/s")))
-    found.append(Chart(part, "Peak memory of the host", plots.bars(memory, "MB")))
+    for group, key, title, unit in (
+        ("speed", "tasks_per_s", "Training speed", "tasks/s"),
+        ("memory", "host_peak_mb", "Peak memory of the host", "MB"),
+        ("memory", "device_peak_mb", "Peak memory of the device", "MB"),
+    ):
+        each = {run.name: run.part(group)[key] for run in runs if run.part(group).get(key)}
+        found.append(Chart(part, title, plots.bars(dict(list(each.items())[:MOST_BARS]), unit)))
     return [chart for chart in found if chart.svg is not None]
 
 

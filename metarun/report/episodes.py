@@ -11,7 +11,7 @@ from metarun.report import plots
 from metarun.report.runs import SavedRun
 
 EPISODES = 3  # of each run
-MOST_SHOWN = 60  # examples of an episode
+MOST_SHOWN = 100  # examples of an episode
 
 
 def picture(x: np.ndarray) -> str | None:
@@ -38,8 +38,9 @@ class Shown(NamedTuple):
 class Classified(NamedTuple):
     """An episode of a classification."""
 
-    support: list[Shown]
-    query: list[Shown]
+    support: list[Shown]  # the first of them
+    query: list[Shown]  # likewise
+    supported: int
     right: int
     asked: int
 
@@ -70,4 +71,5 @@ def classified(e: dict[str, np.ndarray]) -> Classified:
     query = [
         Shown(picture(x), names[k], names[p], bool(k == p)) for x, k, p in zip(e["query_x"], y, predicted, strict=True)
     ]
-    return Classified(support[:MOST_SHOWN], query[:MOST_SHOWN], int((predicted == y).sum()), len(y))
+    right = int((predicted == y).sum())
+    return Classified(support[:MOST_SHOWN], query[:MOST_SHOWN], len(support), right, len(y))

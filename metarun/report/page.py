@@ -1,6 +1,7 @@
 """The page: tables, plots and pictures of runs in one HTML file that needs nothing else."""
 
 import datetime
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,18 @@ from metarun.figures import commit_in_words
 from metarun.report.charts import charts
 from metarun.report.episodes import episodes
 from metarun.report.runs import SavedRun, as_text, groups
-from metarun.report.tables import Cell, Table, number, over_seeds, summary, what_differs
+from metarun.report.tables import Cell, Table, beside_papers, number, over_seeds, summary, what_differs
 
-CLOSELY = 12  # runs that are shown with classes, episodes and everything
+CLOSELY = 12  # runs that are shown with classes and episodes, too
 
 
-def closely(run: SavedRun) -> dict[str, Any]:
-    """All that is shown of one run."""
-    classes = run.classes or {"classes": {}, "confusions": []}
+def closely(run: SavedRun, whole: bool) -> dict[str, Any]:
+    """All that is shown of one run; if not the `whole`, no classes and no episodes."""
+    classes = (whole and run.classes) or {"classes": {}, "confusions": []}
     worst = sorted(classes["classes"].items(), key=lambda item: (item[1][0] / max(item[1][1], 1), -item[1][1]))
     return {
         "run": run,
-        "command": run.results["training"]["command"] if run.results else f"metarun run.dir={as_text(run.path)}",
+        "command": run.part("training").get("command") or f"metarun {shlex.quote(f'run.dir={as_text(run.path)}')}",
         "classes": Table(
             ["class", "accuracy", "queries"],
             [[Cell(n, n), number(100 * r / max(q, 1), "{:.0f} %"), number(q)] for n, (r, q) in worst],
@@ -30,7 +31,7 @@ def closely(run: SavedRun) -> dict[str, Any]:
             ["class", "taken for", "times"],
             [[Cell(a, a), Cell(b, b), number(n)] for a, b, n in classes["confusions"][:20]],
         ),
-        "episodes": episodes(run),
+        "episodes": episodes(run) if whole else [],
         "made": made_by(run),
     }
 
@@ -38,10 +39,11 @@ def closely(run: SavedRun) -> dict[str, Any]:
 def made_by(run: SavedRun) -> str:
     if run.results is None:
         return ""
-    machine, by = run.results["machine"], commit_in_words(run.results["commit"])
-    by = f"commit {by}" if run.results["commit"] else by
-    on = f"{machine['devices']} {machine['device']} device(s), {machine['system']}"
-    return f"{on}, jax {run.results['versions'].get('jax', '?')}, {by}, {run.results['date']}"
+    machine, commit = run.part("machine"), run.results.get("commit")
+    on = [f"{machine['devices']} {machine['device']} device(s), {machine['system']}"] if machine else []
+    jax = [f"jax {run.part('versions')['jax']}"] if "jax" in run.part("versions") else []
+    by = f"{'commit ' if commit else ''}{commit_in_words(commit)}"
+    return ", ".join([*on, *jax, by, run.results.get("date", "no date")])
 
 
 def html(runs: list[SavedRun]) -> str:
@@ -50,12 +52,15 @@ def html(runs: list[SavedRun]) -> str:
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     together = groups(runs)
     drawn = charts(runs, together)
-    return environment.get_template("page.html").render(
+    written = environment.get_template("page.html").render(
         runs=runs,
         summary=summary(runs),
+        beside_papers=beside_papers(runs),
         over_seeds=over_seeds(together),
         differences=what_differs(runs),
         parts={part: [c for c in drawn if c.part == part] for part in dict.fromkeys(c.part for c in drawn)},
-        closely=[closely(run) for run in runs[:CLOSELY]],
+        closely=[closely(run, whole=i < CLOSELY) for i, run in enumerate(runs)],
+        whole=CLOSELY,
         date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
+    return as_text(written)

@@ -64,19 +64,24 @@ def label(index: int, name: str) -> str | None:
     return (name.lstrip("_") or "run").replace("$", r"\$")
 
 
-def of_each(groups: Groups, points: Callable[[SavedRun], T]) -> dict[str, list[T]]:
-    """The points of each experiment's runs; runs and experiments that have none are left out."""
-    found = {name: [some for run in runs if (some := points(run))] for name, runs in groups.items()}
-    return {name: every for name, every in found.items() if every}
+def of_each(groups: Groups, points: Callable[[SavedRun], T]) -> list[tuple[int, str, list[T]]]:
+    """The points of each experiment's runs, with its index, by which it has the same colour in all plots.
+
+    Runs and experiments that have none are left out.
+    """
+    found = [
+        (i, name, [some for run in runs if (some := points(run))]) for i, (name, runs) in enumerate(groups.items())
+    ]
+    return [one for one in found if one[2]]
 
 
 def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], y: str) -> str | None:
     """Something over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds."""
 
     def draw(axes: Axes) -> None:
-        for i, (name, every) in enumerate(drawn.items()):
-            steps = sorted({step for one in every for step in one})
-            values = [[one[step] for one in every if step in one] for step in steps]
+        for i, name, every in drawn:
+            steps = sorted(set.intersection(*(set(one) for one in every)))  # which all seeds have come to
+            values = [[one[step] for one in every] for step in steps]
             axes.plot(steps, [np.mean(seeds) for seeds in values], label=label(i, name), **style(i))
             if len(every) > 1:
                 low, high = ([f(seeds) for seeds in values] for f in (min, max))
@@ -94,7 +99,7 @@ def figure_lines(
     """Test figures over something: `points` gives a run's, by their x. Bars are 95% intervals over tasks."""
 
     def draw(axes: Axes) -> None:
-        for i, (name, every) in enumerate(drawn.items()):
+        for i, name, every in drawn:
             xs = sorted(set.intersection(*(set(found) for found in every)))
             means = [np.mean([found[at]["mean"] for found in every]) for at in xs]
             bars = [np.mean([found[at].get("ci95") or 0.0 for found in every]) for at in xs]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
 
 from metarun.conf import flat
 from metarun.core import DataError
@@ -16,9 +18,18 @@ from metarun.figures import main_metric
 from metarun.lock import is_taken
 from metarun.log import read_rows
 from metarun.report import shapes
+from metarun.text import first_line, one_line
 
 # Settings in which two runs of the same experiment may differ.
-NOT_THE_EXPERIMENT = ("train.seed", "run.", "logger.", "data_dir", "task.data_dir")
+NOT_THE_EXPERIMENT = (
+    "train.seed",
+    "run.",
+    "logger.",
+    "data_dir",
+    "task.data_dir",
+    "hardware.devices",
+    "hardware.task_chunk",
+)
 MOST_SAID, MOST_SHOWN = 4, 24  # settings in an experiment's name, and letters of a value
 
 
@@ -38,10 +49,10 @@ class SavedRun:
 
     @property
     def metric(self) -> str:
-        """What sums the run up: accuracy or mse; nothing as long as nothing is known."""
+        """What sums the run up: accuracy or mse, say; nothing as long as nothing is known."""
         if self.results is not None:
             return main_metric(self.results)
-        return next((metric for metric in ("accuracy", "mse") if any(metric in row for row in self.rows)), "")
+        return next((metric for metric in ("accuracy", "mse", "loss") if any(metric in row for row in self.rows)), "")
 
     def tested(self, part: str = "") -> dict[str, Any]:
         """The test's figures, or those "by_inner_steps" or "by_shots"; empty if there are none."""
@@ -51,33 +62,53 @@ class SavedRun:
 
     @property
     def steps(self) -> int:
-        return self.rows[-1]["step"] if self.rows else 0
+        return self.rows[-1]["step"] if self.rows else self.part("training").get("steps", 0)
+
+    def part(self, name: str) -> dict[str, Any]:
+        """A part of results.json; empty if it is not there."""
+        return (self.results or {}).get(name) or {}
 
     @property
     def experiment(self) -> tuple[tuple[str, str], ...]:
         """What runs of the same experiment have in common: all but the seed and where it was run."""
         if not self.config:
             return (("path", str(self.path)),)
-        return tuple((k, str(v)) for k, v in sorted(self.config.items()) if not k.startswith(NOT_THE_EXPERIMENT))
+        left_out = NOT_THE_EXPERIMENT  # nor what is null, which an older run may not have
+        return tuple(
+            (k, str(v)) for k, v in sorted(self.config.items()) if v is not None and not k.startswith(left_out)
+        )
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """The runs at `paths` and anywhere below them. Raises DataError for a path with none."""
+    """The runs at `paths` and anywhere below them. A path with none is named; raises DataError if there is no other."""
     found: list[Path] = []
+    wrong: list[DataError] = []
     for path in paths:
-        if not path.is_dir():
-            raise DataError(f"{path}: no such directory; name a run's, or one that holds runs")
-        here = (
-            [path] if is_run(path) else sorted(file.parent for file in path.rglob("config.yaml") if is_run(file.parent))
-        )
-        if not here:
-            raise DataError(f"{path}: holds no run (no config.yaml)")
-        found += [run for run in (run.resolve() for run in here) if run not in found]
+        try:
+            found += [run for run in below(path) if run not in found]
+        except DataError as error:
+            wrong.append(error)
+    if wrong and not found:
+        raise wrong[0]
+    for said in wrong:
+        print(f"metarun: {one_line(said)}; left out", file=sys.stderr)
     return found
 
 
+def below(path: Path) -> list[Path]:
+    if not path.is_dir():
+        what = "is no directory" if path.exists() else "no such directory"
+        raise DataError(f"{path}: {what}; name a run's, or one that holds runs")
+    here = [path] if is_run(path) else sorted(file.parent for file in path.rglob("config.yaml") if is_run(file.parent))
+    if not here:
+        raise DataError(f"{path}: holds no run (no config.yaml)")
+    return [run.resolve() for run in here]
+
+
 def is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() and path.name != ".hydra" and not (path / "hydra.yaml").exists()
+    """Whether it has a run's config.yaml: Hydra and W&B have files of that name, too."""
+    others = path.name == ".hydra" or (path / "hydra.yaml").exists() or path.parent.parent.name == "wandb"
+    return (path / "config.yaml").is_file() and not others
 
 
 def read(paths: Iterable[Path]) -> list[SavedRun]:
@@ -87,9 +118,9 @@ def read(paths: Iterable[Path]) -> list[SavedRun]:
     return [read_one(path, as_text(path.relative_to(common))) for path in paths]
 
 
-def as_text(path: Path) -> str:
-    """A path, which may hold bytes that are no text, as text."""
-    return os.fsencode(path).decode(errors="replace")
+def as_text(path: Path | str) -> str:
+    """A path, or what holds one, as text: it may have bytes that are none."""
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def read_one(path: Path, name: str) -> SavedRun:
@@ -101,7 +132,7 @@ def read_one(path: Path, name: str) -> SavedRun:
         except FileNotFoundError:
             missing.append(f"no {file}{why}")
         except Exception as error:  # a damaged file may raise anything
-            missing.append(f"{file} cannot be read ({type(error).__name__})")
+            missing.append(f"{file} cannot be read ({reason(error)})")
         return None
 
     config = part("config.yaml", lambda file: flat(shapes.settings(yaml.load(file.read_text(), LOADER))), "")
@@ -109,7 +140,9 @@ def read_one(path: Path, name: str) -> SavedRun:
     rows = [row for row in every if shapes.is_row(row)]
     if len(rows) < len(every):
         missing.append(f"{len(every) - len(rows)} rows of metrics.jsonl cannot be read")
-    results = part("results.json", lambda file: shapes.results(json.loads(file.read_text())), ": not finished")
+    readable = part("results.json", lambda file: shapes.results(json.loads(file.read_text())), ": not finished")
+    results, lacking = readable or (None, [])
+    missing += [f"results.json has no {name} that can be read" for name in lacking]
     finished = (path / "results.json").exists()
     classes = None
     if (path / "classes.json").exists():  # only tasks with named classes have them
@@ -122,6 +155,14 @@ def read_one(path: Path, name: str) -> SavedRun:
     else:
         status = "not a number" if (path / "nonfinite").exists() else "stopped"
     return SavedRun(path, name, status, config or {}, results, rows, classes, examples, missing)
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -185,5 +226,5 @@ def differences(runs: Sequence[SavedRun]) -> list[str]:
     return [
         key
         for key in keys
-        if key not in ("run.dir", "run.name") and len({str(run.config.get(key, "")) for run in runs}) > 1
+        if key not in ("run.dir", "run.name") and len({str(run.config.get(key)) for run in runs}) > 1
     ]

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
 from metarun.figures import main_metric
@@ -12,7 +13,7 @@ Digits = Annotated[str, StringConstraints(pattern=r"^\d+$")]
 
 class Figure(BaseModel):
     mean: StrictFloat | None  # null where it is not a number
-    ci95: StrictFloat | None = None
+    ci95: Annotated[StrictFloat, Ge(0)] | None = None
 
 
 Figures = dict[str, Figure]
@@ -37,6 +38,7 @@ class Protocol(BaseModel):
 
 class Training(BaseModel):
     command: str
+    steps: StrictInt
 
 
 class Speed(BaseModel):
@@ -45,7 +47,8 @@ class Speed(BaseModel):
 
 
 class Memory(BaseModel):
-    host_peak_mb: StrictFloat
+    host_peak_mb: StrictFloat | None = None
+    device_peak_mb: StrictFloat | None = None
 
 
 class Machine(BaseModel):
@@ -64,18 +67,16 @@ class Paper(BaseModel):
     figures: dict[str, tuple[StrictFloat, StrictFloat | None]]
 
 
-class Results(BaseModel):
-    """The other parts of results.json."""
-
-    protocol: Protocol
-    training: Training
-    speed: Speed
-    memory: Memory
-    machine: Machine
-    versions: dict[str, str]
-    commit: Commit | None
-    date: str
-    paper: Paper | None = None
+# The other parts of results.json; a report does without any of them.
+PARTS: dict[str, Any] = {
+    "training": Training,
+    "speed": Speed,
+    "memory": Memory,
+    "machine": Machine,
+    "versions": dict[str, str],
+    "commit": Commit | None,
+    "date": str,
+}
 
 
 class Row(BaseModel):
@@ -94,9 +95,9 @@ class Classes(BaseModel):
     confusions: list[tuple[str, str, StrictInt]]
 
 
-def results(found: Any) -> dict[str, Any]:
-    """The content of a results.json."""
-    split = Results.model_validate(found).protocol.split
+def results(found: Any) -> tuple[dict[str, Any], list[str]]:
+    """The content of a results.json, without those parts that cannot be read; and their names."""
+    split = Protocol.model_validate(found["protocol"]).split
     parts = {"figures": found.get(split), "by_inner_steps": found.get(f"{split}_by_inner_steps", {})}
     tested = Tested.model_validate({**parts, "by_shots": found.get(f"{split}_by_shots", {})})
     others = [after for other in tested.by_shots.values() for after in (other.figures, *other.by_inner_steps.values())]
@@ -104,16 +105,22 @@ def results(found: Any) -> dict[str, Any]:
     for figures in (tested.figures, *tested.by_inner_steps.values(), *others):
         if metric not in figures:
             raise ValueError(f"no {metric}")
-    return found
+    parts = PARTS | ({"paper": Paper | None} if "paper" in found else {})
+    lacking = [name for name, kind in parts.items() if name not in found or not fits(found[name], kind)]
+    return {name: part for name, part in found.items() if name not in lacking}, lacking
+
+
+def fits(found: Any, kind: Any) -> bool:
+    try:
+        TypeAdapter(kind).validate_python(found)
+    except ValidationError:
+        return False
+    return True
 
 
 def is_row(found: Any) -> bool:
     """Whether it is a row of a metrics.jsonl."""
-    try:
-        Row.model_validate(found)
-    except ValidationError:
-        return False
-    return True
+    return fits(found, Row)
 
 
 def classes(found: Any) -> dict[str, Any]:

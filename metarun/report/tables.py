@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarun.figures import figure_of, papers, show
-from metarun.report.runs import SavedRun, differences, short
+from metarun.report.runs import SavedRun, differences, groups, short
 
 
 class Cell(NamedTuple):
-    """What a table shows, and by what it sorts."""
+    """What a table shows, and by what it sorts: what is empty comes last."""
 
     text: str
     value: float | str
@@ -23,11 +23,11 @@ class Table(NamedTuple):
 
 
 def text(value: object) -> Cell:
-    return Cell("" if value is None else str(value), str(value))
+    return Cell("", "") if value is None else Cell(str(value), str(value))
 
 
 def number(value: float | None, form: str = "{:,.0f}") -> Cell:
-    return Cell("", -1.0) if value is None else Cell(form.format(value), float(value))
+    return Cell("", "") if value is None else Cell(form.format(value), float(value))
 
 
 def value(setting: Any) -> Cell:
@@ -40,7 +40,7 @@ def summary(runs: list[SavedRun]) -> Table:
     """A row for each run: what it is, what it reached, what the paper has, what it took. Empty columns are left out."""
     columns = [
         "run", "status", "learner", "task", "seed", "metric", "test, 95 % interval", "inductive", "paper", "meta-steps",
-        "minutes", "tasks/s", "peak MB",
+        "minutes", "tasks/s", "peak MB", "of the device",
     ]  # fmt: skip
     rows = [summary_row(run) for run in runs]
     kept = [i for i in range(len(columns)) if any(row[i].text for row in rows)]
@@ -53,7 +53,7 @@ def summary_row(run: SavedRun) -> list[Cell]:
     papers_text = "; ".join(
         papers(found, name) + ("" if name == metric else f" ({name.replace('_', ' ')})") for name in paper
     )
-    asked, speed = run.config.get("train.steps"), found.get("speed", {})
+    asked, speed, memory = run.config.get("train.steps"), run.part("speed"), run.part("memory")
     steps = f"{run.steps:,} of {asked:,}" if isinstance(asked, int) else f"{run.steps:,}"
     first_order = ", first order" if run.config.get("learner.first_order") is True else ""
     return [
@@ -69,15 +69,31 @@ def summary_row(run: SavedRun) -> list[Cell]:
         Cell(steps, float(run.steps)),
         number(speed.get("minutes"), "{:.1f}"),
         number(speed.get("tasks_per_s")),
-        number(found.get("memory", {}).get("host_peak_mb")),
+        number(memory.get("host_peak_mb")),
+        number(memory.get("device_peak_mb")),
     ]
 
 
 def figure_cell(run: SavedRun, metric: str) -> Cell:
     figure = figure_of(run.results, metric) if run.results else None
-    if figure is None or figure["mean"] is None:
-        return Cell("not a number" if figure else "", -1.0)
-    return Cell(show(metric, figure), figure["mean"])
+    if run.results is None or figure is None:
+        return text(None)
+    split = run.results["protocol"]["split"]
+    shown = show(metric, figure) + ("" if split == "test" else f" ({split})")
+    return Cell(shown, "" if figure["mean"] is None else figure["mean"])
+
+
+def beside_papers(runs: list[SavedRun]) -> Table | None:
+    """A row for each figure that a paper has for a run's preset; None if there is none."""
+    rows = []
+    for run in runs:
+        paper = run.part("paper")
+        quoted = f", as quoted by {paper['quoted_by']}" if paper.get("quoted_by") else ""
+        for metric in paper.get("figures", {}):
+            name, ours = text(metric.replace("_", " ")), figure_cell(run, metric)
+            theirs = Cell(papers(run.results or {}, metric), paper["figures"][metric][0])
+            rows.append([text(run.name), name, ours, theirs, text(f"{paper['source']}{quoted}")])
+    return Table(["run", "figure", "this run", "paper", "source"], rows) if rows else None
 
 
 def over_seeds(together: dict[str, list[SavedRun]]) -> Table | None:
@@ -124,9 +140,12 @@ def as_csv(runs: list[SavedRun]) -> str:
 
 
 def as_markdown(runs: list[SavedRun]) -> str:
-    """The summary as a markdown table."""
-    table = summary(runs)
+    """The summary as a markdown table, and below it, if there is one, that over seeds."""
+    over = over_seeds(groups(runs))
+    return markdown_table(summary(runs)) + (f"\n{markdown_table(over)}" if over else "")
 
+
+def markdown_table(table: Table) -> str:
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(markdown_text(cell) for cell in cells)} |\n"
 
