@@ -116,17 +116,27 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     console.print(table)
 
     used, minutes = found["state"], f"{found['speed']['minutes']:.1f} minutes"
-    on_omniglot = found["protocol"]["task"]["_target_"].endswith("Omniglot")
     lines = {
         "over": f"{found['protocol']['episodes']} held-out tasks; 95% intervals; the {used['state']} state "
         f"(meta-step {used['step']})",
         "trained": f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}",
         "files": str(directory),
         "look at it": f"metarun report {shlex.quote(str(directory))}",
-        "try next": "metarun -m learner=maml,fomaml train.seed=0,1,2" if on_omniglot else "metarun task=omniglot",
+        "try next": next_command(found),
     }
     for name, line in lines.items():
         console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
+
+
+def next_command(found: dict[str, Any]) -> str:
+    """After a first task a real one, after that the same run with several seeds, after a sweep another."""
+    if found["protocol"]["task"]["_target_"].endswith((".Strokes", ".Sinusoid")):
+        return "metarun task=omniglot"
+    words = shlex.split(found["training"]["command"])[1:]
+    if {"-m", "--multirun"} & set(words):
+        return "metarun -m learner=maml,fomaml train.seed=0,1,2"
+    same = [word for word in words if not word.startswith(("run.dir=", "train.seed="))]
+    return shlex.join(["metarun", "-m", *same, "train.seed=0,1,2"])
 
 
 def commit() -> dict[str, Any] | None:
