@@ -17,14 +17,19 @@ def commit_in_words(commit: dict[str, Any] | None) -> str:
     return f"{commit['id'][:8]}{' and changes' if commit['changed'] else ''}" if commit else "no commit"
 
 
+def unit(name: str) -> tuple[int, str]:
+    """What a metric's figure is multiplied by to be shown, and its unit: accuracies are percentages."""
+    return (100, " %") if name.startswith("accuracy") else (1, "")
+
+
 def show(name: str, figure: Mapping[str, float | None]) -> str:
     """`93.42 ± 0.61 %` for an accuracy, `0.3512 ± 0.0131` for a loss: the mean with its 95% interval, if it has one."""
     mean, ci95 = figure["mean"], figure.get("ci95")
     if mean is None:  # what is no number is null in results.json
         return "not a number"
-    if name.startswith("accuracy"):
-        return f"{100 * mean:.2f}{'' if ci95 is None else f' ± {100 * ci95:.2f}'} %"
-    return f"{mean:.4f}{'' if ci95 is None else f' ± {ci95:.4f}'}"
+    scale, percent = unit(name)
+    digits = 2 if percent else 4
+    return f"{scale * mean:.{digits}f}{'' if ci95 is None else f' ± {scale * ci95:.{digits}f}'}{percent}"
 
 
 def papers(found: dict[str, Any], name: str) -> str:
@@ -33,9 +38,8 @@ def papers(found: dict[str, Any], name: str) -> str:
     if name not in figures:
         return ""
     mean, ci95 = figures[name]
-    if name.startswith("accuracy"):
-        return f"{100 * mean:.4g}{f' ± {100 * ci95:.4g}' if ci95 else ''} %"
-    return f"{mean:g}{f' ± {ci95:g}' if ci95 else ''}"
+    scale, percent = unit(name)
+    return f"{scale * mean:.4g}{f' ± {scale * ci95:.4g}' if ci95 else ''}{percent}"
 
 
 def main_metric(found: dict[str, Any]) -> str:

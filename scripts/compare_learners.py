@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metarun.conf import choices
+import yaml
+
+from metarun.conf import choices, conf_dir
 from metarun.figures import commit_in_words, show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -106,10 +108,6 @@ def table(directory: Path) -> str:
 
 def sequences(directory: Path) -> str:
     """Accuracy by instance of the learners that read an episode as a sequence."""
-    paper = {
-        "MANN, paper": (36.4, 82.8, 91.0, 92.6, 94.9, None, None, None, None, 98.1),
-        "LSTM, paper": (24.4, 49.5, 55.3, 61.0, 63.6, None, None, None, None, 62.5),
-    }
     lines = ["Accuracy (%) at the 1st, 2nd, ... 10th time that a class is seen in an episode:", ""]
     lines += ["| | " + " | ".join(f"{k}" for k in range(1, 11)) + " |", "|" + " --- |" * 11]
     for path in sorted(directory.glob("*/results.json")):
@@ -117,8 +115,13 @@ def sequences(directory: Path) -> str:
         shown = [found.get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
         if shown[9]:
             lines.append(f"| `{path.parent.name}` | " + " | ".join(f"{100 * s['mean']:.1f}" for s in shown if s) + " |")
-    for name, figures in paper.items():
-        lines.append(f"| {name} | " + " | ".join("" if f is None else str(f) for f in figures) + " |")
+    for learner in ("mann", "lstm"):
+        paper = yaml.safe_load((conf_dir() / "experiment" / f"{learner}_omniglot_5w.yaml").read_text())["paper"][
+            "figures"
+        ]
+        theirs = [paper.get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
+        cells = ["" if figure is None else f"{100 * figure[0]:.1f}" for figure in theirs]
+        lines.append(f"| {learner.upper()}, paper | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

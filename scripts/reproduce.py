@@ -20,7 +20,7 @@ import yaml
 
 from metarun.conf import choices, conf_dir
 from metarun.exits import FAILED
-from metarun.figures import commit_in_words, figure_of, papers, show
+from metarun.figures import commit_in_words, figure_of, papers, show, unit
 from metarun.log import read_rows, write_atomically
 
 Record = dict[str, Any]  # of one run: what its rows are made from
@@ -201,7 +201,7 @@ def spread(metric: str, figures: list[dict[str, Any]]) -> str:
     means = [figure["mean"] for figure in figures if figure["mean"] is not None]
     if len(means) < 2:
         return f"{len(means)} seed"
-    return f"{(100 if metric.startswith('accuracy') else 1) * np.std(means, ddof=1):.2g} over {len(means)}"
+    return f"{unit(metric)[0] * np.std(means, ddof=1):.2g} over {len(means)}"
 
 
 def in_words(metric: str) -> str:

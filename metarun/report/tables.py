@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.figures import figure_of, papers, show
+from metarun.figures import figure_of, papers, show, unit
 from metarun.report.runs import SavedRun, differences, groups, short
 
 
@@ -49,10 +49,6 @@ def summary(runs: list[SavedRun]) -> Table:
 
 def summary_row(run: SavedRun) -> list[Cell]:
     found, metric = run.results or {}, run.metric
-    paper = (found.get("paper") or {}).get("figures", {})
-    papers_text = "; ".join(
-        papers(found, name) + ("" if name == metric else f" ({name.replace('_', ' ')})") for name in paper
-    )
     asked, speed, memory = run.config.get("train.steps"), run.part("speed"), run.part("memory")
     steps = f"{run.steps:,} of {asked:,}" if isinstance(asked, int) else f"{run.steps:,}"
     first_order = ", first order" if run.config.get("learner.first_order") is True else ""
@@ -65,7 +61,7 @@ def summary_row(run: SavedRun) -> list[Cell]:
         text(metric),
         figure_cell(run, metric),
         figure_cell(run, f"{metric}_inductive"),
-        text(papers_text),
+        text(papers(found, metric) or None),
         Cell(steps, float(run.steps)),
         number(speed.get("minutes"), "{:.1f}"),
         number(speed.get("tasks_per_s")),
@@ -105,16 +101,16 @@ def over_seeds(together: dict[str, list[SavedRun]]) -> Table | None:
         tested = [figure for figure in figures.values() if figure and figure["mean"] is not None]
         if len(tested) < 2:
             continue
-        scale, unit = (100, " %") if metric == "accuracy" else (1, "")
+        scale, percent = unit(metric)
         means = [scale * figure["mean"] for figure in tested]
         intervals = [figure["ci95"] for figure in tested if figure.get("ci95") is not None]
         rows.append(
             [
                 text(name),
                 number(len(tested)),
-                number(float(np.mean(means)), f"{{:.4g}}{unit}"),
-                number(float(np.std(means, ddof=1)), f"{{:.2g}}{unit}"),
-                number(float(scale * np.mean(intervals)) if intervals else None, f"{{:.2g}}{unit}"),
+                number(float(np.mean(means)), f"{{:.4g}}{percent}"),
+                number(float(np.std(means, ddof=1)), f"{{:.2g}}{percent}"),
+                number(float(scale * np.mean(intervals)) if intervals else None, f"{{:.2g}}{percent}"),
             ]
         )
     columns = ["experiment", "seeds", "mean over seeds", "std over seeds", "95 % interval over tasks"]
