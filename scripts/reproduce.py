@@ -8,6 +8,7 @@ would take.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -44,8 +45,8 @@ def run(name: str, steps: int, seed: int, directory: Path, settings: list[str]) 
 
     The directory is named by what is not the preset's own: steps, seed, settings.
     """
-    said = [quote("\n".join(settings), safe="")] if settings else []
-    folder = directory / name / "-".join([str(steps), str(seed), *said])
+    own = [quote("\n".join(settings), safe="")] if settings else []
+    folder = directory / name / "-".join([str(steps), str(seed), *own])
     if (folder / "results.json").exists():
         return 0
     given = [f"experiment={name}", f"train.steps={steps}", f"train.seed={seed}", "logger=none", *settings]
@@ -59,7 +60,8 @@ def run(name: str, steps: int, seed: int, directory: Path, settings: list[str]) 
     if code:
         print(f"{name}: exit code {code}; {lines} has its lines", flush=True)
     if code == FAILED:  # what was stopped goes on another time, and a mistake is no result
-        write_atomically(failed, lines.read_text(errors="replace").strip().splitlines()[-1])
+        said = lines.read_text(errors="replace").split("\n")
+        write_atomically(failed, next((line for line in reversed(said) if line.strip()), f"exit code {code}"))
     return code
 
 
@@ -84,7 +86,9 @@ def timed(name: str, directory: Path) -> int:
 def records(name: str, directory: Path) -> list[Record]:
     """A preset's finished runs in `directory`, and those that ended in an error."""
     found = []
-    for folder in sorted(path for path in (directory / name).glob("*") if path.is_dir()):
+    for folder in sorted(
+        path for path in (directory / name).glob("*-*") if re.match(r"\d+-\d+(-.*)?$", path.name) and path.is_dir()
+    ):
         steps, seed, *said = folder.name.split("-", 2)
         key = {"preset": name, "steps": int(steps), "seed": int(seed), "settings": unquote("".join(said)).splitlines()}
         if (folder / "results.json").exists():
