@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -251,13 +252,14 @@ def test_a_curve_ends_where_its_shortest_seed_does(monkeypatch):
 
     class Axes(list):
         def plot(self, steps, values, **_):
-            self.append((steps, values))
+            self.append((steps, values.tolist()))
+            return [SimpleNamespace(get_color=lambda: "black")]
 
         fill_between = set_xlabel = set_ylabel = lambda *_, **__: None
 
     drawn = Axes()
     plots.curves({"one": ["run", "run"]}, lambda _: next(seeds), "accuracy")
-    assert drawn == [([1, 2], [pytest.approx(0.2), pytest.approx(0.3)])]
+    assert drawn == [([1, 2], pytest.approx([0.2, 0.3]))]
 
 
 def test_accuracy_by_instance_is_read_in_order(two_runs, tmp_path):

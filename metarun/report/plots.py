@@ -2,13 +2,14 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,6 +20,8 @@ INK = "#123457"  # stands for the page's text colour until the SVG is written
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":")
 NAMED = 12  # lines with a name; the others are grey
+OTHERS = "others"  # theirs, together
+MOST_INSIDE = 6  # names inside a plot; more stand beside it
 
 T = TypeVar("T")
 Groups = dict[str, list[SavedRun]]
@@ -36,8 +39,14 @@ def svg(draw: Callable[[Axes], object], width: float = 5.4, height: float = 3.2)
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
         text.set_color(INK)
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    named = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda one: one[1] == OTHERS)
+    handles, labels = [one[0] for one in named], [one[1] for one in named]
+    like: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}
+    if len(labels) > MOST_INSIDE:
+        figure.set_figwidth(width + 2)
+        figure.legend(handles, labels, loc="outside right upper", **like)
+    elif labels:
+        axes.legend(handles, labels, **like)
     buffer = io.StringIO()
     salt = str(next(COUNT))  # ids of different plots on one page must differ
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
@@ -51,17 +60,20 @@ def svg(draw: Callable[[Axes], object], width: float = 5.4, height: float = 3.2)
 COUNT = count()
 
 
-def style(index: int) -> dict[str, Any]:
-    if index >= NAMED:
-        return {"color": INK, "alpha": 0.3, "linewidth": 0.8}
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS)], "linewidth": 1.8}
-
-
-def label(index: int, name: str) -> str | None:
-    if index >= NAMED:
-        return "others" if index == NAMED else None
+def style(index: int, name: str) -> dict[str, Any]:
+    """How the line of an experiment looks, which has a name: the same in every plot."""
     # matplotlib hides a label that begins with an underscore, and takes dollars for mathematics.
-    return (name.lstrip("_") or "run").replace("$", r"\$")
+    label = (name.lstrip("_") or "run").replace("$", r"\$")
+    colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS)]
+    return {"label": label, "color": colour, "linestyle": line, "linewidth": 1.8}
+
+
+def in_grey(axes: Axes, lines: Sequence[tuple[Any, Any]]) -> None:
+    """Lines below the others, without names; all at once, for each by itself takes long."""
+    if lines:
+        paths = [np.column_stack(line) for line in lines]
+        axes.add_collection(LineCollection(paths, colors=INK, alpha=0.3, linewidths=0.8, zorder=1, label=OTHERS))
+        axes.autoscale_view()
 
 
 def of_each(groups: Groups, points: Callable[[SavedRun], T]) -> list[tuple[int, str, list[T]]]:
@@ -79,13 +91,17 @@ def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], y: st
     """Something over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds."""
 
     def draw(axes: Axes) -> None:
+        others = []
         for i, name, every in drawn:
             steps = sorted(set.intersection(*(set(one) for one in every)))  # which all seeds have come to
-            values = [[one[step] for one in every] for step in steps]
-            axes.plot(steps, [np.mean(seeds) for seeds in values], label=label(i, name), **style(i))
+            values = np.array([[one[step] for one in every] for step in steps]).reshape(-1, len(every))
+            if i >= NAMED:
+                others.append((steps, values.mean(1)))
+                continue
+            (line,) = axes.plot(steps, values.mean(1), **style(i, name))
             if len(every) > 1:
-                low, high = ([f(seeds) for seeds in values] for f in (min, max))
-                axes.fill_between(steps, low, high, alpha=0.2, color=style(i)["color"], linewidth=0)
+                axes.fill_between(steps, values.min(1), values.max(1), alpha=0.2, color=line.get_color(), linewidth=0)
+        in_grey(axes, others)
         axes.set_xlabel("meta-steps")
         axes.set_ylabel(y.replace("_", " "))
 
@@ -99,11 +115,16 @@ def figure_lines(
     """Test figures over something: `points` gives a run's, by their x. Bars are 95% intervals over tasks."""
 
     def draw(axes: Axes) -> None:
+        others = []
         for i, name, every in drawn:
             xs = sorted(set.intersection(*(set(found) for found in every)))
-            means = [np.mean([found[at]["mean"] for found in every]) for at in xs]
+            means = [float(np.mean([found[at]["mean"] for found in every])) for at in xs]
             bars = [np.mean([found[at].get("ci95") or 0.0 for found in every]) for at in xs]
-            axes.errorbar(xs, means, yerr=bars, label=label(i, name), marker="o", markersize=3.5, capsize=2, **style(i))
+            if i >= NAMED:
+                others.append((xs, means))
+                continue
+            axes.errorbar(xs, means, yerr=bars, marker="o", markersize=3.5, capsize=2, **style(i, name))
+        in_grey(axes, others)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -119,7 +140,7 @@ def fitted(x: np.ndarray, y: np.ndarray, support: tuple[np.ndarray, np.ndarray],
         order = np.argsort(x)
         axes.plot(x[order], y[order], color=INK, linewidth=1, label="true")
         for i, (name, values) in enumerate(curves.items()):
-            axes.plot(x[order], values[order], label=name, **style(i))
+            axes.plot(x[order], values[order], **style(i, name))
         axes.plot(*support, "o", color=COLOURS[3], markersize=5, label="support")
 
     return svg(draw, 4.2, 2.8)
@@ -133,6 +154,7 @@ def bars(values: dict[str, float], x: str) -> str | None:
         axes.barh(at, list(values.values()), color=COLOURS[0], height=0.6)
         if max(values.values()) > 50 * min(values.values()) > 0:
             axes.set_xscale("log")
+        axes.set_ylim(-0.6, len(values) - 0.4)
         axes.set_yticks(at, [name.replace("$", r"\$") for name in values], fontsize=8)
         axes.set_xlabel(x)
 
