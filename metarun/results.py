@@ -39,6 +39,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
         "paper": run.config["paper"],
         "protocol": {
             "split": split,
+            "metric": run.tasks.metric,
             "episodes": run.eval.episodes,
             "seed": run.eval.seed,
             "task": {**run.config["task"], **run.eval.task},
@@ -132,10 +133,14 @@ def next_command(found: dict[str, Any]) -> str:
     """After a first task a real one, after that the same run with several seeds, after a sweep another."""
     if found["protocol"]["task"]["_target_"].endswith((".Strokes", ".Sinusoid")):
         return "metarun task=omniglot"
-    words = shlex.split(found["training"]["command"])[1:]
-    if {"-m", "--multirun"} & set(words):
+    try:
+        words = shlex.split(found["training"]["command"])[1:]
+    except ValueError:  # of an older run: its words were not quoted
+        words = []
+    own = ("run.dir=", "hydra.run.dir=", "train.seed=")
+    same = [word for word in words if not word.lstrip("+").startswith(own)]
+    if not same or {"-m", "--multirun"} & set(same):
         return "metarun -m learner=maml,fomaml train.seed=0,1,2"
-    same = [word for word in words if not word.startswith(("run.dir=", "train.seed="))]
     return shlex.join(["metarun", "-m", *same, "train.seed=0,1,2"])
 
 

@@ -111,10 +111,11 @@ def report(arguments: list[str]) -> None:
     except DataError as error:
         fail(error, MISTAKE)
     for name, file in (files or {"--out": Path("report.html")}).items():
+        text = runs.as_text(make[name](found))
         try:
-            write_atomically(file, runs.as_text(make[name](found)))
+            write_atomically(file, text)
         except OSError as error:
-            why = "make the directory first" if not file.parent.is_dir() else error.strerror
+            why = error.strerror if file.parent.exists() else "make the directory first"
             fail(f"report: {file} cannot be written ({why})", FAILED)
         print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))
 

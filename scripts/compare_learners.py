@@ -116,10 +116,8 @@ def sequences(directory: Path) -> str:
         if shown[9]:
             lines.append(f"| `{path.parent.name}` | " + " | ".join(f"{100 * s['mean']:.1f}" for s in shown if s) + " |")
     for learner in ("mann", "lstm"):
-        paper = yaml.safe_load((conf_dir() / "experiment" / f"{learner}_omniglot_5w.yaml").read_text())["paper"][
-            "figures"
-        ]
-        theirs = [paper.get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
+        preset = yaml.safe_load((conf_dir() / "experiment" / f"{learner}_omniglot_5w.yaml").read_text())
+        theirs = [preset["paper"]["figures"].get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
         cells = ["" if figure is None else f"{100 * figure[0]:.1f}" for figure in theirs]
         lines.append(f"| {learner.upper()}, paper | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """Runs presets, in whole or part, and writes docs/results.md: `python scripts/reproduce.py [PRESET...] --budget 0.1`.
 
-Without names, every preset that has a paper's figure. What is finished is skipped, what was stopped goes on: give the
-same command again. The figures are kept in docs/results.json, beside the page, and outlive the runs' directories.
-`--table-only` runs none. `--time` runs none either, and measures with `metarun bench` how long those that have not run
-would take.
+Without names, every preset that has a paper's figure. What is finished in `--dir` is skipped, what was stopped there
+goes on: give the same command again. Figures are kept in docs/results.json, beside the page, and outlive the runs'
+directories. `--table-only` runs none. `--time` runs none either, and measures with `metarun bench` how long those that
+have not run would take.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -23,6 +24,7 @@ from metarun.conf import choices, conf_dir
 from metarun.exits import FAILED
 from metarun.figures import commit_in_words, figure_of, papers, show, unit
 from metarun.log import read_rows, write_atomically
+from metarun.report.tables import markdown_text
 
 Record = dict[str, Any]  # of one run: what its rows are made from
 
@@ -118,32 +120,48 @@ def the_rows_part(found: dict[str, Any]) -> Record:
     }
 
 
-def remembered(directory: Path) -> dict[str, Any]:
-    """What is known of runs and times: that of before, and over it what is in `directory`. It is kept."""
+def known(directory: Path) -> dict[str, Any]:
+    """What is known of runs and times: that of before, and over it what is in `directory`."""
     memory = PAGE.with_name(MEMORY)
     before = json.loads(memory.read_text()) if memory.exists() else {"runs": [], "times": {}}
-    every = [*before["runs"], *(record for name in presets() for record in records(name, directory))]
-    runs = {tuple(str(record[key]) for key in ("preset", "steps", "seed", "settings")): record for record in every}
-    times = {file.parent.name: json.loads(file.read_text()) for file in directory.glob("*/bench.json")}
-    kept = {
-        "runs": [runs[key] for key in sorted(runs)],
-        "times": before["times"]
-        | {name: {key: t[key] for key in ("meta_steps_per_s", "devices", "device")} for name, t in times.items()},
-    }
-    # A run to a line, so that a commit shows which are new.
-    lines = ",\n".join(json.dumps(record, sort_keys=True) for record in kept["runs"])
-    write_atomically(memory, f'{{"times": {json.dumps(kept["times"], sort_keys=True)},\n"runs": [\n{lines}\n]}}\n')
-    return kept
+    runs: dict[tuple[str, ...], Record] = {}
+    for record in [*before["runs"], *(record for name in presets() for record in records(name, directory))]:
+        key = tuple(str(record[part]) for part in ("preset", "steps", "seed", "settings"))
+        if key not in runs or "failed" in runs[key] or "failed" not in record:  # what is finished stays
+            runs[key] = record
+    times = before["times"] | {name: found for name in presets() if (found := time_of(name, directory))}
+    return {"runs": [runs[key] for key in sorted(runs)], "times": times}
+
+
+def time_of(name: str, directory: Path) -> dict[str, Any] | None:
+    """What a preset's bench.json says; None if there is none that can be read."""
+    try:
+        found = json.loads((directory / name / "bench.json").read_text())
+        return {key: found[key] for key in ("meta_steps_per_s", "devices", "device")}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{directory / name}/bench.json: left out, it cannot be read ({error!r})", file=sys.stderr)
+        return None
+
+
+def keep(what: dict[str, Any]) -> None:
+    """Writes what is known; a run to a line, so that a commit shows which are new."""
+    lines = ",\n".join(json.dumps(record, sort_keys=True) for record in what["runs"])
+    text = f'{{"times": {json.dumps(what["times"], sort_keys=True)},\n"runs": [\n{lines}\n]}}\n'
+    write_atomically(PAGE.with_name(MEMORY), text)
+
+
+def finished(runs: list[Record]) -> list[Record]:
+    return [record for record in runs if "failed" not in record]
 
 
 def longest(runs: list[Record]) -> list[Record]:
-    """Of a preset's finished runs those with the most meta-steps, and the fewest settings of their own; one a seed."""
-    finished = [record for record in runs if "failed" not in record]
-    if not finished:
+    """Of finished runs of a preset those with the most meta-steps and the fewest settings of their own: its seeds."""
+    if not runs:
         return []
-    best = max(finished, key=lambda record: (record["steps"], -len(record["settings"])))
-    alike = [record for record in finished if all(record[key] == best[key] for key in ("steps", "settings"))]
-    return list({record["seed"]: record for record in alike}.values())
+    best = max(runs, key=lambda record: (record["steps"], -len(record["settings"])))
+    return [record for record in runs if all(record[key] == best[key] for key in ("steps", "settings"))]
 
 
 def protocol(found: Record, metric: str) -> str:
@@ -163,7 +181,7 @@ def command(record: Record, asked: int) -> str:
     """What was typed, the seed left out."""
     steps = [] if record["steps"] == asked else [f"train.steps={record['steps']}"]
     words = ["metarun", f"experiment={record['preset']}", *steps, *record["settings"]]
-    return f"`{' '.join(words)}`"
+    return f"`{' '.join(words)}`".replace("|", "\\|")
 
 
 def share(done: int, asked: int) -> str:
@@ -223,36 +241,38 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
     return [f"- {source}: {', '.join(names)}" for source, names in lines.items()]
 
 
-def page(directory: Path) -> str:
-    every, known = presets(), remembered(directory)
-    of_preset = {name: [record for record in known["runs"] if record["preset"] == name] for name in every}
+def page(what: dict[str, Any]) -> str:
+    """The tables of what is known."""
+    every = presets()
+    of_preset = {name: [record for record in what["runs"] if record["preset"] == name] for name in every}
     lines = table(
         "command", "paper", "ours, 95 % interval over tasks", "std over seeds", "protocol", "meta-steps", "minutes",
         "device, commit, date",
     )  # fmt: skip
     for name, values in every.items():
-        found = longest(of_preset[name])
+        found = longest(finished(of_preset[name]))
         lines += rows(values, found) if found else []
     failed = [record for runs in of_preset.values() for record in runs if "failed" in record]
     if failed:
         lines += ["", "Ended in an error:", "", *table("command", "seed", "meta-steps", "what it said")]
     for record in failed:
-        asked, said = every[record["preset"]]["train"]["steps"], record["failed"].replace("|", "\\|")
+        asked, said = every[record["preset"]]["train"]["steps"], markdown_text(record["failed"])
         lines.append(f"| {command(record, asked)} | {record['seed']} | {share(record['done'], asked)} | {said} |")
     lines += ["", "Not run yet:", "", *table("command", "paper", "meta-steps", "in full, validation and test left out")]
     for name, values in every.items():
-        if not of_preset[name]:
+        if not finished(of_preset[name]):
             figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
             asked = values["train"]["steps"]
-            lines.append(f"| `metarun experiment={name}` | {figures} | {asked:,} | {in_full(asked, known, name)} |")
+            lines.append(
+                f"| `metarun experiment={name}` | {figures} | {asked:,} | {in_full(asked, what['times'].get(name))} |"
+            )
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
 
 
-def in_full(steps: int, known: dict[str, Any], name: str) -> str:
+def in_full(steps: int, found: dict[str, Any] | None) -> str:
     """How long all meta-steps of a preset would take."""
-    if name not in known["times"]:
+    if found is None:
         return "not measured"
-    found = known["times"][name]
     hours = steps / found["meta_steps_per_s"] / 3600
     long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     return f"{long} at {found['meta_steps_per_s']:.2g} meta-steps/s, {found['devices']} {found['device'].split()[0]}"
@@ -263,28 +283,37 @@ def table(*columns: str) -> list[str]:
 
 
 def write(directory: Path) -> None:
+    what = known(directory)
+    keep(what)
     before, rest = PAGE.read_text().split(BEGIN)
-    write_atomically(PAGE, f"{before}{BEGIN}\n{page(directory)}\n{END}{rest.split(END)[1]}")
+    write_atomically(PAGE, f"{before}{BEGIN}\n{page(what)}\n{END}{rest.split(END)[1]}")
 
 
-def share_of_budget(text: str) -> float:
-    if not 0 < (share := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: more than 0 and at most 1")
-    return share
+def budget(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0 and at most 1, e.g. 0.05")
 
 
-def whole_numbers(text: str) -> list[int]:
+def seeds(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: give whole numbers, e.g. 0,1,2")
     return [int(number) for number in text.split(",")]
+
+
+def jobs(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number above 0, e.g. 2")
+    return int(text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", help="all by default")
-    parser.add_argument(
-        "--budget", type=share_of_budget, default=1.0, help="the share of the paper's meta-steps to run"
-    )
-    parser.add_argument("--seeds", type=whole_numbers, default=[0], help="e.g. 0,1,2")
-    parser.add_argument("--jobs", type=int, choices=range(1, 65), metavar="N", default=1, help="runs side by side")
+    parser.add_argument("--budget", type=budget, default=1.0, help="the share of the preset's meta-steps to run")
+    parser.add_argument("--seeds", type=seeds, default=[0], help="e.g. 0,1,2")
+    parser.add_argument("--jobs", type=jobs, default=1, help="runs side by side")
     parser.add_argument("--dir", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--table-only", action="store_true")
     parser.add_argument("--time", action="store_true")
@@ -297,7 +326,7 @@ def main() -> int:
     chosen, codes = arguments.presets or list(every), [0]
     try:
         if arguments.time:
-            ran = {record["preset"] for record in remembered(arguments.dir)["runs"]}
+            ran = {record["preset"] for record in finished(known(arguments.dir)["runs"])}
             codes += [timed(name, arguments.dir) for name in chosen if name not in ran]
         elif not arguments.table_only:
             codes += run_all(every, chosen, arguments)
@@ -312,19 +341,13 @@ def run_all(every: dict[str, dict[str, Any]], chosen: list[str], arguments: argp
     """The runs' exit codes. Ctrl-C stops those that run, and starts no others."""
     with ThreadPoolExecutor(arguments.jobs) as pool:
         try:
-            jobs = [
-                pool.submit(
-                    run,
-                    name,
-                    max(1, round(arguments.budget * every[name]["train"]["steps"])),
-                    seed,
-                    arguments.dir,
-                    arguments.set,
-                )
+            steps = {name: max(1, round(arguments.budget * every[name]["train"]["steps"])) for name in chosen}
+            runs = [
+                pool.submit(run, name, steps[name], seed, arguments.dir, arguments.set)
                 for name in chosen
                 for seed in arguments.seeds
             ]
-            return [abs(job.result()) for job in jobs]
+            return [abs(one.result()) for one in runs]
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,21 +41,24 @@ def runs_kept() -> list[dict]:
 
 
 @pytest.mark.parametrize("preset", PAPERS)
-def test_a_preset_says_what_was_reached_in_how_many_minutes(preset):
+def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, reproduce):
     opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
-    finished = [run for run in runs_kept() if run["preset"] == preset and "failed" not in run]
+    longest = reproduce.module.longest([run for run in runs_kept() if run["preset"] == preset and "failed" not in run])
     words = " ".join(opening.replace("#", " ").split())
-    if not finished:
+    if not longest:
         assert re.search(r"Not run.* (time was not measured|(hours|minutes) on )", words)
         return
-    longest = [run for run in finished if run["steps"] == max(run["steps"] for run in finished)]
     asked, done = composed(f"experiment={preset}")["train"]["steps"], longest[0]["steps"]
-    assert done == asked or f"train.steps={done}, " in words
+    _, said, reached = words.partition("Expect " if done == asked else f"With train.steps={done}, ")
+    assert said
+    assert "Not run" not in words
     for metric in composed(f"experiment={preset}")["paper"]["figures"]:
         mean = np.mean([figure_of(run, metric)["mean"] for run in longest])
-        assert (f"{100 * mean:.1f}" if metric.startswith("accuracy") else f"{mean:.2f}") in words
+        assert (f"{100 * mean:.1f}" if metric.startswith("accuracy") else f"{mean:.2f}") in reached
     minutes = np.mean([run["minutes"] for run in longest])
-    assert re.search(rf" {minutes:.0f} minutes? on \d (CPU|GPU)", words)
+    assert re.search(rf" in {minutes:.0f} minutes? on \d (CPU|GPU)", reached)
+    if hours := re.search(r"about (\d+) hours so", reached):
+        assert int(hours[1]) == round(minutes * asked / done / 60)
 
 
 @pytest.mark.parametrize("preset", PAPERS)
@@ -175,16 +179,20 @@ def test_a_run_that_ends_in_an_error_stays_on_the_page_until_one_is_finished(rep
         folder = Path(command[-1].removeprefix("run.dir="))
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text('{"step": 5, "split": "train"}\n')
-        stdout.write("meta-step 5/7\nmetarun: meta-step 6: the gradient is not finite\n")
+        stdout.write("meta-step 5/7\nmetarun: meta-step 6: [0] <x> is not finite\n")
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(reproduce.module.subprocess, "run", diverging)
     preset = ("maml_sinusoid_10s", "--budget", "0.0001", "--set", "learner.inner_lr=9")
     row = row_of(reproduce(*preset, code=1), "learner.inner_lr=9")
     assert row.startswith("| `metarun experiment=maml_sinusoid_10s train.steps=7 learner.inner_lr=9` | 0 | 5 of 70,000")
-    assert row.endswith("| metarun: meta-step 6: the gradient is not finite |")
+    assert row.endswith("| metarun: meta-step 6: \\[0\\] &lt;x&gt; is not finite |")
+    assert row_of(reproduce("--table-only"), "`metarun experiment=maml_sinusoid_10s` | 0.67").endswith("not measured |")
     finished(tmp_path, "maml_sinusoid_10s/7-0-learner.inner_lr%3D9", mse={"mean": 1.0, "ci95": None})
     assert "Ended in an error" not in reproduce("--table-only")
+    shutil.rmtree(tmp_path / "runs" / "maml_sinusoid_10s" / "7-0-learner.inner_lr%3D9")
+    assert reproduce(*preset, code=1) == reproduce("--table-only")
+    assert "Ended in an error" not in reproduce("--table-only")  # what is finished stays
 
 
 def test_an_interrupt_starts_no_other_run_and_writes_the_page(reproduce, monkeypatch):
@@ -201,7 +209,9 @@ def test_an_interrupt_starts_no_other_run_and_writes_the_page(reproduce, monkeyp
     assert len(begun) == 1
 
 
-def test_times_are_kept_and_a_preset_that_cannot_be_measured_does_not_end_the_others(reproduce, monkeypatch):
+def test_times_are_kept_and_a_preset_that_cannot_be_measured_does_not_end_the_others(
+    reproduce, monkeypatch, tmp_path, capsys
+):
     def bench(command, **_):
         name = command[5].partition("=")[2]
         found = {"meta_steps_per_s": 2.0, "devices": 1, "device": "cpu"}
@@ -211,6 +221,10 @@ def test_times_are_kept_and_a_preset_that_cannot_be_measured_does_not_end_the_ot
     text = reproduce("maml_miniimagenet_5w1s", "maml_omniglot_5w1s", "--time", code=1)
     assert row_of(text, "=maml_miniimagenet_5w1s`").endswith("| 60,000 | not measured |")
     assert row_of(text, "=maml_omniglot_5w1s`").endswith("| 60,000 | 8.3 hours at 2 meta-steps/s, 1 cpu |")
+    for file in tmp_path.rglob("bench.json"):
+        file.write_text("")
+    assert reproduce("--table-only") == text
+    assert "bench.json: left out, it cannot be read" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_preset_is_refused(reproduce, capsys):
@@ -219,11 +233,13 @@ def test_a_name_that_is_no_preset_is_refused(reproduce, capsys):
     assert "maml_omniglot: no such preset; allowed: anil_miniimagenet_5w1s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [("--seeds", "a"), ("--jobs", "0"), ("--budget", "0"), ("--budget", "1.5")])
+@pytest.mark.parametrize(
+    "wrong", [("--seeds", "a"), ("--seeds", "0,"), ("--jobs", "0"), ("--budget", "0"), ("--budget", "x")]
+)
 def test_an_option_that_cannot_be_is_refused(reproduce, wrong, capsys):
     with pytest.raises(SystemExit):
         reproduce("maml_sinusoid_10s", *wrong)
-    assert f"argument {wrong[0]}" in capsys.readouterr().err
+    assert f"argument {wrong[0]}: '{wrong[1]}': give " in capsys.readouterr().err
 
 
 def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
@@ -245,5 +261,8 @@ def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
     assert "try next metarun -m experiment=x train.seed=0,1,2" in lines
     found["training"]["command"] = "metarun -m task=omniglot learner=maml,anil"
     assert results.next_command(found) == "metarun -m learner=maml,fomaml train.seed=0,1,2"
+    for unknown in ("metarun run.dir=x", "metarun run.name=it's learner=maml"):
+        found["training"]["command"] = unknown
+        assert results.next_command(found) == "metarun -m learner=maml,fomaml train.seed=0,1,2"
     found["protocol"]["task"]["_target_"] = "metarun.tasks.strokes.Strokes"
     assert results.next_command(found) == "metarun task=omniglot"

@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock
 from support import Page
 
+from metarun import verbs
 from metarun.conf import flat
 from metarun.report import charts, page, plots, runs, tables
 
@@ -201,6 +202,8 @@ def test_paths_without_a_run_are_named_and_left_out(two_runs, tmp_path, capsys):
         "gone: no such directory; name a run's, or one that holds runs; left out",
     ]
     assert [path.name for path in runs.find([tmp_path])] == ["run"]
+    shutil.copytree(tmp_path / "run", tmp_path / "wandb" / "group" / "run")  # a user's own names
+    assert len(runs.find([tmp_path])) == 2
 
 
 def test_a_setting_that_an_older_run_lacks_and_the_devices_do_not_set_seeds_apart(two_runs, tmp_path):
@@ -210,6 +213,15 @@ def test_a_setting_that_an_older_run_lacks_and_the_devices_do_not_set_seeds_apar
     )
     assert [len(members) for members in runs.groups(found).values()] == [2, 1]
     assert "learner.of_later" not in runs.differences(found)
+
+
+def test_a_seed_that_was_run_twice_counts_once_with_its_mean(two_runs, tmp_path):
+    settings = ({"train.seed": 0}, {"train.seed": 0, "hardware.devices": 1}, {"train.seed": 1})
+    copies(two_runs / "sinusoid", tmp_path, *settings)
+    for i, mean in enumerate((0.1, 0.3, 0.1)):
+        changed(tmp_path / str(i) / "results.json", lambda c, mean=mean: c["test"]["mse"].update(mean=mean))
+    (row,) = tables.over_seeds(runs.groups(runs.read(runs.find([tmp_path])))).rows
+    assert [cell.value for cell in row[1:3]] == [2, pytest.approx(0.15)]
 
 
 def test_the_papers_figures_stand_beside_the_runs_with_who_quotes_them(two_runs, tmp_path):
@@ -222,6 +234,7 @@ def test_the_papers_figures_stand_beside_the_runs_with_who_quotes_them(two_runs,
     expected = ["run", "mse after 1", f"{after['mean']:.4f} ± {after['ci95']:.4f}", "0.67 ± 0.1"]
     assert [cell.text for cell in row] == [*expected, "A et al. 2017, as quoted by B et al. 2020"]
     assert "as quoted by B et al. 2020" in Page(page.html([found])).text
+    assert "as quoted by B et al. 2020" in tables.as_markdown([found])
 
 
 def test_figures_of_validation_say_so(two_runs, tmp_path):
@@ -239,16 +252,18 @@ def test_figures_of_validation_say_so(two_runs, tmp_path):
 
 def test_a_task_with_a_metric_of_its_own_is_summed_up_by_it(two_runs, tmp_path):
     shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
-    text = (tmp_path / "run" / "results.json").read_text().replace('"mse"', '"mae"')
+    text = (tmp_path / "run" / "results.json").read_text()
+    assert '"metric": "mse"' in text
+    text = text.replace('"mse"', '"mae"')
     (tmp_path / "run" / "results.json").write_text(text)
     (found,) = runs.read(runs.find([tmp_path]))
     assert (found.metric, found.missing) == ("mae", [])
 
 
-def test_a_curve_ends_where_its_shortest_seed_does(monkeypatch):
-    drawn = []
+def test_a_curve_ends_where_its_shortest_seed_does_that_is_finished(monkeypatch):
     monkeypatch.setattr(plots, "svg", lambda draw: draw(drawn))
-    seeds = iter([{1: 0.1, 2: 0.2, 3: 0.3}, {1: 0.3, 2: 0.4}])
+    curves = {"a": {1: 0.1, 2: 0.2, 3: 0.3}, "b": {1: 0.3, 2: 0.4}, "stopped": {1: 0.9}}
+    seeds = [SimpleNamespace(name=name, results=name != "stopped") for name in curves]
 
     class Axes(list):
         def plot(self, steps, values, **_):
@@ -258,8 +273,17 @@ def test_a_curve_ends_where_its_shortest_seed_does(monkeypatch):
         fill_between = set_xlabel = set_ylabel = lambda *_, **__: None
 
     drawn = Axes()
-    plots.curves({"one": ["run", "run"]}, lambda _: next(seeds), "accuracy")
+    plots.curves({"one": seeds}, lambda seed: curves[seed.name], "accuracy")
     assert drawn == [([1, 2], pytest.approx([0.2, 0.3]))]
+    plots.curves({"one": seeds[2:]}, lambda seed: curves[seed.name], "accuracy")
+    assert drawn[1:] == [([1], pytest.approx([0.9]))]
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_long_names_leave_room_for_the_plot():
+    groups = {f"{i} {'inner_lr=0.4, ' * 9}": [SimpleNamespace(results=True)] for i in range(8)}
+    drawn = plots.curves(groups, lambda _: {1: 0.1, 2: 0.2}, "accuracy")
+    assert drawn.count("...") == 8
 
 
 def test_accuracy_by_instance_is_read_in_order(two_runs, tmp_path):
@@ -306,7 +330,8 @@ def test_a_path_that_is_no_text_is_shown_all_the_same(two_runs, tmp_path):
     (folder / "one" / "results.json").unlink()
     shutil.copytree(two_runs / "sinusoid", tmp_path / "two")
     changed(tmp_path / "two" / "results.json", lambda c: c["training"].update(command="metarun run.dir=caf\udce9"))
-    assert "run.dir=caf\ufffd" in Page(page.html(runs.read(runs.find([tmp_path])))).text
+    verbs.report([str(tmp_path), "--out", str(tmp_path / "report.html")])
+    assert "run.dir=caf\ufffd" in (tmp_path / "report.html").read_text()
 
 
 def test_what_is_not_a_number_is_left_out_of_the_plots(two_runs, tmp_path):

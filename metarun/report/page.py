@@ -52,7 +52,7 @@ def html(runs: list[SavedRun]) -> str:
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     together = groups(runs)
     drawn = charts(runs, together)
-    written = environment.get_template("page.html").render(
+    return environment.get_template("page.html").render(
         runs=runs,
         summary=summary(runs),
         beside_papers=beside_papers(runs),
@@ -63,4 +63,3 @@ def html(runs: list[SavedRun]) -> str:
         whole=CLOSELY,
         date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
-    return as_text(written)

@@ -20,6 +20,7 @@ INK = "#123457"  # stands for the page's text colour until the SVG is written
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":")
 NAMED = 12  # lines with a name; the others are grey
+LONGEST = 48  # letters of a name
 OTHERS = "others"  # theirs, together
 MOST_INSIDE = 6  # names inside a plot; more stand beside it
 
@@ -43,7 +44,7 @@ def svg(draw: Callable[[Axes], object], width: float = 5.4, height: float = 3.2)
     handles, labels = [one[0] for one in named], [one[1] for one in named]
     like: dict[str, Any] = {"frameon": False, "labelcolor": INK, "fontsize": 9}
     if len(labels) > MOST_INSIDE:
-        figure.set_figwidth(width + 2)
+        figure.set_figwidth(width + 0.6 + 0.075 * max(map(len, labels)))
         figure.legend(handles, labels, loc="outside right upper", **like)
     elif labels:
         axes.legend(handles, labels, **like)
@@ -63,6 +64,7 @@ COUNT = count()
 def style(index: int, name: str) -> dict[str, Any]:
     """How the line of an experiment looks, which has a name: the same in every plot."""
     # matplotlib hides a label that begins with an underscore, and takes dollars for mathematics.
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
     label = (name.lstrip("_") or "run").replace("$", r"\$")
     colour, line = COLOURS[index % len(COLOURS)], STYLES[index // len(COLOURS)]
     return {"label": label, "color": colour, "linestyle": line, "linewidth": 1.8}
@@ -88,12 +90,15 @@ def of_each(groups: Groups, points: Callable[[SavedRun], T]) -> list[tuple[int, 
 
 
 def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], y: str) -> str | None:
-    """Something over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds."""
+    """Something over meta-steps; a line for each experiment, and a band from the lowest to the highest of its seeds.
+
+    It goes as far as all seeds that are finished, or, if none is, as all of them.
+    """
 
     def draw(axes: Axes) -> None:
         others = []
         for i, name, every in drawn:
-            steps = sorted(set.intersection(*(set(one) for one in every)))  # which all seeds have come to
+            steps = sorted(set.intersection(*(set(one) for one in every)))
             values = np.array([[one[step] for one in every] for step in steps]).reshape(-1, len(every))
             if i >= NAMED:
                 others.append((steps, values.mean(1)))
@@ -105,7 +110,8 @@ def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], y: st
         axes.set_xlabel("meta-steps")
         axes.set_ylabel(y.replace("_", " "))
 
-    drawn = of_each(groups, points)
+    ended = {name: [run for run in runs if run.results] or runs for name, runs in groups.items()}
+    drawn = of_each(ended, points)
     return svg(draw) if drawn else None
 
 

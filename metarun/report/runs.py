@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,8 @@ def below(path: Path) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether it has a run's config.yaml: Hydra and W&B have files of that name, too."""
-    others = path.name == ".hydra" or (path / "hydra.yaml").exists() or path.parent.parent.name == "wandb"
+    of_wandb = path.name == "files" and path.parent.parent.name == "wandb"
+    others = path.name == ".hydra" or (path / "hydra.yaml").exists() or of_wandb
     return (path / "config.yaml").is_file() and not others
 
 
@@ -119,8 +121,8 @@ def read(paths: Iterable[Path]) -> list[SavedRun]:
 
 
 def as_text(path: Path | str) -> str:
-    """A path, or what holds one, as text: it may have bytes that are none."""
-    return str(path).encode(errors="surrogateescape").decode(errors="replace")
+    """A path, or what holds one, as text: it may have bytes that are none, which Python keeps as lone surrogates."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(path))
 
 
 def read_one(path: Path, name: str) -> SavedRun:

@@ -34,6 +34,7 @@ class Tested(BaseModel):
 
 class Protocol(BaseModel):
     split: str
+    metric: str | None = None  # older runs do not say
 
 
 class Training(BaseModel):
@@ -98,12 +99,12 @@ class Classes(BaseModel):
 def results(found: Any) -> tuple[dict[str, Any], list[str]]:
     """The content of a results.json, without those parts that cannot be read; and their names."""
     split = Protocol.model_validate(found["protocol"]).split
-    parts = {"figures": found.get(split), "by_inner_steps": found.get(f"{split}_by_inner_steps", {})}
-    tested = Tested.model_validate({**parts, "by_shots": found.get(f"{split}_by_shots", {})})
+    figures = {"figures": found.get(split), "by_inner_steps": found.get(f"{split}_by_inner_steps", {})}
+    tested = Tested.model_validate({**figures, "by_shots": found.get(f"{split}_by_shots", {})})
     others = [after for other in tested.by_shots.values() for after in (other.figures, *other.by_inner_steps.values())]
     metric = main_metric(found)
-    for figures in (tested.figures, *tested.by_inner_steps.values(), *others):
-        if metric not in figures:
+    for measured in (tested.figures, *tested.by_inner_steps.values(), *others):
+        if metric not in measured:
             raise ValueError(f"no {metric}")
     parts = PARTS | ({"paper": Paper | None} if "paper" in found else {})
     lacking = [name for name, kind in parts.items() if name not in found or not fits(found[name], kind)]

@@ -97,17 +97,21 @@ def over_seeds(together: dict[str, list[SavedRun]]) -> Table | None:
     rows = []
     for name, members in together.items():
         metric = next((run.metric for run in members if run.results), "")
-        figures = {str(run.config.get("train.seed")): figure_of(run.results, metric) for run in members if run.results}
-        tested = [figure for figure in figures.values() if figure and figure["mean"] is not None]
-        if len(tested) < 2:
+        of_seeds: dict[str, list[dict[str, float]]] = {}  # a seed that was run twice counts once
+        for run in members:
+            figure = figure_of(run.results, metric) if run.results else None
+            if figure and figure["mean"] is not None:
+                of_seeds.setdefault(str(run.config.get("train.seed")), []).append(figure)
+        if len(of_seeds) < 2:
             continue
         scale, percent = unit(metric)
-        means = [scale * figure["mean"] for figure in tested]
-        intervals = [figure["ci95"] for figure in tested if figure.get("ci95") is not None]
+        means = [scale * np.mean([figure["mean"] for figure in figures]) for figures in of_seeds.values()]
+        every = [figure.get("ci95") for figures in of_seeds.values() for figure in figures]
+        intervals = [ci95 for ci95 in every if ci95 is not None]
         rows.append(
             [
                 text(name),
-                number(len(tested)),
+                number(len(of_seeds)),
                 number(float(np.mean(means)), f"{{:.4g}}{percent}"),
                 number(float(np.std(means, ddof=1)), f"{{:.2g}}{percent}"),
                 number(float(scale * np.mean(intervals)) if intervals else None, f"{{:.2g}}{percent}"),
@@ -136,9 +140,9 @@ def as_csv(runs: list[SavedRun]) -> str:
 
 
 def as_markdown(runs: list[SavedRun]) -> str:
-    """The summary as a markdown table, and below it, if there is one, that over seeds."""
-    over = over_seeds(groups(runs))
-    return markdown_table(summary(runs)) + (f"\n{markdown_table(over)}" if over else "")
+    """The summary as a markdown table, and below it those beside the papers and over seeds, if there are any."""
+    tables = (summary(runs), beside_papers(runs), over_seeds(groups(runs)))
+    return "\n".join(markdown_table(table) for table in tables if table)
 
 
 def markdown_table(table: Table) -> str:
