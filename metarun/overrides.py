@@ -41,7 +41,8 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return no_such_choice(arguments)
     if isinstance(error, OverrideParseException):
         reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
-        return f"{error.override}: cannot be read as group=choice or key=value ({reason})"
+        given = error.override if error.override in arguments else error.override.lstrip("+")  # `spare` adds one
+        return f"{given}: cannot be read as group=choice or key=value ({reason})"
     return message.splitlines()[0] if message else type(error).__name__
 
 

@@ -87,6 +87,7 @@ MISTAKES = [
     (["train.stes=3"], "train.stes: no such key; did you mean steps?"),
     (["learner.inner_stepz=3"], "learner.inner_stepz: no such key; did you mean inner_steps?"),
     (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),
+    (["task.ways={1}"], "task.ways={1}: cannot be read as group=choice or key=value"),
     (["train.steps=["], "train.steps=[: cannot be read as group=choice or key=value"),
     (["task.ways=0"], "task.ways=0: must be an integer >= 1"),
     (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),

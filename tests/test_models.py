@@ -1,11 +1,14 @@
 """The convolution against XLA's own, normalisation against its definition."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarun.core import ConfigError
 from metarun.models import layers
 from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
@@ -132,3 +135,27 @@ def test_a_residual_block_adds_what_it_convolves_to_what_it_was_given():
     pooled = rectified.reshape(2, 2, 2, 2, 2, 5).max((2, 4))
     outputs = jax.jit(resnet.apply)({"params": params}, x)
     np.testing.assert_allclose(outputs, pooled.reshape(2, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "says"),
+    [
+        (ResNet12((4, 4, 4, 4), 0.1, "batch", 3), (1, 16, 16, 1), None),
+        (ResNet12((4, 4, 4, 4), 0.1, "batch", 3), (1, 16, 15, 1), "of 16 x 16 and more, not (1, 16, 15, 1); use"),
+        (ResNet12((4, 4, 4), 0.1, "batch", 3), (1, 7, 8, 1), "of 8 x 8 and more, not (1, 7, 8, 1); use model=conv4"),
+        (Conv4Wide((4, 4, 4, 4), 0.1, "batch", 3), (1, 16, 16, 1), None),
+        (Conv4Wide((4, 4, 4, 4), 0.1, "batch", 3), (1, 15, 16, 1), "of 16 x 16 and more, not (1, 15, 16, 1); use"),
+        (Conv4Wide((4, 4, 4, 4), 0.1, "batch", 3), (5, 3), "of 16 x 16 and more, not (5, 3); use model=mlp"),
+        (Conv4(4, "stride", "batch", 3), (1, 1, 1, 1), None),
+        (Conv4(4, "stride", "batch", 3), (5, 3), "images (n, height, width, channels), not (5, 3); use model=mlp"),
+    ],
+)  # fmt: skip
+def test_images_that_are_too_small_for_a_model_are_refused_with_another(model, shape, says):
+    def outputs():
+        return model.init_with_output(jax.random.key(0), jnp.zeros(shape))[0]
+
+    if says is None:
+        assert jax.eval_shape(outputs).shape == (shape[0], 3)
+        return
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        jax.eval_shape(outputs)
