@@ -108,6 +108,7 @@ def records(name: str, directory: Path) -> list[Record]:
 def the_rows_part(found: dict[str, Any]) -> Record:
     """Of a results.json, what the page's rows say."""
     split, how = found["protocol"]["split"], found["protocol"]
+    how["task"] = {key: value for key, value in how["task"].items() if key != "data_dir"}  # of one machine
     return {
         split: found[split],
         f"{split}_by_inner_steps": found[f"{split}_by_inner_steps"],

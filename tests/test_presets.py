@@ -151,7 +151,13 @@ def finished(tmp_path, folder: str, **figures) -> Path:
     found = {
         "test": figures,
         "test_by_inner_steps": {},
-        "protocol": {"split": "test", "episodes": 600, "task": {}, "learner": {}, "transductive": False},
+        "protocol": {
+            "split": "test",
+            "episodes": 600,
+            "task": {"data_dir": "/mine"},
+            "learner": {},
+            "transductive": False,
+        },
         "state": {"state": "last"},
         "speed": {"minutes": 1.0},
         "machine": {"devices": 1, "device": "cpu"},
@@ -171,6 +177,7 @@ def test_the_page_shows_the_longest_run_and_what_is_wrong_with_a_figure(reproduc
     finished(tmp_path, "maml_omniglot_20w5s/100-0", loss={"mean": 1.0, "ci95": 0.1})
     finished(tmp_path, "maml_omniglot_5w5s/60000-0").write_text('{"test": ')
     text = reproduce("--table-only")
+    assert "/mine" not in (tmp_path / "results.json").read_text()  # a path of one machine
     row = row_of(text, "maml_omniglot_5w1s train.steps=200`")
     assert "| **93.00 ± 3.00 %** | 1.4 over 2 |" in row
     row = row_of(text, "maml_omniglot_20w1s train.steps=100 learner.inner_lr=0.2`")
