@@ -13,6 +13,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -34,6 +35,7 @@ BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 
 
+@cache
 def presets() -> dict[str, dict[str, Any]]:
     """The experiments that reproduce a paper's figure, by name, with what their yaml files say."""
     found = {
@@ -108,11 +110,11 @@ def records(name: str, directory: Path) -> list[Record]:
 def the_rows_part(found: dict[str, Any]) -> Record:
     """Of a results.json, what the page's rows say."""
     split, how = found["protocol"]["split"], found["protocol"]
-    how["task"] = {key: value for key, value in how["task"].items() if key != "data_dir"}  # of one machine
+    task = {key: value for key, value in how["task"].items() if key != "data_dir"}  # a path of one machine
     return {
         split: found[split],
         f"{split}_by_inner_steps": found[f"{split}_by_inner_steps"],
-        "protocol": {key: how[key] for key in ("split", "episodes", "task", "learner", "transductive")},
+        "protocol": {key: how[key] for key in ("split", "episodes", "learner", "transductive")} | {"task": task},
         "state": found["state"]["state"],
         "minutes": found["speed"]["minutes"],
         "machine": {key: found["machine"][key] for key in ("devices", "device")},
