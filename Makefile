@@ -45,7 +45,7 @@ format: $(VENV)/installed-dev ## let ruff mend what it can
 
 figures: $(VENV)/installed-dev ## the README's pictures, drawn anew
 	$(BIN)/python scripts/draw_episodes.py
-	$(BIN)/python -P scripts/draw_report.py
+	$(BIN)/python scripts/draw_report.py
 
 compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour
 	$(BIN)/python scripts/compare_learners.py
@@ -56,13 +56,13 @@ bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 min
 
 BUDGET ?= 1
 reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md, days on a CPU; make reproduce BUDGET=0.05 for a part
-	$(BIN)/python -P scripts/reproduce.py --budget $(BUDGET)
+	$(BIN)/python scripts/reproduce.py --budget $(BUDGET)
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
 	$(BIN)/python scripts/measure_costs.py
 
 soak: $(VENV)/installed-dev ## 50 kills, 1,000 random configurations, 200,000 meta-steps: docs/reliability.md, over an hour
-	$(BIN)/python -P scripts/soak.py
+	$(BIN)/python scripts/soak.py
 
 wheel: $(VENV)/installed-dev ## build the wheel and try it in an empty directory
 	scripts/try_wheel.sh $(BIN)/python

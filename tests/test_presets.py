@@ -1,19 +1,12 @@
-"""Presets: what they say of themselves is what they are, and scripts/reproduce.py runs them and writes their page."""
+"""Presets: what they say of themselves is what they are, and what was reached."""
 
-import importlib.util
-import json
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from results_memory import known, longest
 from support import composed, experiments
 
 from metarun import results
@@ -35,33 +28,27 @@ def test_a_preset_opens_with_its_paper_its_figure_and_its_command(preset):
     assert (paper["quoted_by"] is None) or paper["quoted_by"] in text
 
 
-def kept() -> dict:
-    """The runs and times that the page of results is made from."""
-    return json.loads((Path(__file__).parents[1] / "docs" / "results.json").read_text())
-
-
 @pytest.mark.parametrize("preset", PAPERS)
-def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, reproduce):
+def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, tmp_path):
+    kept = known(tmp_path)  # docs/results.json alone
     opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
-    longest = reproduce.module.longest(
-        [run for run in kept()["runs"] if run["preset"] == preset and "failed" not in run]
-    )
+    seeds = longest([run for run in kept["runs"] if run["preset"] == preset and "failed" not in run])
     words = " ".join(opening.replace("#", " ").split())
     asked = composed(f"experiment={preset}")["train"]["steps"]
-    if not longest:
-        time = kept()["times"].get(preset)
+    if not seeds:
+        time = kept["times"].get(preset)
         hours = time and round(asked / time["meta_steps_per_s"] / 3600)
         took = f"all meta-steps take about {hours} hours on " if time else "the time was not measured"
         assert f"expect the paper's figure; {took}" in words
         return
-    done = longest[0]["steps"]
+    done = seeds[0]["steps"]
     _, said, reached = words.partition("Expect " if done == asked else f"With train.steps={done}, ")
     assert said
     assert "Not run" not in words
     for metric in composed(f"experiment={preset}")["paper"]["figures"]:
-        mean = np.mean([figure_of(run, metric)["mean"] for run in longest])
+        mean = np.mean([figure_of(run, metric)["mean"] for run in seeds])
         assert (f"{100 * mean:.1f}" if metric.startswith("accuracy") else f"{mean:.2f}") in reached
-    minutes = np.mean([run["minutes"] for run in longest])
+    minutes = np.mean([run["minutes"] for run in seeds])
     assert re.search(rf" in {minutes:.0f} minutes? on \d (CPU|GPU)", reached)
     if hours := re.search(r"about (\d+) hours so", reached):
         assert int(hours[1]) == round(minutes * asked / done / 60)
@@ -94,165 +81,6 @@ def test_figures_are_found_by_name_and_put_into_words():
         "0.38",
         "",
     )
-
-
-@pytest.fixture
-def reproduce(tmp_path, monkeypatch):
-    """The script as a module, its page in a directory of its own."""
-    path = Path(__file__).parents[1] / "scripts" / "reproduce.py"
-    spec = importlib.util.spec_from_file_location("reproduce", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.PAGE = tmp_path / "results.md"
-    module.PAGE.write_text(f"before\n{module.BEGIN}\nold\n{module.END}\nafter\n")
-
-    def run(*arguments: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["reproduce.py", "--dir", str(tmp_path / "runs"), *arguments])
-        assert module.main() == code
-        return module.PAGE.read_text()
-
-    run.module = module
-    return run
-
-
-def row_of(text: str, words: str) -> str:
-    (row,) = [line for line in text.splitlines() if words in line]
-    return row
-
-
-def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path, capfd):
-    quick = [f"--set={setting}" for setting in ("eval.episodes=8", "eval.val_episodes=2", "train.meta_batch=2")]
-    arguments = ("maml_sinusoid_10s", "--budget", "0.0001", "--seeds", "0,1", *quick)
-    text = reproduce(*arguments)
-    assert capfd.readouterr().out.count("metarun experiment=maml_sinusoid_10s train.steps=7") == 2
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
-    row = row_of(text, "0.67 (MSE after 1)")
-    assert "`metarun experiment=maml_sinusoid_10s train.steps=7 eval.episodes=8 eval.val_episodes=2 train.meta_" in row
-    assert "7 of 70,000 (0.01 %)" in row
-    files = sorted((tmp_path / "runs" / "maml_sinusoid_10s").glob("*/results.json"))
-    means = [figure_of(json.loads(file.read_text()), "mse_after_1")["mean"] for file in files]
-    assert f"**{sum(means) / 2:.4f} ± " in row
-    assert f"| {abs(means[0] - means[1]) / 2**0.5:.2g} over 2 |" in row
-    assert all(f"`metarun experiment={name}`" in text for name in PAPERS if name != "maml_sinusoid_10s")
-
-    assert reproduce(*arguments) == text
-    assert capfd.readouterr().out == ""  # finished: nothing is run again
-    for file in files:
-        file.unlink()
-    assert reproduce("--table-only") == text  # figures outlive the files of their runs
-
-
-def finished(tmp_path, folder: str, **figures) -> Path:
-    """A finished run as its results.json tells of it."""
-    path = tmp_path / "runs" / folder / "results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found = {
-        "test": figures,
-        "test_by_inner_steps": {},
-        "protocol": {
-            "split": "test",
-            "episodes": 600,
-            "task": {"data_dir": "/mine"},
-            "learner": {},
-            "transductive": False,
-        },
-        "state": {"state": "last"},
-        "speed": {"minutes": 1.0},
-        "machine": {"devices": 1, "device": "cpu"},
-        "commit": None,
-        "date": "2026-01-01T00:00:00",
-    }
-    path.write_text(json.dumps(found))
-    return path
-
-
-def test_the_page_shows_the_longest_run_and_what_is_wrong_with_a_figure(reproduce, tmp_path, capsys):
-    finished(tmp_path, "maml_omniglot_5w1s/100-0", accuracy={"mean": 0.9, "ci95": 0.01})
-    finished(tmp_path, "maml_omniglot_5w1s/200-0-inner.mode%3Dreverse", accuracy={"mean": 0.91, "ci95": 0.02})
-    finished(tmp_path, "maml_omniglot_5w1s/200-0", accuracy={"mean": 0.92, "ci95": 0.02})
-    finished(tmp_path, "maml_omniglot_5w1s/200-1", accuracy={"mean": 0.94, "ci95": 0.04})
-    finished(tmp_path, "maml_omniglot_20w1s/100-0-learner.inner_lr%3D0.2", accuracy={"mean": None, "ci95": None})
-    finished(tmp_path, "maml_omniglot_20w5s/100-0", loss={"mean": 1.0, "ci95": 0.1})
-    finished(tmp_path, "maml_omniglot_5w5s/60000-0").write_text('{"test": ')
-    text = reproduce("--table-only")
-    assert "/mine" not in (tmp_path / "results.json").read_text()  # a path of one machine
-    row = row_of(text, "maml_omniglot_5w1s train.steps=200`")
-    assert "| **93.00 ± 3.00 %** | 1.4 over 2 |" in row
-    row = row_of(text, "maml_omniglot_20w1s train.steps=100 learner.inner_lr=0.2`")
-    assert "| **not a number** | 0 seed |" in row
-    assert "| not measured | 0 seed |" in row_of(text, "maml_omniglot_20w5s train.steps=100`")
-    assert row_of(text, "`metarun experiment=maml_omniglot_5w5s`").endswith("| 60,000 | not measured |")
-    assert "maml_omniglot_5w5s/60000-0/results.json: left out, it cannot be read" in capsys.readouterr().err
-
-
-def test_a_run_that_ends_in_an_error_stays_on_the_page_until_one_is_finished(reproduce, tmp_path, monkeypatch):
-    def diverging(command, stdout, **_):
-        folder = Path(command[-1].removeprefix("run.dir="))
-        folder.mkdir(parents=True)
-        (folder / "metrics.jsonl").write_text('{"step": 5, "split": "train"}\n')
-        stdout.write("meta-step 5/7\nmetarun: meta-step 6: [0] <x> is not finite\n")
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(reproduce.module.subprocess, "run", diverging)
-    preset = ("maml_sinusoid_10s", "--budget", "0.0001", "--set", "learner.inner_lr=9")
-    row = row_of(reproduce(*preset, code=1), "learner.inner_lr=9")
-    assert row.startswith("| `metarun experiment=maml_sinusoid_10s train.steps=7 learner.inner_lr=9` | 0 | 5 of 70,000")
-    assert row.endswith("| metarun: meta-step 6: \\[0\\] &lt;x&gt; is not finite |")
-    assert row_of(reproduce("--table-only"), "`metarun experiment=maml_sinusoid_10s` | 0.67").endswith("not measured |")
-    finished(tmp_path, "maml_sinusoid_10s/7-0-learner.inner_lr%3D9", mse={"mean": 1.0, "ci95": None})
-    assert "Ended in an error" not in reproduce("--table-only")
-    shutil.rmtree(tmp_path / "runs" / "maml_sinusoid_10s" / "7-0-learner.inner_lr%3D9")
-    assert reproduce(*preset, code=1) == reproduce("--table-only")
-    assert "Ended in an error" not in reproduce("--table-only")  # what is finished stays
-
-
-def test_an_interrupt_starts_no_other_run_and_writes_the_page(reproduce, monkeypatch):
-    begun = []
-
-    def interrupted(command, **_):
-        begun.append(command)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.5)  # a run saves its state before it stops
-        return subprocess.CompletedProcess(command, 75)
-
-    monkeypatch.setattr(reproduce.module.subprocess, "run", interrupted)
-    assert "Not run yet" in reproduce("maml_sinusoid_10s", "--seeds", "0,1,2", code=130)
-    assert len(begun) == 1
-
-
-def test_times_are_kept_and_a_preset_that_cannot_be_measured_does_not_end_the_others(
-    reproduce, monkeypatch, tmp_path, capsys
-):
-    def bench(command, **_):
-        name = command[5].partition("=")[2]
-        found = {"meta_steps_per_s": 2.0, "devices": 1, "device": "cpu"}
-        return subprocess.CompletedProcess(command, int(name == "maml_miniimagenet_5w1s"), stdout=json.dumps(found))
-
-    monkeypatch.setattr(reproduce.module.subprocess, "run", bench)
-    text = reproduce("maml_miniimagenet_5w1s", "maml_omniglot_5w1s", "--time", code=1)
-    assert row_of(text, "=maml_miniimagenet_5w1s`").endswith("| 60,000 | not measured |")
-    assert row_of(text, "=maml_omniglot_5w1s`").endswith("| 60,000 | 8.3 hours at 2 meta-steps/s, 1 cpu |")
-    for file in tmp_path.rglob("bench.json"):
-        file.write_text("")
-    assert reproduce("--table-only") == text
-    assert "bench.json: left out, it cannot be read" in capsys.readouterr().err
-
-
-def test_a_name_that_is_no_preset_is_refused(reproduce, capsys):
-    with pytest.raises(SystemExit):
-        reproduce("maml_omniglot")
-    assert "maml_omniglot: no such preset; allowed: anil_miniimagenet_5w1s" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "wrong", [("--seeds", "a"), ("--seeds", "0,"), ("--jobs", "0"), ("--budget", "0"), ("--budget", "x")]
-)
-def test_an_option_that_cannot_be_is_refused(reproduce, wrong, capsys):
-    with pytest.raises(SystemExit):
-        reproduce("maml_sinusoid_10s", *wrong)
-    assert f"argument {wrong[0]}: '{wrong[1]}': give " in capsys.readouterr().err
 
 
 def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
