@@ -1,6 +1,8 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
+import json
 import threading
+from collections.abc import Callable
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -135,6 +137,13 @@ def close(one, other, **tolerances: float) -> None:
     """Two pytrees are equal, number by number."""
     tolerances = {"rtol": 1e-5, "atol": 1e-6} | tolerances
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerances), one, other)
+
+
+def changed(file: Path, change: Callable[[Any], object]) -> None:
+    """Changes a JSON file."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
 
 
 MARKUP = "<script>alert(1)</script>|`x`"  # in the names of the runs and classes of `two_runs`
