@@ -96,6 +96,21 @@ def test_an_episode_is_shown_with_what_was_predicted(two_runs):
     assert "a, is b" in Page(text).text
 
 
+def test_of_a_large_episode_the_first_examples_are_shown_and_all_are_counted(two_runs):
+    (run,) = runs.read([two_runs / "blobs"])
+    most = episodes.MOST_SHOWN
+    outputs = np.zeros((1, most + 5, 2))
+    outputs[0, most:, 1] = 1  # only those that are not shown are right
+    examples = {
+        "support_x": np.zeros((1, most + 20, 2, 2, 1)), "support_y": np.zeros((1, most + 20), int),
+        "query_x": np.zeros((1, most + 5, 2, 2, 1)), "query_y": np.ones((1, most + 5), int), "outputs": outputs,
+    }  # fmt: skip
+    text = page.html([dataclasses.replace(run, examples=examples)])
+    assert text.count('<img src="data:image/png;base64,') == 2 * most
+    assert f"Support, {most} of {most + 20}" in text
+    assert f"Query: 5 of {most + 5} right; the first {most}" in text
+
+
 def test_classes_are_counted_over_tasks_by_name():
     found = Answers(
         outputs=np.eye(2)[np.array([[0, 1, 1], [0, 0, 1]])],

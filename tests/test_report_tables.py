@@ -177,6 +177,27 @@ def test_a_curve_ends_where_its_shortest_seed_does_that_is_finished(monkeypatch)
     assert drawn[1:] == [([1], pytest.approx([0.9]))]
 
 
+def test_an_experiment_has_its_colour_in_every_plot_whichever_others_are_in_it():
+    def colours(points):
+        drawn = plots.curves({name: [SimpleNamespace(name=name, results=True)] for name in "abc"}, points, "accuracy")
+        return [colour in drawn for colour in map(str.lower, plots.COLOURS[:4])]
+
+    assert colours(lambda run: {1: 0.1, 2: 0.2}) == [True, True, True, False]
+    assert colours(lambda run: {1: 0.1, 2: 0.2} if run.name != "a" else {}) == [False, True, True, False]
+
+
+def test_a_devices_memory_has_a_column_and_a_chart_where_it_is_known(two_runs, tmp_path):
+    shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
+    (found,) = runs.read([tmp_path / "run"])
+    assert "of the device" not in tables.summary([found]).columns
+    changed(tmp_path / "run" / "results.json", lambda c: c["memory"].update(device_peak_mb=1234.4))
+    (found,) = runs.read([tmp_path / "run"])
+    (row,) = tables.summary([found]).rows
+    assert (tables.summary([found]).columns[-1], row[-1].text) == ("of the device", "1,234")
+    drawn = {chart.title: chart.svg for chart in charts.charts([found], runs.groups([found]))}
+    assert ">run<" in drawn["Peak memory of the device"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_many_long_names_leave_room_for_the_plot():
     groups = {f"{i} {'inner_lr=0.4, ' * 9}": [SimpleNamespace(results=True)] for i in range(8)}
