@@ -42,6 +42,11 @@ def papers(found: dict[str, Any], name: str) -> str:
     return f"{scale * mean:.4g}{f' ± {scale * ci95:.4g}' if ci95 else ''}{percent}"
 
 
+def source(paper: dict[str, Any]) -> str:
+    """Where a preset's paper has its figures, and who quotes them."""
+    return f"{paper['source']}, as quoted by {paper['quoted_by']}" if paper.get("quoted_by") else paper["source"]
+
+
 def main_metric(found: dict[str, Any]) -> str:
     """What sums a test up: the task's metric, which older runs do not name: an accuracy, else a squared error."""
     return found["protocol"].get("metric", "accuracy" if "accuracy" in found[found["protocol"]["split"]] else "mse")

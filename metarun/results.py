@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import metarun
-from metarun.figures import main_metric, papers, show
+from metarun.figures import main_metric, papers, show, source
 from metarun.log import console
 from metarun.loop import Loop
 from metarun.meta_test import Tested
@@ -96,15 +96,15 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
 def tell(found: dict[str, Any], directory: Path) -> None:
     """The end of a run on the terminal: its figures beside the paper's, where its files are, what to try next."""
     split, training = found["protocol"]["split"], found["training"]
-    has_paper = bool(found.get("paper"))
-    table = Table(box=box.SIMPLE_HEAD, show_header=has_paper, pad_edge=False)
+    paper = found.get("paper") or {}
+    table = Table(box=box.SIMPLE_HEAD, show_header=bool(paper), pad_edge=False)
     table.add_column("")
     table.add_column("this run")
-    if has_paper:
-        table.add_column(Text(printable(found["paper"]["source"])))
+    if paper:
+        table.add_column("paper")
 
-    def row(name: str, value: str, paper: str, style: str = "") -> None:
-        table.add_row(name, Text(value, style=style), *([paper] if has_paper else []))
+    def row(name: str, value: str, theirs: str = "", style: str = "") -> None:
+        table.add_row(name, Text(value, style=style), *([theirs] if paper else []))
 
     main = main_metric(found)
     for name, figure in found[split].items():
@@ -113,14 +113,16 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     for steps, figures in found[f"{split}_by_inner_steps"].items():
         row(f"  after {steps} inner steps", show(main, figures[main]), papers(found, f"{main}_after_{steps}"))
     for shots, other in found.get(f"{split}_by_shots", {}).items():
-        row(f"  with {shots} shots", show(main, other["figures"][main]), "")
+        row(f"  with {shots} shots", show(main, other["figures"][main]))
+    table.add_section()
+    row("held-out tasks", f"{found['protocol']['episodes']:,}, for 95 % intervals")
+    row("state", f"{found['state']['state']}, of meta-step {found['state']['step']:,}")
+    row("meta-steps", f"{training['steps']:,} of {training['meta_batch']} tasks")
+    row("minutes", f"{found['speed']['minutes']:.1f}")
     console.print(table)
 
-    used, minutes = found["state"], f"{found['speed']['minutes']:.1f} minutes"
-    lines = {
-        "over": f"{found['protocol']['episodes']} held-out tasks; 95% intervals; the {used['state']} state "
-        f"(meta-step {used['step']})",
-        "trained": f"{training['steps']} meta-steps of {training['meta_batch']} tasks; {minutes}",
+    lines = {"paper": source(paper)} if paper else {}
+    lines |= {  # below the table, so that a long path is not broken and can be copied
         "files": str(directory),
         "look at it": f"metarun report {shlex.quote(str(directory))}",
         "try next": next_command(found),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from results_memory import Record, experiments, finished, longest, presets
 
-from metarun.figures import commit_in_words, figure_of, main_metric, papers, show, unit
+from metarun.figures import commit_in_words, figure_of, main_metric, papers, show, source, unit
 from metarun.log import write_atomically
 from metarun.report.tables import markdown_text
 
@@ -115,10 +115,8 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
     """Where each paper's figure stands, and who quotes it."""
     lines: dict[str, list[str]] = {}
     for name, values in every.items():
-        paper = values["paper"]
-        quoted = f", as quoted by {paper['quoted_by']}" if paper["quoted_by"] else ""
-        lines.setdefault(f"{paper['source']}{quoted}", []).append(f"`{name}`")
-    return [f"- {source}: {', '.join(names)}" for source, names in lines.items()]
+        lines.setdefault(source(values["paper"]), []).append(f"`{name}`")
+    return [f"- {where}: {', '.join(names)}" for where, names in lines.items()]
 
 
 def page(what: dict[str, Any]) -> str:

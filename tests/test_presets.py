@@ -88,16 +88,22 @@ def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
         "protocol": {"split": "test", "episodes": 600, "task": {"_target_": "metarun.tasks.omniglot.Omniglot"}},
         "test": {"loss": {"mean": 0.04, "ci95": 0.01}, "accuracy": {"mean": 0.9873, "ci95": 0.0041}},
         "test_by_inner_steps": {"3": {"accuracy": {"mean": 0.98, "ci95": 0.01}}},
-        "paper": {"source": "Finn et al. 2017, table 1", "quoted_by": None, "figures": {"accuracy": [0.987, 0.004]}},
+        "paper": {
+            "source": "Finn et al. 2017, table 1",
+            "quoted_by": "X et al. 2020",
+            "figures": {"accuracy": [0.987, 0.004]},
+        },
         "state": {"state": "last", "step": 12},
         "training": {"steps": 12, "meta_batch": 32, "command": "metarun run.dir='runs/a b' experiment=x train.seed=0"},
         "speed": {"minutes": 1.0},
     }
     results.tell(found, Path("runs/a b"))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "this run Finn et al. 2017, table 1" in lines
+    assert "this run paper" in lines
+    assert "paper Finn et al. 2017, table 1, as quoted by X et al. 2020" in lines
     assert "test accuracy 98.73 ± 0.41 % 98.7 ± 0.4 %" in lines
     assert "after 3 inner steps 98.00 ± 1.00 %" in lines
+    assert lines.index("meta-steps 12 of 32 tasks") < lines.index("minutes 1.0") < lines.index("files runs/a b")
     assert "look at it metarun report 'runs/a b'" in lines
     assert "try next metarun -m experiment=x train.seed=0,1,2" in lines
     found["training"]["command"] = "metarun -m task=omniglot learner=maml,anil"

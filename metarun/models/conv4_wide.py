@@ -11,7 +11,7 @@ class Conv4Wide(nn.Module):
     """Images x (n, height, width, channels) -> (n, n_out), or features (n, d).
 
     Bertinetto et al. 2019, section 4.2, as in their code: each block convolves, normalises, pools and only then
-    rectifies; the last one's pooling keeps the size. The features are the last two blocks' outputs, flattened.
+    rectifies; the last one's pooling has a stride of 1. The features are the last two blocks' outputs, flattened.
     """
 
     filters: tuple[Count, Count, Count, Count]

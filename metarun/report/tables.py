@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.figures import figure_of, papers, show, unit
+from metarun.figures import figure_of, papers, show, source, unit
 from metarun.report.runs import SavedRun, differences, groups, short
 
 
@@ -84,11 +84,10 @@ def beside_papers(runs: list[SavedRun]) -> Table | None:
     rows = []
     for run in runs:
         paper = run.part("paper")
-        quoted = f", as quoted by {paper['quoted_by']}" if paper.get("quoted_by") else ""
         for metric in paper.get("figures", {}):
             name, ours = text(metric.replace("_", " ")), figure_cell(run, metric)
             theirs = Cell(papers(run.results or {}, metric), paper["figures"][metric][0])
-            rows.append([text(run.name), name, ours, theirs, text(f"{paper['source']}{quoted}")])
+            rows.append([text(run.name), name, ours, theirs, text(source(paper))])
     return Table(["run", "figure", "this run", "paper", "source"], rows) if rows else None
 
 
