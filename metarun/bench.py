@@ -28,6 +28,7 @@ from metarun.config import Run
 from metarun.program import programs
 
 REPEATS, SECONDS_PER_REPEAT = 7, 0.5
+FEWER_REPEATS, LONG = 3, 10.0  # of a meta-step that takes more than so many seconds
 
 
 def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
@@ -56,10 +57,11 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
         return (time.perf_counter() - begin) / n
 
     seconds(1)
-    n = max(1, int(SECONDS_PER_REPEAT / seconds(1)))
+    one = seconds(1)
+    n, repeats = max(1, int(SECONDS_PER_REPEAT / one)), REPEATS if one < LONG else FEWER_REPEATS
     # Each beside a large matrix product, so that both see the same machine, which others may be using too.
     products, unsorted = [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         products.append(matrix_product(mesh, run.hardware.dtype))
         unsorted.append(seconds(n))
     times = sorted(unsorted)
@@ -93,7 +95,7 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
         "device": f"{device.platform} {device.device_kind}",
         "precision": run.hardware.precision,
         "inner": run.config["inner"],
-        "repeats": REPEATS,
+        "repeats": repeats,
         "meta_steps_per_repeat": n,
         "versions": {
             "metarun": metarun.__version__,

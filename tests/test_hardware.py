@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from support import composed, run_of
 
-from metarun import chunks, config, engine, train
-from metarun.bench import flops
+from metarun import bench, chunks, config, engine, train
 from metarun.program import programs
 
 SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=8", "hardware.devices=2", "logger=none")
@@ -159,4 +158,21 @@ def test_flops_are_those_of_the_matrix_products_times_the_iterations_of_their_lo
         return jax.lax.fori_loop(0, steps, lambda _, x: jnp.tanh(x @ w), x)
 
     text = jax.jit(program).lower(jnp.ones((128, 256)), jnp.ones((256, 256))).compile().as_text()
-    assert flops(text) == steps * 2 * 128 * 256 * 256
+    assert bench.flops(text) == steps * 2 * 128 * 256 * 256
+
+
+def test_a_bench_repeats_a_short_meta_step_often_and_a_long_one_seldom(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "SECONDS_PER_REPEAT", 0.0)
+    monkeypatch.setattr(bench, "matrix_product", lambda *_: 100.0)
+    run = run_of(*SMALL)
+    often = bench.bench(run)
+    monkeypatch.setattr(bench, "LONG", 0.0)
+    seldom = bench.bench(run)
+    assert [found["repeats"] for found in (often, seldom)] == [7, 3]
+    slowest, fastest = often["meta_steps_per_s_range"]
+    assert slowest <= often["meta_steps_per_s"] <= fastest
+    assert often["tasks_per_s"] == run.train.meta_batch * often["meta_steps_per_s"]
+    assert often["gflop_per_meta_step"] == seldom["gflop_per_meta_step"]
+    assert often["fraction_of_matrix_product"] == pytest.approx(often["gflop_per_s"] / 100)
+    bench.tell(often)
+    assert json.loads(capsys.readouterr().out) == often
