@@ -55,7 +55,7 @@ bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 min
 	$(BIN)/python scripts/bench_torch.py
 
 BUDGET ?= 1
-reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md, days on a CPU; make reproduce BUDGET=0.05 for a part
+reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md and README's table, days on a CPU; make reproduce BUDGET=0.05 for a part
 	$(BIN)/python scripts/reproduce.py --budget $(BUDGET)
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes

@@ -2,8 +2,9 @@
 
 Without names, every preset that has a paper's figure. What is finished in `--dir` is skipped, what was stopped there
 goes on: give the same command again. Figures are kept in docs/results.json, beside the page, and outlive the runs'
-directories; README.md's table is of them too. `--table-only` runs none. `--time` runs none either, and measures with
-`metarun bench` how long those that have not run would take.
+directories. README.md's table is made of them, too: it names its experiments, of which `demo` has no paper.
+`--table-only` runs none. `--time` runs none either, and measures with `metarun bench` how long those that have not run
+would take.
 """
 
 import argparse
@@ -24,7 +25,7 @@ METARUN = [sys.executable, "-P", "-m", "metarun"]
 
 
 def run(name: str, steps: int, seed: int, directory: Path, settings: list[str]) -> int:
-    """The exit code of one run, unless it is finished. Its lines go to a file beside its directory."""
+    """Makes one run, unless it is finished; its lines go to a file beside its directory. Gives the exit code."""
     folder = folder_of(directory, name, steps, seed, settings)
     if (folder / "results.json").exists():
         return 0
@@ -88,9 +89,10 @@ def main() -> int:
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for each run; may be repeated")
     arguments = parser.parse_args()
+    allowed = presets() if arguments.time else experiments()
     for name in arguments.presets:
-        if name not in experiments():
-            parser.error(f"{name}: no such preset; allowed: {', '.join(experiments())}")
+        if name not in allowed:
+            parser.error(f"{name}: no such preset; allowed: {', '.join(allowed)}")
     chosen, codes = arguments.presets or list(presets()), [0]
     try:
         if arguments.time:

@@ -15,6 +15,7 @@ from metarun.log import read_rows, write_atomically
 
 MEMORY = Path(__file__).parents[1] / "docs" / "results.json"
 Record = dict[str, Any]  # of one run: what its rows are made from
+PROTOCOL = ("split", "episodes", "learner", "transductive", "metric")  # older runs do not name the metric
 
 
 @cache
@@ -41,7 +42,7 @@ def beside(folder: Path, suffix: str) -> Path:
 
 
 def records(name: str, directory: Path) -> list[Record]:
-    """A preset's finished runs in `directory`, and those that ended in an error."""
+    """An experiment's finished runs in `directory`, and those that ended in an error."""
     found = []
     for folder in sorted(
         path for path in (directory / name).glob("*-*") if re.match(r"\d+-\d+(-.*)?$", path.name) and path.is_dir()
@@ -67,7 +68,7 @@ def the_rows_part(found: dict[str, Any]) -> Record:
     return {
         split: found[split],
         f"{split}_by_inner_steps": found[f"{split}_by_inner_steps"],
-        "protocol": {key: how[key] for key in ("split", "episodes", "learner", "transductive")} | {"task": task},
+        "protocol": {key: how[key] for key in PROTOCOL if key in how} | {"task": task},
         "state": found["state"]["state"],
         "minutes": found["speed"]["minutes"],
         "machine": {key: found["machine"][key] for key in ("devices", "device")},

@@ -1,4 +1,4 @@
-"""The tables of what is known of experiments' runs: docs/results.md, and a few of its rows in README.md."""
+"""The tables of what is known of experiments' runs: papers' rows in docs/results.md, some experiments in README.md."""
 
 import re
 from collections.abc import Sequence
@@ -15,15 +15,18 @@ from metarun.report.tables import markdown_text
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
 README = Path(__file__).parents[1] / "README.md"
-FEW = re.compile(r"(<!-- rows of: ([\w ]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)  # names the experiments
+FEW = re.compile(r"(.*<!-- rows of: ([^>]+) -->\n).*(<!-- end of rows -->.*)", re.DOTALL)  # names the experiments
 
 
 def write(what: dict[str, Any]) -> None:
     """Puts the tables between the markers of both pages."""
     before, rest = PAGE.read_text().split(BEGIN)
     write_atomically(PAGE, f"{before}{BEGIN}\n{page(what)}\n{END}{rest.split(END)[1]}")
-    readme = FEW.sub(lambda found: f"{found[1]}{few(found[2].split(), what)}\n{found[3]}", README.read_text())
-    write_atomically(README, readme)
+    found = FEW.fullmatch(README.read_text())
+    if found is None:
+        raise ValueError(f"{README}: has no table between '<!-- rows of: NAMES -->' and '<!-- end of rows -->'")
+    before, names, after = found.groups()
+    write_atomically(README, f"{before}{few(names.split(), what)}\n{after}")
 
 
 def protocol(found: Record, metric: str) -> str:
@@ -80,7 +83,7 @@ def rows(values: dict[str, Any], runs: list[Record]) -> list[Row]:
         lines.append(
             Row(
                 command=command(first, asked),
-                paper=papers(values, metric) + in_words(metric),
+                paper=papers(values, metric) + in_words(metric) if values.get("paper") else "",
                 ours=f"**{show(metric, over_seeds(figures))}**" if figures else "not measured",
                 spread=spread(metric, figures),
                 protocol=protocol(first, metric),
@@ -145,12 +148,14 @@ def page(what: dict[str, Any]) -> str:
 
 
 def few(names: list[str], what: dict[str, Any]) -> str:
-    """README's table: the rows of some experiments, in fewer columns."""
+    """README's table: the rows of some experiments, without their protocols."""
     chosen = [HEADS]
     for name in names:
+        values = experiments()[name]
         runs = longest(finished([record for record in what["runs"] if record["preset"] == name]))
-        chosen += rows(experiments()[name], runs) if runs else []
-    return "\n".join(table(*((row.command, row.paper, row.ours, row.steps, row.minutes, row.made) for row in chosen)))
+        chosen += rows(values, runs) if runs else []
+    shown = [field for field in Row._fields if field != "protocol"]
+    return "\n".join(table(*([getattr(row, field) for field in shown] for row in chosen)))
 
 
 def in_full(steps: int, found: dict[str, Any] | None) -> str:

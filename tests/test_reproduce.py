@@ -113,10 +113,14 @@ def test_the_projects_own_pages_are_what_is_known(tmp_path, monkeypatch):
     pages = {name: getattr(results_page, name) for name in ("PAGE", "README")}
     for name, page in pages.items():
         monkeypatch.setattr(results_page, name, Path(shutil.copy(page, tmp_path)))
-    results_page.write(results_memory.known(tmp_path / "no runs"))
+    what = results_memory.known(tmp_path / "no runs")
+    results_page.write(what)
     assert [(tmp_path / page.name).read_text() for page in pages.values()] == [
         page.read_text() for page in pages.values()
     ]
+    ran = {record["preset"] for record in what["runs"]}
+    named = results_page.FEW.fullmatch(pages["README"].read_text())[2].split()
+    assert [name for name in named if name not in ran] == []
 
 
 def test_readmes_table_has_the_rows_that_it_names(reproduce, tmp_path):
@@ -130,11 +134,14 @@ def test_readmes_table_has_the_rows_that_it_names(reproduce, tmp_path):
     made = "1.0 | 1 cpu, no commit, 2026-01-01 |"
     assert text.splitlines()[4:-2] == [
         "| `metarun experiment=maml_omniglot_5w1s train.steps=200` | 98.7 ± 0.4 % | **92.00 ± 2.00 %** "
-        f"| 200 of 60,000 (0.333 %) | {made}",
-        f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | 2,200 of 2,200 | {made}",
+        f"| 1 seed | 200 of 60,000 (0.333 %) | {made}",
+        f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | 1 seed | 2,200 of 2,200 | {made}",
     ]
     reproduce("--table-only")
     assert (tmp_path / "README.md").read_text() == text
+    (tmp_path / "README.md").write_text(text.replace("rows of: ", "rows of: mine "))
+    with pytest.raises(KeyError, match="mine"):
+        reproduce("--table-only")
 
 
 def test_a_run_that_ends_in_an_error_stays_on_the_page_until_one_is_finished(reproduce, tmp_path, monkeypatch):
