@@ -31,7 +31,7 @@ def charts(runs: list[SavedRun], together: plots.Groups) -> list[Chart]:
         shots = sorted({shots for run in runs for shots in shots_of(run)}, key=int)
         over: list[tuple[str, str, Callable[[SavedRun], Points]]] = [
             ("by inner steps", "inner steps", by_inner_steps),
-            ("by shots", "support examples a class", by_shots),
+            ("by shots", "shots", by_shots),
         ]
         over += [(f"by inner steps, with {k} shots", "inner steps", partial(by_inner_steps, shots=k)) for k in shots]
         found += [
