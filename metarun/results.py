@@ -117,7 +117,7 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     table.add_section()
     row("held-out tasks", f"{found['protocol']['episodes']:,}, for 95 % intervals")
     row("state", f"{found['state']['state']}, of meta-step {found['state']['step']:,}")
-    row("meta-steps", f"{training['steps']:,} of {training['meta_batch']} tasks")
+    row("meta-steps", f"{training['steps']:,}, {training['meta_batch']} tasks each")
     row("minutes", f"{found['speed']['minutes']:.1f}")
     console.print(table)
 

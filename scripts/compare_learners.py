@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from marks import write_between
 
 from metarun.conf import choices, conf_dir
 from metarun.figures import commit_in_words, show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 METARUN = str(Path(sys.executable).with_name("metarun"))
-BEGIN, END = "<!-- learners: begin -->", "<!-- learners: end -->"
 COMMON = ("task=omniglot", "logger=none", "eval.val_episodes=100", "eval.inner_steps=[]")
 UNTRAINED = ("nearest_neighbour", "scratch")
 # What a small budget needs: a higher learning rate than the default, falling to nothing; fewer tasks a meta-step.
@@ -123,12 +123,6 @@ def sequences(directory: Path) -> str:
     return "\n".join(lines)
 
 
-def write(page: Path, text: str) -> None:
-    """Puts `text` between the page's markers."""
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=3.0, help="of training, for each learner")
@@ -142,7 +136,7 @@ def main() -> None:
                 compare(learner, arguments.minutes, arguments.dir)
             except subprocess.CalledProcessError as error:
                 print(f"{learner}: {error}", file=sys.stderr)
-    write(PAGE, f"{table(arguments.dir)}\n\n{sequences(arguments.dir)}")
+    write_between(PAGE, "learners", f"{table(arguments.dir)}\n\n{sequences(arguments.dir)}")
 
 
 if __name__ == "__main__":

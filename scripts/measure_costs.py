@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from hydra import compose, initialize_config_dir
 from jax.sharding import Mesh
+from marks import write_between
 
 from metarun import config, engine, results
 from metarun.conf import choices, conf_dir
@@ -24,7 +25,6 @@ from metarun.figures import commit_in_words
 from metarun.program import programs
 
 PAGE = Path(__file__).parents[1] / "docs" / "learners.md"
-BEGIN, END = "<!-- costs: begin -->", "<!-- costs: end -->"
 WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
 REPEATS, STEPS, TASKS = 5, 4, 4
 
@@ -68,8 +68,7 @@ def main() -> None:
         f"a task; one {jax.devices()[0].device_kind} device, commit {commit_in_words(results.commit())}, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. `python scripts/measure_costs.py`",
     ]
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1])
+    write_between(PAGE, "costs", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Without names, every preset that has a paper's figure. What is finished in `--dir` is skipped, what was stopped there
 goes on: give the same command again. Figures are kept in docs/results.json, beside the page, and outlive the runs'
-directories. README.md's table is made of them, too: it names its experiments, of which `demo` has no paper.
+directories. README.md's table is made of them, too; of its experiments `demo` has no paper.
 `--table-only` runs none. `--time` runs none either, and measures with `metarun bench` how long those that have not run
 would take.
 """
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import results_page
-from results_memory import beside, experiments, finished, folder_of, keep, known, presets
+from results_memory import beside, experiments, folder_of, keep, known, longest, presets
 
 from metarun.exits import FAILED
 from metarun.log import write_atomically
@@ -96,8 +96,8 @@ def main() -> int:
     chosen, codes = arguments.presets or list(presets()), [0]
     try:
         if arguments.time:
-            ran = {record["preset"] for record in finished(known(arguments.dir)["runs"])}
-            codes += [timed(name, arguments.dir) for name in chosen if name not in ran]
+            before = known(arguments.dir)
+            codes += [timed(name, arguments.dir) for name in chosen if not longest(before, name)]
         elif not arguments.table_only:
             codes += run_all(chosen, arguments)
     except KeyboardInterrupt:

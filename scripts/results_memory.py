@@ -108,12 +108,9 @@ def keep(what: dict[str, Any]) -> None:
     write_atomically(MEMORY, text)
 
 
-def finished(runs: list[Record]) -> list[Record]:
-    return [record for record in runs if "failed" not in record]
-
-
-def longest(runs: list[Record]) -> list[Record]:
-    """Of finished runs of a preset those with the most meta-steps and the fewest settings of their own: its seeds."""
+def longest(what: dict[str, Any], name: str) -> list[Record]:
+    """An experiment's finished runs with the most meta-steps and the fewest settings of their own: its seeds."""
+    runs = [record for record in what["runs"] if record["preset"] == name and "failed" not in record]
     if not runs:
         return []
     best = max(runs, key=lambda record: (record["steps"], -len(record["settings"])))

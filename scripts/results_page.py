@@ -1,32 +1,28 @@
 """The tables of what is known of experiments' runs: papers' rows in docs/results.md, some experiments in README.md."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results_memory import Record, experiments, finished, longest, presets
+from marks import write_between
+from results_memory import Record, experiments, longest, presets
 
 from metarun.figures import commit_in_words, figure_of, main_metric, papers, show, source, unit
-from metarun.log import write_atomically
 from metarun.report.tables import markdown_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-BEGIN, END = "<!-- presets: begin -->", "<!-- presets: end -->"
 README = Path(__file__).parents[1] / "README.md"
-FEW = re.compile(r"(.*<!-- rows of: ([^>]+) -->\n).*(<!-- end of rows -->.*)", re.DOTALL)  # names the experiments
+IN_README = (
+    "demo", "maml_omniglot_5w1s", "maml_omniglot_5w5s", "meta_sgd_omniglot_5w5s", "protonet_omniglot_5w1s",
+    "maml_sinusoid_10s",
+)  # fmt: skip
 
 
 def write(what: dict[str, Any]) -> None:
     """Puts the tables between the markers of both pages."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    write_atomically(PAGE, f"{before}{BEGIN}\n{page(what)}\n{END}{rest.split(END)[1]}")
-    found = FEW.fullmatch(README.read_text())
-    if found is None:
-        raise ValueError(f"{README}: has no table between '<!-- rows of: NAMES -->' and '<!-- end of rows -->'")
-    before, names, after = found.groups()
-    write_atomically(README, f"{before}{few(names.split(), what)}\n{after}")
+    write_between(PAGE, "presets", page(what))
+    write_between(README, "rows", in_readme(what))
 
 
 def protocol(found: Record, metric: str) -> str:
@@ -125,10 +121,9 @@ def sources(every: dict[str, dict[str, Any]]) -> list[str]:
 def page(what: dict[str, Any]) -> str:
     """The tables of what is known of the papers' figures."""
     every = presets()
-    of_preset = {name: [record for record in what["runs"] if record["preset"] == name] for name in every}
-    ran = {name: longest(finished(runs)) for name, runs in of_preset.items()}
+    ran = {name: longest(what, name) for name in every}
     lines = table(HEADS, *(row for name, runs in ran.items() if runs for row in rows(every[name], runs)))
-    failed = [record for runs in of_preset.values() for record in runs if "failed" in record]
+    failed = [record for record in what["runs"] if "failed" in record and record["preset"] in every]
     if failed:
         broken = []
         for record in failed:
@@ -147,13 +142,12 @@ def page(what: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
 
 
-def few(names: list[str], what: dict[str, Any]) -> str:
+def in_readme(what: dict[str, Any]) -> str:
     """README's table: the rows of some experiments, without their protocols."""
     chosen = [HEADS]
-    for name in names:
-        values = experiments()[name]
-        runs = longest(finished([record for record in what["runs"] if record["preset"] == name]))
-        chosen += rows(values, runs) if runs else []
+    for name in IN_README:
+        runs = longest(what, name)
+        chosen += rows(experiments()[name], runs) if runs else []
     shown = [field for field in Row._fields if field != "protocol"]
     return "\n".join(table(*([getattr(row, field) for field in shown] for row in chosen)))
 

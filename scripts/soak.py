@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import keystr, tree_leaves_with_path
+from marks import write_between
 
 from metarun.figures import commit_in_words
 from metarun.results import commit
@@ -31,7 +32,6 @@ from metarun.results import commit
 ROOT = Path(__file__).parents[1]
 FOUND = ROOT / "runs" / "soak"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 SMALL = ["task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8"]
 
@@ -230,8 +230,7 @@ def main() -> None:
         found = {"rows": rows if isinstance(rows, list) else [rows], "made": made}
         (FOUND / f"{part}.json").write_text(json.dumps(found, indent=2))
         print(json.dumps(found, indent=2), flush=True)
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{page()}\n{END}{rest.split(END)[1]}")
+    write_between(PAGE, "soak", page())
 
 
 if __name__ == "__main__":
