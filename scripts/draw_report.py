@@ -23,7 +23,7 @@ def main() -> None:
         subprocess.run([*METARUN, "report", "runs"], cwd=folder, check=True)
         subprocess.run(
             [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             "--window-size=1280,1450", f"--screenshot={PICTURE}", f"file://{folder}/report.html"],
+             "--window-size=1200,1450", f"--screenshot={PICTURE}", f"file://{folder}/report.html"],
             check=True,
         )  # fmt: skip
 
