@@ -26,9 +26,10 @@ demo: $(VENV)/installed ## train MAML on hand-drawn-like characters, about 3 min
 
 test: lint types tests ## all that CI checks
 
-lint: $(VENV)/installed-dev ## ruff, the linter and the formatter
+lint: $(VENV)/installed-dev ## ruff, the linter and the formatter; import-linter, the arrows between the wings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy

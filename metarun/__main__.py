@@ -1,4 +1,4 @@
-from metarun.cli import main
+from metarun.command.main import main
 
 if __name__ == "__main__":
     main()

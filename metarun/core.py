@@ -6,6 +6,7 @@ whatever holds many tasks carries a leading task axis and says so.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -166,6 +167,21 @@ class Measured(Protocol):
 
     def measure(self, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
         """Metrics of ONE episode: accuracy by instance of a sequence learner, likelihood of a neural process."""
+        ...
+
+
+class Tracker(Protocol):
+    """An open connection to where figures are kept besides the run's directory. None of its methods ever raises."""
+
+    def row(self, step: int, row: dict[str, float]) -> None: ...
+    def close(self, summary: dict[str, Any]) -> None: ...
+
+
+class Logger(Protocol):
+    """Where figures go besides the run's directory: a frozen dataclass whose fields are its yaml's keys."""
+
+    def open(self, directory: Path, config: dict[str, Any], name: str, tags: tuple[str, ...]) -> Tracker:
+        """The run's tracker, the same one each time for the same `directory`. Never raises."""
         ...
 
 

@@ -24,15 +24,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from torch_maml import Episodes, Setting, to_torch, torch_rows
+from rivals.torch_maml import Episodes, Setting, to_torch, torch_rows
 
-from metarun import config, engine, results
-from metarun.bench import flops, matrix_product
-from metarun.conf import conf_dir
+from metarun import engine
+from metarun.config import conf_dir
+from metarun.config.run import Run, build_run, resolve
 from metarun.core import Array, Episode, Key, Metrics, PyTree
-from metarun.figures import commit_in_words
+from metarun.engine import programs
+from metarun.engine.net import make_net
+from metarun.engine.speed import flops, matrix_product
 from metarun.losses import cross_entropy
-from metarun.program import programs
+from metarun.run import results
+from metarun.run.figures import commit_in_words
 from metarun.tasks.episode import by_class
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -78,10 +81,10 @@ SETTINGS = (
 )
 
 
-def run_of(*overrides: str, tasks: Any = None) -> config.Run:
+def run_of(*overrides: str, tasks: Any = None) -> Run:
     fixed = ["run.dir=RUN", "run.name=NAME", "task=omniglot", "task.queries=1", "hardware=cpu"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run = config.build_run(config.resolve(compose("config", overrides=[*fixed, *overrides])))
+        run = build_run(resolve(compose("config", overrides=[*fixed, *overrides])))
     return run if tasks is None else run.__class__(**{**vars(run), "tasks": tasks, "eval_tasks": tasks})
 
 
@@ -100,12 +103,12 @@ class Metarun(NamedTuple):
     devices: int
 
 
-def metarun(run: config.Run, task_chunk: int, devices: int | None = None) -> Metarun:
+def metarun(run: Run, task_chunk: int, devices: int | None = None) -> Metarun:
     mesh = run.hardware.set_up(run.train.meta_batch)
     if devices is not None:
         mesh = jax.sharding.Mesh(mesh.devices[:devices], ("tasks",))
     data = run.tasks.load("train")
-    start, meta_steps, _ = programs(run, mesh, task_chunk)
+    start, meta_steps, _ = programs(run.shape, mesh, task_chunk)
     fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
     held = [start(data, run.numbers, engine.stream(0, engine.INIT))]
     compiled = meta_steps.lower(held[0], *fixed, jnp.int32(1)).compile()
@@ -126,7 +129,7 @@ def compared(setting: Setting) -> list[tuple[str, float, float, str]]:
     """Rows (name, milliseconds, how many times slower than metarun, note) of one setting."""
     run = run_of(*overrides_of(setting))
     data = run.tasks.load("train")
-    net = engine.make_net(run.model, run.tasks, run.tasks.n_out)
+    net = make_net(run.model, run.tasks, run.tasks.n_out)
     params = jax.jit(lambda k: run.learner.init(net, k, jnp.ones((5, 28, 28, 1))))(jax.random.key(0))
     episodes = jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(data, jax.random.split(jax.random.key(1), setting.tasks))
     keys = jax.random.split(jax.random.key(2), setting.tasks)
@@ -205,7 +208,7 @@ def soak() -> str:
     run = run_of("task=sinusoid", "train.meta_batch=4")
     run = run_of("train.meta_batch=4", "model=mlp", tasks=run.tasks)
     mesh = run.hardware.set_up(4)
-    start, meta_steps, _ = programs(run, mesh, 2)
+    start, meta_steps, _ = programs(run.shape, mesh, 2)
     fixed = ((), run.numbers, engine.stream(0, engine.TRAIN))
     state, _ = meta_steps(start((), run.numbers, engine.stream(0, engine.INIT)), *fixed, jnp.int32(1))
     rates, peaks = [], []

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from marks import write_between
+from pages.marks import write_between
 
-from metarun.conf import choices, conf_dir
-from metarun.figures import commit_in_words, show
+from metarun.config import choices, conf_dir
+from metarun.run.figures import commit_in_words, show
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 METARUN = str(Path(sys.executable).with_name("metarun"))

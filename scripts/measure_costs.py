@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from hydra import compose, initialize_config_dir
 from jax.sharding import Mesh
-from marks import write_between
+from pages.marks import write_between
 
-from metarun import config, engine, results
-from metarun.conf import choices, conf_dir
-from metarun.figures import commit_in_words
-from metarun.program import programs
+from metarun import engine
+from metarun.config import choices, conf_dir
+from metarun.config.run import build_run, resolve
+from metarun.engine import programs
+from metarun.run import results
+from metarun.run.figures import commit_in_words
 
 PAGE = Path(__file__).parents[1] / "docs" / "learners.md"
 WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
@@ -33,10 +35,10 @@ def prepared(learner: str) -> tuple[Callable[[], float], int]:
     """A function that times some meta-steps (seconds a task), and the bytes of the program's temporary buffers."""
     overrides = [f"learner={learner}", "task=omniglot", "run.dir=RUN", "run.name=NAME", f"train.meta_batch={TASKS}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run = config.build_run(config.resolve(compose("config", overrides=overrides)))
+        run = build_run(resolve(compose("config", overrides=overrides)))
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     data = jax.device_put(run.tasks.load("train"))
-    start, meta_steps, _ = programs(run, mesh, TASKS)
+    start, meta_steps, _ = programs(run.shape, mesh, TASKS)
     fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
     state = start(data, run.numbers, engine.stream(0, engine.INIT))
     compiled = meta_steps.lower(state, *fixed, jnp.int32(STEPS)).compile()

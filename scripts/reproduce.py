@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import results_page
-from results_memory import beside, experiments, folder_of, keep, known, longest, presets
+from pages import results as results_page
+from pages.known import beside, experiments, folder_of, keep, known, longest, presets
 
-from metarun.exits import FAILED
-from metarun.log import write_atomically
+from metarun.command.exits import FAILED
+from metarun.run.log import write_atomically
 
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 

@@ -24,10 +24,10 @@ from xml.etree import ElementTree
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import keystr, tree_leaves_with_path
-from marks import write_between
+from pages.marks import write_between
 
-from metarun.figures import commit_in_words
-from metarun.results import commit
+from metarun.run.figures import commit_in_words
+from metarun.run.results import commit
 
 ROOT = Path(__file__).parents[1]
 FOUND = ROOT / "runs" / "soak"
@@ -127,7 +127,7 @@ def configurations(times: int = 1000, each: int = 50) -> dict[str, Any]:
             return json.loads(kept.read_text())
         environment = {"METARUN_RANDOM_CONFIGS": str(each), "METARUN_RANDOM_SEED": str(seed)}
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-s", "tests/test_random_configs.py"],
+            [sys.executable, "-m", "pytest", "-q", "-s", "tests/config/test_random_configs.py"],
             cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         told = re.search(r"random configurations: (\{.*\})", done.stdout)
@@ -180,7 +180,7 @@ def tests() -> list[dict[str, Any]]:
     report = FOUND / "tests.xml"
     subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", f"--junitxml={report}", "--numprocesses=2",
-         *(f"tests/test_{name}.py" for name in ("faults", "nonfinite", "wandb", "bad_data", "resume", "cli", "tasks"))],
+         *(f"tests/{name}" for name in ("run", "data", "command", "tasks"))],
         cwd=ROOT, check=False,
     )  # fmt: skip
     cases = list(ElementTree.parse(report).iter("testcase"))

@@ -110,7 +110,8 @@ def two_runs(tmp_path_factory) -> Path:
     """A classification and a regression, finished; the classification's name and classes have markup in them."""
     from support import MARKUP, composed, on_blobs
 
-    from metarun import config, train
+    from metarun.config.run import build_run
+    from metarun.run import train
 
     folder = tmp_path_factory.mktemp("runs")
     quick = ("logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=8", "eval.val_episodes=2")
@@ -119,7 +120,7 @@ def two_runs(tmp_path_factory) -> Path:
     sinusoid = composed("task=sinusoid", "model.hidden=[8]", *quick)
     for name, values in (("blobs", blobs), ("sinusoid", sinusoid)):
         values["run"] |= {"dir": str(folder / name), "name": MARKUP}
-        train.train(config.build_run(values))
+        train.train(build_run(values))
     classes = {"classes": {MARKUP: [1, 2], "b": [3, 3]}, "confusions": [[MARKUP, "b", 1]]}
     (folder / "blobs" / "classes.json").write_text(json.dumps(classes))
     return folder

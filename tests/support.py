@@ -1,7 +1,11 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,8 +18,9 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from metarun import config, losses
-from metarun.conf import choices, conf_dir
+from metarun import losses
+from metarun.config import choices, conf_dir
+from metarun.config.run import Run, build_run, resolve
 from metarun.core import Batch, Episode, Net
 
 
@@ -23,7 +28,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     """The resolved configuration that these overrides give."""
     fixed = ["run.dir=RUN", "run.name=NAME"]  # the defaults need Hydra's runtime
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return config.resolve(compose("config", overrides=[*fixed, *overrides]))
+        return resolve(compose("config", overrides=[*fixed, *overrides]))
 
 
 def on_blobs(*overrides: str) -> dict[str, Any]:
@@ -32,22 +37,22 @@ def on_blobs(*overrides: str) -> dict[str, Any]:
     return values | {"task": {"_target_": "blobs.Blobs", "ways": 3, "shots": 1, "queries": 2, "pool": 20}}
 
 
-def run_of(*overrides: str) -> config.Run:
-    return config.build_run(composed(*overrides))
+def run_of(*overrides: str) -> Run:
+    return build_run(composed(*overrides))
 
 
 # A run of seconds.
 SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8")
 
 
-def run_in(directory: Path, *overrides: str) -> config.Run:
+def run_in(directory: Path, *overrides: str) -> Run:
     """A small run in `directory`, checked."""
     return placed(composed("logger=none", *SMALL, *overrides), directory)
 
 
-def placed(values: dict[str, Any], directory: Path) -> config.Run:
+def placed(values: dict[str, Any], directory: Path) -> Run:
     """The run of a configuration, in `directory`, checked."""
-    return config.build_run(values | {"run": values["run"] | {"dir": str(directory)}})
+    return build_run(values | {"run": values["run"] | {"dir": str(directory)}})
 
 
 def experiments() -> list[str]:
@@ -163,3 +168,55 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+QUICK = (
+    "task=sinusoid", "model.hidden=[8]", "train.steps=40", "train.meta_batch=4",
+    "eval.episodes=8", "eval.val_episodes=4",
+)  # fmt: skip
+
+
+def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "metarun", *arguments],
+        cwd=cwd,
+        env={**os.environ, "WANDB_MODE": "offline", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def metarun(*arguments: str, cwd: Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+    process = start(*arguments, cwd=cwd, **environment)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, f"exit code {process.returncode}, not {code}\n{out}\n{err}"
+    return subprocess.CompletedProcess(arguments, code, out, err)
+
+
+def rows(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def complete(directory: Path) -> list[Path]:
+    """The run's last checkpoints that are whole: one being written has a longer name."""
+    return [path for path in (directory / "checkpoints" / "last").glob("*") if path.name.isdigit()]
+
+
+def saved(directory: Path) -> dict[str, np.ndarray]:
+    """The arrays of a run's last checkpoint."""
+    import orbax.checkpoint as ocp
+    from jax.tree_util import keystr, tree_leaves_with_path
+
+    newest = max(complete(directory), key=lambda path: int(path.name))
+    tree = ocp.StandardCheckpointer().restore((newest / "state").absolute())
+    return {keystr(path): np.asarray(leaf) for path, leaf in tree_leaves_with_path(tree)}
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from support import composed, on_blobs
 
-from metarun import config, engine
-from metarun.build import build
-from metarun.conf import choices
+from metarun.config import choices
+from metarun.config.build import build
+from metarun.config.run import Run, build_run
 from metarun.core import Episode
+from metarun.engine.net import make_net
 from metarun.tasks.episode import by_class
 
 TASKS = choices("task")
@@ -74,15 +75,15 @@ def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
         np.testing.assert_allclose(loss, np.log(tasks.n_out), rtol=1e-5)
 
 
-def few_episodes(run: config.Run) -> Episode:
+def few_episodes(run: Run) -> Episode:
     keys = jax.random.split(jax.random.key(0), 2)
     return jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_keeps_its_protocol(learner):
-    run = config.build_run(on_blobs(f"learner={learner}"))
-    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    run = build_run(on_blobs(f"learner={learner}"))
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     batch = few_episodes(run)
     support, query, _ = jax.tree.map(lambda leaf: leaf[0], batch)
     params = jax.jit(lambda key: run.learner.init(net, key, support.x))(jax.random.key(2))

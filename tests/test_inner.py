@@ -7,7 +7,8 @@ import optax
 import pytest
 from support import episodes, run_of
 
-from metarun import engine, inner
+from metarun import inner
+from metarun.engine.net import make_net
 from metarun.inner import Inner
 
 REVERSE = Inner("reverse", unroll=0, remat=False)
@@ -46,7 +47,7 @@ def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, flo
         f"learner={settings[0]}", *settings[1:], "task=strokes", "task.ways=3", "learner.inner_steps=2",
         "model=mlp", "model.hidden=[8]", "model.norm=batch",
     )  # fmt: skip
-    net = engine.make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     keys = jax.random.split(jax.random.key(0), 2)
     batch = in_float64(episodes(2, 3, jax.random.key(2)))
     params = in_float64(jax.jit(lambda key: run.learner.init(net, key, batch.support.x[0]))(jax.random.key(1)))

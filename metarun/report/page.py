@@ -7,11 +7,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from metarun.figures import commit_in_words
 from metarun.report.charts import charts
 from metarun.report.episodes import episodes
 from metarun.report.runs import SavedRun, as_text, groups
 from metarun.report.tables import Cell, Table, beside_papers, number, over_seeds, summary, what_differs
+from metarun.run.figures import commit_in_words
 
 CLOSELY = 12  # runs that are shown with classes and episodes, too
 

@@ -13,12 +13,11 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from metarun.conf import flat
+from metarun.config import flat
 from metarun.core import DataError
-from metarun.figures import main_metric
-from metarun.lock import is_taken
-from metarun.log import read_rows
 from metarun.report import shapes
+from metarun.run.figures import main_metric
+from metarun.run.record import is_taken, read_rows
 from metarun.text import first_line, one_line
 
 # Settings in which two runs of the same experiment may differ.

@@ -6,7 +6,7 @@ import numpy as np
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
-from metarun.figures import main_metric
+from metarun.run.figures import main_metric
 
 Digits = Annotated[str, StringConstraints(pattern=r"^\d+$")]
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.figures import figure_of, papers, show, source, unit
 from metarun.report.runs import SavedRun, differences, groups, short
+from metarun.run.figures import figure_of, papers, show, source, unit
 
 
 class Cell(NamedTuple):

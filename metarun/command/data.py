@@ -1,0 +1,28 @@
+"""`metarun data TASK [data_dir=DIR]`: finds or fetches a data set, checks and prepares it."""
+
+import os
+
+from metarun.command.exits import FAILED, MISTAKE, fail
+
+
+def main(arguments: list[str]) -> None:
+    """Heavy imports wait until the arguments have been read."""
+    from metarun.core import DataError
+    from metarun.tasks import miniimagenet, omniglot
+
+    directory, wanted = os.environ.get("METARUN_DATA_DIR"), "omniglot"
+    for argument in arguments:
+        if argument.startswith("data_dir="):
+            directory = argument.removeprefix("data_dir=")
+        elif (wanted := argument.removeprefix("task=")) not in ("omniglot", "miniimagenet"):
+            fail(f"{argument}: no such data set; allowed: omniglot, miniimagenet", MISTAKE)
+    try:
+        if wanted == "omniglot":
+            names, images = omniglot.load_drawings(directory)
+            found = f"{len(names):,} characters, {images.shape[0] * images.shape[1]:,} drawings"
+        else:
+            shapes = [miniimagenet.photographs(directory, split).shape for split in miniimagenet.LISTS]
+            found = f"{sum(n for n, *_ in shapes):,} classes, {sum(n * each for n, each, *_ in shapes):,} images"
+    except DataError as error:
+        fail(error, FAILED)
+    print(f"{wanted}: {found}, ready")

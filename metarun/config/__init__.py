@@ -1,0 +1,10 @@
+"""Yaml and overrides, to checked and frozen objects.
+
+Two doors: this one has what is known before a command is understood, and imports nothing heavy; `metarun.config.run`
+has the checked objects.
+"""
+
+from metarun.config.conf import GROUPS, choices, conf_dir, describe, flat, nearest
+from metarun.config.overrides import explain, translate
+
+__all__ = ["GROUPS", "choices", "conf_dir", "describe", "explain", "flat", "nearest", "translate"]

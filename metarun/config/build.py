@@ -1,0 +1,221 @@
+"""From a group of settings to one checked component: its class's annotated fields are the schema."""
+
+import dataclasses
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import flax.core
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pydantic
+from annotated_types import Gt
+
+from metarun.config.conf import nearest
+from metarun.core import ConfigError, CountOrZero, NonNegative
+from metarun.text import first_line
+
+
+def build(key: str, values: Mapping[str, Any], target: Callable[..., Any] | None = None, **given: Any) -> Any:
+    """The component that `values` describe: of `target`, else of the class that its `_target_` names.
+
+    The class's annotated fields are the schema: every field must be there, of its type and in its range,
+    and nothing else. `given` are fields that the program sets and a yaml may not; one that is None need not be there.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(key, values, "a group of settings; give a choice of the group by its name")
+    values = dict(values)
+    named = values.pop("_target_", None)
+    if target is None:
+        if not isinstance(named, str):
+            raise ConfigError(f"{key}._target_", named, "the name of a class, e.g. metarun.learners.maml.MAML")
+        target = locate(f"{key}._target_", named)
+    every = schema(target)
+    given = {name: value for name, value in given.items() if name in every or value is not None}
+    fields = {name: kind for name, kind in every.items() if name not in given}
+    unknown(values, set(fields), key)
+    # A value may itself be a component: optimizer.learning_rate with a schedule of optax, say.
+    nested = {
+        name: build(f"{key}.{name}", value)
+        for name, value in values.items()
+        if isinstance(value, Mapping) and "_target_" in value
+    }
+    plain = {name: value for name, value in values.items() if name not in nested}
+    checked = validate(key, {n: kind for n, kind in fields.items() if n not in nested}, plain, target)
+    try:
+        return target(**checked, **nested, **given)
+    except ConfigError as error:
+        raise error.under(key) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(key, named, f"cannot be built: {str(error).splitlines()[0]}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A function of optax with its settings, all but the floats: those may be arguments of a compiled program."""
+
+    target: Callable[..., Any]
+    settings: tuple[tuple[str, Any], ...]  # a setting may be a recipe in its turn: a schedule
+
+    def __call__(self, numbers: Mapping[str, Any]) -> Any:
+        settings = {name: value(numbers[name]) if isinstance(value, Recipe) else value for name, value in self.settings}
+        return self.target(**(dict(numbers) | settings))
+
+
+def recipe(key: str, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """An optimizer, already checked by `build`, as its recipe and its numbers.
+
+    There are no numbers where optax needs their values to make it, as some schedules do.
+    """
+
+    def one_update(numbers: dict[str, Any]) -> Any:
+        optimizer, w = made(numbers), jnp.zeros(2)
+        return optimizer.update(w, optimizer.init(w), w)
+
+    made, numbers = split(key, values, floats_apart=True)
+    try:
+        try:
+            jax.eval_shape(one_update, numbers)
+        except jax.errors.ConcretizationTypeError:
+            made, numbers = split(key, values, floats_apart=False)
+            jax.eval_shape(one_update, numbers)
+    except Exception as error:  # optax checks little, and fails in its own ways on what it is given
+        name = values["_target_"]
+        raise ConfigError(key, name, f"makes no update with these settings ({first_line(error)})") from error
+    return made, numbers
+
+
+def split(key: str, values: Mapping[str, Any], floats_apart: bool) -> tuple[Recipe, dict[str, Any]]:
+    """`values` as a recipe, with its floats apart or in it."""
+    target = locate(f"{key}._target_", values["_target_"])
+    settings: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and "_target_" not in value:
+            settings[name] = flax.core.freeze(dict(value))  # a recipe is hashable
+        elif isinstance(value, Mapping):
+            settings[name], numbers[name] = split(f"{key}.{name}", value, floats_apart)
+        elif floats_apart and isinstance(value, float):
+            numbers[name] = value
+        elif name != "_target_":
+            settings[name] = value
+    return Recipe(target, tuple(settings.items())), numbers
+
+
+# What directories of earlier versions' runs name, and where it is now.
+MOVED = {
+    "metarun.hardware.Hardware": "metarun.engine.hardware.Hardware",
+    "metarun.loggers.NoLogger": "metarun.run.loggers.NoLogger",
+    "metarun.loggers.Wandb": "metarun.run.loggers.Wandb",
+}
+
+
+def locate(key: str, name: str) -> Callable[..., Any]:
+    """The class a `_target_` names: one of metarun's or optax's, or one that $METARUN_ALLOW names.
+
+    A configuration travels with its checkpoint, so it may not import and call whatever it likes.
+    """
+    name = MOVED.get(name, name)
+    allowed = [part for part in os.environ.get("METARUN_ALLOW", "").split(",") if part]
+    module, _, attribute = name.rpartition(".")
+    trusted = module == "optax" or module.startswith("metarun.")
+    if not trusted and not any(name == a or name.startswith(f"{a}.") for a in allowed):
+        raise ConfigError(
+            key, name, "a class in metarun. or optax.; allow another by its name in the variable METARUN_ALLOW"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(key, name, f"no such class ({error})") from error
+    is_component = inspect.isclass(found) and dataclasses.is_dataclass(found)
+    if module == "optax" and not (inspect.isfunction(found) and attribute in vars(importlib.import_module("optax"))):
+        raise ConfigError(key, name, "an optimizer or a schedule of optax, e.g. optax.adam")
+    if module.startswith("metarun.") and not (is_component and found.__module__ == module):
+        raise ConfigError(key, name, "a component's class, e.g. metarun.learners.maml.MAML")
+    return found
+
+
+def schema(target: Callable[..., Any]) -> dict[str, Any]:
+    """Name -> annotated type of every value that `target` takes."""
+    if dataclasses.is_dataclass(target):
+        hints = get_type_hints(target, include_extras=True)
+        is_module = isinstance(target, type) and issubclass(target, nn.Module)
+        flaxes = ("parent", "name") if is_module else ()
+        return {f.name: hints[f.name] for f in dataclasses.fields(target) if f.name not in flaxes}
+    known_types: dict[str, Any] = {
+        "learning_rate": Annotated[float, Gt(0)],
+        "boundaries_and_scales": dict[CountOrZero, NonNegative],
+    }
+    return {
+        name: known_types.get(name, like_default(name, parameter.default))
+        for name, parameter in inspect.signature(target).parameters.items()
+    }
+
+
+def like_default(name: str, default: Any) -> Any:
+    """The type of an optax function's argument, told by its default value: numbers, where that tells nothing."""
+    for kind in (bool, int, float):
+        if isinstance(default, kind):
+            return kind
+    return str | None if "dtype" in name else int | float | None
+
+
+def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: Callable[..., Any]) -> dict[str, Any]:
+    """`values` with each checked against its type and range. A dataclass must be given all of its fields."""
+    required = dataclasses.is_dataclass(target)
+    for name in fields:
+        if required and name not in values:
+            raise ConfigError(f"{key}.{name}", "(nothing)", f"needs a value, {describe(fields[name])}")
+    checked = {}
+    for name, value in values.items():
+        adapter: Any = pydantic.TypeAdapter(
+            fields[name], config=pydantic.ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        )
+        try:
+            checked[name] = adapter.validate_python(tuples(value, fields[name]))
+        except pydantic.ValidationError as error:
+            raise ConfigError(f"{key}.{name}", value, f"must be {describe(fields[name])}") from error
+    return checked
+
+
+def tuples(value: Any, kind: Any) -> Any:
+    """yaml knows lists only; a frozen dataclass needs tuples, which are hashable."""
+    return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
+
+
+def describe(kind: Any) -> str:
+    """A type and its range in words: `an integer >= 1`, `one of mean, sum_over_shots`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        limits = [
+            f"{sign} {getattr(limit, name)}"
+            for limit in args[1:]
+            for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+            if hasattr(limit, name)
+        ]
+        return f"{describe(args[0])} {' and '.join(limits)}"
+    if origin is Literal:
+        return ("one of " if len(args) > 1 else "") + ", ".join(str(arg) for arg in args)
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return f"a list, each {describe(args[0])}"
+        return f"a list of {len(args)}: {', '.join(describe(arg) for arg in args)}"
+    if origin is Union or type(kind).__name__ == "UnionType":
+        return " or ".join(describe(arg) for arg in args)
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
+    if kind in words:
+        return words[kind]
+    if origin is dict:
+        return f"a group of settings, each {describe(args[0])}: {describe(args[1])}" if args else "a group of settings"
+    return str(kind)
+
+
+def unknown(values: Mapping[str, Any], allowed: set[str], key: str) -> None:
+    """Raises ConfigError for a name in `values` that is not in `allowed`."""
+    for name in values:
+        if name not in allowed:
+            full = f"{key}.{name}" if key else str(name)
+            raise ConfigError(full, values[name], f"no such key; {nearest(str(name), allowed)}")

@@ -1,0 +1,46 @@
+"""The yaml files: where they are, what there is to choose, what a misspelt name may have meant.
+
+Imported before the command is understood, so it imports nothing heavy.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+GROUPS = ("task", "learner", "model", "optimizer", "hardware", "logger", "experiment")
+
+
+def conf_dir() -> Path:
+    """`metarun/conf` in an installed wheel, else the checkout's `conf`."""
+    package = Path(__file__).parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's yaml files."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def describe(group: str, choice: str) -> str:
+    """What a yaml file says of itself in its first comment (after Hydra's own `# @package`)."""
+    for line in (conf_dir() / group / f"{choice}.yaml").read_text().splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:]
+    return ""
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """`did you mean ways?`, or all there is where nothing is near."""
+    allowed = sorted(candidates)
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed) or 'none'}"
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"train.steps": 3000, ...}."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves

@@ -1,0 +1,264 @@
+"""From a composed configuration to checked, frozen objects; every mistake ends in a one-line ConfigError."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optax
+from annotated_types import Ge, Gt, Lt
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun import engine
+from metarun.config.build import Recipe, build, recipe, unknown
+from metarun.config.conf import flat
+from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
+from metarun.inner import Inner
+
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+Period = Count | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Train:
+    """The training loop. Periods are in meta-steps."""
+
+    seed: Seed
+    steps: Count
+    meta_batch: Count
+    task: dict[str, Any]  # where training's episodes differ: more ways, more shots
+    init_from: str | None  # a run whose parameters to start from
+    log_every: Period
+    eval_every: Period
+    save_every: Period
+    on_nonfinite: Literal["stop", "skip"]  # a meta-step whose gradient is not finite
+    skip_at_most: Count  # so many in a row
+    clip_value: Positive | None  # of the meta-gradient: see engine.Guard
+    clip_norm: Positive | None
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "eval_every", "save_every"):
+            period = getattr(self, name)
+            if period != "auto" and self.steps % period:
+                raise ConfigError(name, period, f"must divide train.steps={self.steps}, or be auto")
+
+    @property
+    def guard(self) -> engine.Guard:
+        return engine.Guard(self.clip_value, self.clip_norm, self.skip_at_most if self.on_nonfinite == "skip" else 0)
+
+    def is_due(self, step: int, period: str) -> bool:
+        """Whether a period ends at `step`; every period also ends with the run."""
+        return step % self.period(period) == 0 or step == self.steps
+
+    def next_due(self, step: int) -> int:
+        """The next meta-step after `step` at which some period ends."""
+        periods = (self.period(name) for name in ("log_every", "eval_every", "save_every"))
+        return min(self.steps, *(step - step % period + period for period in periods))
+
+    def period(self, name: str) -> int:
+        """A period in meta-steps; `auto` is 1/50 of the run (logging) or 1/10, between 1 and 100 or 2,000."""
+        chosen = getattr(self, name)
+        if chosen != "auto":
+            return chosen
+        parts, most = (50, 100) if name == "log_every" else (10, 2000)
+        return max(1, min(self.steps // parts, most))
+
+
+@dataclass(frozen=True)
+class Eval:
+    """The evaluation; `task` and `learner` hold what differs there from training."""
+
+    split: Literal["val", "test"]
+    state: Literal["best", "last"]
+    episodes: Annotated[int, Gt(1)]
+    val_episodes: Annotated[int, Gt(1)]
+    seed: Seed
+    inner_steps: tuple[CountOrZero, ...]
+    shots: tuple[Count, ...]
+    inductive: bool
+    task: dict[str, Any]
+    learner: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run is called, and where it lives."""
+
+    dir: str
+    name: str
+    tags: tuple[str, ...]
+    max_minutes: Positive | None  # of this process: then the run stops, saved
+    max_silent_minutes: Positive | None  # without an answer, and without work for the processor: then it hangs
+
+    def __post_init__(self) -> None:
+        if set("*?[") & set(str(Path(self.dir).absolute())):  # orbax finds its own files by such a pattern, or does not
+            raise ConfigError("dir", self.dir, "its whole path must do without * ? and [; name another directory")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What an experiment reproduces."""
+
+    source: str  # paper and table
+    quoted_by: str | None  # where the figure was read, if not in the paper itself
+    # A metric of the test, or `<metric>_after_<inner steps>`, to its mean and half of its 95% interval, if it has one.
+    figures: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, checked."""
+
+    tasks: Tasks
+    learner: Learner
+    eval_tasks: Tasks
+    eval_learner: Learner
+    model: Any  # a flax module, its number of outputs set
+    optimizer: Recipe  # of an optax.GradientTransformation
+    numbers: dict[str, dict[str, Any]]  # the floats of learner, eval_learner and optimizer: arguments of the programs
+    inner: Inner
+    train: Train
+    eval: Eval
+    hardware: engine.Hardware
+    logger: Logger
+    info: RunInfo
+    config: dict[str, Any] = field(repr=False)  # the whole configuration, resolved: enough to run it again
+
+    @property
+    def shape(self) -> engine.Shape:
+        """What the run's programs are made from."""
+        return engine.Shape(
+            tasks=self.tasks,
+            eval_tasks=self.eval_tasks,
+            learner=engine.without_numbers(self.learner),
+            eval_learner=engine.without_numbers(self.eval_learner),
+            model=self.model,
+            optimizer=self.optimizer,
+            inner=self.inner,
+            guard=self.train.guard,
+            inductive=self.eval.inductive and getattr(self.model, "transductive", False),
+            meta_batch=self.train.meta_batch,
+            most_episodes=max(self.eval.episodes, self.eval.val_episodes),
+        )
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """The settings that shape the run's programs: no learning rate, no seed, no place."""
+        shaping = ("task.", "learner.", "model.", "optimizer.", "inner.", "train.task.", "train.meta_batch")
+        return {
+            key: value
+            for key, value in flat(self.config).items()
+            if key.startswith(shaping) and not isinstance(value, float) and not key.endswith("data_dir")
+        }
+
+
+def build_run(config: dict[str, Any]) -> Run:
+    """Checks a resolved configuration and builds what it names. No device is touched. Raises ConfigError."""
+    unknown(config, set(SECTIONS), "")
+    for section in SECTIONS:
+        if section not in config:
+            raise ConfigError(section, "(nothing)", "every run needs it: leave it in")
+    must_hold_no_key(config)
+    train = build("train", config["train"], Train)
+    evaluation = build("eval", config["eval"], Eval)
+    hardware = build("hardware", config["hardware"])
+    how = build("inner", config["inner"], Inner)
+    hardware.check(train.meta_batch)
+
+    learner = build("learner", config["learner"])
+    learner.check(build("task", config["task"]))  # before a key of train.task that only a classification has
+    tasks = build("train.task", {**config["task"], **known("train.task", train.task, config["task"])})
+    eval_tasks = build("eval.task", {**config["task"], **known("eval.task", evaluation.task, config["task"])})
+    eval_learner = build(
+        "eval.learner",
+        {**config["learner"], **known("eval.learner", evaluation.learner, config["learner"])},
+    )
+    parts = [("train", tasks, "train.task", train.task)]
+    parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in ("val", evaluation.split)]
+    for shots in evaluation.shots:
+        if not hasattr(eval_tasks, "shots"):
+            raise ConfigError("eval.shots", list(evaluation.shots), "[], as the task has no key shots")
+        parts.append((evaluation.split, with_shots(eval_tasks, shots), "eval", {"shots": shots}))
+    for split, distribution, own, overrides in parts:
+        try:
+            distribution.check(split)
+        except ConfigError as error:
+            # The key to change is the one that set the value: the task's, unless the split has its own.
+            raise error.under(own if set(error.key.split("+")) & set(overrides) else "task") from error
+    learner.check(tasks)
+    eval_learner.check(eval_tasks)
+
+    width, eval_width = learner.width(tasks.n_out), eval_learner.width(eval_tasks.n_out)
+    if width is not None and eval_width is not None and eval_width > width:
+        raise ConfigError(
+            "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
+        )
+    if not isinstance(build("optimizer", config["optimizer"]), optax.GradientTransformation):
+        raise ConfigError(
+            "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
+        )
+    optimizer, optimizer_numbers = recipe("optimizer", config["optimizer"])
+    if config["paper"] is not None:
+        build("paper", config["paper"], Paper)
+    return Run(
+        tasks=tasks,
+        learner=learner,
+        eval_tasks=eval_tasks,
+        eval_learner=eval_learner,
+        model=build("model", config["model"], n_out=width, dtype=hardware.dtype),
+        optimizer=optimizer,
+        numbers={
+            "learner": engine.numbers_of(learner),
+            "eval_learner": engine.numbers_of(eval_learner),
+            "optimizer": optimizer_numbers,
+        },
+        inner=how,
+        train=train,
+        eval=evaluation,
+        hardware=hardware,
+        logger=build("logger", config["logger"]),
+        info=build("run", config["run"], RunInfo),
+        config=config,
+    )
+
+
+SHORTEST_KEY = 16  # a shorter one is a stand-in, and may be any word
+
+
+def must_hold_no_key(config: dict[str, Any]) -> None:
+    """Raises ConfigError if W&B's key stands in the configuration, which is kept in files and sent to W&B."""
+    secret = os.environ.get("WANDB_API_KEY", "")
+    for key, value in flat(config).items():
+        if len(secret) >= SHORTEST_KEY and secret in str(value):
+            raise ConfigError(key, "(WANDB_API_KEY)", "the configuration is kept in files; leave the key where it is")
+
+
+def with_shots(tasks: Tasks, shots: int) -> Tasks:
+    """The same tasks with another number of support examples a class."""
+    return dataclasses.replace(tasks, shots=shots)  # type: ignore[type-var]
+
+
+SECTIONS = (
+    "task", "learner", "model", "optimizer", "inner", "hardware", "logger", "train", "eval", "run", "data_dir",
+    "suggested", "paper",
+)  # fmt: skip
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, every interpolation replaced by what it stands for."""
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        message = str(error).splitlines()[0]
+        raise ConfigError(str(getattr(error, "full_key", "config")), "?", message) from error
+    assert isinstance(config, dict)
+    return config  # type: ignore[return-value]
+
+
+def known(key: str, overrides: Mapping[str, Any], base: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`overrides`, once each of them is a key of `base`."""
+    unknown(overrides, set(base) - {"_target_"}, key)
+    return overrides

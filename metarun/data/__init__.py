@@ -1,0 +1,7 @@
+"""Data sets on disk: found where the user has them, fetched where he has not, and kept as arrays once decoded."""
+
+from metarun.data.cache import cached
+from metarun.data.fetch import download
+from metarun.data.local import find
+
+__all__ = ["cached", "download", "find"]

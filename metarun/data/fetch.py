@@ -1,0 +1,31 @@
+"""Data sets that are fetched: once, into the cache directory."""
+
+from pathlib import Path
+
+from metarun.core import DataError
+from metarun.files import cache_dir
+
+
+def download(url: str, name: str, data_dir: str | None) -> Path:
+    """The file at `url`, kept in the cache under `name`; shows a progress bar. Raises DataError.
+
+    `data_dir` is where the file was looked for before, to be told if it cannot be had.
+
+    A file appears under its own name only once it is complete, so an interrupted download leaves none.
+    """
+    import pooch
+
+    folder = cache_dir() / name
+    target = folder / url.rsplit("/", 1)[1]
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
+        return Path(pooch.retrieve(url, known_hash=None, fname=target.name, path=folder, downloader=fetch))
+    except Exception as error:  # requests, urllib3 and the disk each raise their own
+        elsewhere = (
+            f"nor in {Path(data_dir) / name}" if data_dir else "and neither data_dir= nor METARUN_DATA_DIR is set"
+        )
+        raise DataError(
+            f"no {name} data: {target.name} is not in {folder} {elsewhere}, and {url} could not be fetched "
+            f"({type(error).__name__}); get it there by hand, or take task=strokes, which needs no data"
+        ) from error

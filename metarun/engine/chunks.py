@@ -1,0 +1,185 @@
+"""How many tasks a device computes at once: measured once, remembered, and less where memory does not suffice."""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from metarun.core import Key, PyTree, State
+from metarun.engine.hardware import Hardware
+from metarun.engine.meta_step import Numbers
+from metarun.engine.net import episode_size
+from metarun.engine.program import Programs, Shape, programs
+from metarun.engine.send import copied, send
+from metarun.files import cache_dir, write_atomically
+
+log = logging.getLogger("metarun")
+
+# A run that takes less than this does not win back what measuring costs: some compilations of a few seconds.
+WORTH_MEASURING_S = 120.0
+CLEARLY_FASTER = 0.97
+
+
+class OutOfMemory(Exception):
+    """A program needs more memory than there is."""
+
+
+def until_it_fits(
+    shape: Shape, mesh: Mesh, task_chunk: int, attempt: Callable[[Programs], PyTree]
+) -> tuple[PyTree, int]:
+    """`attempt` with chunks of `task_chunk`, or of half as many until the memory suffices; and the chunk it took."""
+    while True:
+        try:
+            with out_of_memory():
+                return jax.block_until_ready(attempt(programs(shape, mesh, task_chunk))), task_chunk
+        except OutOfMemory:
+            smaller = [n for n in sizes(shape.meta_batch, mesh) if n <= task_chunk // 2]
+            if not smaller:
+                raise
+            log.info(f"{task_chunk} tasks at once on a device need more memory than there is; with {max(smaller)} then")
+            task_chunk = max(smaller)
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Raises OutOfMemory for jax's error that says so."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemory(str(error)) from error
+        raise
+
+
+def must_fit(meta_steps: Any, mesh: Mesh, *arguments: PyTree) -> None:
+    """Compiles `meta_steps` and raises OutOfMemory if it needs more than is free.
+
+    A GPU says so itself when it runs out. A CPU does not: it takes until the machine swaps or the program is killed.
+    """
+    with out_of_memory():
+        needed = meta_steps.lower(*arguments).compile().memory_analysis()
+    free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
+    most = 2 * needed.temp_size_in_bytes * mesh.size  # while a call runs, the next one is sent
+    if free is not None and most > free:
+        raise OutOfMemory(f"{most / 2**30:.1f} GiB where {free / 2**30:.1f} are free")
+
+
+def free_host_bytes() -> int | None:
+    """What this process may still take of the machine's memory, or of its control group's; None where unknown."""
+    free = []
+    with suppress(OSError):
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(meminfo["MemAvailable"].split()[0]) * 1024)
+    with suppress(OSError, ValueError):  # no such group, or a limit of "max"
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(free, default=None)
+
+
+def sizes(meta_batch: int, mesh: Mesh) -> list[int]:
+    """The chunks that share out a device's tasks evenly, in order."""
+    local = meta_batch // mesh.size
+    return [n for n in range(1, local + 1) if local % n == 0]
+
+
+class Training(NamedTuple):
+    """What a call of the meta-steps is given, but for their number."""
+
+    state: State
+    data: PyTree
+    numbers: Numbers
+    k_train: Key
+
+
+def choose_chunk(
+    shape: Shape, mesh: Mesh, hardware: Hardware, training: Training, steps_left: int, settings: Mapping[str, Any]
+) -> int:
+    """The chunk for a run on this machine: the setting, else the fastest one known, else the fastest one measured.
+
+    Measuring begins with a guess and goes up and down from it while that is clearly faster. A run that is short takes
+    the guess. What was found is kept in the cache directory, for device, versions, shapes and `settings`, which are
+    those that shape the programs.
+    """
+    size = episode_size(shape.tasks, training.data)
+    guess = hardware.chunk(shape.meta_batch // mesh.size, size, mesh.devices.flat[0].platform)
+    if hardware.task_chunk != "auto":
+        return guess
+    key = circumstances(mesh, hardware.precision, training.data, settings)
+    path = cache_dir() / "task_chunk" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    allowed = sizes(shape.meta_batch, mesh)
+    try:
+        known = json.loads(path.read_text())["task_chunk"]
+        if known in allowed:
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or not readable: measured anew
+
+    seconds: dict[int, float] = {}
+
+    def measured(n: int) -> float:
+        if n not in seconds:
+            seconds[n] = seconds_per_meta_step(shape, mesh, n, training)
+        return seconds[n]
+
+    if len(allowed) == 1 or measured(guess) * steps_left < WORTH_MEASURING_S:
+        return guess
+    log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
+    best = allowed.index(guess)
+    for direction in (-1, 1):
+        while 0 <= best + direction < len(allowed):
+            if measured(allowed[best + direction]) > CLEARLY_FASTER * measured(allowed[best]):
+                break
+            best += direction
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = {"task_chunk": allowed[best], "seconds_per_meta_step": seconds, "measured_for": key}
+        write_atomically(path, json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        log.info(f"the fastest chunk is not remembered: {error.filename} cannot be written ({error.strerror})")
+    return allowed[best]
+
+
+def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: Training) -> float:
+    """The median of a few calls on a copy of the state; infinity where memory does not suffice."""
+    meta_steps = programs(shape, mesh, task_chunk).meta_steps
+    held, *fixed = training._replace(state=copied(training.state))
+
+    def seconds(n: int) -> float:
+        nonlocal held
+        start = time.perf_counter()
+        held = jax.block_until_ready(send(meta_steps, held, *fixed, np.int32(n))[0])
+        return (time.perf_counter() - start) / n
+
+    try:
+        must_fit(meta_steps, mesh, held, *fixed, np.int32(1))
+        with out_of_memory():
+            seconds(1)
+            n = max(1, int(0.2 / seconds(1)))
+            return statistics.median(seconds(n) for _ in range(3))
+    except OutOfMemory:
+        return float("inf")
+
+
+def circumstances(mesh: Mesh, precision: str, data: PyTree, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fastest chunk depends on: the device, the versions, the shapes; no learning rate, and no seed."""
+    device = mesh.devices.flat[0]
+    return {
+        "device": f"{device.platform} {device.device_kind}",
+        "devices": mesh.size,
+        "cores": os.cpu_count(),
+        "precision": precision,
+        "versions": {name: importlib.metadata.version(name) for name in ("metarun", "jax", "jaxlib")},
+        "settings": dict(sorted(settings.items())),
+        "data": [list(leaf.shape) for leaf in jax.tree.leaves(data)],
+    }

@@ -1,0 +1,119 @@
+"""The machine a run uses: platform, number of devices, tasks at a time, precision."""
+
+import contextlib
+import hashlib
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from metarun.core import ConfigError, Count
+from metarun.files import cache_dir
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Settings that change how fast a run is, and its results up to the order of summation only."""
+
+    platform: Literal["auto", "cpu", "gpu", "tpu"]
+    devices: Count | Literal["auto"]
+    task_chunk: Count | Literal["auto"]
+    precision: Literal["float32", "tf32", "bfloat16"]
+    deterministic: bool  # also on a GPU the same numbers in each run, bit for bit
+
+    @property
+    def dtype(self) -> str | None:
+        """What models compute in, where it is not what their parameters are in."""
+        return "bfloat16" if self.precision == "bfloat16" else None
+
+    def check(self, meta_batch: int) -> None:
+        """Raises ConfigError where tasks cannot be shared out evenly. Touches no device."""
+        devices = 1 if self.devices == "auto" else self.devices
+        if meta_batch % devices:
+            raise ConfigError("hardware.devices", devices, f"must divide train.meta_batch={meta_batch}")
+        if self.task_chunk != "auto" and (meta_batch // devices) % self.task_chunk:
+            raise ConfigError(
+                "hardware.task_chunk",
+                self.task_chunk,
+                f"must divide the {meta_batch // devices} tasks of a device"
+                f" (train.meta_batch={meta_batch} over {devices})",
+            )
+
+    def set_up(self, meta_batch: int) -> Mesh:
+        """A mesh with one axis, `tasks`, over the devices to use. Call before anything touches a device.
+
+        With `devices: auto` it takes as many as divide the meta-batch. A CPU has one device a core: XLA
+        shares small operations among threads badly, and two devices with half of the tasks each beat
+        one device with two threads.
+        """
+        keep_compiled_programs()
+        if self.deterministic and "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+        if self.platform != "auto":
+            jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
+        if self.platform in ("auto", "cpu"):
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            wanted = cores if self.devices == "auto" else self.devices
+            # Once a device has been touched (a later job of a sweep) the first job's number holds.
+            with contextlib.suppress(RuntimeError):
+                jax.config.update("jax_num_cpu_devices", wanted)
+        jax.config.update("jax_default_matmul_precision", "high" if self.precision == "tf32" else "highest")
+
+        try:
+            found = jax.devices()
+        except (RuntimeError, AssertionError) as error:  # jax asserts where a platform's plugin is missing
+            message = (str(error).splitlines() or ["jax has no such device; see metarun's extras cuda12, cuda13, tpu"])[
+                0
+            ]
+            raise ConfigError("hardware.platform", self.platform, f"not usable here ({message})") from error
+        if self.devices != "auto" and self.devices > len(found):
+            raise ConfigError(
+                "hardware.devices", self.devices, f"at most {len(found)}, what {found[0].platform} has here"
+            )
+        most = len(found) if self.devices == "auto" else self.devices
+        chunk = 1 if self.task_chunk == "auto" else self.task_chunk
+        count = max(n for n in range(1, most + 1) if meta_batch % (n * chunk) == 0)
+        return Mesh(np.array(found[:count]), ("tasks",))
+
+    def chunk(self, tasks: int, episode_size: int, platform: str) -> int:
+        """How many of a device's `tasks` to compute at once: a divisor of `tasks`.
+
+        `auto` takes all of them on an accelerator. On a CPU it takes few, so that activations stay in its
+        cache: 4 where an episode has the `episode_size` of Omniglot's 5-way 1-shot, more where it has fewer
+        numbers.
+        """
+        if self.task_chunk != "auto":
+            return self.task_chunk
+        most = min(tasks, max(4, 32_768 // episode_size)) if platform == "cpu" else tasks
+        return max(n for n in range(1, most + 1) if tasks % n == 0)
+
+
+MOST_COMPILED_BYTES = 2**31
+
+
+def keep_compiled_programs() -> None:
+    """Programs are compiled once for all runs: into the cache directory, unless JAX_COMPILATION_CACHE_DIR is set.
+
+    With a most size jax locks the directory, so that jobs may share it, and takes away what was not used for longest.
+    Programs of a CPU are kept apart by its features, which they were compiled for.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = cache_dir() / "compiled" / cpu_features()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", MOST_COMPILED_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def cpu_features() -> str:
+    """A short digest of what this machine's processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    except OSError:
+        features = [platform.machine(), platform.processor()]
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]

@@ -1,0 +1,135 @@
+"""The compiled meta-steps: many tasks on the hardware at once, in chunks, over a mesh of devices."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from metarun.core import Array, Key, Learner, Metrics, Net, PyTree, State, Tasks
+from metarun.engine.keys import task_key
+from metarun.inner import Inner, clipped, differentiated
+
+# The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.
+Numbers = dict[str, dict[str, Any]]
+Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation]  # its numbers -> itself
+
+
+class Guard(NamedTuple):
+    """What is done about gradients: bounds for them, and how many that are not finite are put up with."""
+
+    clip_value: float | None  # every number of a meta-gradient is brought between minus this and this
+    clip_norm: float | None  # then a longer meta-gradient, all parameters together, is shortened to this
+    skip_at_most: int  # so many meta-steps in a row may go without an update
+
+
+class Report(NamedTuple):
+    """What the host is told of a call: small, and still there once the state has gone into the next call."""
+
+    sums: Metrics  # as in State
+    summed: Array  # as in State
+    stopped: Array  # () bool: the call ended before a meta-step that is not finite; its state is the one before it
+    metrics: Metrics  # of the last meta-step that was tried
+
+
+def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer) -> Callable[..., State]:
+    """(data, numbers, seed's key) -> the state before the first meta-step."""
+
+    def start(data: PyTree, numbers: Numbers, k_init: Key) -> State:
+        own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
+        k_init, k_episode = jax.random.split(k_init)
+        episode = tasks.sample(data, k_episode)
+        params = own.init(net, k_init, episode.support.x)
+        episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, k_episode))
+        step = jnp.zeros((), jnp.int32)
+        _, metrics = jax.eval_shape(lambda *args: own.meta_grad(net, *args), params, episodes, keys, step)
+        sums = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in metrics.items()}
+        zero = jnp.zeros((), jnp.int32)
+        return State(step, params, optimizer(numbers["optimizer"]).init(params), sums, zero, zero, zero)
+
+    return jax.jit(start)
+
+
+def make_meta_steps(
+    learner: Learner,
+    net: Net,
+    tasks: Tasks,
+    optimizer: Optimizer,
+    mesh: Mesh,
+    meta_batch: int,
+    task_chunk: int,
+    how: Inner,
+    guard: Guard,
+) -> Callable[..., tuple[State, Report]]:
+    """(state, data, numbers, seed's key, n) -> the state n meta-steps later and its report, compiled once for every n.
+
+    Sampling, adaptation, meta-gradient and update all happen on the devices: each has its share of the
+    tasks, takes them in chunks, and agrees with the others on the mean gradient. `numbers` stand in for those of
+    learner and optimizer; another value is no other program. A meta-step whose metrics, gradient or new parameters are
+    not finite changes nothing: it is passed over, or ends the call, as `guard` says.
+    """
+    local = meta_batch // mesh.size
+
+    def meta_steps(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
+        own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
+        outer = optimizer(numbers["optimizer"])
+
+        def chunk_grad(state: State, indices: Array) -> tuple[PyTree, Metrics]:
+            k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(jax.random.fold_in(k_train, state.step), indices)
+            episodes = jax.vmap(tasks.sample, (None, 0))(data, k_episodes)
+            with differentiated(how):
+                return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
+
+        def tried(state: State) -> tuple[State, Metrics, Array]:
+            """The state one meta-step later, its metrics, and whether all of it is finite."""
+            first = jax.lax.axis_index("tasks") * local
+            chunks = (first + jnp.arange(local)).reshape(-1, task_chunk)
+            grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
+            fine = is_finite((grads, metrics))
+            updates, opt_state = outer.update(
+                clipped(grads, guard.clip_value, guard.clip_norm), state.opt_state, state.params
+            )
+            params = optax.apply_updates(state.params, updates)
+            sums = jax.tree.map(jnp.add, state.sums, metrics)
+            summed, none = state.summed + 1, jnp.zeros((), jnp.int32)
+            after = State(state.step + 1, params, opt_state, sums, summed, state.skipped, none)
+            return after, metrics, fine & is_finite(params)
+
+        def meta_step(carry: tuple[Array, State, Array, Metrics]) -> tuple[Array, State, Array, Metrics]:
+            i, state, _, _ = carry
+            after, metrics, fine = tried(state)
+            passed_over = state._replace(step=state.step + 1, skipped=state.skipped + 1, in_a_row=state.in_a_row + 1)
+            tolerated = state.in_a_row < guard.skip_at_most
+            kept = jax.tree.map(partial(jnp.where, tolerated), passed_over, state)
+            state = jax.tree.map(partial(jnp.where, fine), after, kept)
+            return i + 1, state, fine | tolerated, metrics
+
+        start = (jnp.zeros((), jnp.int32), state, jnp.array(True), jax.tree.map(jnp.zeros_like, state.sums))
+        _, state, going, metrics = jax.lax.while_loop(lambda carry: (carry[0] < n) & carry[2], meta_step, start)
+        return state, Report(state.sums, state.summed, ~going, metrics)
+
+    sharded = jax.shard_map(meta_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    return jax.jit(sharded, donate_argnums=0)
+
+
+def is_finite(values: PyTree) -> Array:
+    """() bool: whether all of the numbers are; an empty tree is."""
+    return jnp.array([True, *(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values))]).all()
+
+
+def mean_over(f: Callable[[Array], PyTree], chunks: Array) -> PyTree:
+    """The mean of f(chunk) over the rows of `chunks`, one row at a time."""
+    if len(chunks) == 1:
+        return f(chunks[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(f, chunks[0]))
+
+    def add(total: PyTree, chunk: Array) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, f(chunk)), None
+
+    total, _ = jax.lax.scan(add, zeros, chunks)
+    return jax.tree.map(lambda leaf: leaf / len(chunks), total)

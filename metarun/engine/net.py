@@ -1,0 +1,64 @@
+"""What a learner sees of a model and its tasks, and whether the three fit together."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
+
+from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
+
+
+def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
+    """What a learner sees of a flax model and of its tasks.
+
+    `width` is the outputs the learner wants, None for features: where evaluation has fewer ways than
+    training had, the surplus outputs are left out. Whatever the model computes in, float32 (or more) comes out.
+    """
+    body = model.clone(n_out=None)
+
+    def out(x: Array) -> Array:
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    return Net(
+        init=lambda key, x: model.init(key, x).get("params", {}),
+        apply=lambda params, x: out(model.apply({"params": params}, x)[:, :width]),
+        features=lambda params, x: out(body.apply({"params": params}, x)),
+        loss=tasks.loss,
+        n_out=tasks.n_out,
+        classification=tasks.metric == "accuracy",
+        n_classes=tasks.n_classes("train"),
+    )
+
+
+def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained: PyTree = None) -> PyTree:
+    """Raises ConfigError if model, learner and tasks do not fit together. Traces only: touches no device.
+
+    Returns the shapes of what is learned. Given those of training's learner as `trained`, it is with them that this
+    one, evaluation's, must work.
+    """
+    k_episode, k_init, k_adapt = jax.eval_shape(lambda: tuple(jax.random.split(jax.random.key(0), 3)))
+    episode = jax.eval_shape(tasks.sample, data, k_episode)
+    own = jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
+    params = own if trained is None else trained
+
+    def predict(params: PyTree, episode: Episode, key: Key) -> Array:
+        return learner.predict(net, learner.adapt(net, params, episode.support, key), episode.query.x)
+
+    refused = ConfigError("eval.learner", "(its settings)", "they change what is learned; set them under learner")
+    if jax.tree.structure(own) != jax.tree.structure(params):  # type: ignore[operator]
+        raise refused
+    try:
+        outputs = jax.eval_shape(predict, params, episode, k_adapt)
+    except (KeyError, TypeError, ValueError, ScopeParamShapeError) as error:
+        raise error if trained is None else refused from error
+    if outputs.shape[1:] != (tasks.n_out,):
+        name = type(learner).__name__
+        raise ConfigError("learner", name, f"predicts {outputs.shape[1:]} a query where the task has ({tasks.n_out},)")
+    return params
+
+
+def episode_size(tasks: Tasks, data: PyTree) -> int:
+    """How many numbers the inputs of one episode have. Traces only."""
+    episode = jax.eval_shape(lambda data: tasks.sample(data, jax.random.key(0)), data)
+    return episode.support.x.size + episode.query.x.size

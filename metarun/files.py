@@ -1,0 +1,34 @@
+"""The user's disk: where metarun keeps what it may make again, and files that are whole or not there at all."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """The user's cache directory for metarun: $METARUN_CACHE_DIR, else the platform's own."""
+    return Path(os.environ.get("METARUN_CACHE_DIR") or platformdirs.user_cache_dir("metarun"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that whoever reads it finds either the old content or the new, whole."""
+    write_bytes_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """The same for what `write` writes."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,5 @@
+"""One run at work, from a checked configuration to what stands in its directory.
+
+Its doors: `train` trains and tests a run, `bench` measures one, `nonfinite` runs a meta-step again that was not finite,
+`results` tells the end of a run, `figures` puts figures into words, and `record` reads what a run's directory holds.
+"""

@@ -1,0 +1,63 @@
+"""A test seen closely: accuracy by class, what was taken for what, and a few episodes as they were drawn."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarun import engine
+from metarun.config.run import Run
+from metarun.core import Key, Named, PyTree
+from metarun.files import write_atomically, write_bytes_atomically
+from metarun.run.meta_test import Tested
+
+EPISODES = 6  # kept as they were drawn
+CONFUSIONS = 100  # kept, the most frequent ones
+
+
+class ByClass(NamedTuple):
+    """How the classes of a test fared."""
+
+    classes: dict[str, tuple[int, int]]  # name -> queries that were right, and all there were
+    confusions: list[tuple[str, str, int]]  # a class, what it was taken for, how often: the most frequent first
+
+
+def by_class(answers: engine.Answers, names: list[str]) -> ByClass:
+    """Counts over all tasks; `names` of the split's classes by their numbers. Names that recur are one class."""
+    assert answers.classes is not None
+    classes, y, outputs = (np.asarray(part) for part in (answers.classes, answers.y, answers.outputs))
+    true = np.take_along_axis(classes, y, axis=1).ravel()
+    predicted = np.take_along_axis(classes, outputs.argmax(-1), axis=1).ravel()
+    named = np.array(names)
+    pairs = Counter(zip(named[true].tolist(), named[predicted].tolist(), strict=True))
+    asked = Counter(named[true].tolist())
+    wrong = [(one, other, n) for (one, other), n in pairs.most_common() if one != other]
+    return ByClass({name: (pairs[name, name], asked[name]) for name in sorted(asked)}, wrong[:CONFUSIONS])
+
+
+def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, tested: Tested) -> None:
+    """Writes classes.json, where classes have names, and examples.npz: the first few episodes of the test.
+
+    These hold the answers after adaptation and, if the test was also made after 0 inner steps, before it.
+    """
+    answers, before = tested.evaluation.answers, tested.by_inner_steps.get("0")
+    names = run.eval_tasks.class_names(run.eval.split) if isinstance(run.eval_tasks, Named) else None
+    if names is not None:
+        write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
+    n = min(EPISODES, len(answers.y))
+    keys = jax.vmap(lambda index: engine.task_key(k_eval, index)[0])(jnp.arange(n))
+    sample = jax.jit(jax.vmap(run.eval_tasks.sample, (None, 0)))
+    support, query, classes = jax.device_get(engine.send(sample, data, keys))
+    arrays: dict[str, Any] = {
+        "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
+        "outputs": answers.outputs[:n],
+    }  # fmt: skip
+    if before is not None:
+        arrays["before"] = before.answers.outputs[:n]
+    if names is not None:
+        arrays["names"] = np.array(names)[classes]
+    write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))

@@ -1,0 +1,161 @@
+"""What a run tells: lines on the terminal and in metarun.log, rows in metrics.jsonl, a progress bar."""
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from metarun.files import write_atomically
+from metarun.text import printable
+
+log = logging.getLogger("metarun")
+console = Console(highlight=False)
+
+
+def live() -> bool:
+    """Whether a progress bar can be shown, which then stands for the lines of DEBUG level."""
+    return console.is_terminal and sys.stdout.isatty()
+
+
+class Terminal(logging.Handler):
+    """Prints lines above the progress bar, as they are: what comes from files is not markup."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
+
+
+class LogFile(logging.FileHandler):
+    """A log file that a full disk makes incomplete, and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+def open_log(directory: Path) -> None:
+    """Sends the program's lines to the terminal and to metarun.log in the run's directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for handler in log.handlers[:]:  # an earlier job's of the same process
+        log.removeHandler(handler)
+        handler.close()
+    to_file = LogFile(directory / "metarun.log")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    to_terminal = Terminal()
+    to_terminal.setLevel(logging.INFO if live() else logging.DEBUG)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    log.addHandler(to_file)
+    log.addHandler(to_terminal)
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a line, `{"step": ..., "split": ..., metric: value, ...}`.
+
+    What the disk does not take is kept, told once, and tried again with the next row.
+    """
+
+    def __init__(self, path: Path, step: int, again: str | None = None) -> None:
+        """Begins to go on after `step`: rows past it, of a run that was killed, are dropped.
+
+        So are those of the split `again` at `step` itself, which will come once more.
+        """
+        self.path = path
+        self.waiting: list[str] = []
+        self.failed = False
+        if path.exists():
+            rows = [row for row in read_rows(path) if row["step"] <= step]
+            rows = [row for row in rows if (row["step"], row["split"]) != (step, again)]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        self.waiting.append(json.dumps(finite({"step": step, "split": split, **metrics}), allow_nan=False) + "\n")
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            append(self.path, "".join(self.waiting))
+            self.waiting = []
+        except OSError as error:
+            if not self.failed:
+                log.warning(f"{self.path} cannot be written ({error.strerror}); training goes on and keeps its rows")
+            self.failed = True
+
+    def close(self) -> list[str]:
+        """Tries once more; what was lost, in words: nothing, or one line."""
+        self.flush()
+        return [f"{len(self.waiting)} rows of {self.path.name} could not be written"] if self.waiting else []
+
+
+def append(path: Path, text: str) -> None:
+    """Adds `text` to a file, all of it or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        rest = text.encode()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a metrics.jsonl; what is none, such as a last line that was cut off, is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"step", "split"} <= row.keys():
+                rows.append(row)
+    return rows
+
+
+def finite(values: Any) -> Any:
+    """Nested results with null for every number that is none: NaN is not JSON."""
+    if isinstance(values, dict):
+        return {name: finite(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+def words(metrics: Mapping[str, float]) -> str:
+    """`loss 0.1234  accuracy 0.9321`"""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+class Bar:
+    """A progress bar on a terminal; nothing elsewhere, where the logged lines tell the same."""
+
+    def __init__(self, steps: int, start: int) -> None:
+        self.progress = Progress(
+            TextColumn("meta-steps"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TextColumn("{task.fields[metrics]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not live(),
+        )
+        self.task = self.progress.add_task("", total=steps, completed=start, rates="", metrics="compiling")
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, step: int, steps_per_s: float, tasks_per_s: float, metrics: Mapping[str, float]) -> None:
+        rates = f"{steps_per_s:.1f}/s  {tasks_per_s:.0f} tasks/s"
+        self.progress.update(self.task, completed=step, rates=rates, metrics=words(metrics))

@@ -1,0 +1,297 @@
+"""A run at work: meta-steps, rows, validations and saves, then the test."""
+
+import logging
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import yaml
+
+from metarun import engine
+from metarun.config.run import Run
+from metarun.core import PyTree, State
+from metarun.files import write_atomically
+from metarun.run import nonfinite, separation
+from metarun.run.checkpoint import Checkpoints
+from metarun.run.clock import Clock
+from metarun.run.log import Bar, MetricsFile, open_log, words
+from metarun.run.loggers import without_key
+from metarun.run.meta_test import Tested, meta_test
+from metarun.run.stop import Interrupted, Stop
+from metarun.run.transfer import no_run, start_from
+from metarun.run.watch import Watch
+
+log = logging.getLogger("metarun")
+
+
+class Call(NamedTuple):
+    """A call to the devices, from when it is sent until the host has dealt with what came of it."""
+
+    step: int  # meta-steps done after it
+    steps: int  # in it
+    report: engine.Report
+    kept: State | None  # the state after it, where the host has something to do with it
+    last: bool
+
+
+class Loop:
+    """A run at work: what is on the devices, and what the host keeps of it."""
+
+    def __init__(self, run: Run, stop: Stop, watch: Watch) -> None:
+        """Loads and checks, and places the run's newest state, or its first one, on the devices."""
+        self.run, self.stop, self.watch, self.clock = run, stop, watch, Clock()
+        self.directory = Path(run.info.dir)
+        self.must_have_a_source()
+        data, self.separation = load(run)
+        self.mesh = run.hardware.set_up(run.train.meta_batch)
+        self.open_directory()
+        self.place(data)
+        self.start_or_restore()
+        self.clock.started()
+        self.task_chunk = self.eval_chunk = self.choose_chunk()
+        self.open_rows()
+        self.announce()
+
+    def must_have_a_source(self) -> None:
+        """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
+        source = self.run.train.init_from
+        begun = (self.directory / "checkpoints").exists()
+        if source is not None and not begun and not (Path(source) / "checkpoints").is_dir():
+            raise no_run(Path(source))
+
+    def open_directory(self) -> None:
+        """The log, and the configuration that runs it again."""
+        open_log(self.directory)
+        write_atomically(self.directory / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False))
+        self.stop.how_to_go_on = f"metarun run.dir={self.directory}"
+        self.watch.saved = self.how_to_go_on
+
+    def place(self, data: PyTree) -> None:
+        """Data and keys, on every device."""
+        self.watch.at("placing the data on the devices")
+        self.data = engine.placed(data, self.mesh)
+        self.k_train = engine.stream(self.run.train.seed, engine.TRAIN)
+        self.k_eval = {
+            "val": engine.stream(self.run.eval.seed, engine.VAL),
+            "eval": engine.stream(self.run.eval.seed, engine.EVAL),
+        }
+
+    def start_or_restore(self) -> None:
+        """The newest saved state; with none the first one, or the one that another run left (`train.init_from`)."""
+        run = self.run
+        self.watch.at("the first state")
+        self.state = engine.first_state(run.shape, self.mesh, self.data["train"], run.numbers, run.train.seed)
+        self.checkpoints = Checkpoints(self.directory / "checkpoints")
+        self.host: dict[str, Any] = {  # what is saved beside the state
+            "best": None,
+            "seconds": 0.0,
+            "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
+            "unvalidated": False,  # whether the validation due at this meta-step was cut short
+        }
+        if run.train.init_from is not None and self.checkpoints.is_empty():
+            begin = start_from(self.state.params, Path(run.train.init_from))
+            log.info(f"from {run.train.init_from}: {begin.in_words}")
+            self.state = engine.placed(self.state._replace(params=begin.params), self.mesh)
+        if (saved := self.checkpoints.restore(self.state)) is not None:
+            self.state, self.host = saved[0], self.host | saved[1]  # the command that began the run stands
+            log.info(f"going on from meta-step {int(self.state.step)} of {self.directory}")
+        self.step = int(self.state.step)
+        self.seconds_before = self.host["seconds"]
+
+    def choose_chunk(self) -> int:
+        """How many tasks a device takes at once."""
+        self.watch.at("measuring how many tasks at once are fastest")
+        run, training = self.run, engine.Training(self.state, self.data["train"], self.run.numbers, self.k_train)
+        left = run.train.steps - self.step
+        return engine.choose_chunk(run.shape, self.mesh, run.hardware, training, left, run.shaping)
+
+    def open_rows(self) -> None:
+        """metrics.jsonl and the tracker, to go on after the state's meta-step."""
+        run, unfinished = self.run, "val" if self.host["unvalidated"] else None
+        self.metrics_file = MetricsFile(self.directory / "metrics.jsonl", self.step, unfinished)
+        self.tracker = run.logger.open(self.directory, run.config, run.info.name, run.info.tags)
+
+    def announce(self) -> None:
+        """What the run is, in a line, and duplicates among its data, if there are any."""
+        if self.separation and self.separation["duplicate_examples_across_splits"]:
+            some = "; ".join(" = ".join(places) for places in self.separation["duplicates"][:3])
+            n = self.separation["duplicate_examples_across_splits"]
+            log.warning(f"{n} examples stand in two splits alike: {some}")
+        log.info(
+            f"{self.run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(self.state.params)):,} parameters, "
+            f"{self.run.train.meta_batch} tasks a meta-step in chunks of {self.task_chunk} on {self.mesh.size} "
+            f"{self.mesh.devices.flat[0].platform} device(s)"
+        )
+
+    def how_to_go_on(self) -> str:
+        """What is saved, and the command that goes on from there."""
+        whole = self.checkpoints.whole if hasattr(self, "checkpoints") else None
+        saved = "nothing is saved" if whole is None else f"saved is meta-step {whole} of {self.run.train.steps}"
+        return f"{saved}; go on with: metarun run.dir={self.directory}"
+
+    def meta_train(self) -> None:
+        """All meta-steps that are left. Raises Interrupted, with all saved, or NotFinite."""
+        period, steps = self.run.train, self.run.train.steps
+        call: Call | None = None
+        if self.host["unvalidated"]:
+            self.look_after(self.state, self.step, last=False)
+        with Bar(steps, self.step) as self.bar:
+            while self.step < steps and not self.stop.asked:
+                n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call())
+                report = self.advance(n)
+                self.step += n
+                if period.is_due(self.step, "log_every"):
+                    self.state = engine.sums_at_zero(self.state)
+                if call is not None:
+                    self.finish(call)
+                # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
+                # A CPU waits for the state to copy it: this comes once the report before has arrived and been timed.
+                copied = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
+                kept = engine.copied(self.state) if copied else None
+                call = Call(self.step, n, report, kept, last=False)
+            if call is not None:
+                self.finish(call._replace(kept=self.state, last=True))
+        if self.step < steps:
+            self.save(self.state)
+            raise Interrupted
+        self.checkpoints.wait()
+        self.stop.unsaved = self.checkpoints.unsaved is not None
+
+    def advance(self, n: int) -> engine.Report:
+        """n meta-steps further, not waited for: but for the first time, when memory may turn out too small."""
+        self.watch.at(f"meta-steps {self.step + 1} to {self.step + n}")
+        shape, fixed = self.run.shape, (self.data["train"], self.run.numbers, self.k_train, np.int32(n))
+        if self.clock.compile_s is not None:
+            meta_steps = engine.programs(shape, self.mesh, self.task_chunk).meta_steps
+            self.state, report = engine.send(meta_steps, self.state, *fixed)
+            return report
+        kept = jax.device_get(self.state)  # a call takes the state's memory, and what fails gives nothing back
+
+        def first(programs: engine.Programs) -> tuple[State, engine.Report]:
+            state = engine.placed(kept, self.mesh)
+            engine.must_fit(programs.meta_steps, self.mesh, state, *fixed)
+            return engine.send(programs.meta_steps, state, *fixed)
+
+        (self.state, report), self.task_chunk = engine.until_it_fits(shape, self.mesh, self.task_chunk, first)
+        self.clock.compiled()
+        self.stop.unsaved = True
+        return report
+
+    def finish(self, call: Call) -> None:
+        """All that the host has to do about a call, while the devices are at the next one."""
+        step, train, clock = call.step, self.run.train, self.clock
+        report = jax.device_get(call.report)
+        clock.arrived(call.steps)
+        if report.stopped:
+            raise nonfinite.NotFinite(nonfinite.keep(self.run, self.state, report.metrics))
+        summed = int(report.summed) or math.nan  # a mean over nothing is no number
+        metrics = {name: float(value) / summed for name, value in report.sums.items()}
+        self.bar.update(step, clock.rate, clock.rate * train.meta_batch, metrics)
+        if train.is_due(step, "log_every"):
+            since = step % train.period("log_every") or train.period("log_every")
+            if skipped := since - int(report.summed):
+                log.warning(f"{skipped} of the last meta-steps had no finite gradient, and changed nothing")
+            self.row(step, "train", metrics | ({"skipped": skipped} if skipped else {}))
+            log.debug(
+                f"meta-step {step}/{train.steps}  {words(metrics)}  {clock.rate:.1f} meta-steps/s  "
+                f"{clock.rate * train.meta_batch:.0f} tasks/s  {clock.left(train.steps - step)} left"
+            )
+        if call.kept is not None:
+            self.look_after(call.kept, step, call.last)
+            clock.interrupted()
+
+    def look_after(self, kept: State, step: int, last: bool) -> None:
+        """Validates a state and saves it, each if it is time to."""
+        if self.run.train.is_due(step, "eval_every"):
+            self.host["unvalidated"] = True
+            try:
+                self.validate(kept, step)
+            except Interrupted:
+                self.save(kept)
+                raise
+            self.host["unvalidated"] = False
+        # With every new best too, so that what `last` says of the best is what `best` holds.
+        is_best = self.host["best"] is not None and self.host["best"]["step"] == step
+        if self.run.train.is_due(step, "save_every") or is_best or last:
+            self.save(kept)
+
+    def validate(self, kept: State, step: int) -> None:
+        run, best = self.run, self.host["best"]
+        figures = self.evaluate(run, kept.params, "val", run.eval.val_episodes).figures
+        means = {name: figure["mean"] for name, figure in figures.items()}
+        self.row(step, "val", means)
+        shown = {name: means[name] for name in kept.sums if name in means}
+        better = is_better(figures, best, run.tasks.metric)
+        log.info(f"meta-step {step}/{run.train.steps}  validation  {words(shown)}{'  (best)' if better else ''}")
+        if better and (digest := self.checkpoints.save_best(step, kept.params)) is not None:
+            self.host["best"] = {"step": step, "digest": digest, **figures[run.tasks.metric]}
+
+    def save(self, kept: State) -> None:
+        if int(kept.step) not in (self.checkpoints.whole, self.checkpoints.writing):
+            self.host["seconds"] = self.seconds()
+            self.checkpoints.save(kept, self.host)
+
+    def seconds(self) -> float:
+        """How long the run has taken, in all processes that were at it."""
+        return self.seconds_before + self.clock.since_start()
+
+    def row(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        self.metrics_file.write(step, split, metrics)
+        self.tracker.row(step, {f"{split}/{name}": value for name, value in metrics.items()})
+
+    def evaluate(
+        self, run: Run, params: PyTree, split: str, episodes: int, inner_steps: int | None = None
+    ) -> engine.Evaluation:
+        """`run` is the run itself, or it with other test tasks; `split` is val or eval. Raises Interrupted."""
+        data, k_eval, numbers = self.data[split], self.k_eval[split], run.numbers["eval_learner"]
+
+        def pause() -> None:
+            self.watch.at("validation" if split == "val" else "the test")
+            self.stop.check()
+
+        def attempt(programs: engine.Programs) -> engine.Evaluation:
+            pause()
+            return programs.evaluate(params, data, episodes, k_eval, numbers, inner_steps, pause=pause)
+
+        found, self.eval_chunk = engine.until_it_fits(run.shape, self.mesh, self.eval_chunk, attempt)
+        return found
+
+    def test(self) -> tuple[Tested, dict[str, Any]]:
+        """The final test of the best state or the last, and which one that was. Raises Interrupted."""
+        best = self.host["best"]
+        use_best = self.run.eval.state == "best" and best is not None
+        params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
+        used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
+        return meta_test(self.run, lambda run, n: self.evaluate(run, params, "eval", run.eval.episodes, n)), used
+
+    def close(self, summary: dict[str, float]) -> list[str]:
+        """Waits until all is written; returns what is not, in words."""
+        self.checkpoints.close()
+        lost = self.metrics_file.close()
+        self.tracker.close(summary)
+        return lost
+
+
+def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None]:
+    """The data to train on ("train"), to select by ("val") and to test on ("eval"), and how they are separate.
+
+    Raises DataError, and ConfigError for a model that does not fit the data.
+    """
+    data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val"), "test": run.eval_tasks.load("test")}
+    separate = separation.check({"train": run.tasks, "val": run.eval_tasks, "test": run.eval_tasks}, data)
+    net, eval_net = engine.nets(run.shape)
+    shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
+    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data[run.eval.split], shapes)
+    return {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}, separate
+
+
+def is_better(figures: engine.Figures, best: dict[str, Any] | None, metric: str) -> bool:
+    """Whether validation's figures beat the best so far: more accuracy, or less error."""
+    now = figures[metric]["mean"]
+    if best is None:
+        return math.isfinite(now)
+    return now > best["mean"] if metric == "accuracy" else now < best["mean"]

@@ -1,0 +1,116 @@
+"""A meta-step whose loss, gradient or new parameters are not finite: what is kept of it, and how it is run again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+
+from metarun import engine
+from metarun.config.run import Run, build_run
+from metarun.core import ConfigError, Metrics, State
+from metarun.files import write_atomically
+from metarun.inner import differentiated
+from metarun.run.checkpoint import restore_tree, save_tree
+from metarun.run.log import finite
+from metarun.text import first_line
+
+
+class NotFinite(Exception):
+    """The loss, its gradient or a parameter is no longer a number."""
+
+
+def keep(run: Run, state: State, metrics: Metrics) -> str:
+    """Keeps the state before the meta-step, and its metrics, in the run's nonfinite/; says so in one line."""
+    directory = Path(run.info.dir)
+    folder = directory / "nonfinite"
+    step = int(state.step)
+    learner = type(run.learner).__name__
+    command = f"metarun replay {directory}"
+    shown = {name: str(float(value)) for name, value in metrics.items()}
+    report = {
+        "meta_step": step + 1,
+        "learner": learner,
+        "metrics": shown,
+        "skipped_in_a_row": int(state.in_a_row),
+        "keys": keys(run, step),
+        "command": command,
+    }
+    told = (
+        f"{run.info.name}: meta-step {step + 1} of {learner} is not finite "
+        f"({', '.join(' '.join(pair) for pair in shown.items())}); "
+        "try a smaller learner.inner_lr or optimizer.learning_rate, train.clip_norm, or train.on_nonfinite=skip; "
+    )
+    try:
+        folder.mkdir(exist_ok=True)
+        save_tree(folder / "state", jax.device_get(state))
+        write_atomically(folder / "report.json", json.dumps(report, indent=2) + "\n")
+    except Exception as error:  # the disk's errors come from several libraries
+        return f"{told}the state before it could not be kept ({first_line(error)})"
+    return f"{told}{folder} has the state before it; look at it task by task with: {command}"
+
+
+def keys(run: Run, step: int) -> list[dict[str, list[int]]]:
+    """Of every task of the meta-step after `step`: the keys, as numbers, of its episode and of its adaptation."""
+    k_step = jax.random.fold_in(engine.stream(run.train.seed, engine.TRAIN), step)
+    both = jax.vmap(engine.task_key, (None, 0))(k_step, jnp.arange(run.train.meta_batch))
+    k_episodes, k_adapts = (np.asarray(jax.random.key_data(key)).tolist() for key in both)
+    return [{"episode": e, "adapt": a} for e, a in zip(k_episodes, k_adapts, strict=True)]
+
+
+def replay(directory: Path) -> dict[str, Any]:
+    """Runs the meta-step that stopped the run in `directory` once more, one task at a time, each from its keys.
+
+    Returns the meta-step, and of every task its metrics and the parameters whose meta-gradient is not finite.
+    Raises ConfigError if there is no such meta-step.
+    """
+    folder = directory / "nonfinite"
+    try:
+        report = json.loads((folder / "report.json").read_text())
+        config = yaml.safe_load((directory / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            "replay", directory, "holds no meta-step that was not finite (nonfinite/report.json)"
+        ) from error
+    run = build_run({**config, "run": {**config["run"], "dir": str(directory)}})
+    data = run.tasks.load("train")
+    mesh = run.hardware.set_up(run.train.meta_batch)
+    data = engine.placed(data, mesh)
+    state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
+    state = restore_tree(folder / "state", state)
+    net, _ = engine.nets(run.shape)
+
+    @jax.jit
+    def one(state: State, data: Any, k_episode: Any, k_adapt: Any) -> tuple[Any, Any]:
+        episodes, k_adapts = jax.tree.map(lambda leaf: leaf[None], (run.tasks.sample(data, k_episode), k_adapt))
+        with differentiated(run.inner):
+            return run.learner.meta_grad(net, state.params, episodes, k_adapts, state.step)
+
+    tasks = []
+    for task in report["keys"]:
+        k_episode, k_adapt = (
+            jax.random.wrap_key_data(jnp.array(task[use], jnp.uint32)) for use in ("episode", "adapt")
+        )
+        grads, metrics = jax.device_get(engine.send(one, state, data, k_episode, k_adapt))
+        leaves = jax.tree_util.tree_leaves_with_path(grads)
+        bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, g in leaves if not np.isfinite(g).all()]
+        tasks.append({"metrics": {name: float(value) for name, value in metrics.items()}, "not_finite": bad})
+    return {"meta_step": report["meta_step"], "learner": report["learner"], "tasks": tasks}
+
+
+def tell(found: dict[str, Any]) -> str:
+    """What `replay` found, a line for each task that is not finite."""
+    bad = {i: task for i, task in enumerate(found["tasks"]) if task["not_finite"] or finite(task) != task}
+    lines = [
+        f"meta-step {found['meta_step']} of {found['learner']}: "
+        f"{len(bad)} of {len(found['tasks'])} tasks have a loss or a meta-gradient that is not finite"
+    ]
+    for i, task in bad.items():
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in task["metrics"].items())
+        lines.append(f"  task {i:<4} {figures}  not finite: {', '.join(task['not_finite']) or 'the metrics alone'}")
+    if not bad:
+        lines.append("  each task alone is finite: it is their mean or the outer update that is not")
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""From a checked configuration to a tested result: `train`. Its loop is metarun.run.loop."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from metarun.config.run import Run
+from metarun.core import DataError
+from metarun.files import write_atomically
+from metarun.run import answers, results
+from metarun.run.lock import only_process_in
+from metarun.run.log import console, finite
+from metarun.run.loop import Loop
+from metarun.run.meta_test import Tested
+from metarun.run.nonfinite import NotFinite
+from metarun.run.stop import Interrupted, stop_on_signals
+from metarun.run.watch import watched
+from metarun.text import first_line, printable
+
+__all__ = ["Interrupted", "NotFinite", "NotWritten", "train"]
+
+
+class NotWritten(Exception):
+    """The run is done, or stopped, and the disk did not take all that it leaves."""
+
+    def __init__(self, message: str, found: dict[str, Any] | None) -> None:
+        super().__init__(message)
+        self.found = found  # the results, if the run is done
+
+
+def train(run: Run) -> dict[str, Any]:
+    """Trains `run` (or goes on with it), tests it, and returns what stands in its results.json.
+
+    Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
+    nothing is unsaved ends the process), NotFinite, NotWritten.
+    """
+    directory = Path(run.info.dir)
+    with (
+        stop_on_signals(run.info.max_minutes) as stop,
+        only_process_in(directory),
+        watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
+    ):
+        if (directory / "results.json").exists():
+            return earlier_results(directory)
+        loop = Loop(run, stop, watch)
+        summary: dict[str, float] = {}
+        try:
+            loop.meta_train()
+            tested, used = loop.test()
+            found = results.summary(loop, tested, used)
+            summary = {f"{run.eval.split}/{name}": figure["mean"] for name, figure in tested.evaluation.figures.items()}
+        except Interrupted:
+            raise stopped(loop) from None
+        finally:
+            lost = loop.close(summary)
+        write(loop, found, tested, lost)
+        return found
+
+
+def earlier_results(directory: Path) -> dict[str, Any]:
+    """The results of a run that is finished. Raises DataError if they are damaged."""
+    console.print(printable(f"{directory} is finished; its figures again:"), markup=False)
+    try:
+        found = json.loads((directory / "results.json").read_text())
+        if not isinstance(found, dict) or "protocol" not in found:
+            raise ValueError("it is not what a run writes")
+        return found
+    except ValueError as error:
+        raise DataError(
+            f"{directory / 'results.json'} is damaged ({first_line(error)}); move it away, and the same command tests "
+            f"the run again"
+        ) from error
+
+
+def stopped(loop: Loop) -> Exception:
+    """What to raise after Interrupted: it says from where the run can go on."""
+    loop.checkpoints.wait()
+    if loop.checkpoints.unsaved is not None:
+        return NotWritten(f"stopped, and {not_saved(loop)}", None)
+    return Interrupted(
+        f"stopped and saved at meta-step {loop.checkpoints.whole} of {loop.run.train.steps}; "
+        f"go on with: metarun run.dir={loop.directory}"
+    )
+
+
+def write(loop: Loop, found: dict[str, Any], tested: Tested, lost: list[str]) -> None:
+    """Writes the answers, then results.json: with it the run is done. Raises NotWritten with all that is lost."""
+    try:
+        answers.keep(loop.run, loop.directory, loop.data["eval"], loop.k_eval["eval"], tested)
+    except Exception as error:  # the figures stand, whatever becomes of the pictures
+        lost.append(f"classes.json and examples.npz cannot be written ({first_line(error)})")
+    try:
+        text = json.dumps(finite(found), indent=2, allow_nan=False) + "\n"
+        write_atomically(loop.directory / "results.json", text)
+    except OSError as error:
+        lost.append(f"results.json cannot be written ({error.strerror})")
+    if loop.checkpoints.unsaved is not None:
+        lost.append(not_saved(loop))
+    if lost:
+        raise NotWritten(f"{loop.directory}: {'; '.join(lost)}", found)
+
+
+def not_saved(loop: Loop) -> str:
+    whole = loop.checkpoints.whole
+    newest = "nothing is saved" if whole is None else f"the newest checkpoint is of {whole}"
+    return f"the last state cannot be saved ({loop.checkpoints.unsaved}); {newest}"

@@ -1,0 +1,166 @@
+"""The tables of what is known of experiments' runs: papers' rows in docs/results.md, some experiments in README.md."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pages.known import Record, experiments, longest, presets
+from pages.marks import write_between
+
+from metarun.report.tables import markdown_text
+from metarun.run.figures import commit_in_words, figure_of, main_metric, papers, show, source, unit
+
+PAGE = Path(__file__).parents[2] / "docs" / "results.md"
+README = Path(__file__).parents[2] / "README.md"
+IN_README = (
+    "demo", "maml_omniglot_5w1s", "maml_omniglot_5w5s", "meta_sgd_omniglot_5w5s", "protonet_omniglot_5w1s",
+    "maml_sinusoid_10s",
+)  # fmt: skip
+
+
+def write(what: dict[str, Any]) -> None:
+    """Puts the tables between the markers of both pages."""
+    write_between(PAGE, "presets", page(what))
+    write_between(README, "rows", in_readme(what))
+
+
+def protocol(found: Record, metric: str) -> str:
+    """How the figure was taken, in a few words."""
+    how = found["protocol"]
+    task, learner = how["task"], how["learner"]
+    steps = metric.partition("_after_")[2] or learner.get("inner_steps")
+    words = [f"{how['episodes']:,} tasks"]
+    words += [f"{task[key]} {key}" for key in ("ways", "shots", "queries") if key in task]
+    words += [f"{steps} inner steps"] if steps else []
+    words += [f"split {task['split']}"] if "split" in task else []
+    words += ["transductive"] if how["transductive"] else []
+    return ", ".join([*words, f"{found['state']} state"]) + (" (each query alone)" if "inductive" in metric else "")
+
+
+def command(record: Record, asked: int) -> str:
+    """What was typed, the seed left out."""
+    steps = [] if record["steps"] == asked else [f"train.steps={record['steps']}"]
+    words = ["metarun", f"experiment={record['preset']}", *steps, *record["settings"]]
+    return f"`{' '.join(words)}`".replace("|", "\\|")
+
+
+def share(done: int, asked: int) -> str:
+    return f"{done:,} of {asked:,}" + ("" if done == asked else f" ({100 * done / asked:.3g} %)")
+
+
+class Row(NamedTuple):
+    command: str
+    paper: str
+    ours: str
+    spread: str
+    protocol: str
+    steps: str
+    minutes: str
+    made: str
+
+
+HEADS = Row(
+    "command", "paper", "ours, 95 % interval over tasks", "std over seeds", "protocol", "meta-steps", "minutes",
+    "device, commit, date",
+)  # fmt: skip
+
+
+def rows(values: dict[str, Any], runs: list[Record]) -> list[Row]:
+    """An experiment's rows, over the seeds of `runs`: one for each of the paper's figures, if there is a paper."""
+    asked, first = values["train"]["steps"], runs[0]
+    made = [
+        f"{run['machine']['devices']} {run['machine']['device']}, {commit_in_words(run['commit'])}, {run['date']}"
+        for run in runs
+    ]
+    lines = []
+    for metric in values["paper"]["figures"] if values.get("paper") else [main_metric(first)]:
+        figures = [figure for run in runs if (figure := figure_of(run, metric)) is not None]
+        lines.append(
+            Row(
+                command=command(first, asked),
+                paper=papers(values, metric) + in_words(metric) if values.get("paper") else "",
+                ours=f"**{show(metric, over_seeds(figures))}**" if figures else "not measured",
+                spread=spread(metric, figures),
+                protocol=protocol(first, metric),
+                steps=share(first["steps"], asked),
+                minutes=f"{np.mean([run['minutes'] for run in runs]):.1f}",
+                made="; ".join(dict.fromkeys(made)),
+            )
+        )
+    return lines
+
+
+def over_seeds(figures: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean over seeds of the mean and of the interval over tasks; None where a seed's is not a number."""
+    every = {key: [figure.get(key) for figure in figures] for key in ("mean", "ci95")}
+    return {key: None if None in values else float(np.mean(np.array(values, float))) for key, values in every.items()}
+
+
+def spread(metric: str, figures: list[dict[str, Any]]) -> str:
+    """The standard deviation of the figure over seeds."""
+    means = [figure["mean"] for figure in figures if figure["mean"] is not None]
+    if len(means) < 2:
+        return f"{len(means)} seed"
+    return f"{unit(metric)[0] * np.std(means, ddof=1):.2g} over {len(means)}"
+
+
+def in_words(metric: str) -> str:
+    said = metric.removeprefix("accuracy").strip("_").replace("_", " ").replace("mse", "MSE")
+    return f" ({said})" if said else ""
+
+
+def sources(every: dict[str, dict[str, Any]]) -> list[str]:
+    """Where each paper's figure stands, and who quotes it."""
+    lines: dict[str, list[str]] = {}
+    for name, values in every.items():
+        lines.setdefault(source(values["paper"]), []).append(f"`{name}`")
+    return [f"- {where}: {', '.join(names)}" for where, names in lines.items()]
+
+
+def page(what: dict[str, Any]) -> str:
+    """The tables of what is known of the papers' figures."""
+    every = presets()
+    ran = {name: longest(what, name) for name in every}
+    lines = table(HEADS, *(row for name, runs in ran.items() if runs for row in rows(every[name], runs)))
+    failed = [record for record in what["runs"] if "failed" in record and record["preset"] in every]
+    if failed:
+        broken = []
+        for record in failed:
+            asked, said = every[record["preset"]]["train"]["steps"], markdown_text(record["failed"])
+            broken.append((command(record, asked), str(record["seed"]), share(record["done"], asked), said))
+        lines += ["", "Ended in an error:", "", *table(("command", "seed", "meta-steps", "what it said"), *broken)]
+    waiting = []
+    for name, values in every.items():
+        if not ran[name]:
+            figures = "; ".join(papers(values, metric) + in_words(metric) for metric in values["paper"]["figures"])
+            asked = values["train"]["steps"]
+            took = in_full(asked, what["times"].get(name))
+            waiting.append((f"`metarun experiment={name}`", figures, f"{asked:,}", took))
+    heads = ("command", "paper", "meta-steps", "in full, validation and test left out")
+    lines += ["", "Not run yet:", "", *table(heads, *waiting)]
+    return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
+
+
+def in_readme(what: dict[str, Any]) -> str:
+    """README's table: the rows of some experiments, without their protocols."""
+    chosen = [HEADS]
+    for name in IN_README:
+        runs = longest(what, name)
+        chosen += rows(experiments()[name], runs) if runs else []
+    shown = [field for field in Row._fields if field != "protocol"]
+    return "\n".join(table(*([getattr(row, field) for field in shown] for row in chosen)))
+
+
+def in_full(steps: int, found: dict[str, Any] | None) -> str:
+    """How long all meta-steps of a preset would take."""
+    if found is None:
+        return "not measured"
+    hours = steps / found["meta_steps_per_s"] / 3600
+    long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+    return f"{long} at {found['meta_steps_per_s']:.2g} meta-steps/s, {found['devices']} {found['device'].split()[0]}"
+
+
+def table(heads: Sequence[str], *cells: Sequence[str]) -> list[str]:
+    """A markdown table."""
+    return [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in cells)]

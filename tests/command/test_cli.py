@@ -1,0 +1,204 @@
+"""The command line as a person meets it: real processes, real signals."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from support import QUICK, complete, metarun, rows, saved, start, wait_for
+
+from metarun.command import main
+from metarun.config import GROUPS, choices
+
+
+def test_help_names_every_choice_and_imports_nothing_heavy(tmp_path):
+    out = metarun("--help", cwd=tmp_path).stdout
+    for group in GROUPS:
+        assert f"{group}=" in out
+        assert all(f"  {choice} " in out for choice in choices(group))
+    script = (
+        "import sys; sys.argv = ['metarun', '--help']; from metarun.command.main import main; main(); "
+        "print(sorted(sys.modules))"
+    )
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for heavy in ("'jax'", "'hydra'", "'wandb'", "'pydantic'", "'numpy'"):
+        assert heavy not in modules
+
+
+def test_cfg_prints_the_configuration(tmp_path):
+    values = yaml.safe_load(metarun("learner=fomaml", "--cfg", "job", cwd=tmp_path).stdout)
+    assert values["learner"]["first_order"] is True
+    assert values["train"]["steps"] == 3000
+    of_a_group = metarun("learner=fomaml", "--cfg", "job", "--package", "learner", cwd=tmp_path).stdout
+    assert yaml.safe_load(of_a_group) == values["learner"] | {"inner_lr": "${suggested.inner_lr}"}
+    assert list(tmp_path.iterdir()) == []
+
+
+MISTAKES = [
+    (["learner=mmal"], "learner=mmal: no such choice; did you mean maml?"),
+    (["learner=null"], "learner=null: choose one; allowed: anil, attent"),
+    (["train.stes=3"], "train.stes: no such key; did you mean steps?"),
+    (["learner.inner_stepz=3"], "learner.inner_stepz: no such key; did you mean inner_steps?"),
+    (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),
+    (["task.ways={1}"], "task.ways={1}: cannot be read as group=choice or key=value"),
+    (["train.steps=["], "train.steps=[: cannot be read as group=choice or key=value"),
+    (["task.ways=0"], "task.ways=0: must be an integer >= 1"),
+    (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),
+    (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
+    (["trian"], "trian: no such command"),
+    (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
+    (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: miniimagenet, omniglot"),
+    (["run.dir='[x]'"], "run.dir=[x]: its whole path must do without"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), MISTAKES, ids=str)
+def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypatch, capfd, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["metarun", *arguments, "logger=none"])
+    with pytest.raises(SystemExit) as end:
+        main.command()
+    assert end.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"metarun: {says}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with"),
+        (["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 1"),
+        (["hardware=gpu", "logger=none"], "hardware.platform=gpu: not usable here"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line_and_exit_code_2_of_a_real_process(tmp_path, arguments, says):
+    err = metarun(*arguments, cwd=tmp_path, code=2, JAX_PLATFORMS="").stderr
+    assert err.startswith(f"metarun: {says}")
+    assert err.count("\n") == 1
+    if "-m" not in arguments:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_is_one_line_that_says_where_it_was_looked_for(tmp_path):
+    err = metarun(
+        "task=omniglot", f"data_dir={tmp_path}", "logger=none", cwd=tmp_path, code=1,
+        METARUN_CACHE_DIR=str(tmp_path / "cache"), HTTPS_PROXY="http://127.0.0.1:9",
+    ).stderr  # fmt: skip
+    assert err.count("\n") == 1
+    assert "images_background.zip" in err
+    assert f"nor in {tmp_path}/omniglot" in err
+    assert "task=strokes, which needs no data" in err
+    assert not list((tmp_path / "cache").rglob("*.zip"))
+
+
+def test_a_run_leaves_what_the_readme_says(tmp_path):
+    out = metarun(*QUICK, "run.dir=RUN", "run.tags=[a,b]", cwd=tmp_path).stdout
+    run = tmp_path / "RUN"
+    assert {path.name for path in run.iterdir()} == {
+        ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz"
+    }  # fmt: skip
+    found = json.loads((run / "results.json").read_text())
+    assert set(found["test"]["mse"]) == {"mean", "ci95"}
+    assert list(found["test_by_inner_steps"]) == ["0", "1", "3", "5", "10"]
+    assert found["test_by_inner_steps"]["1"]["mse"] == found["test"]["mse"]
+    assert found["protocol"]["episodes"] == 8
+    assert found["training"]["parameters"] == 8 * 1 + 8 + 8 + 1
+    assert found["training"]["tags"] == ["a", "b"]
+    assert f"{found['test']['mse']['mean']:.4f}" in out
+    assert "RUN" in out
+    assert "wandb sync" in out
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+    train = [row for row in rows(run) if row["split"] == "train"]
+    assert [row["step"] for row in train] == list(range(1, 41))
+
+    again = metarun("run.dir=RUN", cwd=tmp_path).stdout  # finished: nothing is trained again
+    assert "is finished" in again
+    assert len(rows(run)) == len(train) + 10
+
+
+def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_path):
+    metarun("-m", *QUICK, "learner=maml,fomaml", "train.seed=0,1", "run.dir=SWEEP", cwd=tmp_path)
+    found = [json.loads((tmp_path / "SWEEP" / str(i) / "results.json").read_text()) for i in range(4)]
+    settings = {(f["protocol"]["learner"]["first_order"], f["training"]["seed"]) for f in found}
+    assert settings == {(False, 0), (False, 1), (True, 0), (True, 1)}
+    assert len({f["test"]["mse"]["mean"] for f in found}) == 4
+    assert len({(tmp_path / "SWEEP" / str(i) / "wandb" / "run_id").read_text() for i in range(4)}) == 4
+
+
+LONG = (
+    "task=sinusoid", "model.hidden=[8]", "train.steps=3000", "train.meta_batch=4", "train.log_every=500",
+    "eval.episodes=8", "eval.val_episodes=4", "train.save_every=200", "logger=none", "hardware.devices=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The run that the broken ones must equal."""
+    directory = tmp_path_factory.mktemp("unbroken")
+    metarun(*LONG, "run.dir=RUN", cwd=directory)
+    return directory / "RUN"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [*(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
+    ids=lambda how: how.name,
+)
+def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, how):
+    process = start(*LONG, "run.dir=RUN", cwd=tmp_path)
+    run = tmp_path / "RUN"
+    wait_for(lambda: complete(run), process)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert not (run / "results.json").exists()
+    if how != signal.SIGKILL:
+        assert process.returncode == 75
+        assert "go on with: metarun run.dir=RUN" in err
+        assert err.count("\n") == 1
+
+    metarun("run.dir=RUN", cwd=tmp_path)
+    expected, got = saved(unbroken), saved(run)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+    assert rows(run) == rows(unbroken)
+    results = [json.loads((directory / "results.json").read_text()) for directory in (unbroken, run)]
+    assert results[0]["test"] == results[1]["test"]
+    assert results[0]["training"] == results[1]["training"]  # the command that began the run, too
+
+
+def test_a_directory_with_another_run_is_refused_and_left_as_it_was(tmp_path, unbroken):
+    before = {path: path.read_bytes() for path in unbroken.iterdir() if path.is_file()}
+    err = metarun(*LONG, "train.seed=5", f"run.dir={unbroken}", cwd=tmp_path, code=2).stderr
+    assert "train.seed (0 there)" in err
+    assert before == {path: path.read_bytes() for path in unbroken.iterdir() if path.is_file()}
+
+
+def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(tmp_path):
+    first = start(*LONG, "train.steps=20000", "run.dir=RUN", cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "RUN" / "config.yaml").exists(), first)
+    err = metarun("run.dir=RUN", cwd=tmp_path, code=2).stderr
+    assert "another process is at work there" in err
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+
+
+def test_a_sweep_goes_on_past_a_combination_that_diverges(tmp_path):
+    err = metarun("-m", *QUICK, "logger=none", "learner.inner_lr=1e30,0.01", "run.dir=SWEEP", cwd=tmp_path).stderr
+    assert "not finite" in err
+    assert not (tmp_path / "SWEEP" / "0" / "results.json").exists()
+    assert (tmp_path / "SWEEP" / "1" / "results.json").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_in_one_line(tmp_path):
+    err = metarun(*QUICK, "logger=none", "learner.inner_lr=1e30", "run.dir=RUN", cwd=tmp_path, code=1).stderr
+    assert "not finite" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "RUN" / "results.json").exists()

@@ -1,0 +1,271 @@
+"""Every mistake ends in one line that says what to do; every experiment is what its golden file says."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from support import composed, experiments, run_of, to_yaml
+
+from metarun.config import choices, flat, translate
+from metarun.config.build import build
+from metarun.config.resume import resume
+from metarun.config.run import build_run
+from metarun.core import ConfigError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+MISTAKES = [
+    # override, the key it names, what is said to be allowed
+    ("task.ways=0", "task.ways=0", "an integer >= 1"),
+    ("task.ways=two", "task.ways=two", "an integer >= 1"),
+    ("task.ways=2.5", "task.ways=2.5", "an integer >= 1"),
+    ("task.ways=true", "task.ways=True", "an integer >= 1"),
+    ("+task.way=5", "task.way=5", "did you mean ways?"),
+    ("+train.stesp=5", "train.stesp=5", "did you mean steps?"),
+    ("+colour=red", "colour=red", "allowed: data_dir"),
+    ("train.steps=0", "train.steps=0", "an integer >= 1"),
+    ("train.log_every=7", "train.log_every=7", "must divide train.steps=3000, or be auto"),
+    ("train.save_every=never", "train.save_every=never", "an integer >= 1 or auto"),
+    ("train.seed=-1", "train.seed=-1", "an integer >= 0"),
+    ("eval.split=train", "eval.split=train", "one of val, test"),
+    ("eval.episodes=1", "eval.episodes=1", "an integer > 1"),
+    ("eval.inner_steps=[1,-1]", "eval.inner_steps=[1, -1]", "a list, each an integer >= 0"),
+    ("++eval.task.way=5", "eval.task.way=5", "did you mean ways?"),
+    ("++eval.task.ways=0", "eval.task.ways=0", "an integer >= 1"),
+    ("++eval.task.ways=9", "eval.task.ways=9", "at most 5"),
+    ("++eval.learner.inner_step=9", "eval.learner.inner_step=9", "did you mean inner_steps?"),
+    ("learner.inner_lr=0", "learner.inner_lr=0", "a number > 0"),
+    ("learner.inner_lr=nan", "learner.inner_lr=nan", "a number > 0"),
+    ("learner.inner_loss=median", "learner.inner_loss=median", "one of mean, sum_over_shots"),
+    ("learner.first_order=1", "learner.first_order=1", "true or false"),
+    ("~learner.inner_lr", "learner.inner_lr=(nothing)", "a number > 0"),
+    ("model.norm=group", "model.norm=group", "one of batch, layer, none"),
+    ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1", "a number > 0"),
+    ("optimizer.learning_rate=fast", "optimizer.learning_rate=fast", "a number > 0"),
+    ("optimizer.b1=hello", "optimizer.b1=hello", "a number"),
+    ("optimizer._target_=optax.linear_schedule", "optimizer", "no such key"),
+    ("train.seed=4294967296", "train.seed=4294967296", "an integer >= 0 and < 4294967296"),
+    ("~logger", "logger=(nothing)", "every run needs it"),
+    ("+optimizer.momentun=0.9", "optimizer.momentun=0.9", "no such key"),
+    ("hardware.devices=3", "hardware.devices=3", "must divide train.meta_batch=32"),
+    ("hardware.task_chunk=5", "hardware.task_chunk=5", "must divide the 32 tasks"),
+    ("hardware.platform=abacus", "hardware.platform=abacus", "one of auto, cpu, gpu, tpu"),
+    ("task.jitter=${nonsense}", "task.jitter", "nonsense"),
+    ("learner._target_=os.system", "learner._target_=os.system", "METARUN_ALLOW"),
+    ("learner._target_=metarun.command.main.main", "learner._target_=metarun.command.main.main", "a component's class"),
+    ("learner._target_=metarun.core.ConfigError", "learner._target_=metarun.core.ConfigError", "a component's class"),
+    ("learner._target_=metarun.tasks.omniglot.io.open", "learner._target_=metarun", "no such class"),
+    ("optimizer._target_=optax.adma", "optimizer._target_=optax.adma", "no such class"),
+    ("learner._target_=3", "learner._target_=3", "the name of a class"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "key", "allowed"), MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_names_the_key_and_what_is_allowed(override, key, allowed):
+    with pytest.raises(ConfigError) as error:
+        run_of(override)
+    message = str(error.value)
+    assert key in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+OMNIGLOT_MISTAKES = [
+    ("task.ways=1101", "task.ways=1101", "at most 1100, the train classes of finn"),
+    ("task.ways=101", "task.ways=101", "at most 100, the val classes of finn"),
+    ("task.queries=20", "task.shots+queries=1+20", "at most 20 together"),
+    ("++eval.task.queries=20", "eval.task.shots+queries=1+20", "at most 20 together"),
+    ("task.split=fin", "task.split=fin", "one of finn, vinyals, lake"),
+]
+
+
+@pytest.mark.parametrize(("override", "key", "allowed"), OMNIGLOT_MISTAKES, ids=[m[0] for m in OMNIGLOT_MISTAKES])
+def test_an_episode_that_omniglot_cannot_give_is_refused_without_its_files(override, key, allowed):
+    with pytest.raises(ConfigError) as error:
+        run_of("task=omniglot", "data_dir=/nowhere", override)
+    assert key in str(error.value)
+    assert allowed in str(error.value)
+
+
+def test_the_defaults_of_every_learner_and_task_build():
+    for task in choices("task"):
+        assert run_of(f"task={task}").tasks.n_out in (1, 5)
+
+
+def test_periods_left_alone_fit_any_run():
+    for steps in (1, 7, 3001):
+        train = run_of(f"train.steps={steps}").train
+        for name in ("log_every", "eval_every", "save_every"):
+            assert 1 <= train.period(name) <= steps
+
+
+def test_evaluation_differs_by_value():
+    run = run_of("++eval.task.queries=15", "++eval.learner.inner_steps=3")
+    assert (run.tasks.queries, run.eval_tasks.queries) == (5, 15)
+    assert (run.learner.inner_steps, run.eval_learner.inner_steps) == (1, 3)
+
+
+def test_an_outside_class_is_built_only_when_it_is_allowed_by_name(monkeypatch, tmp_path):
+    source = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Mine:\n    size: int\n"
+    (tmp_path / "mylab.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    values = {"_target_": "mylab.Mine", "size": 3}
+    for allowed in ("", "my", "mylab.Other"):
+        monkeypatch.setenv("METARUN_ALLOW", allowed)
+        with pytest.raises(ConfigError, match="METARUN_ALLOW"):
+            build("learner", values)
+    for allowed in ("mylab", "other,mylab.Mine"):
+        monkeypatch.setenv("METARUN_ALLOW", allowed)
+        assert build("learner", values).size == 3
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "{_target_: optax.cosine_decay_schedule, init_value: 0.1, decay_steps: 10}",
+        # optax compares this one's rate with zero when it makes it, so it cannot be a program's argument
+        "{_target_: optax.exponential_decay, init_value: 0.1, transition_steps: 10, decay_rate: 0.5}",
+    ],
+)
+def test_a_schedule_may_stand_for_the_learning_rate(schedule):
+    run = run_of("optimizer=adam_cosine", *translate([f"optimizer.learning_rate={schedule}"]))
+    update = run.optimizer(run.numbers["optimizer"])
+    step, _ = jax.jit(lambda x: update.update(x, update.init(x)))(jnp.array(1.0))
+    np.testing.assert_allclose(step, -0.1, rtol=1e-5)  # Adam's first step is as long as the learning rate
+
+
+def test_sgd_in_steps_is_nesterovs_with_weight_decay_at_the_rates_of_its_schedule():
+    falls = translate(["optimizer.learning_rate.boundaries_and_scales={2: 0.5, 3: 0.1}"])
+    run = run_of("optimizer=sgd_steps", *falls)
+    assert run.config["optimizer"]["learning_rate"]["boundaries_and_scales"] == {2: 0.5, 3: 0.1}  # the yaml's are gone
+    ours = run.optimizer(run.numbers["optimizer"])
+    w = velocity = np.array([1.0, -2.0])
+    velocity, state = 0 * velocity, ours.init(jnp.array(w))
+    for rate in (0.1, 0.1, 0.05, 0.005):
+        gradient = np.sin(w)
+        update, state = ours.update(jnp.array(gradient), state, jnp.array(w))
+        decayed = gradient + 5e-4 * w
+        velocity = 0.9 * velocity - rate * decayed
+        np.testing.assert_allclose(update, 0.9 * velocity - rate * decayed, rtol=1e-5)
+        w = w + np.asarray(update)
+
+
+def test_a_configuration_is_enough_to_build_the_run_again():
+    first = composed("task=sinusoid", "learner.inner_steps=2")
+    import yaml
+
+    assert yaml.safe_load(yaml.safe_dump(build_run(first).config)) == first
+
+
+@pytest.mark.parametrize("experiment", [None, *experiments()])
+def test_an_experiment_is_what_its_golden_file_says(experiment):
+    """Written anew with METARUN_WRITE_GOLDEN=1: the diff then shows what an edit of a yaml really changed.
+
+    The default's file holds all of it, an experiment's what differs from the default.
+    """
+    default = flat(composed("data_dir=null"))
+    values = composed(*([f"experiment={experiment}"] if experiment else []), "data_dir=null")
+    here = flat(values)
+    differs = {key: here.get(key, "(gone)") for key in sorted({**default, **here}) if here.get(key) != default.get(key)}
+    text, path = to_yaml(differs if experiment else here), GOLDEN / f"{experiment or 'default'}.yaml"
+    if "METARUN_WRITE_GOLDEN" in os.environ:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text == path.read_text()
+    build_run(values)
+
+
+def test_an_experiments_values_win_over_the_defaults():
+    values = composed("experiment=maml_sinusoid_10s")
+    assert values["train"]["steps"] == 70000
+    assert values["train"]["meta_batch"] == 25
+    assert values["task"]["_target_"].endswith("Sinusoid")
+
+
+def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
+    stored = composed("train.steps=20")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    same = composed("train.steps=20", "hardware.devices=1", "logger=none")
+    assert resume(tmp_path, same, ["learner.inner_lr"]) == same
+    assert resume(tmp_path, composed(), [])["train"]["steps"] == 20
+    longer = resume(tmp_path, composed("run.max_minutes=5", "logger=none"), ["run.max_minutes", "logger"])
+    assert (longer["train"]["steps"], longer["run"]["max_minutes"]) == (20, 5)
+    assert longer["logger"]["_target_"].endswith("NoLogger")
+    with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
+        resume(tmp_path, composed("train.steps=30"), ["train.steps"])
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_default(tmp_path):
+    stored = composed("train.steps=20", "learner.inner_lr=0.3")
+    del stored["paper"], stored["eval"]["shots"], stored["run"]["tags"], stored["inner"]["remat"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    now = resume(tmp_path, composed(), [])
+    assert now == composed("train.steps=20", "learner.inner_lr=0.3")
+    assert build_run(now).eval.shots == ()
+    assert resume(tmp_path, now, ["learner.inner_lr"]) == now
+    clipped = composed("train.steps=20", "learner.inner_lr=0.3", "train.clip_norm=10")
+    del stored["train"]["clip_norm"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ConfigError, match=r"train\.clip_norm \(None there\)"):  # not what the run began with
+        resume(tmp_path, clipped, ["train.clip_norm"])
+
+
+@pytest.mark.parametrize("content", ["[1]", "{train: [1]}", "logger: null"])
+def test_a_directory_with_another_config_yaml_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="not a metarun run's"):
+        resume(tmp_path, composed(), [])
+
+
+@pytest.mark.parametrize(("key", "value"), [("run.name", "my-0123456789abcdef"), ("run.tags", "[a,0123456789abcdef]")])
+def test_a_key_in_the_configuration_is_refused_without_showing_it(monkeypatch, key, value):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    with pytest.raises(ConfigError) as error:
+        run_of(f"{key}={value}")
+    assert str(error.value).startswith(f"{key}=(WANDB_API_KEY): ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("learner=protonet", "task=sinusoid"), "learner=protonet: classifies, and sinusoid is a regression"),
+        (("learner=matching", "task=sinusoid"), "is a regression"),
+        (("learner=metaoptnet", "task=sinusoid"), "is a regression"),
+        (("learner=proto_maml", "task=sinusoid"), "is a regression"),
+        (("learner=nearest_neighbour", "task=sinusoid"), "is a regression"),
+        (("learner=mann", "task=sinusoid"), "learner=mann: classifies"),
+        (("learner=lstm", "task=sinusoid"), "learner=lstm: classifies"),
+        (("learner=mann", "task.ways=6"), "learner.label_width=5: at least 6"),
+        (("learner=lstm", "++eval.task.ways=6"), "learner.label_width=5: at least 6"),
+        (("learner=attention", "task.ways=6"), "learner.label_width=5: at least 6"),
+        (("learner=finetune",), "set task.pool=200"),
+        (("learner=protonet", "++train.task.wayz=3"), "train.task.wayz=3: no such key; did you mean ways?"),
+        (("task.pool=4",), "task.ways=5: at most task.pool=4"),
+        (("learner=protonet", "task.pool=8"), "train.task.ways=20: at most task.pool=8"),
+        (("learner=mann", "learner.memory=[3,40]"), "learner.heads=4: at most 3, the slots of the memory"),
+        (("learner=cnp", "learner.min_sigma=1.5"), "learner.min_sigma=1.5: must be a number > 0 and < 1"),
+        (("learner=attention", "learner.heads=3"), "learner.heads=3: must divide units=128"),
+        (("learner=maml", "++eval.task.ways=6"), "eval.task.ways=6: at most 5"),
+    ],
+)
+def test_a_learner_that_cannot_serve_a_task_is_refused_in_one_line(overrides, said):
+    with pytest.raises(ConfigError) as refused:
+        run_of(*overrides)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("learner", ["protonet", "matching", "proto_maml", "r2d2", "metaoptnet", "cnp"])
+def test_a_learner_without_a_head_is_tested_with_more_ways_than_it_was_trained_with(learner):
+    run = run_of(f"learner={learner}", "++train.task.ways=3", "task.ways=7")
+    assert (run.tasks.n_out, run.eval_tasks.n_out) == (3, 7)
+
+
+def test_training_and_evaluation_may_each_have_episodes_of_their_own():
+    run = run_of("learner=reptile", "task.shots=2")
+    assert (run.tasks.shots, run.eval_tasks.shots) == (10, 2)
+    assert (run.learner.inner_steps, run.eval_learner.inner_steps) == (5, 50)

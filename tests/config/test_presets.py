@@ -1,0 +1,115 @@
+"""Presets: what they say of themselves is what they are, and what was reached."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pages.known import known, longest
+from support import composed, experiments
+
+from metarun.config import conf_dir, describe
+from metarun.run import results
+from metarun.run.figures import figure_of, papers, show
+
+PAPERS = [name for name in experiments() if composed(f"experiment={name}")["paper"] is not None]
+
+
+@pytest.mark.parametrize("preset", PAPERS)
+def test_a_preset_opens_with_its_paper_its_figure_and_its_command(preset):
+    text = (conf_dir() / "experiment" / f"{preset}.yaml").read_text()
+    paper = yaml.safe_load(text)["paper"]
+    assert paper["source"] in describe("experiment", preset)
+    for metric, (mean, _) in paper["figures"].items():
+        shown = f"{100 * mean:.4g}" if metric.startswith("accuracy") else f"{mean:g}"
+        assert shown in describe("experiment", preset)
+    assert f"#   metarun experiment={preset}\n" in text
+    assert (paper["quoted_by"] is None) or paper["quoted_by"] in text
+
+
+@pytest.mark.parametrize("preset", PAPERS)
+def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, tmp_path):
+    kept = known(tmp_path)  # docs/results.json alone
+    opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
+    seeds = longest(kept, preset)
+    words = " ".join(opening.replace("#", " ").split())
+    asked = composed(f"experiment={preset}")["train"]["steps"]
+    if not seeds:
+        time = kept["times"].get(preset)
+        hours = time and round(asked / time["meta_steps_per_s"] / 3600)
+        took = f"all meta-steps take about {hours} hours on " if time else "the time was not measured"
+        assert f"expect the paper's figure; {took}" in words
+        return
+    done = seeds[0]["steps"]
+    _, said, reached = words.partition("Expect " if done == asked else f"With train.steps={done}, ")
+    assert said
+    assert "Not run" not in words
+    for metric in composed(f"experiment={preset}")["paper"]["figures"]:
+        mean = np.mean([figure_of(run, metric)["mean"] for run in seeds])
+        assert (f"{100 * mean:.1f}" if metric.startswith("accuracy") else f"{mean:.2f}") in reached
+    minutes = np.mean([run["minutes"] for run in seeds])
+    assert re.search(rf" in {minutes:.0f} minutes? on \d (CPU|GPU)", reached)
+    if hours := re.search(r"about (\d+) hours so", reached):
+        assert int(hours[1]) == round(minutes * asked / done / 60)
+
+
+@pytest.mark.parametrize("preset", PAPERS)
+def test_a_presets_name_is_its_protocol(preset):
+    values = composed(f"experiment={preset}")
+    learner, task, setting, *_ = preset.replace("meta_sgd", "metasgd").split("_")
+    assert values["task"]["_target_"].startswith(f"metarun.tasks.{task}.")
+    if "w" in setting and "s" in setting:
+        assert setting == f"{values['task']['ways']}w{values['task']['shots']}s"
+    module = values["learner"]["_target_"].split(".")[-2].replace("_", "")
+    assert module == {"fomaml": "maml"}.get(learner, learner)
+
+
+def test_figures_are_found_by_name_and_put_into_words():
+    found = {
+        "protocol": {"split": "test"},
+        "test": {"accuracy": {"mean": 0.9873, "ci95": 0.0041}, "mse": {"mean": None, "ci95": None}},
+        "test_by_inner_steps": {"5": {"mse": {"mean": 0.38, "ci95": 0.02}}},
+        "paper": {"figures": {"accuracy": [0.987, 0.004], "mse_after_5": [0.38, None]}},
+    }
+    assert show("accuracy", figure_of(found, "accuracy")) == "98.73 ± 0.41 %"
+    assert show("mse", figure_of(found, "mse_after_5")) == "0.3800 ± 0.0200"
+    assert show("mse", figure_of(found, "mse")) == "not a number"
+    assert figure_of(found, "mse_after_7") is None
+    assert (papers(found, "accuracy"), papers(found, "mse_after_5"), papers(found, "loss")) == (
+        "98.7 ± 0.4 %",
+        "0.38",
+        "",
+    )
+
+
+def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
+    found = {
+        "protocol": {"split": "test", "episodes": 600, "task": {"_target_": "metarun.tasks.omniglot.Omniglot"}},
+        "test": {"loss": {"mean": 0.04, "ci95": 0.01}, "accuracy": {"mean": 0.9873, "ci95": 0.0041}},
+        "test_by_inner_steps": {"3": {"accuracy": {"mean": 0.98, "ci95": 0.01}}},
+        "paper": {
+            "source": "Finn et al. 2017, table 1",
+            "quoted_by": "X et al. 2020",
+            "figures": {"accuracy": [0.987, 0.004]},
+        },
+        "state": {"state": "last", "step": 12},
+        "training": {"steps": 12, "meta_batch": 32, "command": "metarun run.dir='runs/a b' experiment=x train.seed=0"},
+        "speed": {"minutes": 1.0},
+    }
+    results.tell(found, Path("runs/a b"))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "this run paper" in lines
+    assert "paper Finn et al. 2017, table 1, as quoted by X et al. 2020" in lines
+    assert "test accuracy 98.73 ± 0.41 % 98.7 ± 0.4 %" in lines
+    assert "after 3 inner steps 98.00 ± 1.00 %" in lines
+    assert lines.index("meta-steps 12, 32 tasks each") < lines.index("minutes 1.0") < lines.index("files runs/a b")
+    assert "look at it metarun report 'runs/a b'" in lines
+    assert "try next metarun -m experiment=x train.seed=0,1,2" in lines
+    found["training"]["command"] = "metarun -m task=omniglot learner=maml,anil"
+    assert results.next_command(found) == "metarun -m learner=maml,fomaml train.seed=0,1,2"
+    for unknown in ("metarun run.dir=x", "metarun run.name=it's learner=maml"):
+        found["training"]["command"] = unknown
+        assert results.next_command(found) == "metarun -m learner=maml,fomaml train.seed=0,1,2"
+    found["protocol"]["task"]["_target_"] = "metarun.tasks.strokes.Strokes"
+    assert results.next_command(found) == "metarun task=omniglot"

@@ -1,0 +1,173 @@
+"""Data that cannot be right: bad archives, broken downloads, splits that share what they must not."""
+
+import shutil
+import zipfile
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import serve, start
+
+from metarun.core import DataError
+from metarun.run import separation
+from metarun.tasks import omniglot
+
+
+class Classes:
+    """Tasks of a few named classes."""
+
+    def __init__(self, **classes: list[int]) -> None:
+        self.named = {name: np.array(values) for name, values in classes.items()}
+
+    def examples(self, split, data):
+        return self.named
+
+
+def test_a_class_in_two_splits_is_refused_by_its_examples_or_its_name():
+    new = {"train": Classes(a=[1, 2], b=[3, 4]), "val": Classes(c=[5, 6]), "test": Classes(d=[7, 1])}
+    data = dict.fromkeys(new)
+    found = separation.check(new, data)
+    assert found["classes"] == {"train": 2, "val": 1, "test": 1}
+    assert found["duplicates"] == [["train: a[0]", "test: d[1]"]]
+    with pytest.raises(DataError, match="1 classes stand in train and in test alike, 'b'"):
+        separation.check({**new, "test": Classes(other=[4, 3])}, data)
+    with pytest.raises(DataError, match="stand in val and in test alike, 'c'"):
+        separation.check({**new, "test": Classes(c=[8, 9])}, data)
+
+
+ARCHIVE = omniglot.Archive("images_background.zip", 1, "0" * 64)
+
+
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused_unread(tmp_path):
+    path = tmp_path / "images_background.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for i in range(20):
+            file.writestr(f"images_background/A/character01/{i:04}.png", bytes(2**22))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(DataError, match="its drawings unpack to 83,886,080 bytes"):
+        omniglot.read(path, ARCHIVE)
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png"])
+def test_an_archive_with_names_that_lead_elsewhere_is_refused_and_writes_nothing(tmp_path, name):
+    path = tmp_path / "box" / "images_background.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(20):
+            file.writestr(f"{name[:-4]}/{i:04}.png", b"no image")
+    with pytest.raises(DataError, match="its drawings are not the published ones"):
+        omniglot.read(path, ARCHIVE)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
+
+
+def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    delivered = tmp_path / "images_background.zip"
+
+    def download(url, name, data_dir):
+        delivered.write_text("<html>please log in</html>")
+        return delivered
+
+    monkeypatch.setattr(omniglot, "download", download)
+    with pytest.raises(DataError, match=r"is not Omniglot's images_background\.zip"):
+        omniglot.load_drawings(None)
+    assert not delivered.exists()
+
+
+class Mirror:
+    """Omniglot's home on this machine, which can be told to deliver it badly."""
+
+    def __init__(self, folder: Path) -> None:
+        self.how = "well"
+        self.asked: list[str] = []
+        mirror = self
+
+        class Server(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.asked.append(self.path)
+                content = (folder / self.path.rsplit("/", 1)[1]).read_bytes()
+                if mirror.how == "something else":
+                    content = b"<html>please log in</html>"
+                self.send_response(404 if mirror.how == "nothing" else 200)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content[: len(content) // 2] if mirror.how == "half" else content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = serve(Server)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/"
+
+
+@pytest.fixture
+def mirror(omniglot_dir, tmp_path, monkeypatch):
+    mirror = Mirror(Path(omniglot_dir) / "omniglot")
+    monkeypatch.setattr(omniglot, "HOME", mirror.url)
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
+    yield mirror
+    mirror.server.shutdown()
+
+
+def files(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("how", ["half", "something else", "nothing"])
+def test_a_bad_download_is_refused_by_name_and_leaves_nothing(mirror, tmp_path, how):
+    mirror.how = how
+    with pytest.raises(DataError, match=r"images_background\.zip"):
+        omniglot.load_drawings(None)
+    assert files(tmp_path / "cache") == []
+
+
+def test_after_a_download_that_broke_the_next_try_works(mirror, tmp_path, omniglot_dir):
+    mirror.how = "half"
+    with pytest.raises(DataError):
+        omniglot.load_drawings(None)
+    mirror.how = "well"
+    _, images = omniglot.load_drawings(None)
+    assert images.shape == (1623, 20, 28, 28)
+    asked = len(mirror.asked)
+    omniglot.load_drawings(None)  # kept
+    assert len(mirror.asked) == asked
+    assert not [name for name in files(tmp_path / "cache") if "partial" in name]
+
+
+@pytest.mark.slow
+def test_two_processes_that_prepare_the_same_data_both_succeed(tmp_path, omniglot_dir):
+    cache = {"METARUN_CACHE_DIR": str(tmp_path / "cache")}
+    both = [start("data", "omniglot", f"data_dir={omniglot_dir}", cwd=tmp_path, **cache) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=200)
+        assert (process.returncode, err) == (0, "")
+        assert out == "omniglot: 1,623 characters, 32,460 drawings, ready\n"
+    assert len(files(tmp_path / "cache")) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "swapped", "corrupted", "empty", "no images"])
+def test_a_bad_archive_is_refused_by_name_and_leaves_nothing(tmp_path, omniglot_dir, monkeypatch, damage):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "omniglot"
+    shutil.copytree(Path(omniglot_dir) / "omniglot", folder)
+    path, other = folder / "images_background.zip", folder / "images_evaluation.zip"
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(
+        {
+            "truncated": content[:middle],
+            "swapped": other.read_bytes(),
+            "corrupted": content[:middle]
+            + bytes(b ^ 255 for b in content[middle : middle + 64])
+            + content[middle + 64 :],
+            "empty": b"",
+            "no images": content.replace(b"\x89PNG", b"\x89PNK"),
+        }[damage]
+    )
+    with pytest.raises(DataError, match=r"images_background\.zip is not Omniglot's"):
+        omniglot.load_drawings(str(tmp_path))
+    assert files(tmp_path / "cache") == []

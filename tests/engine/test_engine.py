@@ -1,0 +1,157 @@
+"""Chunks and devices change nothing but the order of summation; calls may be cut anywhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from support import run_of
+
+from metarun import engine
+from metarun.core import ConfigError, Episode
+from metarun.engine.evaluate import make_evaluate, mean_and_interval
+from metarun.engine.meta_step import make_meta_steps, make_start
+from metarun.engine.net import make_net
+
+RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
+NET = make_net(RUN.model, RUN.tasks, 1)
+
+
+NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 0.01}}
+K_TRAIN, K_EVAL = engine.stream(0, engine.TRAIN), engine.stream(0, engine.EVAL)
+
+
+def sgd(numbers):
+    return optax.sgd(**numbers)
+
+
+def start():
+    return make_start(RUN.learner, NET, RUN.tasks, sgd)((), NUMBERS, engine.stream(0, engine.INIT))
+
+
+def steps(devices: int, task_chunk: int):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+    program = make_meta_steps(RUN.learner, NET, RUN.tasks, sgd, mesh, 8, task_chunk, RUN.inner, RUN.train.guard)
+    return lambda state, data, n: program(state, data, NUMBERS, K_TRAIN, n)[0]
+
+
+@pytest.mark.parametrize(("devices", "task_chunk"), [(1, 1), (1, 2), (2, 1), (2, 4)])
+def test_devices_and_chunks_change_no_result(devices, task_chunk):
+    expected = steps(1, 8)(start(), (), 3)
+    got = steps(devices, task_chunk)(start(), (), 3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+
+
+def test_many_meta_steps_in_one_call_are_as_many_calls_bit_for_bit():
+    meta_steps = steps(2, 2)
+    whole = meta_steps(start(), (), 7)
+    state = start()
+    for n in (1, 4, 2):
+        state = meta_steps(state, (), n)
+    jax.tree.map(np.testing.assert_array_equal, whole, state)
+    assert int(state.step) == 7
+
+
+def test_a_meta_step_is_the_mean_gradient_over_the_sampled_tasks():
+    """The compiled step against the same thing written out: sample, meta-gradient, update."""
+    state = start()
+    key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
+    k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
+    episodes = jax.vmap(RUN.tasks.sample, (None, 0))((), k_episodes)
+    grads, metrics = RUN.learner.meta_grad(NET, state.params, episodes, k_adapts, 0)
+    expected = jax.tree.map(lambda p, g: p - 0.01 * g, state.params, grads)
+    after = steps(2, 2)(start(), (), 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.params, expected)
+    np.testing.assert_allclose(after.sums["loss"], metrics["loss"], rtol=1e-5)
+
+
+def test_every_task_of_a_run_is_another():
+    """Keys of meta-steps, tasks and uses never coincide, nor do initialisation's, training's and evaluation's."""
+    train = [jax.random.fold_in(engine.stream(0, engine.TRAIN), step) for step in range(3)]
+    evaluation = engine.stream(0, engine.EVAL)
+    keys = [k for key in (*train, evaluation) for index in range(4) for k in engine.task_key(key, index)]
+    keys += list(jax.random.split(engine.stream(0, engine.INIT)))
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 4 * 4 * 2 + 2
+
+
+@pytest.mark.parametrize(("devices", "task_chunk"), [(1, 3), (2, 4)])
+def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, task_chunk):
+    params = start().params
+
+    def figures(devices, task_chunk):
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, 20, False, RUN.inner)
+        return evaluate(params, (), 13, K_EVAL, {}).figures
+
+    expected, got = figures(1, 1), figures(devices, task_chunk)
+    for metric in expected:
+        np.testing.assert_allclose(got[metric]["mean"], expected[metric]["mean"], rtol=1e-5)
+        np.testing.assert_allclose(got[metric]["ci95"], expected[metric]["ci95"], rtol=1e-5)
+
+
+def test_evaluation_after_other_inner_steps_is_that_learners():
+    params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(
+        params, (), 8, K_EVAL, {}, 5
+    ).figures
+    other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
+    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {}).figures
+    np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
+
+
+def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
+    """One query: alone with the support set, its prediction is that of a batch of support and query."""
+    run = run_of("model=mlp", "model.norm=batch", "model.hidden=[8]", "task.ways=1", "task.queries=1", "task.shots=3")
+    net = make_net(run.model, run.tasks, 1)
+    support, query, _ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
+    params = run.learner.init(net, jax.random.key(1), support.x)
+    from metarun.engine.evaluate import query_metrics
+
+    squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
+    metrics, _ = query_metrics(run.learner, squared, params, Episode(support, query), None, inductive=True)
+    fast = run.learner.adapt(squared, params, support, None)
+    together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
+    np.testing.assert_allclose(metrics["loss_inductive"], together.sum(), rtol=1e-5)
+    assert abs(metrics["loss"] - metrics["loss_inductive"]) > 1e-4
+
+
+def test_fewer_ways_at_evaluation_leave_the_surplus_outputs_out():
+    run = run_of("model=mlp", "model.hidden=[8]", "task.ways=4", "eval.task={ways: 3}".replace("eval", "++eval"))
+    net = make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
+    params = run.model.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))["params"]
+    assert params["head"]["kernel"].shape == (8, 4)
+    assert net.apply(params, jnp.ones((2, 28, 28, 1))).shape == (2, 3)
+
+
+def test_the_interval_is_1_96_standard_errors():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    figure = mean_and_interval(values)
+    np.testing.assert_allclose(figure["mean"], values.mean())
+    np.testing.assert_allclose(figure["ci95"], 1.96 * np.sqrt(((values - values.mean()) ** 2).sum() / 399 / 400))
+
+
+def test_an_automatic_chunk_divides_the_tasks_and_is_small_for_large_episodes_on_a_cpu():
+    hardware = RUN.hardware
+    assert hardware.chunk(25, 20, "cpu") == 25
+    assert hardware.chunk(16, 10 * 28 * 28, "cpu") == 4
+    assert hardware.chunk(15, 100 * 84 * 84, "cpu") == 3
+    assert hardware.chunk(15, 100 * 84 * 84, "gpu") == 15
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("learner=protonet", "++eval.learner.learn_temperature=true"),
+        ("learner=mamlpp", "++eval.learner.learn_inner_lr=false"),
+        ("learner=lstm", "++eval.learner.units=7"),
+    ],
+)
+def test_evaluation_may_not_change_what_is_learned(overrides):
+    run = run_of("model=mlp", "model.hidden=[8]", *overrides)
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    data = run.tasks.load("train")
+    shapes = engine.check_shapes(run.learner, net, run.tasks, data)
+    engine.check_shapes(run.learner, net, run.tasks, data, shapes)
+    with pytest.raises(ConfigError, match="they change what is learned"):
+        engine.check_shapes(run.eval_learner, net, run.tasks, data, shapes)

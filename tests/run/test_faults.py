@@ -1,0 +1,210 @@
+"""What happens to long runs, done to them: damaged checkpoints, full disks, signals, names that are not text."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from support import SMALL, complete, equal, metarun, rows, run_in, start, wait_for
+
+from metarun.core import DataError, State
+from metarun.run import train
+from metarun.run.checkpoint import Checkpoints
+from metarun.run.log import MetricsFile
+from metarun.run.stop import Interrupted, Stop
+from metarun.text import first_line, one_line
+
+
+class Interrupting(Stop):
+    """Asked to stop in the middle of the first validation."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.times = 0
+
+    def check(self) -> None:
+        self.times += 1
+        if self.times == 1:
+            raise Interrupted
+
+
+def test_a_run_stopped_in_a_validation_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    settings = ("train.steps=12", "train.eval_every=4", "train.save_every=6", "eval.inner_steps=[]")
+    whole = train.train(run_in(tmp_path / "whole", *settings))
+
+    @contextmanager
+    def interrupting(_):
+        yield Interrupting()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_signals", interrupting)
+        with pytest.raises(Interrupted, match="stopped and saved at meta-step 4 of 12"):
+            train.train(run_in(tmp_path / "broken", *settings))
+    broken = train.train(run_in(tmp_path / "broken", *settings))
+    assert broken["test"] == whole["test"]
+    assert broken["state"] == whole["state"]
+    assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+def small_state(step: int) -> State:
+    params = {"layer": {"w": jnp.arange(6.0) + step, "b": jnp.full(2, float(step))}}
+    zero = jnp.zeros((), jnp.int32)
+    return State(jnp.int32(step), params, (), {"loss": jnp.float32(step)}, zero, zero, zero)
+
+
+def host(best: dict | None = None) -> dict:
+    return {"best": best, "seconds": 1.5, "command": "metarun", "unvalidated": False}
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (1, 2):
+        digest = checkpoints.save_best(step, small_state(step).params)
+        checkpoints.save(small_state(step), host({"step": step, "digest": digest, "mean": 0.5}))
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink], ids=lambda f: f.__name__)
+def test_a_damaged_checkpoint_is_never_taken_for_a_whole_one(two_checkpoints, tmp_path, damage):
+    """Every file of the newest checkpoint, one after another: what comes back is its content, or the one before."""
+    steps = []
+    files = [f for name in ("last/2", "best/2") for f in (two_checkpoints / name).rglob("*") if f.is_file()]
+    for i, file in enumerate(f for f in files if f.stat().st_size):
+        copy = tmp_path / f"copy{i}"
+        shutil.copytree(two_checkpoints, copy)
+        damage(copy / file.relative_to(two_checkpoints))
+        checkpoints = Checkpoints(copy)
+        state, found = checkpoints.restore(small_state(0))
+        step = int(state.step)
+        equal(state, small_state(step))
+        equal(checkpoints.restore_best(found["best"], state.params), small_state(step).params)
+        assert (copy / "damaged-2").exists() == (step == 1)
+        steps.append(step)
+        checkpoints.close()
+    assert 1 in steps
+
+
+def test_with_no_whole_checkpoint_the_run_is_refused_and_nothing_is_deleted(two_checkpoints):
+    for file in two_checkpoints.rglob("*"):
+        if file.is_file():
+            truncate(file)
+    before = {file: file.read_bytes() for file in two_checkpoints.rglob("*") if file.is_file()}
+    checkpoints = Checkpoints(two_checkpoints)
+    with pytest.raises(DataError, match=r"no whole checkpoint.*nothing was deleted"):
+        checkpoints.restore(small_state(0))
+    checkpoints.close()
+    assert before == {file: file.read_bytes() for file in before}
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_once_and_tried_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(small_state(1), host())
+    checkpoints.wait()
+    folder = tmp_path / "checkpoints" / "last"
+    shutil.move(folder, tmp_path / "aside")
+    folder.write_text("a file where the directory was")
+    for step in (2, 3):
+        checkpoints.save(small_state(step), host())
+        checkpoints.wait()
+    assert checkpoints.unsaved is not None
+    assert checkpoints.whole == 1
+    folder.unlink()
+    shutil.move(tmp_path / "aside", folder)
+    checkpoints.save(small_state(4), host())
+    checkpoints.close()
+    assert (checkpoints.unsaved, checkpoints.whole) == (None, 4)
+    again = Checkpoints(tmp_path / "checkpoints")
+    equal(again.restore(small_state(0))[0], small_state(4))
+    again.close()
+
+
+def test_rows_that_the_disk_does_not_take_come_later_whole(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    file = MetricsFile(folder / "metrics.jsonl", 0)
+    file.write(1, "train", {"loss": 0.5})
+    shutil.move(folder, tmp_path / "away")
+    file.write(2, "train", {"loss": float("nan")})
+    assert file.close() == ["1 rows of metrics.jsonl could not be written"]
+    shutil.move(tmp_path / "away", folder)
+    file.write(3, "val", {"loss": 0.25})
+    assert file.close() == []
+    assert [(row["step"], row["loss"]) for row in rows(folder)] == [(1, 0.5), (2, None), (3, 0.25)]
+
+
+def test_a_full_disk_leaves_no_half_row(tmp_path):
+    """A limit on the size of files stands for the disk: the run goes on, says so, and ends with code 1."""
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000));"
+        "sys.argv = ['metarun', *sys.argv[1:]]; from metarun.command.main import main; main()"
+    )
+    settings = (*SMALL, "train.steps=60", "train.log_every=1", "eval.inner_steps=[]", "logger=none", "run.dir=RUN")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *settings], cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "metrics.jsonl" in done.stderr
+    assert "test mse" in done.stdout  # the figures are told all the same
+    for line in (tmp_path / "RUN" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+def test_sigterm_while_all_is_being_prepared_ends_the_process_at_once(tmp_path):
+    process = start("task=strokes", "logger=none", "run.dir=RUN", cwd=tmp_path)
+    wait_for(lambda: (tmp_path / "RUN" / "config.yaml").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert time.monotonic() - begin < 10  # compiling this takes longer
+    assert err == "metarun: stopped; nothing was left to save; go on with: metarun run.dir=RUN\n"
+
+
+def test_max_minutes_stops_in_time_with_all_of_it_saved(tmp_path):
+    settings = (*SMALL, "train.steps=20000", "train.log_every=1", "logger=none", "run.dir=RUN")
+    err = metarun(*settings, "run.max_minutes=0.15", cwd=tmp_path, code=75).stderr
+    assert "stopped and saved at meta-step" in err
+    last = max(int(path.name) for path in complete(tmp_path / "RUN"))
+    assert last < 20000
+    assert [row["step"] for row in rows(tmp_path / "RUN") if row["split"] == "train"] == list(range(1, last + 1))
+
+
+def test_control_characters_from_files_reach_no_terminal():
+    assert one_line("run \x1b[31mred\x07\nnext") == "run \\x1b[31mred\\x07 next"
+    assert first_line(ValueError("a\x1b[2J\nb")) == "a\\x1b[2J"
+    assert first_line(ValueError()) == "ValueError"
+
+
+def test_a_name_with_markup_and_escape_sequences_stays_text(tmp_path):
+    name = "[bold]run[/bold] \x1b[31m<b>"
+    done = metarun(*SMALL, "train.steps=2", "logger=none", f"run.name={name!r}", "run.dir=RUN", cwd=tmp_path)
+    assert "\x1b" not in done.stdout
+    assert "[bold]run[/bold] \\x1b[31m<b>: " in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc, where nobody can make a directory")
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
+    err = metarun(*SMALL, "logger=none", "run.dir=/proc/run", cwd=tmp_path, code=2).stderr
+    assert err.startswith("metarun: run.dir: /proc/run cannot be made")
+    assert err.count("\n") == 1

@@ -1,0 +1,128 @@
+"""Meta-steps that are not finite: the run stops with the state before, or skips them; clipping."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from support import SMALL, equal, run_in, run_of
+
+from metarun import engine, inner
+from metarun.engine.meta_step import make_meta_steps, make_start
+from metarun.engine.program import net_of
+from metarun.run import nonfinite, train
+
+RUN = run_of(*SMALL)
+NET = net_of(RUN.model, RUN.tasks, RUN.learner)
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisoned:
+    """A learner whose meta-gradient is not a number at some meta-steps."""
+
+    healthy: Any
+    at: tuple[int, ...]
+
+    def __getattr__(self, name):
+        return getattr(self.healthy, name)
+
+    def meta_grad(self, net, params, episodes, keys, step):
+        grads, metrics = self.healthy.meta_grad(net, params, episodes, keys, step)
+        factor = jnp.where(jnp.isin(step, jnp.array(self.at)), jnp.nan, 1.0)
+        return jax.tree.map(lambda g: g * factor, grads), metrics
+
+
+def meta_steps(poisoned_at: tuple[int, ...], skip_at_most: int, **clip: float):
+    guard = engine.Guard(clip.get("clip_value"), clip.get("clip_norm"), skip_at_most)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
+    learner = Poisoned(RUN.learner, poisoned_at)
+    numbers: dict = {"learner": {}, "optimizer": {}}
+    program = make_meta_steps(
+        learner, NET, RUN.tasks, lambda _: optax.sgd(0.01), mesh, 4, 2, RUN.inner, guard
+    )  # fmt: skip
+    begin = make_start(RUN.learner, NET, RUN.tasks, lambda _: optax.sgd(0.01))
+    state = begin((), numbers, engine.stream(0, engine.INIT))
+    return state, lambda state, n: program(state, (), numbers, engine.stream(0, engine.TRAIN), n)
+
+
+def test_a_meta_step_that_is_not_finite_ends_the_call_with_the_state_before_it():
+    state, run = meta_steps((2,), skip_at_most=0)
+    two = jax.device_get(run(jax.tree.map(jnp.copy, state), 2)[0])
+    stopped, report = run(state, 5)
+    assert report.stopped
+    assert int(stopped.step) == 2
+    equal(jax.device_get(stopped), two)
+    again, report = run(stopped, 5)  # the call that was already on its way changes nothing more
+    assert report.stopped
+    equal(jax.device_get(again), two)
+
+
+def test_a_skipped_meta_step_changes_nothing_but_the_counts():
+    state, run = meta_steps((2,), skip_at_most=1)
+    two = run(jax.tree.map(jnp.copy, state), 2)[0]
+    expected = jax.device_get(run(two._replace(step=two.step + 1), 2)[0])
+    got, report = run(state, 5)
+    assert not report.stopped
+    assert (int(got.step), int(got.skipped), int(got.summed), int(got.in_a_row)) == (5, 1, 4, 0)
+    equal(jax.device_get(got.params), expected.params)
+    equal(jax.device_get(got.sums), expected.sums)
+
+
+def test_too_many_skipped_in_a_row_stop_the_run():
+    state, run = meta_steps((1, 2, 3), skip_at_most=2)
+    stopped, report = run(state, 9)
+    assert report.stopped
+    assert (int(stopped.step), int(stopped.skipped)) == (3, 2)
+
+
+def test_a_clipped_meta_gradient_has_the_length_asked_for_and_its_direction():
+    moved = {}
+    for norm in (None, 0.5):
+        state, run = meta_steps((), 0, **({"clip_norm": norm} if norm else {}))
+        before = jax.device_get(state.params)
+        after = jax.device_get(run(state, 1)[0].params)
+        pairs = zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
+        moved[norm] = np.concatenate([np.ravel(a - b) for a, b in pairs])
+    assert np.linalg.norm(moved[None]) > 0.01 * 0.5
+    np.testing.assert_allclose(np.linalg.norm(moved[0.5]), 0.01 * 0.5, rtol=1e-3)
+    cosine = moved[None] @ moved[0.5] / np.linalg.norm(moved[None]) / np.linalg.norm(moved[0.5])
+    np.testing.assert_allclose(cosine, 1, rtol=1e-4)
+
+
+def test_clipping_is_the_closed_form_and_differentiable_at_zero():
+    grads = {"a": jnp.array([3.0, -4.0]), "b": jnp.array([12.0])}
+    equal(inner.clipped(grads, None, None), grads)
+    equal(inner.clipped(grads, 3.5, None), {"a": jnp.array([3.0, -3.5]), "b": jnp.array([3.5])})
+    jax.tree.map(
+        lambda got, g: np.testing.assert_allclose(got, g * 6.5 / 13, rtol=1e-6), inner.clipped(grads, None, 6.5), grads
+    )
+    equal(inner.clipped(grads, None, 20.0), grads)
+    slope = jax.jacobian(lambda g: inner.clipped(g, None, 1.0))(jnp.zeros(2))
+    np.testing.assert_allclose(slope, np.eye(2))
+
+
+def test_an_inner_step_is_clipped_in_training_and_in_evaluation_alike():
+    """On w^2 / 2 from 10 the gradient is 10: clipped to 1, three steps of 0.1 lead to 9.7."""
+    with inner.differentiated(inner.Inner("mixed", 0, False, clip_value=1.0)):
+        w = inner.descend(lambda w, _: w**2 / 2, jnp.array(10.0), optax.sgd(0.1), 3, first_order=False)
+    np.testing.assert_allclose(w, 9.7, rtol=1e-6)
+
+
+def test_what_is_not_finite_is_kept_and_runs_once_more_task_by_task(tmp_path):
+    run = run_in(tmp_path / "run", "train.steps=4", "learner.inner_lr=1e30")
+    with pytest.raises(nonfinite.NotFinite, match=r"meta-step 1 of MAML is not finite.*metarun replay"):
+        train.train(run)
+    report = json.loads((tmp_path / "run" / "nonfinite" / "report.json").read_text())
+    key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
+    k_episode, k_adapt = engine.task_key(key, 3)
+    assert report["keys"][3]["episode"] == jax.random.key_data(k_episode).tolist()
+    assert report["keys"][3]["adapt"] == jax.random.key_data(k_adapt).tolist()
+    found = nonfinite.replay(tmp_path / "run")
+    assert found["meta_step"] == 1
+    assert [bool(task["not_finite"]) for task in found["tasks"]] == [True] * 4
+    assert "4 of 4 tasks" in nonfinite.tell(found)

@@ -1,0 +1,112 @@
+"""A run that is broken off goes on to the same end: every learner, every task, another number of devices."""
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import composed, on_blobs, placed, rows, saved
+
+from metarun.config import choices
+from metarun.config.run import Run
+from metarun.run import train
+from metarun.run.stop import Interrupted, Stop
+
+SMALL = (
+    "logger=none", "train.steps=4", "train.meta_batch=2", "train.log_every=1", "train.eval_every=2",
+    "train.save_every=2", "eval.episodes=4", "eval.val_episodes=2", "eval.inner_steps=[]", "eval.inductive=false",
+)  # fmt: skip
+
+
+class Asked(Stop):
+    """Asked to stop after so many calls to the devices."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__(None)
+        self.calls = calls
+
+    @property
+    def asked(self) -> bool:
+        self.calls -= 1
+        return self.calls < 0
+
+    def check(self) -> None:
+        """Lets validations end."""
+
+
+def run_in(directory: Path, *overrides: str) -> Run:
+    """A run on the tasks that `overrides` name, else on blobs."""
+    of = composed if any(override.startswith("task=") for override in overrides) else on_blobs
+    return placed(of(*SMALL, *overrides), directory)
+
+
+def whole_and_broken(tmp_path: Path, monkeypatch, *overrides: str, then: tuple[str, ...] = ()) -> list[dict]:
+    """The results of a run, and of the same one broken off after 3 of its 4 meta-steps; `then` is how it goes on."""
+    whole = train.train(run_in(tmp_path / "whole", *overrides))
+
+    @contextmanager
+    def asking(_):
+        yield Asked(3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_signals", asking)
+        with pytest.raises(Interrupted, match="stopped and saved at meta-step 3 of 4"):
+            train.train(run_in(tmp_path / "broken", *overrides))
+    return [whole, train.train(run_in(tmp_path / "broken", *overrides, *then))]
+
+
+def assert_same_end(tmp_path: Path, results: list[dict], rtol: float = 0) -> None:
+    whole, broken = saved(tmp_path / "whole"), saved(tmp_path / "broken")
+    assert whole.keys() == broken.keys()
+    for name, expected in whole.items():
+        np.testing.assert_allclose(broken[name], expected, rtol=rtol, atol=rtol, err_msg=name)
+    assert [(row["step"], row["split"]) for row in rows(tmp_path / "broken")] == [
+        (1, "train"), (2, "train"), (2, "val"), (3, "train"), (4, "train"), (4, "val")
+    ]  # fmt: skip
+    if not rtol:
+        assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+        assert results[0]["test"] == results[1]["test"]
+        assert results[0]["state"] == results[1]["state"]
+
+
+QUICK = ("maml", "protonet", "sinusoid")  # make slow takes them all
+
+
+def quick_and_slow(names: list[str]) -> list:
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("learner", quick_and_slow(choices("learner")))
+def test_every_learner_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, learner):
+    results = whole_and_broken(tmp_path, monkeypatch, f"learner={learner}")
+    assert_same_end(tmp_path, results)
+
+
+@pytest.mark.parametrize("task", quick_and_slow(choices("task")))
+def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, data_dir_for, task):
+    overrides = (f"task={task}", "learner=protonet" if task != "sinusoid" else "learner=maml", "model=mlp")
+    results = whole_and_broken(tmp_path, monkeypatch, *overrides, "model.hidden=[8]", data_dir_for(task))
+    assert_same_end(tmp_path, results)
+
+
+@pytest.mark.slow
+def test_on_another_number_of_devices_a_run_goes_on_to_nearly_the_same_end(tmp_path, monkeypatch):
+    two, one = "hardware.devices=2", ("hardware.devices=1",)
+    results = whole_and_broken(tmp_path, monkeypatch, "learner=maml", two, then=one)
+    assert [found["machine"]["devices"] for found in results] == [2, 1]
+    assert_same_end(tmp_path, results, rtol=1e-5)
+
+
+def test_the_same_run_twice_gives_the_same_numbers_bit_for_bit(tmp_path):
+    """Reproducibility of one configuration, seed and kind of device; another seed is another run."""
+    found = {}
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        train.train(run_in(tmp_path / name, "learner=maml", f"train.seed={seed}"))
+        found[name] = saved(tmp_path / name)
+        (tmp_path / name / "config.yaml").rename(tmp_path / f"{name}.yaml")
+        shutil.rmtree(tmp_path / name / "checkpoints")
+    same = {name: np.array_equal(found["one"][name], found["again"][name]) for name in found["one"]}
+    assert all(same.values()), same
+    assert rows(tmp_path / "one") == rows(tmp_path / "again")
+    assert not all(np.array_equal(found["one"][name], found["other"][name]) for name in found["one"])

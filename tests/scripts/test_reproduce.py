@@ -1,0 +1,208 @@
+"""scripts/reproduce.py runs presets once, keeps what they reached, and writes the tables of it."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import reproduce as script
+from pages import known as results_memory
+from pages import results as results_page
+from support import composed, experiments
+
+from metarun.run.figures import figure_of
+
+
+@pytest.fixture
+def reproduce(tmp_path, monkeypatch):
+    """The script's command line, its pages and its memory in a directory of their own."""
+    page, readme = tmp_path / "results.md", tmp_path / "README.md"
+    page.write_text("before\n<!-- presets: begin -->\nold\n<!-- presets: end -->\nafter\n")
+    readme.write_text("before\n<!-- rows: begin -->\nold\n<!-- rows: end -->\nafter\n")
+    monkeypatch.setattr(results_page, "PAGE", page)
+    monkeypatch.setattr(results_page, "README", readme)
+    monkeypatch.setattr(results_memory, "MEMORY", tmp_path / "results.json")
+
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", "--dir", str(tmp_path / "runs"), *arguments])
+        assert script.main() == code
+        return page.read_text()
+
+    return run
+
+
+def row_of(text: str, words: str) -> str:
+    (row,) = [line for line in text.splitlines() if words in line]
+    return row
+
+
+def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path, capfd):
+    quick = [f"--set={setting}" for setting in ("eval.episodes=8", "eval.val_episodes=2", "train.meta_batch=2")]
+    arguments = ("maml_sinusoid_10s", "--budget", "0.0001", "--seeds", "0,1", *quick)
+    text = reproduce(*arguments)
+    assert capfd.readouterr().out.count("metarun experiment=maml_sinusoid_10s train.steps=7") == 2
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    row = row_of(text, "0.67 (MSE after 1)")
+    assert "`metarun experiment=maml_sinusoid_10s train.steps=7 eval.episodes=8 eval.val_episodes=2 train.meta_" in row
+    assert "7 of 70,000 (0.01 %)" in row
+    files = sorted((tmp_path / "runs" / "maml_sinusoid_10s").glob("*/results.json"))
+    means = [figure_of(json.loads(file.read_text()), "mse_after_1")["mean"] for file in files]
+    assert f"**{sum(means) / 2:.4f} ± " in row
+    assert f"| {abs(means[0] - means[1]) / 2**0.5:.2g} over 2 |" in row
+    others = [name for name in experiments() if composed(f"experiment={name}")["paper"] is not None]
+    assert all(f"`metarun experiment={name}`" in text for name in others if name != "maml_sinusoid_10s")
+
+    assert reproduce(*arguments) == text
+    assert capfd.readouterr().out == ""  # finished: nothing is run again
+    for file in files:
+        file.unlink()
+    assert reproduce("--table-only") == text  # figures outlive the files of their runs
+
+
+def finished(tmp_path, folder: str, **figures) -> Path:
+    """A finished run as its results.json tells of it."""
+    path = tmp_path / "runs" / folder / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "test": figures,
+        "test_by_inner_steps": {},
+        "protocol": {
+            "split": "test",
+            "episodes": 600,
+            "task": {"data_dir": "/mine"},
+            "learner": {},
+            "transductive": False,
+        },
+        "state": {"state": "last"},
+        "speed": {"minutes": 1.0},
+        "machine": {"devices": 1, "device": "cpu"},
+        "commit": None,
+        "date": "2026-01-01T00:00:00",
+    }
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_the_page_shows_the_longest_run_and_what_is_wrong_with_a_figure(reproduce, tmp_path, capsys):
+    finished(tmp_path, "maml_omniglot_5w1s/100-0", accuracy={"mean": 0.9, "ci95": 0.01})
+    finished(tmp_path, "maml_omniglot_5w1s/200-0-inner.mode%3Dreverse", accuracy={"mean": 0.91, "ci95": 0.02})
+    finished(tmp_path, "maml_omniglot_5w1s/200-0", accuracy={"mean": 0.92, "ci95": 0.02})
+    finished(tmp_path, "maml_omniglot_5w1s/200-1", accuracy={"mean": 0.94, "ci95": 0.04})
+    finished(tmp_path, "maml_omniglot_20w1s/100-0-learner.inner_lr%3D0.2", accuracy={"mean": None, "ci95": None})
+    finished(tmp_path, "maml_omniglot_20w5s/100-0", loss={"mean": 1.0, "ci95": 0.1})
+    finished(tmp_path, "maml_omniglot_5w5s/60000-0").write_text('{"test": ')
+    text = reproduce("--table-only")
+    assert "/mine" not in (tmp_path / "results.json").read_text()  # a path of one machine
+    row = row_of(text, "maml_omniglot_5w1s train.steps=200`")
+    assert "| **93.00 ± 3.00 %** | 1.4 over 2 |" in row
+    row = row_of(text, "maml_omniglot_20w1s train.steps=100 learner.inner_lr=0.2`")
+    assert "| **not a number** | 0 seed |" in row
+    assert "| not measured | 0 seed |" in row_of(text, "maml_omniglot_20w5s train.steps=100`")
+    assert row_of(text, "`metarun experiment=maml_omniglot_5w5s`").endswith("| 60,000 | not measured |")
+    assert "maml_omniglot_5w5s/60000-0/results.json: left out, it cannot be read" in capsys.readouterr().err
+
+
+def test_the_projects_own_pages_are_what_is_known(tmp_path, monkeypatch):
+    pages = {name: getattr(results_page, name) for name in ("PAGE", "README")}
+    for name, page in pages.items():
+        monkeypatch.setattr(results_page, name, Path(shutil.copy(page, tmp_path)))
+    what = results_memory.known(tmp_path / "no runs")
+    results_page.write(what)
+    assert [(tmp_path / page.name).read_text() for page in pages.values()] == [
+        page.read_text() for page in pages.values()
+    ]
+    assert all(f"`metarun experiment={name}" in pages["README"].read_text() for name in results_page.IN_README)
+
+
+def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monkeypatch):
+    monkeypatch.setattr(results_page, "IN_README", ("maml_omniglot_5w1s", "demo", "maml_omniglot_20w1s"))
+    finished(tmp_path, "maml_omniglot_5w1s/200-0", accuracy={"mean": 0.92, "ci95": 0.02})
+    finished(tmp_path, "maml_omniglot_5w5s/200-0", accuracy={"mean": 0.93, "ci95": 0.02})
+    finished(tmp_path, "demo/2200-0", accuracy={"mean": 0.9, "ci95": 0.01}, loss={"mean": 0.2, "ci95": 0.01})
+    assert "=demo" not in reproduce("--table-only")  # its page is that of papers
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n<!-- rows: begin -->\n| command | paper |")
+    assert text.endswith("<!-- rows: end -->\nafter\n")
+    made = "1.0 | 1 cpu, no commit, 2026-01-01 |"
+    assert text.splitlines()[4:-2] == [
+        "| `metarun experiment=maml_omniglot_5w1s train.steps=200` | 98.7 ± 0.4 % | **92.00 ± 2.00 %** "
+        f"| 1 seed | 200 of 60,000 (0.333 %) | {made}",
+        f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | 1 seed | 2,200 of 2,200 | {made}",
+    ]
+    reproduce("--table-only")
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_a_run_that_ends_in_an_error_stays_on_the_page_until_one_is_finished(reproduce, tmp_path, monkeypatch):
+    def diverging(command, stdout, **_):
+        folder = Path(command[-1].removeprefix("run.dir="))
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text('{"step": 5, "split": "train"}\n')
+        stdout.write("meta-step 5/7\nmetarun: meta-step 6: [0] <x> is not finite\n")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(script.subprocess, "run", diverging)
+    preset = ("maml_sinusoid_10s", "--budget", "0.0001", "--set", "learner.inner_lr=9")
+    row = row_of(reproduce(*preset, code=1), "learner.inner_lr=9")
+    assert row.startswith("| `metarun experiment=maml_sinusoid_10s train.steps=7 learner.inner_lr=9` | 0 | 5 of 70,000")
+    assert row.endswith("| metarun: meta-step 6: \\[0\\] &lt;x&gt; is not finite |")
+    assert row_of(reproduce("--table-only"), "`metarun experiment=maml_sinusoid_10s` | 0.67").endswith("not measured |")
+    finished(tmp_path, "maml_sinusoid_10s/7-0-learner.inner_lr%3D9", mse={"mean": 1.0, "ci95": None})
+    assert "Ended in an error" not in reproduce("--table-only")
+    shutil.rmtree(tmp_path / "runs" / "maml_sinusoid_10s" / "7-0-learner.inner_lr%3D9")
+    assert reproduce(*preset, code=1) == reproduce("--table-only")
+    assert "Ended in an error" not in reproduce("--table-only")  # what is finished stays
+
+
+def test_an_interrupt_starts_no_other_run_and_writes_the_page(reproduce, monkeypatch):
+    begun = []
+
+    def interrupted(command, **_):
+        begun.append(command)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)  # a run saves its state before it stops
+        return subprocess.CompletedProcess(command, 75)
+
+    monkeypatch.setattr(script.subprocess, "run", interrupted)
+    assert "Not run yet" in reproduce("maml_sinusoid_10s", "--seeds", "0,1,2", code=130)
+    assert len(begun) == 1
+
+
+def test_times_are_kept_and_a_preset_that_cannot_be_measured_does_not_end_the_others(
+    reproduce, monkeypatch, tmp_path, capsys
+):
+    def bench(command, **_):
+        name = command[5].partition("=")[2]
+        found = {"meta_steps_per_s": 2.0, "devices": 1, "device": "cpu"}
+        return subprocess.CompletedProcess(command, int(name == "maml_miniimagenet_5w1s"), stdout=json.dumps(found))
+
+    monkeypatch.setattr(script.subprocess, "run", bench)
+    text = reproduce("maml_miniimagenet_5w1s", "maml_omniglot_5w1s", "--time", code=1)
+    assert row_of(text, "=maml_miniimagenet_5w1s`").endswith("| 60,000 | not measured |")
+    assert row_of(text, "=maml_omniglot_5w1s`").endswith("| 60,000 | 8.3 hours at 2 meta-steps/s, 1 cpu |")
+    for file in tmp_path.rglob("bench.json"):
+        file.write_text("")
+    assert reproduce("--table-only") == text
+    assert "bench.json: left out, it cannot be read" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_preset_is_refused(reproduce, capsys):
+    with pytest.raises(SystemExit):
+        reproduce("maml_omniglot")
+    assert "maml_omniglot: no such preset; allowed: anil_miniimagenet_5w1s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--seeds", "a"), ("--seeds", "0,"), ("--jobs", "0"), ("--budget", "0"), ("--budget", "x")]
+)
+def test_an_option_that_cannot_be_is_refused(reproduce, wrong, capsys):
+    with pytest.raises(SystemExit):
+        reproduce("maml_sinusoid_10s", *wrong)
+    assert f"argument {wrong[0]}: '{wrong[1]}': give " in capsys.readouterr().err
