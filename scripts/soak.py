@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,41 @@ def configurations(times: int = 1000, each: int = 50) -> dict[str, Any]:
     return {"fault": "any configuration", "how": how, "times": sum(ends.values()), "lost": lost}
 
 
+def busy(times: int = 40, tree: Path = ROOT) -> dict[str, Any]:
+    """Runs of real size that save every few meta-steps, on a machine with two spinning processes more than cores.
+
+    `tree` is a checkout: another commit's, to see what that one does.
+    """
+    settings = ["learner=maml", "logger=none", "train.steps=60", "train.log_every=20", "train.eval_every=30",
+                "train.save_every=5", "eval.episodes=20", "eval.val_episodes=20", "eval.inner_steps=[]",
+                "eval.inductive=false"]  # fmt: skip
+    name = subprocess.run(["git", "-C", str(tree), "rev-parse", "--short=8", "HEAD"], capture_output=True, text=True)
+    kept = FOUND / f"busy-{name.stdout.strip()}-runs.json"
+    ends: list[int] = json.loads(kept.read_text()) if kept.exists() else []
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) + 2)]
+    try:
+        while len(ends) < times:
+            task = ("strokes", "omniglot")[len(ends) % 2]
+            with tempfile.TemporaryDirectory() as folder:
+                done = subprocess.run(
+                    [*METARUN, f"task={task}", *settings, f"run.dir={folder}/run"], capture_output=True, text=True,
+                    cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=False,
+                )  # fmt: skip
+            ends.append(done.returncode)
+            kept.write_text(json.dumps(ends))
+            print(f"{name.stdout.strip()}: run {len(ends)}, exit code {done.returncode}", flush=True)
+    finally:
+        for process in spinning:
+            process.kill()
+    aborts, others = ends.count(-signal.SIGABRT), sum(code not in (0, -signal.SIGABRT) for code in ends)
+    return {
+        "fault": "a machine that does other work",
+        "how": f"MAML on strokes and Omniglot, 60 meta-steps, saved every 5, beside {len(spinning)} spinning processes",
+        "times": len(ends),
+        "lost": f"{aborts} ended in SIGABRT{f', {others} otherwise' if others else ''}" if aborts + others else "nothing",
+    }
+
+
 def endurance(steps: int = 200_000) -> dict[str, Any]:
     """A long run of a small configuration: its memory and its speed, at the beginning and at the end."""
     settings = [*SMALL, "logger=none", f"train.steps={steps}", "train.log_every=1000", "train.eval_every=20000",
@@ -201,7 +237,7 @@ def tests() -> list[dict[str, Any]]:
     return found
 
 
-PARTS: dict[str, Any] = {"kills": kills, "endurance": endurance, "configurations": configurations, "tests": tests}
+PARTS: dict[str, Any] = {"kills": kills, "busy": busy, "endurance": endurance, "configurations": configurations, "tests": tests}
 
 
 def page() -> str:

@@ -1,22 +1,22 @@
 """Set before jax is first used: strict JAX, two devices, quick compilation, no writing to the user's own cache."""
 
 import json
-import mmap
 import os
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("METARUN_CACHE_DIR", str(Path(tempfile.gettempdir()) / "metarun-tests"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["METARUN_CACHE_DIR"]) / "xla"))
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("WANDB_API_KEY", None)
-os.environ["METARUN_ALLOW"] = "blobs"  # tests/blobs.py stands for a user's own component
+os.environ["METARUN_ALLOW"] = "blobs,hanging"  # tests/blobs.py stands for a user's own component
 
 import jax
 import pytest
+
+from metarun.engine.xla_flags import PATIENT, set_flags
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
@@ -32,17 +32,8 @@ QUICK_COMPILATION = {
 }
 
 
-def known_to_xla(flags: dict[str, str]) -> str:
-    """These as XLA_FLAGS, without what this jaxlib does not know: XLA ends the process over such a flag."""
-    found = []
-    for library in (Path(find_spec("jaxlib").origin).parent).glob("*jax_common*"):
-        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found += [f"--{name}={value}" for name, value in flags.items() if content.find(f"\0{name}\0".encode()) >= 0]
-    return " ".join(found)
-
-
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
-    os.environ["XLA_FLAGS"] = known_to_xla(QUICK_COMPILATION)
+    set_flags(QUICK_COMPILATION | PATIENT)
 
 
 def data_dir() -> Path | None:

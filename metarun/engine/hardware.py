@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun.core import ConfigError, Count
+from metarun.engine.xla_flags import PATIENT, set_flags
 from metarun.files import cache_dir
 
 
@@ -52,8 +53,7 @@ class Hardware:
         one device with two threads.
         """
         keep_compiled_programs()
-        if self.deterministic and "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+        set_flags(PATIENT | ({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {}))
         if self.platform != "auto":
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
         if self.platform in ("auto", "cpu"):

@@ -108,6 +108,12 @@ class Checkpoints:
         """Whether nothing was saved to go on from."""
         return self.last.latest_step() is None
 
+    def on_disk(self) -> int | None:
+        """The newest meta-step whose save is complete, by what stands in the directory: for any thread to ask."""
+        folder = self.directory / "last"
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        return max(steps, default=None)
+
     def restore(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest whole saved state, placed as `like` is, and its JSON; None if nothing was saved.
 

@@ -68,7 +68,6 @@ class Loop:
         open_log(self.directory)
         write_atomically(self.directory / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False))
         self.stop.how_to_go_on = f"metarun run.dir={self.directory}"
-        self.watch.saved = self.how_to_go_on
 
     def place(self, data: PyTree) -> None:
         """Data and keys, on every device."""
@@ -83,9 +82,10 @@ class Loop:
     def start_or_restore(self) -> None:
         """The newest saved state; with none the first one, or the one that another run left (`train.init_from`)."""
         run = self.run
+        self.checkpoints = Checkpoints(self.directory / "checkpoints")
+        self.watch.saved = self.how_to_go_on
         self.watch.at("the first state")
         self.state = engine.first_state(run.shape, self.mesh, self.data["train"], run.numbers, run.train.seed)
-        self.checkpoints = Checkpoints(self.directory / "checkpoints")
         self.host: dict[str, Any] = {  # what is saved beside the state
             "best": None,
             "seconds": 0.0,
@@ -129,8 +129,8 @@ class Loop:
 
     def how_to_go_on(self) -> str:
         """What is saved, and the command that goes on from there."""
-        whole = self.checkpoints.whole if hasattr(self, "checkpoints") else None
-        saved = "nothing is saved" if whole is None else f"saved is meta-step {whole} of {self.run.train.steps}"
+        newest = self.checkpoints.on_disk()
+        saved = "nothing is saved" if newest is None else f"saved is meta-step {newest} of {self.run.train.steps}"
         return f"{saved}; go on with: metarun run.dir={self.directory}"
 
     def meta_train(self) -> None:
@@ -144,12 +144,12 @@ class Loop:
                 n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call())
                 report = self.advance(n)
                 self.step += n
-                if period.is_due(self.step, "log_every"):
-                    self.state = engine.sums_at_zero(self.state)
                 if call is not None:
                     self.finish(call)
+                # A CPU waits for the state to change or copy it: once the report before has arrived and been timed.
+                if period.is_due(self.step, "log_every"):
+                    self.state = engine.sums_at_zero(self.state)
                 # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
-                # A CPU waits for the state to copy it: this comes once the report before has arrived and been timed.
                 copied = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
                 kept = engine.copied(self.state) if copied else None
                 call = Call(self.step, n, report, kept, last=False)

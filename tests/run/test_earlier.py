@@ -1,0 +1,63 @@
+"""What runs of earlier versions left still loads: earlier/d6fbdc8.zip was made by that commit."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from support import metarun, rows, saved
+
+from metarun import report
+from metarun.config.build import MOVED, build
+from metarun.config.resume import resume
+from metarun.config.run import build_run
+
+ARCHIVE = Path(__file__).parent / "earlier" / "d6fbdc8.zip"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A run of 8 meta-steps that was stopped after 3, and the same one whole."""
+    folder = tmp_path_factory.mktemp("earlier")
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_names_that_moved_are_classes_that_build(runs):
+    for old, new in MOVED.items():
+        assert old != new
+        name = old.rpartition(".")[2]
+        choice = {"Hardware": "hardware", "Wandb": "logger", "NoLogger": "logger"}[name]
+        file = {"Hardware": "auto", "Wandb": "wandb", "NoLogger": "none"}[name]
+        values = yaml.safe_load((Path(__file__).parents[2] / "conf" / choice / f"{file}.yaml").read_text())
+        assert values["_target_"] == new
+        assert type(build(choice, values | {"_target_": old})).__name__ == name
+
+
+def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(runs):
+    names = [
+        yaml.safe_load((runs / "stopped" / "config.yaml").read_text())[g]["_target_"] for g in ("hardware", "logger")
+    ]
+    assert set(names) <= MOVED.keys()
+    out = metarun("run.dir=stopped", cwd=runs).stdout
+    assert "going on from meta-step 3" in out
+    whole, went_on = saved(runs / "whole"), saved(runs / "stopped")
+    assert whole.keys() == went_on.keys()
+    for name, expected in whole.items():
+        np.testing.assert_allclose(went_on[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+    trained = [[row for row in rows(runs / name) if row["split"] == "train"] for name in ("whole", "stopped")]
+    assert [row["step"] for row in trained[1]] == [row["step"] for row in trained[0]]
+    results = [json.loads((runs / name / "results.json").read_text()) for name in ("whole", "stopped")]
+    np.testing.assert_allclose(results[1]["test"]["mse"]["mean"], results[0]["test"]["mse"]["mean"], rtol=1e-4)
+    text = report.as_text(report.as_markdown(report.read(report.find([runs]))))
+    assert text.count("maml") >= 2
+
+
+def test_its_configuration_is_what_it_was(runs):
+    stored = yaml.safe_load((runs / "whole" / "config.yaml").read_text())
+    now = resume(runs / "whole", stored | {"run": stored["run"] | {"max_silent_minutes": 15}}, [])
+    assert build_run(now).train.steps == 8
+    assert now["hardware"] == stored["hardware"]
