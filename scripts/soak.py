@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import keystr, tree_leaves_with_path
-from pages.marks import write_between
+from pages.marks import between, write_between
 
 from metarun.run.figures import commit_in_words
 from metarun.run.results import commit
@@ -155,8 +155,7 @@ def busy(times: int = 40, tree: Path = ROOT) -> dict[str, Any]:
     settings = ["learner=maml", "logger=none", "train.steps=60", "train.log_every=20", "train.eval_every=30",
                 "train.save_every=5", "eval.episodes=20", "eval.val_episodes=20", "eval.inner_steps=[]",
                 "eval.inductive=false"]  # fmt: skip
-    name = subprocess.run(["git", "-C", str(tree), "rev-parse", "--short=8", "HEAD"], capture_output=True, text=True)
-    kept = FOUND / f"busy-{name.stdout.strip()}-runs.json"
+    kept = FOUND / f"busy-{of(tree)}-runs.json"
     ends: list[int] = json.loads(kept.read_text()) if kept.exists() else []
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) + 2)]
     try:
@@ -169,17 +168,25 @@ def busy(times: int = 40, tree: Path = ROOT) -> dict[str, Any]:
                 )  # fmt: skip
             ends.append(done.returncode)
             kept.write_text(json.dumps(ends))
-            print(f"{name.stdout.strip()}: run {len(ends)}, exit code {done.returncode}", flush=True)
+            print(f"{of(tree)}: run {len(ends)}, exit code {done.returncode}", flush=True)
     finally:
         for process in spinning:
             process.kill()
     aborts, others = ends.count(-signal.SIGABRT), sum(code not in (0, -signal.SIGABRT) for code in ends)
     return {
-        "fault": "a machine that does other work",
+        "fault": "a machine that does other work" if tree == ROOT else f"the same at commit {of(tree)}",
         "how": f"MAML on strokes and Omniglot, 60 meta-steps, saved every 5, beside {len(spinning)} spinning processes",
         "times": len(ends),
-        "lost": f"{aborts} ended in SIGABRT{f', {others} otherwise' if others else ''}" if aborts + others else "nothing",
+        "lost": f"{aborts} ended in SIGABRT{f', {others} otherwise' if others else ''}"
+        if aborts + others
+        else "nothing",
     }
+
+
+def of(tree: Path) -> str:
+    """The commit that a checkout is of."""
+    words = ["git", "-C", str(tree), "rev-parse", "--short=8", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def endurance(steps: int = 200_000) -> dict[str, Any]:
@@ -237,34 +244,41 @@ def tests() -> list[dict[str, Any]]:
     return found
 
 
-PARTS: dict[str, Any] = {"kills": kills, "busy": busy, "endurance": endurance, "configurations": configurations, "tests": tests}
+PARTS: dict[str, Any] = {
+    "kills": kills,
+    "busy": busy,
+    "endurance": endurance,
+    "configurations": configurations,
+    "tests": tests,
+}
 
 
 def page() -> str:
-    lines = [
-        "| fault | how it was provoked | times | what was lost | date, commit |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for part in PARTS:
-        path = FOUND / f"{part}.json"
-        if not path.exists():
-            lines.append(f"| ({part}) | not run yet | | | |")
-            continue
+    """The table: what was found last of each fault. Of a part that was not run here the page's rows stand."""
+    rows = {line.split("|")[1].strip(): line for line in between(PAGE, "soak").splitlines() if line.startswith("| ")}
+    for path in sorted(FOUND.glob("*.json")):
         kept = json.loads(path.read_text())
-        for row in kept["rows"]:
-            lines.append(f"| {row['fault']} | {row['how']} | {row['times']:,} | {row['lost']} | {kept['made']} |")
-    return "\n".join([*lines, "", f"On {os.cpu_count()} CPU cores, {platform.platform()}."])
+        if "made" in kept:  # the other files are parts that go on
+            for row in kept["rows"]:
+                cells = (row["fault"], row["how"], f"{row['times']:,}", row["lost"], kept["made"])
+                rows[row["fault"]] = f"| {' | '.join(cells)} |"
+    head = [rows.pop("fault", "| fault | how it was provoked | times | what was lost | date, commit |")]
+    ruled = rows.pop("---", "| --- | --- | --- | --- | --- |")
+    return "\n".join([*head, ruled, *rows.values(), "", f"On {os.cpu_count()} CPU cores, {platform.platform()}."])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
-    for part in parser.parse_args().parts or PARTS:
-        FOUND.mkdir(parents=True, exist_ok=True)
-        rows: Any = PARTS[part]()
-        made = f"{datetime.date.today()}, {commit_in_words(commit())}"
+    parser.add_argument("--tree", type=Path, help="busy: another commit's checkout, to see what that one does")
+    given = parser.parse_args()
+    FOUND.mkdir(parents=True, exist_ok=True)
+    for part in given.parts or PARTS:
+        elsewhere = {"tree": given.tree.absolute()} if given.tree and part == "busy" else {}
+        rows: Any = PARTS[part](**elsewhere)
+        made = f"{datetime.date.today()}, {of(given.tree) if elsewhere else commit_in_words(commit())}"
         found = {"rows": rows if isinstance(rows, list) else [rows], "made": made}
-        (FOUND / f"{part}.json").write_text(json.dumps(found, indent=2))
+        (FOUND / f"{part}{f'-{of(given.tree)}' if elsewhere else ''}.json").write_text(json.dumps(found, indent=2))
         print(json.dumps(found, indent=2), flush=True)
     write_between(PAGE, "soak", page())
 
