@@ -44,9 +44,10 @@ format: $(VENV)/installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-figures: $(VENV)/installed-dev ## the README's pictures, drawn anew
+figures: $(VENV)/installed-dev ## the pictures of README and docs, drawn anew
 	$(BIN)/python scripts/draw_episodes.py
 	$(BIN)/python scripts/draw_report.py
+	$(BIN)/python scripts/draw_wings.py
 
 compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour
 	$(BIN)/python scripts/compare_learners.py
