@@ -13,6 +13,7 @@ import pytest
 from support import composed
 
 from metarun.command.main import VERBS
+from metarun.config import choices
 from metarun.config.run import build_run
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +114,7 @@ def test_a_metarun_command_of_readmes_is_one(line):
         return
     words = [word for word in words if word not in ("bench", "-m", "--cfg", "job")]
     if [word.partition("=")[0] for word in words] == ["run.dir"]:  # goes on with a run that an earlier line started
-        assert README.index(f"learner=maml {words[0]}") < README.index(f"`{line}`")
+        assert README.index(f" {words[0]} ") < README.index(f"`{line}`")
         return
     if "learner=mine" in words:
         return  # run by the test above
@@ -130,6 +131,10 @@ def test_the_other_commands_of_readmes_are_there():
             assert (ROOT / script).exists()
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_readme_counts_the_learners():
+    assert f"which of the {len(choices('learner'))} learners" in README
 
 
 def test_the_metarun_command_is_where_pyproject_says():
