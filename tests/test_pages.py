@@ -15,6 +15,8 @@ from support import composed
 from metarun.command.main import VERBS
 from metarun.config import choices
 from metarun.config.run import build_run
+from metarun.core import Named, Tasks
+from metarun.run.separation import Finite
 
 ROOT = Path(__file__).parents[1]
 README, DESIGN = (ROOT / "README.md").read_text(), (ROOT / "docs" / "design.md").read_text()
@@ -131,6 +133,14 @@ def test_the_other_commands_of_readmes_are_there():
             assert (ROOT / script).exists()
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_design_tells_all_that_a_task_distribution_has():
+    table = section(DESIGN, "A task distribution in two files").split("| --- | --- |")[1]
+    names = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("|")]
+    told = set(re.findall(r"`(\w+)[`(]", "".join(names)))
+    protocols = [name for protocol in (Tasks, Named, Finite) for name in vars(protocol) if not name.startswith("_")]
+    assert told == {*protocols, "ways", "shots", "queries"}
 
 
 def test_readme_counts_the_learners():
