@@ -63,13 +63,16 @@ def linear(head: PyTree, z: Array) -> Array:
     return z @ head["kernel"] + head["bias"][None]
 
 
-def optimizer(name: InnerOptimizer, inner_lr: float) -> optax.GradientTransformation:
+def optimizer(name: InnerOptimizer, inner_lr: float, first_order: bool) -> optax.GradientTransformation:
     """Plain gradient descent, or Adam with beta1 = 0 (Nichol et al. 2018, section 6).
 
-    Adam's second moment stands under a square root whose derivative at zero is infinite: `eps_root` keeps
-    second-order meta-gradients finite where an inner gradient is zero.
+    Adam's second moment stands under a square root whose derivative at zero is infinite: without `first_order` an
+    `eps_root` keeps meta-gradients finite where an inner gradient is zero. It makes steps along small gradients
+    shorter, the first one by |g| / sqrt(g^2 + eps_root): 0.707 of its length at |g| = 1e-6.
     """
-    return optax.sgd(inner_lr) if name == "sgd" else optax.adam(inner_lr, b1=0.0, b2=0.999, eps=1e-8, eps_root=1e-12)
+    if name == "sgd":
+        return optax.sgd(inner_lr)
+    return optax.adam(inner_lr, b1=0.0, b2=0.999, eps=1e-8, eps_root=0.0 if first_order else 1e-12)
 
 
 def gradient(loss: Callable[[PyTree], Array]) -> Callable[[PyTree], PyTree]:

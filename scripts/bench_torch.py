@@ -24,6 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from pages.speed import compare
 from rivals.torch_maml import Episodes, Setting, to_torch, torch_rows
 
 from metarun import engine
@@ -126,7 +127,7 @@ def metarun(run: Run, task_chunk: int, devices: int | None = None) -> Metarun:
 
 
 def compared(setting: Setting) -> list[tuple[str, float, float, str]]:
-    """Rows (name, milliseconds, how many times slower than metarun, note) of one setting."""
+    """Rows (name, median milliseconds, times metarun's median, note) of one setting."""
     run = run_of(*overrides_of(setting))
     data = run.tasks.load("train")
     net = make_net(run.model, run.tasks, run.tasks.n_out)
@@ -162,13 +163,11 @@ def compared(setting: Setting) -> list[tuple[str, float, float, str]]:
         for name, timer in timers.items():
             found[name].append(timer())
         peaks.append(matrix_product(mesh, None))
-    median = {name: statistics.median(times) for name, times in found.items()}
-    ratio = {name: statistics.median(np.array(t) / np.array(found["metarun"])) for name, t in found.items()}
-    floor = statistics.median(ours.gflop / peak / s for peak, s in zip(peaks, found["metarun"], strict=True))
-    note = (
-        f"{ours.gflop:.1f} GFLOP; {floor:.0%} of the {statistics.median(peaks):.0f} GFLOP/s of a large matrix product"
-    )
-    return [(name, 1000 * median[name], ratio[name], note if name == "metarun" else "") for name in timers]
+    times = compare(found, "metarun")
+    peak = statistics.median(peaks)
+    share = ours.gflop / (times["metarun"].ms / 1000) / peak
+    note = f"{ours.gflop:.1f} GFLOP; {share:.0%} of the {peak:.0f} GFLOP/s of a large matrix product"
+    return [(name, *of_row, note if name == "metarun" else "") for name, of_row in times.items()]
 
 
 def growth() -> dict[str, list[tuple[float, float, float]]]:
@@ -258,7 +257,7 @@ def main() -> None:
     for setting in SETTINGS:
         print(setting.name, file=sys.stderr, flush=True)
         lines += ["", f"## {setting.name}", "", "| | ms | times metarun's | |", "| --- | --- | --- | --- |"]
-        lines += [f"| {name} | {ms:.0f} | {ratio:.2f} | {note} |" for name, ms, ratio, note in compared(setting)]
+        lines += [f"| {name} | {ms:.1f} | {ratio:.1f} | {note} |" for name, ms, ratio, note in compared(setting)]
     print("growth", file=sys.stderr, flush=True)
     found = growth()
     draw(found)
@@ -285,7 +284,7 @@ The network is `conv4` with 64 filters, images are 28 x 28, tasks 5-way 1-shot w
 same weights and episodes and was checked to give the same loss and meta-gradient. metarun's time includes drawing the
 episodes and the outer update, PyTorch's has neither. Medians of {
         ROUNDS
-    } rounds, rows in turn; the ratio is the median of each round's."""
+    } rounds, rows in turn; "times metarun's" is the ratio of two medians."""
     (DOCS / "benchmarks.md").write_text("\n".join([head, *lines]) + "\n")
 
 

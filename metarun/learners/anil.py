@@ -31,7 +31,7 @@ class ANIL:
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         z = net.features(params, support.x)
         loss = inner.support_loss(net, Batch(z, support.y), self.inner_loss, inner.linear)
-        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order)
         head = inner.descend(lambda head, _: loss(head), params["head"], update, self.inner_steps, self.first_order)
         return {**params, "head": head}
 

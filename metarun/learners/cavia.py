@@ -70,7 +70,7 @@ class CAVIA:
         phi = inner.descend(
             lambda phi, _: loss(self.conditioned(params, phi)),
             jnp.zeros(self.context),
-            inner.optimizer("sgd", self.inner_lr),
+            inner.optimizer("sgd", self.inner_lr, self.first_order),
             self.inner_steps,
             self.first_order,
         )  # eq. 3

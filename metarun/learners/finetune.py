@@ -30,6 +30,9 @@ class Finetune:
     Classification: one classifier of all the split's training classes, as the baseline of Chen et al. 2019 (section
     3.2); a task gets a new head. Regression: one network for all tasks' data, as the baseline of Finn et al.
     2017 (section 5.1).
+
+    Not as there: pre-training reads episodes, not batches drawn from all classes, so a network that normalises by
+    batch statistics has in training those of one episode's few classes, and no running ones at test.
     """
 
     adapts: Literal["head", "all"]  # what fine-tuning changes
@@ -56,7 +59,7 @@ class Finetune:
         return params
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr, first_order=True)
         start = params["net"]
         if self.adapts == "all":
             loss = inner.support_loss(net, support, "mean")

@@ -40,7 +40,7 @@ class IMAML:
             squares = jax.tree.map(lambda a, b: jnp.square(a - b).sum(), phi, params)
             return loss(phi) + 0.5 * self.penalty * jax.tree.reduce(jnp.add, squares)
 
-        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr, first_order=True)
         return inner.descend(near_theta, params, update, self.inner_steps, first_order=True)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:

@@ -36,7 +36,7 @@ class MAML:
         adapted = inner.descend(
             lambda adapted, _: loss(inner.join(adapted, frozen)),
             adapted,
-            inner.optimizer(self.inner_optimizer, self.inner_lr),
+            inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order),
             self.inner_steps,
             self.first_order,
         )  # eq. 1

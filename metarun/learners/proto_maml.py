@@ -39,7 +39,7 @@ class ProtoMAML:
         return inner.descend(
             lambda fast, _: loss(fast),
             {"body": params, "head": head},
-            inner.optimizer(self.inner_optimizer, self.inner_lr),
+            inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order),
             self.inner_steps,
             self.first_order,
         )

@@ -49,7 +49,7 @@ class Reptile:
         def loss(params: PyTree, i: Array | int) -> Array:
             return inner.support_loss(net, minibatch(support, key, i, self.inner_batch), "mean")(params)
 
-        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr, first_order=True)
         return inner.descend(loss, params, update, self.inner_steps, first_order=True)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:

@@ -28,7 +28,7 @@ class Scratch:
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         loss = inner.support_loss(net, support, "mean")
-        update = inner.optimizer(self.inner_optimizer, self.inner_lr)
+        update = inner.optimizer(self.inner_optimizer, self.inner_lr, first_order=True)
         start = net.init(key, support.x)
         return inner.descend(lambda p, _: loss(p), start, update, self.inner_steps, first_order=True)
 

@@ -77,6 +77,22 @@ def the_rows_part(found: dict[str, Any]) -> Record:
     }
 
 
+def whole(record: Record) -> bool:
+    """Whether a record tells enough to make its run again and to hold the figures against it.
+
+    It has its figures with all their digits, every setting of the task and of the learner, the whole id of an unchanged
+    commit, the device and the date. The first records do not: of their runs a page's rounded figures are left.
+    """
+    if "failed" in record:
+        return False
+    how, commit = record["protocol"], record["commit"]
+    settings = all("_target_" in how[part] for part in ("task", "learner"))
+    means = [figure["mean"] for figure in record[how["split"]].values() if figure["mean"] is not None]
+    digits = any(mean != round(mean, 4) for mean in means)
+    unchanged = bool(commit) and len(commit["id"]) == 40 and not commit["changed"]
+    return settings and digits and unchanged and bool(record["machine"]["device"]) and bool(record["date"])
+
+
 def known(directory: Path) -> dict[str, Any]:
     """What is known of runs and times: that of before, and over it what is in `directory`."""
     before = json.loads(MEMORY.read_text()) if MEMORY.exists() else {"runs": [], "times": {}}

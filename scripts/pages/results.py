@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pages.known import Record, experiments, longest, presets
+from pages.known import Record, experiments, longest, presets, whole
 from pages.marks import write_between
 
 from metarun.report.tables import markdown_text
@@ -13,10 +13,22 @@ from metarun.run.figures import commit_in_words, figure_of, main_metric, papers,
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 README = Path(__file__).parents[2] / "README.md"
-IN_README = (
-    "demo", "maml_omniglot_5w1s", "maml_omniglot_5w5s", "meta_sgd_omniglot_5w5s", "protonet_omniglot_5w1s",
-    "maml_sinusoid_10s",
-)  # fmt: skip
+# Of each learner that has run, the row nearest to Omniglot, 5-way 1-shot, whatever it reached; and, where a paper has
+# many figures, which of them.
+IN_README: dict[str, tuple[str, ...]] = {
+    "demo": (),
+    "maml_sinusoid_10s": (),
+    "maml_omniglot_5w1s": (),
+    "fomaml_omniglot_5w1s": (),
+    "anil_omniglot_20w1s": (),
+    "meta_sgd_omniglot_5w1s": (),
+    "mamlpp_omniglot_5w1s": (),
+    "reptile_omniglot_5w1s": (),
+    "protonet_omniglot_5w1s": (),
+    "matching_omniglot_5w1s": (),
+    "mann_omniglot_5w": ("accuracy_instance_02", "accuracy_instance_10"),
+    "lstm_omniglot_5w": ("accuracy_instance_02", "accuracy_instance_10"),
+}
 
 
 def write(what: dict[str, Any]) -> None:
@@ -53,42 +65,60 @@ class Row(NamedTuple):
     command: str
     paper: str
     ours: str
+    inductive: str
     spread: str
     protocol: str
     steps: str
     minutes: str
+    record: str
     made: str
 
 
 HEADS = Row(
-    "command", "paper", "ours, 95 % interval over tasks", "std over seeds", "protocol", "meta-steps", "minutes",
-    "device, commit, date",
+    "command", "paper", "ours, 95 % interval over tasks", "ours, inductive", "std over seeds", "protocol", "meta-steps",
+    "minutes", "record", "device, commit, date",
 )  # fmt: skip
 
 
-def rows(values: dict[str, Any], runs: list[Record]) -> list[Row]:
-    """An experiment's rows, over the seeds of `runs`: one for each of the paper's figures, if there is a paper."""
+def rows(values: dict[str, Any], runs: list[Record], metrics: Sequence[str] = ()) -> list[Row]:
+    """An experiment's rows, over the seeds of `runs`: one for each of `metrics`.
+
+    By default these are the paper's figures, or what sums the test up where there is no paper.
+    """
     asked, first = values["train"]["steps"], runs[0]
     made = [
         f"{run['machine']['devices']} {run['machine']['device']}, {commit_in_words(run['commit'])}, {run['date']}"
         for run in runs
     ]
     lines = []
-    for metric in values["paper"]["figures"] if values.get("paper") else [main_metric(first)]:
+    for metric in metrics or (values["paper"]["figures"] if values.get("paper") else [main_metric(first)]):
         figures = [figure for run in runs if (figure := figure_of(run, metric)) is not None]
         lines.append(
             Row(
                 command=command(first, asked),
                 paper=papers(values, metric) + in_words(metric) if values.get("paper") else "",
                 ours=f"**{show(metric, over_seeds(figures))}**" if figures else "not measured",
+                inductive=alone(metric, runs),
                 spread=spread(metric, figures),
                 protocol=protocol(first, metric),
                 steps=share(first["steps"], asked),
                 minutes=f"{np.mean([run['minutes'] for run in runs]):.1f}",
+                record="whole" if all(whole(run) for run in runs) else "part",
                 made="; ".join(dict.fromkeys(made)),
             )
         )
     return lines
+
+
+def alone(metric: str, runs: list[Record]) -> str:
+    """The figure of predictions made for each query alone with the support set, where a model tells the two apart."""
+    if not any(run["protocol"]["transductive"] for run in runs):
+        return "the same"
+    base, after, steps = metric.partition("_after_")
+    name = metric if "inductive" in metric else f"{base}_inductive{after}{steps}"
+    figures = [figure_of(run, name) for run in runs]
+    found = [figure for figure in figures if figure is not None]
+    return show(name, over_seeds(found)) if len(found) == len(runs) else "not kept"
 
 
 def over_seeds(figures: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -123,6 +153,8 @@ def page(what: dict[str, Any]) -> str:
     every = presets()
     ran = {name: longest(what, name) for name in every}
     lines = table(HEADS, *(row for name, runs in ran.items() if runs for row in rows(every[name], runs)))
+    finished = [record for record in what["runs"] if "failed" not in record]
+    lines += ["", f"{sum(map(whole, finished))} of the {len(finished)} runs in results.json are whole records."]
     failed = [record for record in what["runs"] if "failed" in record and record["preset"] in every]
     if failed:
         broken = []
@@ -145,9 +177,9 @@ def page(what: dict[str, Any]) -> str:
 def in_readme(what: dict[str, Any]) -> str:
     """README's table: the rows of some experiments, without their protocols."""
     chosen = [HEADS]
-    for name in IN_README:
+    for name, metrics in IN_README.items():
         runs = longest(what, name)
-        chosen += rows(experiments()[name], runs) if runs else []
+        chosen += rows(experiments()[name], runs, metrics) if runs else []
     shown = [field for field in Row._fields if field != "protocol"]
     return "\n".join(table(*([getattr(row, field) for field in shown] for row in chosen)))
 

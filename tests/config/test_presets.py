@@ -54,6 +54,29 @@ def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, tmp_path):
         assert int(hours[1]) == round(minutes * asked / done / 60)
 
 
+# What a preset says of the statistics that its paper's network is normalised with in a test, where they are not ours.
+OTHER_STATISTICS = {
+    "protonet": "with running statistics",
+    "r2d2": "running ones when tested",
+    "metaoptnet": "running ones when tested",
+    "matching": "not say with which statistics",
+}
+
+
+@pytest.mark.parametrize("preset", [name for name in PAPERS if name.split("_")[0] in OTHER_STATISTICS])
+def test_a_preset_whose_paper_normalises_otherwise_says_so_and_gives_the_inductive_figure(preset, tmp_path):
+    opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
+    words = " ".join(opening.replace("#", " ").split())
+    assert OTHER_STATISTICS[preset.split("_")[0]] in words
+    seeds = longest(known(tmp_path), preset)
+    figures = [figure for run in seeds if (figure := figure_of(run, "accuracy_inductive"))]
+    if figures:
+        mean, ci95 = (100 * np.mean([figure[part] for figure in figures]) for part in ("mean", "ci95"))
+        assert f"With each query alone that run reached {mean:.1f} +- {ci95:.1f} %." in words
+    elif seeds:
+        assert "That run's figure with each query alone was not kept." in words
+
+
 @pytest.mark.parametrize("preset", PAPERS)
 def test_a_presets_name_is_its_protocol(preset):
     values = composed(f"experiment={preset}")

@@ -10,14 +10,16 @@ import pytest
 from support import LINEAR, classifier, close, episodes, one_of, run_of
 
 from metarun import inner
-from metarun.core import Batch, Episode
+from metarun.core import Batch, Episode, Net
 from metarun.engine.net import make_net
 from metarun.learners.anil import ANIL
+from metarun.learners.finetune import Finetune
 from metarun.learners.imaml import IMAML
 from metarun.learners.maml import MAML
 from metarun.learners.mamlpp import MAMLPP, step_weights
 from metarun.learners.meta_sgd import MetaSGD
 from metarun.learners.reptile import Reptile, minibatch
+from metarun.learners.scratch import Scratch
 
 WAYS, LR = 3, 0.3
 NET = classifier(WAYS)
@@ -258,22 +260,61 @@ def test_reptiles_mini_batches_draw_everything_once_before_anything_twice():
 def test_inner_adam_has_no_momentum_and_is_the_textbooks():
     """beta1 = 0: after gradients g1, g2 the step is lr * g2 / (sqrt(v2_hat) + eps)."""
     a, b = 2.0, -3.0
-    update = inner.optimizer("adam", 0.1)
+    update = inner.optimizer("adam", 0.1, first_order=False)
     end = inner.descend(lambda x, i: jnp.where(i == 0, a, b) * x, jnp.array(1.0), update, 2, first_order=False)
     v = 0.999 * (0.001 * a**2) + 0.001 * b**2
     np.testing.assert_allclose(end, 1.0 - 0.1 * a / abs(a) - 0.1 * b / np.sqrt(v / (1 - 0.999**2)), rtol=1e-5)
 
 
-def test_inner_adam_stays_finite_where_gradients_are_zero_also_in_the_meta_gradient():
+@pytest.mark.parametrize("first_order", [False, True])
+def test_inner_adam_stays_finite_where_gradients_are_zero_also_in_the_meta_gradient(first_order):
+    update = inner.optimizer("adam", 0.1, first_order)
+
     def end(x):  # x[1] has no gradient at all, x[0] none once it has come to rest
-        return inner.descend(lambda x, _: x[0] ** 2, x, inner.optimizer("adam", 0.1), 3, first_order=False).sum()
+        return inner.descend(lambda x, _: x[0] ** 2, x, update, 3, first_order).sum()
 
     for start in (jnp.zeros(2), jnp.array([1.0, 0.0])):
         value, grads = jax.value_and_grad(end)(start)
         assert np.isfinite(value)
         assert np.isfinite(grads).all()
     np.testing.assert_allclose(jax.grad(end)(jnp.zeros(2))[1], 1.0)
-    assert isinstance(inner.optimizer("sgd", 0.1), optax.GradientTransformation)
+    assert isinstance(inner.optimizer("sgd", 0.1, first_order), optax.GradientTransformation)
+
+
+SMALL = 1e-6  # a gradient beside which the root of Adam's eps_root, 1e-6 too, is not small
+SLOPE = Net(  # one parameter w, whose loss is SMALL * w
+    init=lambda key, x: {"w": jnp.zeros(())},
+    apply=lambda params, x: params["w"] * x,
+    features=lambda params, x: x,
+    loss=lambda outputs, y: (outputs.mean(), {"loss": outputs.mean()}),
+    n_out=1,
+    classification=False,
+    n_classes=None,
+)
+ADAM = {"inner_lr": 0.1, "inner_steps": 1, "inner_optimizer": "adam"}
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        dataclasses.replace(MAML_, **ADAM, first_order=True),
+        Finetune(**ADAM, adapts="all"),
+        IMAML(**ADAM, penalty=1.0, cg_steps=1),
+        Reptile(**ADAM, inner_batch=2),
+        Scratch(**ADAM),
+        dataclasses.replace(MAML_, **ADAM, first_order=False),
+    ],
+    ids=["fomaml", "finetune", "imaml", "reptile", "scratch", "maml"],
+)
+def test_inner_adams_first_step_along_a_small_gradient_is_whole_unless_it_is_differentiated_twice(learner):
+    """Adam's first step is lr g / (sqrt(g^2 + eps_root) + eps), and only second derivatives need an eps_root."""
+    support = Batch(jnp.full((2, 1), SMALL), jnp.zeros((2, 1)))
+    params = learner.init(SLOPE, jax.random.key(0), support.x)
+    fast = learner.adapt(SLOPE, params, support, jax.random.key(1))
+    second_order = getattr(learner, "first_order", True) is False
+    root = np.sqrt(SMALL**2 + (1e-12 if second_order else 0))
+    np.testing.assert_allclose(fast["w"], -0.1 * SMALL / (root + 1e-8), rtol=1e-4)
+    assert (-fast["w"] > 0.099) != second_order
 
 
 def test_imaml_equals_finite_differences_through_the_converged_inner_problem():

@@ -66,7 +66,7 @@ def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path,
     assert reproduce("--table-only") == text  # figures outlive the files of their runs
 
 
-def finished(tmp_path, folder: str, **figures) -> Path:
+def finished(tmp_path, folder: str, transductive: bool = False, **figures) -> Path:
     """A finished run as its results.json tells of it."""
     path = tmp_path / "runs" / folder / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def finished(tmp_path, folder: str, **figures) -> Path:
             "episodes": 600,
             "task": {"data_dir": "/mine"},
             "learner": {},
-            "transductive": False,
+            "transductive": transductive,
         },
         "state": {"state": "last"},
         "speed": {"minutes": 1.0},
@@ -101,12 +101,87 @@ def test_the_page_shows_the_longest_run_and_what_is_wrong_with_a_figure(reproduc
     text = reproduce("--table-only")
     assert "/mine" not in (tmp_path / "results.json").read_text()  # a path of one machine
     row = row_of(text, "maml_omniglot_5w1s train.steps=200`")
-    assert "| **93.00 ± 3.00 %** | 1.4 over 2 |" in row
+    assert "| **93.00 ± 3.00 %** | the same | 1.4 over 2 |" in row
     row = row_of(text, "maml_omniglot_20w1s train.steps=100 learner.inner_lr=0.2`")
-    assert "| **not a number** | 0 seed |" in row
-    assert "| not measured | 0 seed |" in row_of(text, "maml_omniglot_20w5s train.steps=100`")
+    assert "| **not a number** | the same | 0 seed |" in row
+    assert "| not measured | the same | 0 seed |" in row_of(text, "maml_omniglot_20w5s train.steps=100`")
     assert row_of(text, "`metarun experiment=maml_omniglot_5w5s`").endswith("| 60,000 | not measured |")
     assert "maml_omniglot_5w5s/60000-0/results.json: left out, it cannot be read" in capsys.readouterr().err
+
+
+def test_a_row_has_the_inductive_figure_beside_the_transductive_one(reproduce, tmp_path):
+    both = {"accuracy": {"mean": 0.98, "ci95": 0.01}, "accuracy_inductive": {"mean": 0.95, "ci95": 0.02}}
+    finished(tmp_path, "maml_omniglot_5w1s/100-0", transductive=True, **both)
+    finished(tmp_path, "maml_omniglot_5w5s/100-0", transductive=True, accuracy={"mean": 0.97, "ci95": 0.01})
+    finished(tmp_path, "anil_omniglot_20w1s/100-0", transductive=True, **both)
+    finished(tmp_path, "anil_omniglot_20w1s/100-1", transductive=True, accuracy={"mean": 0.96, "ci95": 0.01})
+    finished(tmp_path, "protonet_omniglot_5w1s/100-0", accuracy={"mean": 0.96, "ci95": 0.01})
+    finished(tmp_path, "reptile_omniglot_5w1s/100-0", transductive=True, **both)
+    text = reproduce("--table-only")
+    assert "| **98.00 ± 1.00 %** | 95.00 ± 2.00 % | 1 seed |" in row_of(text, "maml_omniglot_5w1s train.steps=100`")
+    assert "| **97.00 ± 1.00 %** | not kept | 1 seed |" in row_of(text, "maml_omniglot_5w5s train.steps=100`")
+    assert "| not kept | 1.4 over 2 |" in row_of(text, "anil_omniglot_20w1s train.steps=100`")  # one seed lacks it
+    assert "| **96.00 ± 1.00 %** | the same | 1 seed |" in row_of(text, "protonet_omniglot_5w1s train.steps=100`")
+    assert "| **98.00 ± 1.00 %** | 95.00 ± 2.00 % |" in row_of(text, "| 97.68 ± 0.04 % |")
+    assert "| **95.00 ± 2.00 %** | 95.00 ± 2.00 % |" in row_of(text, "| 95.39 ± 0.09 % (inductive) |")
+
+
+def test_the_inductive_figure_of_so_many_inner_steps_is_that_after_as_many():
+    run = {
+        "protocol": {"split": "test", "transductive": True},
+        "test": {"mse_inductive": {"mean": 1.0, "ci95": None}},
+        "test_by_inner_steps": {"5": {"mse_inductive": {"mean": 0.5, "ci95": None}}},
+    }
+    assert results_page.alone("mse_after_5", [run]) == "0.5000"
+    assert results_page.alone("mse", [run]) == "1.0000"
+    assert results_page.alone("mse_after_1", [run]) == "not kept"
+
+
+WHOLE = {
+    "preset": "maml_omniglot_5w1s", "steps": 100, "seed": 0, "settings": [],
+    "test": {"accuracy": {"mean": 0.98, "ci95": 0.01}, "loss": {"mean": 0.123456789, "ci95": None}},
+    "test_by_inner_steps": {},
+    "protocol": {
+        "split": "test", "episodes": 600, "transductive": False, "metric": "accuracy",
+        "task": {"_target_": "metarun.tasks.omniglot.Omniglot"}, "learner": {"_target_": "metarun.learners.maml.MAML"},
+    },
+    "state": "last", "minutes": 1.0, "machine": {"devices": 1, "device": "cpu"},
+    "commit": {"id": 40 * "a", "changed": False}, "date": "2026-01-01",
+}  # fmt: skip
+LESS = {
+    "rounded figures": {"test": {"accuracy": {"mean": 0.9873, "ci95": 0.004}, "loss": {"mean": None, "ci95": None}}},
+    "some settings of the task": {"protocol": WHOLE["protocol"] | {"task": {"ways": 5}}},
+    "some settings of the learner": {"protocol": WHOLE["protocol"] | {"learner": {"inner_steps": 3}}},
+    "half a commit": {"commit": {"id": "86c15dd9", "changed": False}},
+    "a commit and changes": {"commit": {"id": 40 * "a", "changed": True}},
+    "no commit": {"commit": None},
+    "no device": {"machine": {"devices": 1, "device": ""}},
+    "no date": {"date": ""},
+    "an error": {"failed": "meta-step 3: not finite"},
+}
+
+
+def test_a_whole_record_is_told_from_one_with_less_in_it():
+    assert results_memory.whole(WHOLE)
+    assert [name for name, less in LESS.items() if results_memory.whole(WHOLE | less)] == []
+
+
+def test_a_row_says_whether_its_records_are_whole(reproduce, tmp_path):
+    runs = [WHOLE, WHOLE | {"preset": "maml_omniglot_5w5s"}]
+    runs += [WHOLE | {"preset": "maml_omniglot_5w5s", "seed": 1} | LESS["rounded figures"]]
+    (tmp_path / "results.json").write_text(json.dumps({"runs": runs, "times": {}}))
+    text = reproduce("--table-only")
+    assert "| 1.0 | whole | 1 cpu, aaaaaaaa, 2026-01-01 |" in row_of(text, "maml_omniglot_5w1s train.steps=100`")
+    assert "| 1.0 | part | 1 cpu, aaaaaaaa, 2026-01-01 |" in row_of(text, "maml_omniglot_5w5s train.steps=100`")
+    assert "\n2 of the 3 runs in results.json are whole records.\n" in text
+
+
+def test_what_is_whole_of_the_projects_own_records(tmp_path):
+    """The first records are a page's figures; all that came after are whole, and so must be those to come."""
+    runs = results_memory.known(tmp_path)["runs"]
+    less = [run for run in runs if not results_memory.whole(run)]
+    assert len(less) <= 14
+    assert all("_target_" not in run["protocol"]["learner"] for run in less)
 
 
 def test_the_projects_own_pages_are_what_is_known(tmp_path, monkeypatch):
@@ -118,11 +193,18 @@ def test_the_projects_own_pages_are_what_is_known(tmp_path, monkeypatch):
     assert [(tmp_path / page.name).read_text() for page in pages.values()] == [
         page.read_text() for page in pages.values()
     ]
-    assert all(f"`metarun experiment={name}" in pages["README"].read_text() for name in results_page.IN_README)
+    rows = pages["README"].read_text()
+    assert all(f"`metarun experiment={name}" in rows for name in results_page.IN_README)
+    ran = {record["preset"] for record in what["runs"] if composed(f"experiment={record['preset']}")["paper"]}
+    assert {name.split("_omniglot")[0] for name in ran} == {  # README leaves no learner out for what it reached
+        name.split("_omniglot")[0] for name in results_page.IN_README if name != "demo"
+    }
 
 
 def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monkeypatch):
-    monkeypatch.setattr(results_page, "IN_README", ("maml_omniglot_5w1s", "demo", "maml_omniglot_20w1s"))
+    chosen = {"maml_omniglot_5w1s": (), "demo": (), "maml_omniglot_20w1s": (), "mann_omniglot_5w": ("loss",)}
+    monkeypatch.setattr(results_page, "IN_README", chosen)
+    finished(tmp_path, "mann_omniglot_5w/100000-0", loss={"mean": 0.5, "ci95": 0.1})
     finished(tmp_path, "maml_omniglot_5w1s/200-0", accuracy={"mean": 0.92, "ci95": 0.02})
     finished(tmp_path, "maml_omniglot_5w5s/200-0", accuracy={"mean": 0.93, "ci95": 0.02})
     finished(tmp_path, "demo/2200-0", accuracy={"mean": 0.9, "ci95": 0.01}, loss={"mean": 0.2, "ci95": 0.01})
@@ -130,11 +212,13 @@ def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monk
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n<!-- rows: begin -->\n| command | paper |")
     assert text.endswith("<!-- rows: end -->\nafter\n")
-    made = "1.0 | 1 cpu, no commit, 2026-01-01 |"
+    made = "1.0 | part | 1 cpu, no commit, 2026-01-01 |"
     assert text.splitlines()[4:-2] == [
         "| `metarun experiment=maml_omniglot_5w1s train.steps=200` | 98.7 ± 0.4 % | **92.00 ± 2.00 %** "
-        f"| 1 seed | 200 of 60,000 (0.333 %) | {made}",
-        f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | 1 seed | 2,200 of 2,200 | {made}",
+        f"| the same | 1 seed | 200 of 60,000 (0.333 %) | {made}",
+        f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | the same | 1 seed | 2,200 of 2,200 | {made}",
+        f"| `metarun experiment=mann_omniglot_5w` |  (loss) | **0.5000 ± 0.1000** | the same | 1 seed "
+        f"| 100,000 of 100,000 | {made}",
     ]
     reproduce("--table-only")
     assert (tmp_path / "README.md").read_text() == text

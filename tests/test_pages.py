@@ -1,0 +1,152 @@
+"""README.md and docs/design.md: what a reader pastes from them runs as it stands there."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import composed
+
+from metarun.command.main import VERBS
+from metarun.config import choices
+from metarun.config.run import build_run
+from metarun.core import Named, Tasks
+from metarun.run.separation import Finite
+
+ROOT = Path(__file__).parents[1]
+README, DESIGN = (ROOT / "README.md").read_text(), (ROOT / "docs" / "design.md").read_text()
+
+
+def section(page: str, title: str) -> str:
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def two_files(page: str, title: str) -> dict[str, str]:
+    """Path -> content of the python and the yaml of a section, under the names that it gives them."""
+    text = section(page, title)
+    (python,), (yaml,) = blocks(text, "python"), blocks(text, "yaml")
+    (python_path,) = dict.fromkeys(re.findall(r"`(metarun/\w+/\w+\.py)`", text))
+    (yaml_path,) = dict.fromkeys(re.findall(r"`(conf/\w+/\w+\.yaml)`", text))
+    return {python_path: python, yaml_path: yaml}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the checkout, to write in."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("metarun", "conf", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "golden"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def python(folder: Path, *words: str, **environment: str) -> str:
+    """What `python -m WORDS` writes in a checkout, as one would there; fails if it fails."""
+    found = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+QUICK = (
+    "logger=none", "model.hidden=[8]", "train.steps=2", "train.meta_batch=2", "eval.episodes=4", "eval.val_episodes=2",
+    "eval.inner_steps=[]", "hardware=cpu", "hardware.task_chunk=1",
+)  # fmt: skip
+
+
+def test_readmes_learner_and_the_designs_task_run_as_pasted_and_keep_their_contracts(checkout):
+    """First as a class of one's own package, on the new task; then in the checkout, where the contract tests are."""
+    learner = two_files(README, "Add a learner in two files")
+    task = two_files(DESIGN, "A task distribution in two files")
+    write(checkout, task)
+
+    ((package, conf),) = re.findall(r"`METARUN_ALLOW=(\w+) metarun --config-dir=(\w+) learner=mine`", README)
+    code, settings = (learner[path] for path in ("metarun/learners/mine.py", "conf/learner/mine.yaml"))
+    own = settings.replace("metarun.learners.mine.", f"{package}.")
+    assert own != settings
+    write(checkout, {f"{package}.py": code, f"{conf}/learner/mine.yaml": own})
+    words = ("metarun", f"--config-dir={conf}", "learner=mine", "task=clouds", "run.dir=one", *QUICK)
+    assert "test accuracy" in python(checkout, *words, METARUN_ALLOW=package)
+    assert f"_target_: {package}.Mine" in (checkout / "one" / "config.yaml").read_text()
+
+    write(checkout, learner)
+    (contract,) = [line for block in blocks(README, "") for line in block.splitlines() if "test_contracts" in line]
+    (of_the_task,) = re.findall(r"`(python -m pytest tests/test_contracts.py -k clouds)`", DESIGN)
+    command, name = contract.split(" -k ")
+    assert of_the_task == f"{command} -k clouds"
+    module, *words = command.removeprefix("python -m ").split()
+    told = python(checkout, module, "-vv", "-p", "no:cacheprovider", *words, "-k", f"{name} or clouds")
+    assert f"test_a_learner_keeps_its_protocol[{name}] PASSED" in told
+    assert told.count("[clouds] PASSED") >= 5
+
+
+def lines() -> list[str]:
+    """Every command of README's blocks and of its prose, without what is said of it."""
+    fenced = [line.split(" #")[0].strip() for block in blocks(README, "") for line in block.splitlines()]
+    return [line for line in fenced if line] + re.findall(r"`((?:metarun|python|make) [^`]+)`", README)
+
+
+@pytest.mark.parametrize("line", [line for line in lines() if line.startswith("metarun ")])
+def test_a_metarun_command_of_readmes_is_one(line):
+    words = line.split()[1:]
+    if words == ["--help"] or words[0] in ("data", "report", "replay"):
+        assert words[0] == "--help" or words[0] in VERBS
+        return
+    words = [word for word in words if word not in ("bench", "-m", "--cfg", "job")]
+    if [word.partition("=")[0] for word in words] == ["run.dir"]:  # goes on with a run that an earlier line started
+        assert README.index(f" {words[0]} ") < README.index(f"`{line}`")
+        return
+    if "learner=mine" in words:
+        return  # run by the test above
+    words = [re.sub(r"=([^,]+),.*", r"=\1", word) for word in words]  # of a sweep the first
+    build_run(composed(*words))
+
+
+def test_the_other_commands_of_readmes_are_there():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in lines():
+        if line.startswith("make "):
+            assert line.split()[1] in targets
+        for script in re.findall(r"python (scripts/\S+)", line):
+            assert (ROOT / script).exists()
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_design_tells_all_that_a_task_distribution_has():
+    table = section(DESIGN, "A task distribution in two files").split("| --- | --- |")[1]
+    names = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("|")]
+    told = set(re.findall(r"`(\w+)[`(]", "".join(names)))
+    protocols = [name for protocol in (Tasks, Named, Finite) for name in vars(protocol) if not name.startswith("_")]
+    assert told == {*protocols, "ways", "shots", "queries"}
+
+
+def test_readme_counts_the_learners():
+    assert f"which of the {len(choices('learner'))} learners" in README
+
+
+def test_the_metarun_command_is_where_pyproject_says():
+    module, name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["metarun"].split(":")
+    assert callable(getattr(importlib.import_module(module), name))
