@@ -66,12 +66,15 @@ def no_such_command(name: str) -> NoReturn:
         fail(f"{name}: no such command, and none is needed to train: metarun learner=maml task=omniglot", MISTAKE)
     choice = [f"{name}={choices(name)[0]}"] if name in GROUPS else [f"{g}={name}" for g in GROUPS if name in choices(g)]
     if choice:
-        fail(f"{name}: no such command; a setting has an equals sign: metarun {' or '.join(choice)}", MISTAKE)
+        fail(
+            f"{name}: no such command; a setting has an equals sign, and no spaces: metarun {' or '.join(choice)}",
+            MISTAKE,
+        )
     if Path(name).is_dir():
         fail(f"{name}: no such command; to go on with a run: metarun run.dir={name}", MISTAKE)
     near = nearest(name, VERBS)
-    end = "" if near.endswith("?") else ";"
-    fail(f"{name}: no such command; {near}{end} a setting has an equals sign: learner=maml", MISTAKE)
+    a_setting = " A setting" if near.endswith("?") else "; a setting"
+    fail(f"{name}: no such command; {near}{a_setting} has an equals sign: learner=maml", MISTAKE)
 
 
 def help_text() -> str:

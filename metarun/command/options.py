@@ -15,12 +15,7 @@ class Command(NamedTuple):
     settings: list[str]  # group=choice or key=value
     multirun: bool
     prints: bool  # a configuration, or about Hydra: nothing is run
-    own: bool  # with yaml files of the user's own
-
-    @property
-    def names_nothing(self) -> bool:
-        """Whether no setting says what to run."""
-        return not self.own and all(setting.startswith("run.dir=") for setting in self.settings)
+    own: bool  # with a primary yaml of the user's own
 
 
 def read(arguments: list[str]) -> Command:
@@ -44,7 +39,7 @@ def read(arguments: list[str]) -> Command:
         found.overrides,
         found.multirun or "hydra.mode=MULTIRUN" in found.overrides,
         bool(found.cfg or found.info or found.hydra_help or found.shell_completion),
-        bool(found.config_dir or found.config_name or found.config_path),
+        bool(found.config_name or found.config_path),
     )
 
 
@@ -62,7 +57,7 @@ def no_such_option(option: str, arguments: list[str], known: list[str]) -> NoRet
 
 
 def must_be_settings(command: Command) -> None:
-    """Ends the program over a setting that is none, or that names nothing."""
+    """Ends the program over a setting that is none, or names nothing, and over a command that names nothing to run."""
     for setting in command.settings:
         key, equals, value = setting.partition("=")
         if key in GROUPS[:-1] and equals and value in ("", "null"):
@@ -71,3 +66,9 @@ def must_be_settings(command: Command) -> None:
             fail(f"{setting}: names no directory; left out, a new one is made in runs/", MISTAKE)
         if not equals and Path(setting).is_dir():
             fail(f"{setting}: a setting has an equals sign; to go on with a run: metarun run.dir={setting}", MISTAKE)
+    if command.prints or command.own:
+        return
+    if command.multirun and all(setting.startswith("run.dir=") for setting in command.settings):
+        fail("-m: wants a setting with several values: metarun -m learner=maml,fomaml train.seed=0,1,2", MISTAKE)
+    if not command.settings:
+        fail(f"{command.options[0]}: says nothing of what to run: metarun learner=maml task=omniglot, say", MISTAKE)

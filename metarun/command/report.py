@@ -70,7 +70,7 @@ def must_be_writable(name: str, file: Path) -> Path:
     if file.is_dir():
         fail(f"report {name} {file}: is a directory; name a file in it", MISTAKE)
     if not file.parent.is_dir():
-        fail(f"report {name} {file}: there is no directory {file.parent}; make it first", MISTAKE)
+        fail(f"report: {file} cannot be written (make the directory first)", MISTAKE)
     return file
 
 

@@ -21,8 +21,6 @@ def main(arguments: list[str]) -> None:
     """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
     command = options.read(arguments)
     options.must_be_settings(command)
-    if command.multirun and command.names_nothing:
-        fail("-m: wants a setting with several values: metarun -m learner=maml,fomaml train.seed=0,1,2", MISTAKE)
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

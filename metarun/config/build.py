@@ -201,7 +201,8 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
             checked[name] = adapter.validate_python(tuples(value, fields[name]))
         except pydantic.ValidationError as error:
             too_large = any(type(n) is int and n >= INT32 for n in (value if isinstance(value, list) else [value]))
-            allowed = f"must be {describe(fields[name])}{f' and < {INT32}' if too_large else ''}"
+            whole = f", such as {value:.0f}" if type(value) is float and value.is_integer() else ""
+            allowed = f"must be {describe(fields[name])}{f' and < {INT32}' if too_large else whole}"
             raise ConfigError(f"{key}.{name}", value, allowed) from error
     return checked
 

@@ -16,6 +16,8 @@ def translate(settings: list[str], multirun: bool = False) -> list[str]:
 
 def spare(setting: str, multirun: bool) -> list[str]:
     key, _, value = setting.partition("=")
+    if setting == "experiment=null":
+        return []  # as it is by default
     if key.startswith(tuple(f"{group}." for group in LAID_OVER)) or (key in LAID_OVER and value.startswith("{")):
         return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
@@ -42,6 +44,8 @@ def explain(error: Exception, settings: list[str]) -> str:
         return f"{group}={choice}: no such choice; {known}{PLUGINS if group.startswith('hydra/') else ''}"
     if found := re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", message):
         return no_such_choice(settings) if found[1] in GROUPS else no_such_key(found[1], settings)
+    if found := re.match(r"Could not append to config\. An item is already at '(.+)'", message):
+        return f"+{found[1]}: is there already; without the plus it is set"
     if found := re.match(r"Error merging override (.+)", message):
         return f"{found[1]}: cannot stand there; `metarun --cfg job` shows what does"
     if found := re.match(r"Ambiguous value for argument '(.+)'", message):
@@ -62,10 +66,15 @@ def explain(error: Exception, settings: list[str]) -> str:
 def unreadable(override: str, message: str, settings: list[str]) -> str:
     """A setting that Hydra's grammar does not know, and how it can be written."""
     reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
+    reason = reason.partition(" expecting {")[0]
     given = override if override in settings else override.lstrip("+")  # `spare` adds one
     key, equals, value = given.partition("=")
     how = ""
-    if equals and any(value.count(one) != value.count(other) for one, other in ("[]", "{}")):
+    if not equals and "/" in given:
+        how = f"; to go on with a run: metarun run.dir={given}"
+    elif key in GROUPS:
+        how = f"; {key} is one of {', '.join(choices(key))}" if key != "experiment" else ""
+    elif equals and any(value.count(one) != value.count(other) for one, other in ("[]", "{}")):
         how = "; a list or group with spaces in it wants quotes around the whole: 'key=[1, 2]'"
     elif equals and value[:1] not in ("", "'", '"', "[", "{", "$"):
         quoted = value.replace("\\", "\\\\").replace('"', '\\"')

@@ -27,12 +27,13 @@ MISTAKES = [
     # nothing to run
     (["-m"], "-m: wants a setting with several values: metarun -m"),
     (["-m", "run.dir=SWEEP"], "-m: wants a setting with several values"),
+    (["--package", "learner"], "--package: says nothing of what to run"),
     (["run.dir=TYPO", "logger=none", "hardware.devices=1"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir="], "run.dir=: names no directory; left out"),
     (["run.dir=null"], "run.dir=null: names no directory; left out"),
     # words
-    (["maml"], "maml: no such command; a setting has an equals sign: metarun learner=maml"),
-    (["learner"], "learner: no such command; a setting has an equals sign: metarun learner="),
+    (["maml"], "maml: no such command; a setting has an equals sign, and no spaces: metarun learner=maml"),
+    (["learner"], "learner: no such command; a setting has an equals sign, and no spaces: metarun learner="),
     (["train"], "train: no such command, and none is needed to train: metarun learner="),
     (["learner=maml", "bench"], "bench: a command comes first: metarun bench learner=maml"),
     (["learner=maml", "."], ".: a setting has an equals sign; to go on with a run: metarun run.dir=."),
@@ -53,6 +54,12 @@ MISTAKES = [
     (["run.name=a(b"], "run.name=a(b: cannot be read as group=choice or key=value (no viable alternative at input "
      "'a(b'); a value with such signs wants quotes: 'run.name=\"a(b\"'"),
     (['run.name=a"b'], 'run.name=a"b: cannot be read as group=choice or key=value; a value with such signs wants'),
+    (["learner=maml,"], "learner=maml,: cannot be read as group=choice or key=value (mismatched input '<EOF>'); "
+     "learner is one of anil, attention, "),
+    (["runs/1"], "runs/1: cannot be read as group=choice or key=value; to go on with a run: metarun run.dir=runs/1"),
+    (["+train.seed=1"], "+train.seed: is there already; without the plus it is set"),
+    (["experiment=zzz"], "experiment=zzz: no such choice; allowed: anil_miniimagenet_5w1s, anil_miniimagenet_5w5s, "),
+    (["experiment=null", "train.seed=x"], "train.seed=x: must be an integer"),
     (["eval.task={ways:", "20}"], "eval.task={ways:: cannot be read as group=choice or key=value"),
     (["eval.task={wais: 20}"], "eval.task.wais=20: no such key; did you mean ways?"),
     (["data_dir=/no/such/folder", "task=omniglot"], "data_dir=/no/such/folder: no such folder"),
@@ -65,7 +72,7 @@ MISTAKES = [
     (["bench", "-m", "learner=maml"], "bench -m: bench takes one run"),
     (["bench", "learner=maml,fomaml"], "learner=maml,fomaml: several values are several runs"),
     (["bench", "--trace"], "--trace: names no directory"),
-    (["report", ".", "--out", "no/r.html"], "report --out no/r.html: there is no directory no; make it first"),
+    (["report", ".", "--out", "no/r.html"], "report: no/r.html cannot be written (make the directory first)"),
     (["report", ".", "--csv=."], "report --csv .: is a directory; name a file in it"),
     (["replay", "--task", "3"], "replay: takes one directory"),
 ]  # fmt: skip

@@ -29,6 +29,7 @@ MISTAKES = [
     ("+train.stesp=5", "train.stesp=5", "did you mean steps?"),
     ("+colour=red", "colour=red", "allowed: data_dir"),
     ("train.steps=0", "train.steps=0", "an integer >= 1"),
+    ("train.steps=1e4", "train.steps=10000.0", "an integer >= 1, such as 10000"),
     ("train.steps=99999999999999999999", "train.steps=99999999999999999999", "an integer >= 1 and < 2147483648"),
     ("train.meta_batch=1000000000", "train.meta_batch=1000000000", "an integer >= 1 and <= 65536"),
     ("eval.episodes=1000000000", "eval.episodes=1000000000", "an integer > 1 and <= 1000000"),
