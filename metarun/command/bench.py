@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> None:
 
     from metarun.config.run import build_run, resolve
     from metarun.core import ConfigError, DataError
+    from metarun.engine import OutOfMemory
     from metarun.run import bench
 
     try:
@@ -44,6 +45,8 @@ def main(arguments: list[str]) -> None:
         fail(error, MISTAKE)
     except DataError as error:
         fail(error, FAILED)
+    except OutOfMemory as error:
+        fail(f"needs too much memory ({error}); take fewer examples or a smaller model", FAILED)
 
 
 def read(arguments: list[str]) -> tuple[list[str], Path | None]:

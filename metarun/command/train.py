@@ -63,7 +63,7 @@ def job(cfg: "DictConfig") -> str | None:
     except (train.NotFinite, DataError) as error:
         why, code = str(error), FAILED
     except OutOfMemory as error:
-        why = f"even one task at a time needs too much memory ({error}); take fewer examples or a smaller model"
+        why = f"needs too much memory, even with one task at a time ({error}); take fewer examples or a smaller model"
         code = FAILED
     except train.NotWritten as error:
         if error.found is not None:
