@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 Array = jax.Array
 Key = jax.Array
@@ -19,8 +19,10 @@ PyTree = Any
 Metrics = dict[str, Array]
 
 # The value ranges of yaml keys: metarun.build checks a component's fields against its annotations.
-Count = Annotated[int, Ge(1)]
-CountOrZero = Annotated[int, Ge(0)]
+# Devices count in int32.
+Count = Annotated[int, Ge(1), Lt(2**31)]
+CountOrZero = Annotated[int, Ge(0), Lt(2**31)]
+Ways = Annotated[int, Ge(2), Lt(2**31)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 

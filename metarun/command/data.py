@@ -4,10 +4,25 @@ import os
 
 from metarun.command.exits import FAILED, MISTAKE, fail
 
+HELP = """
+metarun data TASK [data_dir=DIR]
+
+Finds or fetches a data set, checks it against what was published, and keeps it decoded
+in the cache directory, so that runs start at once. TASK is omniglot or miniimagenet.
+
+  data_dir=DIR   look in DIR/omniglot or DIR/miniimagenet first; else in $METARUN_DATA_DIR
+
+Omniglot that is in neither is fetched from its authors. mini-ImageNet's images may not be
+passed on, so they must be there.
+
+  metarun data omniglot
+  metarun data miniimagenet data_dir=/data
+"""
+
 
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
-    from metarun.core import DataError
+    from metarun.core import ConfigError, DataError
     from metarun.tasks import miniimagenet, omniglot
 
     directory, wanted = os.environ.get("METARUN_DATA_DIR"), "omniglot"
@@ -23,6 +38,8 @@ def main(arguments: list[str]) -> None:
         else:
             shapes = [miniimagenet.photographs(directory, split).shape for split in miniimagenet.LISTS]
             found = f"{sum(n for n, *_ in shapes):,} classes, {sum(n * each for n, each, *_ in shapes):,} images"
+    except ConfigError as error:
+        fail(error, MISTAKE)
     except DataError as error:
         fail(error, FAILED)
     print(f"{wanted}: {found}, ready")

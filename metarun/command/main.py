@@ -1,13 +1,15 @@
 """The command line: `metarun [overrides]` and Hydra's flags; a bare word is a verb, the module of that name here."""
 
-import contextlib
 import importlib
 import os
 import re
+import shlex
 import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
 import metarun
-from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import GROUPS, choices, describe, nearest
 
 VERBS = ("bench", "data", "replay", "report")
@@ -18,8 +20,14 @@ def main() -> None:
     code: int | str | None = 0
     try:
         command()
+        sys.stdout.flush()
     except SystemExit as error:
         code = error.code
+    except BrokenPipeError:  # metarun --help | head: who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
+        print("metarun: stopped", file=sys.stderr)
+        code = STOPPED
     loggers = sys.modules.get("metarun.run.loggers")
     if loggers is not None and loggers.abandoned:  # the interpreter's own end would wait for them
         sys.stdout.flush()
@@ -31,15 +39,42 @@ def main() -> None:
 def command() -> None:
     """What the command line asks for. Heavy imports wait until it has been read."""
     arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        with contextlib.suppress(BrokenPipeError):  # metarun --help | head
-            print(help_text(), flush=True)
+    first = arguments[0] if arguments else "help"
+    if "--help" in arguments or "-h" in arguments or first == "help":
+        print(verb(first).HELP.strip() if first in VERBS else help_text())
     elif "--version" in arguments:
         print(f"metarun {metarun.__version__}")
-    elif arguments and re.fullmatch(r"[a-z]+", arguments[0]):
-        verb(arguments[0], arguments[1:])
+    elif first in VERBS:
+        verb(first).main(arguments[1:])
+    elif re.fullmatch(r"[a-z]+", first):
+        no_such_command(first)
+    elif late := next((word for word in arguments if word in VERBS), ""):
+        rest = shlex.join(word for word in arguments if word != late)
+        fail(f"{late}: a command comes first: metarun {late} {rest}", MISTAKE)
     else:
-        importlib.import_module("metarun.command.train").main(arguments)
+        verb("train").main(arguments)
+
+
+def verb(name: str) -> Any:
+    """The module of a command: its `main` takes the arguments, its `HELP` is what --help prints."""
+    return importlib.import_module(f"metarun.command.{name}")
+
+
+def no_such_command(name: str) -> NoReturn:
+    """Ends the program over a bare word that is no verb, and says what it may have meant."""
+    if name in ("train", "run"):
+        fail(f"{name}: no such command, and none is needed to train: metarun learner=maml task=omniglot", MISTAKE)
+    choice = [f"{name}={choices(name)[0]}"] if name in GROUPS else [f"{g}={name}" for g in GROUPS if name in choices(g)]
+    if choice:
+        fail(
+            f"{name}: no such command; a setting has an equals sign, and no spaces: metarun {' or '.join(choice)}",
+            MISTAKE,
+        )
+    if Path(name).is_dir():
+        fail(f"{name}: no such command; to go on with a run: metarun run.dir={name}", MISTAKE)
+    near = nearest(name, VERBS)
+    a_setting = " A setting" if near.endswith("?") else "; a setting"
+    fail(f"{name}: no such command; {near}{a_setting} has an equals sign: learner=maml", MISTAKE)
 
 
 def help_text() -> str:
@@ -55,6 +90,7 @@ def help_text() -> str:
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
         "  metarun report RUN...                            one page about runs: --out FILE.html, --csv, --markdown",
         "  metarun data omniglot                            find or fetch, check and prepare a data set",
+        "  metarun bench --help                             more about a command",
     ]
     width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))
     for group in GROUPS:
@@ -62,10 +98,3 @@ def help_text() -> str:
         lines += [f"  {choice:<{width}}{describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
     lines += ["", "All keys with their values: metarun --cfg job; of one group: metarun --cfg job --package learner"]
     return "\n".join(lines)
-
-
-def verb(name: str, arguments: list[str]) -> None:
-    """A command other than running: its name is a bare word, where a setting has an equals sign."""
-    if name not in VERBS:
-        fail(f"{name}: no such command; {nearest(name, VERBS)} A setting has an equals sign: learner=maml", MISTAKE)
-    importlib.import_module(f"metarun.command.{name}").main(arguments)

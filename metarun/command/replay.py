@@ -4,14 +4,24 @@ from pathlib import Path
 
 from metarun.command.exits import FAILED, MISTAKE, fail
 
+HELP = """
+metarun replay DIR
+
+A run that stopped at a meta-step whose loss or gradient was not finite keeps that
+meta-step in DIR/nonfinite, DIR being the run's directory. This computes it once more,
+task by task, and says which tasks, and what of them, is not finite.
+
+  metarun replay runs/omniglot-maml/2026-11-21_12-00-00
+"""
+
 
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        fail("replay: takes one directory, of a run that stopped at a meta-step that was not finite", MISTAKE)
     from metarun.core import ConfigError, DataError
     from metarun.run import nonfinite
 
-    if len(arguments) != 1:
-        fail("replay: takes one directory, of a run that stopped at a meta-step that was not finite", MISTAKE)
     try:
         print(nonfinite.tell(nonfinite.replay(Path(arguments[0]))))
     except ConfigError as error:

@@ -5,42 +5,84 @@ from pathlib import Path
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.text import one_line
 
+HELP = """
+metarun report RUN... [--out FILE] [--csv FILE] [--markdown FILE]
+
+One page about a run or many, to open in a browser; it needs no network. RUN is a run's
+directory, or one that holds runs, which may be finished, running, stopped or old.
+Without an option the page is report.html.
+
+  --out FILE        the page
+  --csv FILE        its main table, for a spreadsheet
+  --markdown FILE   its tables, for a text
+                    FILE - is standard output
+
+  metarun report runs --out report.html
+  metarun report runs/multirun --markdown -
+"""
+
+OUT, CSV, MARKDOWN = "--out", "--csv", "--markdown"
+
 
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
+    paths, files = read(arguments)
     from metarun import report
     from metarun.core import DataError
-    from metarun.files import write_atomically
 
+    try:
+        found = report.read(report.find(paths))
+    except DataError as error:
+        fail(error, MISTAKE)
+    make = {OUT: report.html, CSV: report.as_csv, MARKDOWN: report.as_markdown}
+    for name, file in files.items():
+        write(file, report.as_text(make[name](found)), len(found))
+    if unreadable := [run.path for run in found if not run.config]:
+        first = ", ".join(str(path) for path in unreadable[:3]) + (", ..." if len(unreadable) > 3 else "")
+        some = f"{len(unreadable)} of {len(found)} runs have" if len(found) > 1 else "the run has"
+        fail(f"report: {some} a config.yaml that cannot be read: {first}", FAILED)
+
+
+def read(arguments: list[str]) -> tuple[list[Path], dict[str, Path]]:
+    """The runs' paths, and the file of each option."""
     files: dict[str, Path] = {}
     paths: list[Path] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
-        if name not in ("--out", "--csv", "--markdown"):
+        if name not in (OUT, CSV, MARKDOWN):
             if argument.startswith("-"):
-                fail(f"report {argument}: no such option; allowed: --out FILE, --csv FILE, --markdown FILE", MISTAKE)
+                fail(f"report {argument}: no such option; allowed: {OUT} FILE, {CSV} FILE, {MARKDOWN} FILE", MISTAKE)
             paths.append(Path(argument))
         elif value := value if equals else "".join(rest[:1]):
-            files[name] = Path(value)
+            files[name] = must_be_writable(name, Path(value))
             rest = rest if equals else rest[1:]
-            if files[name].is_dir():
-                fail(f"report {name} {value}: is a directory; name a file in it", MISTAKE)
         else:
             fail(f"report {name}: names no file; give one: metarun report RUN {name} FILE", MISTAKE)
     if not paths:
         fail("report: names no run; give a run's directory, or one that holds runs: metarun report runs", MISTAKE)
+    return paths, files or {OUT: Path("report.html")}
+
+
+def must_be_writable(name: str, file: Path) -> Path:
+    """The file, if there may be one."""
+    if file.is_dir():
+        fail(f"report {name} {file}: is a directory; name a file in it", MISTAKE)
+    if not file.parent.is_dir():
+        fail(f"report: {file} cannot be written (make the directory first)", MISTAKE)
+    return file
+
+
+def write(file: Path, text: str, runs: int) -> None:
+    """A text about so many runs into the file, or to standard output for `-`."""
+    from metarun.files import write_atomically
+
+    if str(file) == "-":
+        print(text.rstrip("\n"))
+        return
     try:
-        found = report.read(report.find(paths))
-        make = {"--out": report.html, "--csv": report.as_csv, "--markdown": report.as_markdown}
-    except DataError as error:
-        fail(error, MISTAKE)
-    for name, file in (files or {"--out": Path("report.html")}).items():
-        text = report.as_text(make[name](found))
-        try:
-            write_atomically(file, text)
-        except OSError as error:
-            why = error.strerror if file.parent.exists() else "make the directory first"
-            fail(f"report: {file} cannot be written ({why})", FAILED)
-        print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))
+        write_atomically(file, text)
+    except OSError as error:
+        fail(f"report: {file} cannot be written ({error.strerror})", FAILED)
+    print(one_line(f"{file}: {runs} run{'s' if runs != 1 else ''}"))

@@ -3,86 +3,129 @@
 import os
 import sys
 import traceback
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
-from metarun.config import GROUPS, choices, conf_dir, explain, translate
+from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from metarun.config.run import Run
+
 
 def main(arguments: list[str]) -> None:
     """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
+    command = options.read(arguments)
+    options.must_be_settings(command)
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's errors reach us, to be told in one line
-    for before, argument in pairwise(["", *arguments]):
-        group, _, choice = argument.partition("=")
-        if group in GROUPS[:-1] and choice in ("", "null") and before not in ("-p", "--package"):
-            fail(f"{argument}: choose one; allowed: {', '.join(choices(group))}", MISTAKE)
-    sys.argv[1:] = translate(arguments)
+    sys.argv[1:] = [*command.options, *translate(command.settings, command.multirun)]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, arguments), MISTAKE)
+        fail(explain(error, command.settings), MISTAKE)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.filename is None:
-            fail(f"run.dir: cannot be written ({error})", FAILED)
-        fail(f"run.dir: {error.filename} cannot be made or written ({error.strerror})", MISTAKE)
+        fail(*of_the_disk(error))
     except Exception as error:
         if job.__code__ in [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]:
             raise  # a fault of metarun's own: the traceback is what mends it
-        fail(explain(error, arguments), MISTAKE)  # Hydra and its parser raise other kinds, too
+        fail(explain(error, command.settings), MISTAKE)  # Hydra and its parser raise other kinds, too
 
 
-def job(cfg: "DictConfig") -> None:
-    """One run: checks its configuration, trains or goes on, tests, and tells the result."""
+def job(cfg: "DictConfig") -> str | None:
+    """One run: checks its configuration, trains or goes on, tests, and tells the result.
+
+    Ends the program if the run fails. In a sweep it returns why, so that the other combinations go on.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from metarun.config.resume import resume
-    from metarun.config.run import build_run, resolve
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import results, train
 
-    directory = Path(HydraConfig.get().runtime.output_dir)
+    directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
+    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        directory = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
-        cfg.run.dir = str(directory)
-        resolved = resolve(cfg)
-        overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith("run.dir=")]
-        if (directory / "config.yaml").exists():
-            resolved = resume(directory, resolved, [o.lstrip("+~").split("=")[0] for o in overrides])
-        elif HydraConfig.get().overrides.task and not overrides:
-            raise ConfigError(
-                "run.dir", directory, "holds no run to go on with; to start one there, add task= or learner="
-            )
-        results.tell(train.train(build_run(resolved)), directory)
+        results.tell(train.train(checked(cfg, directory)), directory)
+        return None
     except ConfigError as error:
-        fail(error, MISTAKE)
-    except train.NotFinite as error:
-        if HydraConfig.get().mode is not RunMode.MULTIRUN:
-            fail(error, FAILED)
-        print(f"metarun: {one_line(error)}", file=sys.stderr)  # the other combinations of a sweep go on
-    except DataError as error:
-        fail(error, FAILED)
+        why, code = str(error), MISTAKE
+    except (train.NotFinite, DataError) as error:
+        why, code = str(error), FAILED
     except OutOfMemory as error:
-        fail(f"even one task at a time needs too much memory ({error}); take fewer examples or a smaller model", FAILED)
+        why = f"needs too much memory, even with one task at a time ({error}); take fewer examples or a smaller model"
+        code = FAILED
     except train.NotWritten as error:
         if error.found is not None:
             results.tell(error.found, directory)
-        fail(error, FAILED)
+        why, code = str(error), FAILED
     except train.Interrupted as error:
         fail(error, STOPPED)
+    except OSError as error:
+        if not sweep:
+            raise
+        why, code = of_the_disk(error)
+    except Exception as error:  # a fault of metarun's own: the traceback is what mends it
+        if not sweep:
+            raise
+        traceback.print_exc()
+        why, code = f"{type(error).__name__}: {error}", FAILED
     finally:
         remove_if_empty(directory)
+    if not sweep:
+        fail(why, code)
+    print(f"metarun: {one_line(why)}", file=sys.stderr)
+    return one_line(why)
+
+
+def checked(cfg: "DictConfig", directory: Path) -> "Run":
+    """The run that the composed configuration asks for in `directory`, where it may have begun. Raises ConfigError."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from metarun.config.resume import MAY_CHANGE, resume
+    from metarun.config.run import build_run, resolve
+    from metarun.core import ConfigError
+
+    cfg.run.dir = str(directory)
+    given = [setting.lstrip("+~").split("=")[0] for setting in as_given(HydraConfig.instance().cfg)]
+    named = [key for key in given if key != "run.dir"]
+    resolved = resolve(cfg)
+    if (directory / "config.yaml").exists():
+        resolved = resume(directory, resolved, named)
+        return build_run(resolved)
+    run = build_run(resolved)
+    if "run.dir" in given and all(f"{key}.".startswith(MAY_CHANGE) for key in named):
+        raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
+    return run
+
+
+def as_given(cfg: Any) -> list[str]:
+    """The settings of a composed configuration, as they were given: what they refer to (`${...}`) is not looked up."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)  # type: ignore[return-value]
+
+
+def as_users_write(directory: Path) -> Path:
+    """A directory, relative to where the command was given if it is below that."""
+    return Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
+
+
+def of_the_disk(error: OSError) -> tuple[str, int]:
+    """What to say of a run's directory that cannot be written, and the exit code."""
+    if error.filename is None:
+        return f"run.dir: cannot be written ({error})", FAILED
+    return f"run.dir: {error.filename} cannot be made or written ({error.strerror})", MISTAKE
 
 
 def remove_if_empty(directory: Path) -> None:

@@ -5,6 +5,6 @@ has the checked objects.
 """
 
 from metarun.config.conf import GROUPS, choices, conf_dir, describe, flat, nearest
-from metarun.config.overrides import explain, translate
+from metarun.config.overrides import explain, keys_named, translate
 
-__all__ = ["GROUPS", "choices", "conf_dir", "describe", "explain", "flat", "nearest", "translate"]
+__all__ = ["GROUPS", "choices", "conf_dir", "describe", "explain", "flat", "keys_named", "nearest", "translate"]

@@ -14,25 +14,35 @@ import jax.numpy as jnp
 import pydantic
 from annotated_types import Gt
 
-from metarun.config.conf import nearest
+from metarun.config.conf import GROUPS, nearest
 from metarun.core import ConfigError, CountOrZero, NonNegative
 from metarun.text import first_line
 
 
-def build(key: str, values: Mapping[str, Any], target: Callable[..., Any] | None = None, **given: Any) -> Any:
+def build(
+    key: str,
+    values: Mapping[str, Any],
+    target: Callable[..., Any] | None = None,
+    kind: type | None = None,
+    **given: Any,
+) -> Any:
     """The component that `values` describe: of `target`, else of the class that its `_target_` names.
 
     The class's annotated fields are the schema: every field must be there, of its type and in its range,
     and nothing else. `given` are fields that the program sets and a yaml may not; one that is None need not be there.
+    A class that is named must have all that `kind` (a protocol, or a class like it) has.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(key, values, "a group of settings; give a choice of the group by its name")
+        how = "give a choice of it by its name" if key in GROUPS else f"give its keys one by one: {key}.KEY=VALUE"
+        raise ConfigError(key, values, f"is a group of settings; {how}")
     values = dict(values)
     named = values.pop("_target_", None)
     if target is None:
         if not isinstance(named, str):
             raise ConfigError(f"{key}._target_", named, "the name of a class, e.g. metarun.learners.maml.MAML")
         target = locate(f"{key}._target_", named)
+        if kind is not None:
+            must_be(key, named, target, kind)
     every = schema(target)
     given = {name: value for name, value in given.items() if name in every or value is not None}
     fields = {name: kind for name, kind in every.items() if name not in given}
@@ -138,6 +148,19 @@ def locate(key: str, name: str) -> Callable[..., Any]:
     return found
 
 
+def must_be(key: str, name: str, target: Callable[..., Any], kind: type) -> None:
+    """Raises ConfigError unless `target` is a hashable dataclass with all the public attributes of `kind`."""
+    what = f"is no {key.rpartition('.')[2]}"
+    if not (inspect.isclass(target) and dataclasses.is_dataclass(target)):
+        raise ConfigError(f"{key}._target_", name, f"{what}: a dataclass is wanted")
+    attributes = {name for name in vars(kind) if not name.startswith("_")}
+    if lacking := sorted(attributes - set(dir(target)) - set(schema(target))):
+        first = ", ".join(lacking[:4]) + (" and more" if len(lacking) > 4 else "")
+        raise ConfigError(f"{key}._target_", name, f"{what}: it lacks {first}")
+    if target.__hash__ is None:  # compiled programs are kept by what they were made from
+        raise ConfigError(f"{key}._target_", name, "is not frozen: write @dataclass(frozen=True) above the class")
+
+
 def schema(target: Callable[..., Any]) -> dict[str, Any]:
     """Name -> annotated type of every value that `target` takes."""
     if dataclasses.is_dataclass(target):
@@ -177,13 +200,19 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
         try:
             checked[name] = adapter.validate_python(tuples(value, fields[name]))
         except pydantic.ValidationError as error:
-            raise ConfigError(f"{key}.{name}", value, f"must be {describe(fields[name])}") from error
+            too_large = any(type(n) is int and n >= INT32 for n in (value if isinstance(value, list) else [value]))
+            whole = f", such as {value:.0f}" if type(value) is float and value.is_integer() else ""
+            allowed = f"must be {describe(fields[name])}{f' and < {INT32}' if too_large else whole}"
+            raise ConfigError(f"{key}.{name}", value, allowed) from error
     return checked
 
 
 def tuples(value: Any, kind: Any) -> Any:
     """yaml knows lists only; a frozen dataclass needs tuples, which are hashable."""
     return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
+
+
+INT32 = 2**31  # the bound of every count, which is worth telling only who comes there
 
 
 def describe(kind: Any) -> str:
@@ -194,7 +223,7 @@ def describe(kind: Any) -> str:
             f"{sign} {getattr(limit, name)}"
             for limit in args[1:]
             for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
-            if hasattr(limit, name)
+            if hasattr(limit, name) and getattr(limit, name) != INT32
         ]
         return f"{describe(args[0])} {' and '.join(limits)}"
     if origin is Literal:

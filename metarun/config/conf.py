@@ -11,6 +11,9 @@ from typing import Any
 GROUPS = ("task", "learner", "model", "optimizer", "hardware", "logger", "experiment")
 
 
+MOST = 30  # names told at once
+
+
 def conf_dir() -> Path:
     """`metarun/conf` in an installed wheel, else the checkout's `conf`."""
     package = Path(__file__).parents[1]
@@ -32,10 +35,11 @@ def describe(group: str, choice: str) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """`did you mean ways?`, or all there is where nothing is near."""
+    """`did you mean ways?`, or all there is where nothing is near; of more than a line's worth, the first ones."""
     allowed = sorted(candidates)
     close = difflib.get_close_matches(name, allowed, n=1)
-    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed) or 'none'}"
+    some = [*allowed[:MOST], f"and {len(allowed) - MOST} more"] if len(allowed) > MOST else allowed
+    return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(some) or 'none'}"
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

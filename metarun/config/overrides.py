@@ -1,66 +1,121 @@
 """Settings as users write them: translated for Hydra, and what is wrong with them in one line."""
 
 import re
+from typing import Any
 
-from metarun.config.conf import GROUPS, choices, conf_dir, nearest
+from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
 
-
-def translate(arguments: list[str]) -> list[str]:
-    """Spares the user three of Hydra's subtleties."""
-    multirun = "-m" in arguments or "--multirun" in arguments
-    return [spared for argument in arguments for spared in spare(argument, multirun)]
+PLUGINS = "; what Hydra's plugins add to that (hydra-optuna-sweeper, say) is there once they are installed"
+LAID_OVER = ("train.task", "eval.task", "eval.learner")  # not in the yaml until they are named
 
 
-def spare(argument: str, multirun: bool) -> list[str]:
-    key, _, value = argument.partition("=")
-    if key.startswith(("train.task.", "eval.task.", "eval.learner.")):
-        return [f"++{argument}"]  # what training or evaluation overrides is not in the yaml until it is named
+def translate(settings: list[str], multirun: bool = False) -> list[str]:
+    """Spares the user some of Hydra's subtleties."""
+    return [spared for setting in settings for spared in spare(setting, multirun)]
+
+
+def spare(setting: str, multirun: bool) -> list[str]:
+    key, _, value = setting.partition("=")
+    if setting == "experiment=null":
+        return []  # as it is by default
+    if key.startswith(tuple(f"{group}." for group in LAID_OVER)) or (key in LAID_OVER and value.startswith("{")):
+        return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
-        return [f"~{key}", f"+{argument}"]  # it takes the place of the yaml's; Hydra would add to that
+        return [f"~{key}", f"+{setting}"]  # it takes the place of the yaml's; Hydra would add to that
     if multirun and key == "run.dir":
-        return [f"hydra.sweep.{argument.removeprefix('run.')}"]  # one directory for all, with one inside for each
-    return [argument]
+        return [f"hydra.sweep.{setting.removeprefix('run.')}"]  # one directory for all, with one inside for each
+    return [setting]
 
 
-def explain(error: Exception, arguments: list[str]) -> str:
-    """A mistake in an override, in one line, with the nearest spelling."""
+def explain(error: Exception, settings: list[str]) -> str:
+    """A mistake in a setting, or in a yaml of the user's own, in one line, with the nearest spelling."""
     from hydra.errors import OverrideParseException
+    from yaml import MarkedYAMLError
 
     message = str(error)
-    if found := re.search(r"Could not find '(\w+)/([^']+)'", message):
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}, line {mark.line + 1}: is no yaml ({error.problem})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a yaml file is no text in UTF-8 ({message})"
+    if found := re.search(r"Could not find '(\S+)/([^'/]+)'", message):
         group, choice = found.groups()
-        return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
+        there = re.search(r"Available options in '.*':\n((?:\t.*\n?)*)", message)
+        known = nearest(choice, there[1].split() if there else choices(group))
+        return f"{group}={choice}: no such choice; {known}{PLUGINS if group.startswith('hydra/') else ''}"
     if found := re.search(r"(?:Could not override|Could not delete from config\.) '([^']+)'", message):
-        *path, key = found[1].split(".")
-        if found[1] in GROUPS:
-            return no_such_choice(arguments)
-        return f"{found[1]}: no such key; {nearest(key, keys_at(path, arguments))}"
+        return no_such_choice(settings) if found[1] in GROUPS else no_such_key(found[1], settings)
+    if found := re.match(r"Could not append to config\. An item is already at '(.+)'", message):
+        return f"+{found[1]}: is there already; without the plus it is set"
     if found := re.match(r"Error merging override (.+)", message):
         return f"{found[1]}: cannot stand there; `metarun --cfg job` shows what does"
+    if found := re.match(r"Ambiguous value for argument '(.+)'", message):
+        key, _, value = found[1].partition("=")
+        text = "" if key in GROUPS else f"; a list has brackets, [{value}], and text with a comma has quotes"
+        return f"{found[1]}: several values are several runs, which metarun -m makes{text}"
+    if message.startswith("Sweeping over Hydra's configuration") and "hydra.sweep.dir=" in message:
+        return "run.dir: a sweep has one directory, with one inside for each of its runs; name one"
     if message.startswith("Config group override must be"):  # a choice that reads as a number
-        return no_such_choice(arguments)
+        return no_such_choice(settings)
     if isinstance(error, OverrideParseException):
-        reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
-        given = error.override if error.override in arguments else error.override.lstrip("+")  # `spare` adds one
-        return f"{given}: cannot be read as group=choice or key=value ({reason})"
+        return unreadable(error.override, message, settings)
+    if found := re.match(r"Additional config directory '(.+)' not found", message):
+        return f"--config-dir={found[1]}: is no directory; it is to hold yaml files, learner/mine.yaml say"
     return message.splitlines()[0] if message else type(error).__name__
 
 
-def no_such_choice(arguments: list[str]) -> str:
-    """The first argument that names a group and no choice of it, in one line."""
-    given = [argument.partition("=") for argument in arguments]
-    group, choice = next((g, c) for g, _, c in given if g in GROUPS and c not in choices(g))
+def unreadable(override: str, message: str, settings: list[str]) -> str:
+    """A setting that Hydra's grammar does not know, and how it can be written."""
+    reason = message.splitlines()[-2] if message.startswith("Error parsing") else message.splitlines()[0]
+    reason = reason.partition(" expecting {")[0]
+    given = override if override in settings else override.lstrip("+")  # `spare` adds one
+    key, equals, value = given.partition("=")
+    how = ""
+    if not equals and "/" in given:
+        how = f"; to go on with a run: metarun run.dir={given}"
+    elif key in GROUPS:
+        how = f"; {key} is one of {', '.join(choices(key))}" if key != "experiment" else ""
+    elif equals and any(value.count(one) != value.count(other) for one, other in ("[]", "{}")):
+        how = "; a list or group with spaces in it wants quotes around the whole: 'key=[1, 2]'"
+    elif equals and value[:1] not in ("", "'", '"', "[", "{", "$"):
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        how = f"; a value with such signs wants quotes: '{key}=\"{quoted}\"'"
+    why = "" if "Exception" in reason else f" ({reason})"
+    return f"{given}: cannot be read as group=choice or key=value{why}{how}"
+
+
+def no_such_choice(settings: list[str]) -> str:
+    """The first setting that names a group and no choice of it, in one line."""
+    given = [setting.partition("=") for setting in settings]
+    group, choice = next(((g, c) for g, _, c in given if g in GROUPS and c not in choices(g)), given[0][::2])
     return f"{group}={choice}: no such choice; {nearest(choice, choices(group))}"
 
 
-def keys_at(path: list[str], arguments: list[str]) -> list[str]:
-    """The keys under `path` in the configuration that the command's choices of groups give."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import DictConfig, OmegaConf
+def no_such_key(key: str, settings: list[str]) -> str:
+    """A key that is not there: the nearest of those beside it, or the same elsewhere (`seed` is `train.seed`)."""
+    here, path = composed(settings), key.split(".")
+    elsewhere = [full for full in flat(here) if full.split(".")[-1] == path[-1]]
+    while len(path) > 1 and isinstance(here.get(path[0]), dict):
+        here = here[path.pop(0)]
+    beside = nearest(".".join(path), map(str, here))
+    if elsewhere and ("." not in key or beside.startswith("allowed")):
+        beside = f"did you mean {' or '.join(elsewhere)}?"
+    return f"{key}: no such key; {beside}"
 
-    given = [argument.partition("=") for argument in arguments]
+
+def keys_named(name: str) -> list[str]:
+    """All keys of the configuration that end in `name`: train.seed and eval.seed for seed; else in one like it."""
+    keys = list(flat(composed([])))
+    last = [key.split(".")[-1] for key in keys]
+    meant = re.sub(r"did you mean (.+)\?|.*", r"\1", nearest(name, last))
+    return [key for key, its in zip(keys, last, strict=True) if its in (name, meant)]
+
+
+def composed(settings: list[str]) -> dict[str, Any]:
+    """The configuration that the choices of groups among `settings` give, not resolved."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    given = [setting.partition("=") for setting in settings]
     chosen = [f"{group}={choice}" for group, _, choice in given if group in GROUPS and choice in choices(group)]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        node = compose("config", overrides=chosen)
-    found = OmegaConf.select(node, ".".join(path)) if path else node
-    return [str(key) for key in found] if isinstance(found, DictConfig) else []
+        return OmegaConf.to_container(compose("config", overrides=chosen))  # type: ignore[return-value]

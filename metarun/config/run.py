@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import flax.linen as nn
 import optax
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +22,10 @@ from metarun.inner import Inner
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Period = Count | Literal["auto"]
 
+# Far above what has been published, and below what makes a machine silent for minutes: a host array has a row for each.
+MetaBatch = Annotated[int, Ge(1), Le(65_536)]
+Episodes = Annotated[int, Gt(1), Le(1_000_000)]
+
 
 @dataclass(frozen=True)
 class Train:
@@ -28,7 +33,7 @@ class Train:
 
     seed: Seed
     steps: Count
-    meta_batch: Count
+    meta_batch: MetaBatch
     task: dict[str, Any]  # where training's episodes differ: more ways, more shots
     init_from: str | None  # a run whose parameters to start from
     log_every: Period
@@ -73,8 +78,8 @@ class Eval:
 
     split: Literal["val", "test"]
     state: Literal["best", "last"]
-    episodes: Annotated[int, Gt(1)]
-    val_episodes: Annotated[int, Gt(1)]
+    episodes: Episodes
+    val_episodes: Episodes
     seed: Seed
     inner_steps: tuple[CountOrZero, ...]
     shots: tuple[Count, ...]
@@ -164,12 +169,13 @@ def build_run(config: dict[str, Any]) -> Run:
     must_hold_no_key(config)
     train = build("train", config["train"], Train)
     evaluation = build("eval", config["eval"], Eval)
-    hardware = build("hardware", config["hardware"])
+    hardware = build("hardware", config["hardware"], kind=engine.Hardware)
     how = build("inner", config["inner"], Inner)
     hardware.check(train.meta_batch)
 
-    learner = build("learner", config["learner"])
-    learner.check(build("task", config["task"]))  # before a key of train.task that only a classification has
+    learner = build("learner", config["learner"], kind=Learner)
+    # Before a key of train.task that only a classification has.
+    learner.check(build("task", config["task"], kind=Tasks))
     tasks = build("train.task", {**config["task"], **known("train.task", train.task, config["task"])})
     eval_tasks = build("eval.task", {**config["task"], **known("eval.task", evaluation.task, config["task"])})
     eval_learner = build(
@@ -208,7 +214,7 @@ def build_run(config: dict[str, Any]) -> Run:
         learner=learner,
         eval_tasks=eval_tasks,
         eval_learner=eval_learner,
-        model=build("model", config["model"], n_out=width, dtype=hardware.dtype),
+        model=build("model", config["model"], kind=nn.Module, n_out=width, dtype=hardware.dtype),
         optimizer=optimizer,
         numbers={
             "learner": engine.numbers_of(learner),
@@ -219,7 +225,7 @@ def build_run(config: dict[str, Any]) -> Run:
         train=train,
         eval=evaluation,
         hardware=hardware,
-        logger=build("logger", config["logger"]),
+        logger=build("logger", config["logger"], kind=Logger),
         info=build("run", config["run"], RunInfo),
         config=config,
     )

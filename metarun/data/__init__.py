@@ -2,6 +2,6 @@
 
 from metarun.data.cache import cached
 from metarun.data.fetch import download
-from metarun.data.local import find
+from metarun.data.local import find, must_be_a_folder
 
-__all__ = ["cached", "download", "find"]
+__all__ = ["cached", "download", "find", "must_be_a_folder"]

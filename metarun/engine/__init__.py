@@ -1,12 +1,12 @@
 """The compiled programs: meta-steps and evaluation, how many tasks they take at once, and the machine they run on."""
 
-from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, must_fit, until_it_fits
+from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_state, must_fit, until_it_fits
 from metarun.engine.evaluate import Answers, Evaluation, Figures
 from metarun.engine.hardware import Hardware
 from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, stream, task_key
 from metarun.engine.meta_step import Guard, Numbers, Report
 from metarun.engine.net import check_shapes
-from metarun.engine.program import Programs, Shape, first_state, nets, numbers_of, programs, without_numbers
+from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, without_numbers
 from metarun.engine.send import copied, placed, send, sums_at_zero
 from metarun.engine.speed import Speed, measure
 

@@ -18,10 +18,11 @@ from jax.sharding import Mesh
 
 from metarun.core import Key, PyTree, State
 from metarun.engine.hardware import Hardware
+from metarun.engine.keys import INIT, stream
 from metarun.engine.meta_step import Numbers
 from metarun.engine.net import episode_size
 from metarun.engine.program import Programs, Shape, programs
-from metarun.engine.send import copied, send
+from metarun.engine.send import copied, placed, send
 from metarun.files import cache_dir, write_atomically
 
 log = logging.getLogger("metarun")
@@ -73,6 +74,21 @@ def must_fit(meta_steps: Any, mesh: Mesh, *arguments: PyTree) -> None:
     most = 2 * needed.temp_size_in_bytes * mesh.size  # while a call runs, the next one is sent
     if free is not None and most > free:
         raise OutOfMemory(f"{most / 2**30:.1f} GiB where {free / 2**30:.1f} are free")
+
+
+def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: int) -> State:
+    """The state before the first meta-step, on every device of the mesh.
+
+    Raises OutOfMemory, before anything is compiled or drawn, for one that is larger than what is free.
+    """
+    start, arguments = programs(shape, mesh, 1).start, (data, numbers, stream(seed, INIT))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(start, *arguments)))
+    free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
+    if free is not None and size * mesh.size > free:
+        each = f"{size / 2**30:,.1f} GiB of parameters and optimizer's state on each of {mesh.size} devices"
+        raise OutOfMemory(f"{each}, where {free / 2**30:.1f} are free")
+    with out_of_memory():
+        return placed(send(start, *arguments), mesh)
 
 
 def free_host_bytes() -> int | None:

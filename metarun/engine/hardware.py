@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
 import platform
 from dataclasses import dataclass
@@ -33,8 +35,10 @@ class Hardware:
         return "bfloat16" if self.precision == "bfloat16" else None
 
     def check(self, meta_batch: int) -> None:
-        """Raises ConfigError where tasks cannot be shared out evenly. Touches no device."""
+        """Raises ConfigError where tasks cannot be shared out evenly, or a CPU among so many. Touches no device."""
         devices = 1 if self.devices == "auto" else self.devices
+        if self.platform == "cpu" or (self.platform == "auto" and not has_accelerator()):
+            must_be_at_most(devices, most_of_a_cpu())
         if meta_batch % devices:
             raise ConfigError("hardware.devices", devices, f"must divide train.meta_batch={meta_batch}")
         if self.task_chunk != "auto" and (meta_batch // devices) % self.task_chunk:
@@ -52,13 +56,13 @@ class Hardware:
         shares small operations among threads badly, and two devices with half of the tasks each beat
         one device with two threads.
         """
+        most = most_of_a_cpu()
         keep_compiled_programs()
         set_flags(PATIENT | ({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {}))
         if self.platform != "auto":
             jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
         if self.platform in ("auto", "cpu"):
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            wanted = cores if self.devices == "auto" else self.devices
+            wanted = cores() if self.devices == "auto" else self.devices
             # Once a device has been touched (a later job of a sweep) the first job's number holds.
             with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", wanted)
@@ -71,13 +75,15 @@ class Hardware:
                 0
             ]
             raise ConfigError("hardware.platform", self.platform, f"not usable here ({message})") from error
+        if self.devices != "auto" and found[0].platform == "cpu":
+            must_be_at_most(self.devices, most)
         if self.devices != "auto" and self.devices > len(found):
             raise ConfigError(
                 "hardware.devices", self.devices, f"at most {len(found)}, what {found[0].platform} has here"
             )
-        most = len(found) if self.devices == "auto" else self.devices
+        wanted = len(found) if self.devices == "auto" else self.devices
         chunk = 1 if self.task_chunk == "auto" else self.task_chunk
-        count = max(n for n in range(1, most + 1) if meta_batch % (n * chunk) == 0)
+        count = max(n for n in range(1, wanted + 1) if meta_batch % (n * chunk) == 0)
         return Mesh(np.array(found[:count]), ("tasks",))
 
     def chunk(self, tasks: int, episode_size: int, platform: str) -> int:
@@ -91,6 +97,31 @@ class Hardware:
             return self.task_chunk
         most = min(tasks, max(4, 32_768 // episode_size)) if platform == "cpu" else tasks
         return max(n for n in range(1, most + 1) if tasks % n == 0)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_accelerator() -> bool:
+    """Whether jax may find more than a CPU here: a plugin for it is installed, and JAX_PLATFORMS does not leave it out.
+
+    Plugins are found in the ways that jax documents: the namespace `jax_plugins`, and entry points of that name.
+    """
+    plugins = importlib.util.find_spec("jax_plugins") or importlib.metadata.entry_points(group="jax_plugins")
+    return jax.config.values["jax_platforms"] != "cpu" and bool(plugins or importlib.util.find_spec("libtpu"))
+
+
+def most_of_a_cpu() -> int:
+    """The most devices that a CPU counts as: one a core, or as many as jax was told to make of it."""
+    return max(cores(), jax.config.values["jax_num_cpu_devices"])
+
+
+def must_be_at_most(devices: int, most: int) -> None:
+    """Raises ConfigError for more devices than `most_of_a_cpu`."""
+    if devices > most:
+        raise ConfigError("hardware.devices", devices, f"at most {most} on this CPU, one a core")
 
 
 MOST_COMPILED_BYTES = 2**31

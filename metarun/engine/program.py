@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from metarun.core import Net, PyTree, State, Tasks
+from metarun.core import Net, Tasks
 from metarun.engine.evaluate import make_evaluate
-from metarun.engine.keys import INIT, stream
-from metarun.engine.meta_step import Guard, Numbers, Optimizer, make_meta_steps, make_start
+from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
-from metarun.engine.send import placed, send
 from metarun.inner import Inner
 
 
@@ -92,8 +90,3 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
             shape.inner,
         ),
     )
-
-
-def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: int) -> State:
-    """The state before the first meta-step, on every device of the mesh."""
-    return placed(send(programs(shape, mesh, 1).start, data, numbers, stream(seed, INIT)), mesh)

@@ -1,9 +1,29 @@
-"""What classification tasks share: from drawings by class to an episode."""
+"""What tasks share: the size of an episode, and the way from drawings by class to one."""
+
+import math
+import os
 
 import jax
 import jax.numpy as jnp
 
-from metarun.core import Array, Batch, Episode, Key
+from metarun.core import Array, Batch, ConfigError, Episode, Key
+
+# What a model computes of an episode takes some fifty times the memory of the episode.
+PART = 64
+
+
+def must_fit(shape: tuple[int, ...], shots: int, queries: int, ways: int = 1) -> None:
+    """Raises ConfigError for an episode that takes more than 1/64 of this machine's memory, in float32.
+
+    It has `shots` and `queries` examples of `shape` for each of its `ways`, each answered with `ways` numbers.
+    """
+    examples = ways * (shots + queries)
+    size = 4 * examples * (math.prod(shape) + ways)
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // PART
+    if size > most:
+        key, given = max({"ways": ways, "shots": shots, "queries": queries}.items(), key=lambda item: item[1])
+        took = f"an episode of {examples:,} examples takes {size / 2**30:,.1f} GiB, before any model sees it"
+        raise ConfigError(key, given, f"{took}; at most {most / 2**30:.2g} GiB, 1/{PART} of this machine's memory")
 
 
 def by_class(x: Array, shots: int, classes: Array) -> Episode:

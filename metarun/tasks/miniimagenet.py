@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree
-from metarun.data import cached
-from metarun.tasks.episode import by_class, choose
+from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
+from metarun.data import cached, must_be_a_folder
+from metarun.tasks.episode import by_class, choose, must_fit
 from metarun.text import first_line
 
 SIDE = 84
@@ -45,7 +45,7 @@ class MiniImageNet:
     SPLIT/CLASS/NAME, as the code of Finn et al. leaves them.
     """
 
-    ways: Count
+    ways: Ways
     shots: Count
     queries: Count  # per class
     data_dir: str | None
@@ -62,6 +62,7 @@ class MiniImageNet:
             raise ConfigError(
                 "shots+queries", f"{self.shots}+{self.queries}", f"at most {PER_CLASS} together, the images of a class"
             )
+        must_fit((SIDE, SIDE, 3), self.shots, self.queries, self.ways)
 
     def n_classes(self, split: str) -> int:
         return LISTS[split].classes
@@ -93,12 +94,13 @@ class MiniImageNet:
 
 
 def home(data_dir: str | None) -> Path:
-    """The folder of the lists and images. Raises DataError."""
+    """The folder of the lists and images. Raises DataError, and ConfigError for a data_dir that is no folder."""
     if data_dir is None:
         raise DataError(
             "no miniimagenet data: neither data_dir= nor METARUN_DATA_DIR is set, and ImageNet's images may not be "
             "passed on, so they are not downloaded; put them and their lists into data_dir/miniimagenet"
         )
+    must_be_a_folder(data_dir)
     folder = Path(data_dir).expanduser() / "miniimagenet"
     if not folder.is_dir():
         raise DataError(

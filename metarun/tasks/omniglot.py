@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree
+from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
 from metarun.data import cached, download, find
 from metarun.tasks.episode import by_class, choose
 
@@ -61,7 +61,7 @@ class Omniglot:
         character's four rotations is a class of its own in training, and at val and test nothing is turned.
     """
 
-    ways: Count
+    ways: Ways
     shots: Count
     queries: Count  # per class
     split: Literal["finn", "vinyals", "lake", "reptile"]

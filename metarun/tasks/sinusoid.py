@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from metarun import losses
 from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree
+from metarun.tasks.episode import must_fit
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Sinusoid:
 
     def check(self, split: str) -> None:
         """Every split draws from the same continuum of waves."""
+        must_fit((1,), self.shots, self.queries)
 
     def n_classes(self, split: str) -> None:
         """None: waves are no classes."""

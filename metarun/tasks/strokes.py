@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree
-from metarun.tasks.episode import by_class, choose
+from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree, Ways
+from metarun.tasks.episode import by_class, choose, must_fit
 
 SIDE = 28  # pixels
 STROKES = 4  # at most, in one character
@@ -80,7 +80,7 @@ def draw(program: Program, key: Key, jitter: float) -> Array:
 class Strokes:
     """N-way classification of characters that nobody has seen before: 1 to 4 curved strokes each."""
 
-    ways: Count
+    ways: Ways
     shots: Count
     queries: Count  # per class
     jitter: NonNegative  # how much drawings of one character differ; 0: not at all
@@ -95,6 +95,7 @@ class Strokes:
         classes = self.n_classes(split)
         if classes and self.ways > classes:
             raise ConfigError("ways", self.ways, f"at most task.pool={classes}")
+        must_fit((SIDE, SIDE), self.shots, self.queries, self.ways)
 
     def n_classes(self, split: str) -> int | None:
         return self.pool if split == "train" else None

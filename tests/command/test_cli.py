@@ -45,7 +45,7 @@ MISTAKES = [
     (["train.steps"], "train.steps: cannot be read as group=choice or key=value"),
     (["task.ways={1}"], "task.ways={1}: cannot be read as group=choice or key=value"),
     (["train.steps=["], "train.steps=[: cannot be read as group=choice or key=value"),
-    (["task.ways=0"], "task.ways=0: must be an integer >= 1"),
+    (["task.ways=0"], "task.ways=0: must be an integer >= 2"),
     (["model=conv4", "task=sinusoid"], "model=conv4: takes images"),
     (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
     (["trian"], "trian: no such command"),
@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypa
     ("arguments", "says"),
     [
         (["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with"),
-        (["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 1"),
+        (["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 2"),
         (["hardware=gpu", "logger=none"], "hardware.platform=gpu: not usable here"),
     ],
     ids=str,
@@ -82,8 +82,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_of_a_real_process(tmp_path, argum
     err = metarun(*arguments, cwd=tmp_path, code=2, JAX_PLATFORMS="").stderr
     assert err.startswith(f"metarun: {says}")
     assert err.count("\n") == 1
-    if "-m" not in arguments:
-        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_is_one_line_that_says_where_it_was_looked_for(tmp_path):
@@ -191,8 +190,11 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(tmp_path):
 
 
 def test_a_sweep_goes_on_past_a_combination_that_diverges(tmp_path):
-    err = metarun("-m", *QUICK, "logger=none", "learner.inner_lr=1e30,0.01", "run.dir=SWEEP", cwd=tmp_path).stderr
-    assert "not finite" in err
+    sweep = ("-m", *QUICK, "logger=none", "learner.inner_lr=1e30,0.01", "run.dir=SWEEP")
+    *_, last, why = metarun(*sweep, cwd=tmp_path, code=1).stderr.splitlines()
+    assert last == "metarun: 1 of 2 runs of the sweep failed:"
+    assert why.startswith("  SWEEP/0 (learner.inner_lr=1e+30): ")
+    assert "not finite" in why
     assert not (tmp_path / "SWEEP" / "0" / "results.json").exists()
     assert (tmp_path / "SWEEP" / "1" / "results.json").exists()
 

@@ -15,19 +15,28 @@ from metarun.config.build import build
 from metarun.config.resume import resume
 from metarun.config.run import build_run
 from metarun.core import ConfigError
+from metarun.engine import hardware
 
 GOLDEN = Path(__file__).parent / "golden"
 
 MISTAKES = [
     # override, the key it names, what is said to be allowed
-    ("task.ways=0", "task.ways=0", "an integer >= 1"),
-    ("task.ways=two", "task.ways=two", "an integer >= 1"),
-    ("task.ways=2.5", "task.ways=2.5", "an integer >= 1"),
-    ("task.ways=true", "task.ways=True", "an integer >= 1"),
+    ("task.ways=0", "task.ways=0", "an integer >= 2"),
+    ("task.ways=two", "task.ways=two", "an integer >= 2"),
+    ("task.ways=2.5", "task.ways=2.5", "an integer >= 2"),
+    ("task.ways=true", "task.ways=True", "an integer >= 2"),
     ("+task.way=5", "task.way=5", "did you mean ways?"),
     ("+train.stesp=5", "train.stesp=5", "did you mean steps?"),
     ("+colour=red", "colour=red", "allowed: data_dir"),
     ("train.steps=0", "train.steps=0", "an integer >= 1"),
+    ("train.steps=1e4", "train.steps=10000.0", "an integer >= 1, such as 10000"),
+    ("train.steps=99999999999999999999", "train.steps=99999999999999999999", "an integer >= 1 and < 2147483648"),
+    ("train.meta_batch=1000000000", "train.meta_batch=1000000000", "an integer >= 1 and <= 65536"),
+    ("eval.episodes=1000000000", "eval.episodes=1000000000", "an integer > 1 and <= 1000000"),
+    ("eval.inner_steps=[0,3000000000]", "eval.inner_steps=[0, 3000000000]", "an integer >= 0 and < 2147483648"),
+    ("task.ways=1", "task.ways=1", "an integer >= 2"),
+    ("++eval.task.ways=1", "eval.task.ways=1", "an integer >= 2"),
+    ("train=3", "train=3", "give its keys one by one: train.KEY=VALUE"),
     ("train.log_every=7", "train.log_every=7", "must divide train.steps=3000, or be auto"),
     ("train.save_every=never", "train.save_every=never", "an integer >= 1 or auto"),
     ("train.seed=-1", "train.seed=-1", "an integer >= 0"),
@@ -35,7 +44,7 @@ MISTAKES = [
     ("eval.episodes=1", "eval.episodes=1", "an integer > 1"),
     ("eval.inner_steps=[1,-1]", "eval.inner_steps=[1, -1]", "a list, each an integer >= 0"),
     ("++eval.task.way=5", "eval.task.way=5", "did you mean ways?"),
-    ("++eval.task.ways=0", "eval.task.ways=0", "an integer >= 1"),
+    ("++eval.task.ways=0", "eval.task.ways=0", "an integer >= 2"),
     ("++eval.task.ways=9", "eval.task.ways=9", "at most 5"),
     ("++eval.learner.inner_step=9", "eval.learner.inner_step=9", "did you mean inner_steps?"),
     ("learner.inner_lr=0", "learner.inner_lr=0", "a number > 0"),
@@ -51,7 +60,6 @@ MISTAKES = [
     ("train.seed=4294967296", "train.seed=4294967296", "an integer >= 0 and < 4294967296"),
     ("~logger", "logger=(nothing)", "every run needs it"),
     ("+optimizer.momentun=0.9", "optimizer.momentun=0.9", "no such key"),
-    ("hardware.devices=3", "hardware.devices=3", "must divide train.meta_batch=32"),
     ("hardware.task_chunk=5", "hardware.task_chunk=5", "must divide the 32 tasks"),
     ("hardware.platform=abacus", "hardware.platform=abacus", "one of auto, cpu, gpu, tpu"),
     ("task.jitter=${nonsense}", "task.jitter", "nonsense"),
@@ -257,6 +265,49 @@ def test_a_learner_that_cannot_serve_a_task_is_refused_in_one_line(overrides, sa
         run_of(*overrides)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("task.ways=100000",), r"task.ways=100000: an episode of 600,000 examples takes .* GiB.* at most .* memory"),
+        (("task.ways=10000",), r"task.ways=10000: an episode of 60,000 examples"),  # its answers are what is large
+        (("++eval.task.queries=9000000",), r"eval.task.queries=9000000: an episode of"),
+        (("task=sinusoid", "task.shots=1000000000"), r"task.shots=1000000000: an episode of 1,000,000,010 examples"),
+        (("task=omniglot", "task.ways=1000", "task.split=vinyals"), "task.ways=1000: at most 688, the val classes"),
+    ],
+    ids=str,
+)
+def test_an_episode_that_no_memory_holds_is_refused(monkeypatch, overrides, says):
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**22}  # 16 GiB
+    monkeypatch.setattr(os, "sysconf", pages.get)
+    run_of("task.ways=200", "task.shots=5")
+    run_of("task=miniimagenet", "task.ways=16", "task.shots=5", "eval.shots=[30]")
+    with pytest.raises(ConfigError, match=says):
+        run_of(*overrides)
+
+
+@pytest.mark.parametrize("platform", ["auto", "cpu"])
+def test_a_cpu_has_no_more_devices_than_cores(monkeypatch, platform):
+    monkeypatch.setattr(hardware, "cores", lambda: 4)
+    assert run_of("hardware.devices=4", f"hardware.platform={platform}").hardware.devices == 4
+    for devices, meta_batch, allowed in (
+        (32, 32, "at most 4 on this CPU, one a core"),
+        (3, 32, "must divide"),
+        (99, 99, "at"),
+    ):
+        with pytest.raises(ConfigError, match=f"hardware.devices={devices}: {allowed}"):
+            run_of(f"hardware.devices={devices}", f"train.meta_batch={meta_batch}", f"hardware.platform={platform}")
+    run_of("hardware.devices=32", "hardware.platform=gpu")  # what a GPU has is known once it is touched
+    monkeypatch.setattr(hardware, "cores", lambda: 1)
+    run_of("hardware.devices=2", f"hardware.platform={platform}")  # conftest.py told jax to make two of it
+
+
+def test_more_devices_than_cores_are_refused_where_an_accelerator_was_expected(monkeypatch):
+    monkeypatch.setattr(hardware, "has_accelerator", lambda: True)
+    run = run_of("hardware.devices=16")
+    with pytest.raises(ConfigError, match=r"hardware.devices=16: at most .* on this CPU"):
+        run.hardware.set_up(32)
 
 
 @pytest.mark.parametrize("learner", ["protonet", "matching", "proto_maml", "r2d2", "metaoptnet", "cnp"])

@@ -102,7 +102,8 @@ def test_evaluation_after_other_inner_steps_is_that_learners():
 
 def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     """One query: alone with the support set, its prediction is that of a batch of support and query."""
-    run = run_of("model=mlp", "model.norm=batch", "model.hidden=[8]", "task.ways=1", "task.queries=1", "task.shots=3")
+    episode = ("task=sinusoid", "task.queries=1", "task.shots=3")
+    run = run_of(*episode, "model=mlp", "model.norm=batch", "model.hidden=[8]")
     net = make_net(run.model, run.tasks, 1)
     support, query, _ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     params = run.learner.init(net, jax.random.key(1), support.x)

@@ -127,6 +127,16 @@ def test_a_chunk_that_does_not_fit_is_halved_with_a_line_that_says_so(tmp_path, 
     assert "4 tasks at once on a device need more memory than there is" in capsys.readouterr().out
 
 
+def test_a_model_that_no_memory_holds_is_refused_before_anything_of_it_is_made(monkeypatch):
+    run = run_of(*SMALL, "model.hidden=[1000000,1000000]")
+    mesh = run.hardware.set_up(8)
+    monkeypatch.setattr(chunks, "send", lambda *_: pytest.fail("it was made"))
+    with pytest.raises(
+        engine.OutOfMemory, match=r"GiB of parameters and optimizer's state on each of 2 devices, where"
+    ):
+        engine.first_state(run.shape, mesh, (), run.numbers, 0)
+
+
 def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(chunks, "WORTH_MEASURING_S", 0.0)

@@ -1,0 +1,207 @@
+"""A newcomer's mistakes: each ends in one line that says what is wrong and what to do, and leaves nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import start
+
+from metarun.command import main
+
+
+def told(capfd, monkeypatch, *arguments: str, code: int = 2) -> str:
+    """What a command that is a mistake prints: one line on standard error, and nothing else."""
+    monkeypatch.setattr(sys, "argv", ["metarun", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main.command()
+    out, err = capfd.readouterr()
+    assert end.value.code == code, err
+    assert out == ""
+    assert err.startswith("metarun: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("metarun: ")
+
+
+MISTAKES = [
+    # nothing to run
+    (["-m"], "-m: wants a setting with several values: metarun -m"),
+    (["-m", "run.dir=SWEEP"], "-m: wants a setting with several values"),
+    (["--package", "learner"], "--package: says nothing of what to run"),
+    (["run.dir=TYPO", "logger=none", "hardware.devices=1"], "run.dir=TYPO: holds no run to go on with"),
+    (["run.dir="], "run.dir=: names no directory; left out"),
+    (["run.dir=null"], "run.dir=null: names no directory; left out"),
+    # words
+    (["maml"], "maml: no such command; a setting has an equals sign, and no spaces: metarun learner=maml"),
+    (["learner"], "learner: no such command; a setting has an equals sign, and no spaces: metarun learner="),
+    (["train"], "train: no such command, and none is needed to train: metarun learner="),
+    (["learner=maml", "bench"], "bench: a command comes first: metarun bench learner=maml"),
+    (["learner=maml", "."], ".: a setting has an equals sign; to go on with a run: metarun run.dir=."),
+    # options
+    (["--seed", "1"], "--seed: no such option; a setting has an equals sign and no dashes: train.seed=1 or"),
+    (["--learner=maml"], "--learner: no such option; a setting has an equals sign and no dashes: learner=maml"),
+    (["--colour", "red"], "--colour: no such option; a setting has an equals sign and no dashes: KEY=red"),
+    (["--config-dri=x"], "--config-dri: no such option; did you mean --config-dir?"),
+    (["--cfg", "jbo"], "--cfg/-c: invalid choice: 'jbo'"),
+    # keys
+    (["learner.inner.lr=1"], "learner.inner.lr: no such key; did you mean inner_lr?"),
+    (["seed=1"], "seed: no such key; did you mean train.seed or eval.seed?"),
+    (["train.ways=1"], "train.ways: no such key; did you mean task.ways?"),
+    (["train=3", "task=sinusoid"], "train=3: is a group of settings; give its keys one by one: train.KEY=VALUE"),
+    # values
+    (["train.seed=0,banana"], "train.seed=0,banana: several values are several runs, which metarun -m makes; a list"),
+    (["experiment=demo,maml"], "experiment=demo,maml: several values are several runs, which metarun -m makes\n"),
+    (["run.name=a(b"], "run.name=a(b: cannot be read as group=choice or key=value (no viable alternative at input "
+     "'a(b'); a value with such signs wants quotes: 'run.name=\"a(b\"'"),
+    (['run.name=a"b'], 'run.name=a"b: cannot be read as group=choice or key=value; a value with such signs wants'),
+    (["learner=maml,"], "learner=maml,: cannot be read as group=choice or key=value (mismatched input '<EOF>'); "
+     "learner is one of anil, attention, "),
+    (["runs/1"], "runs/1: cannot be read as group=choice or key=value; to go on with a run: metarun run.dir=runs/1"),
+    (["+train.seed=1"], "+train.seed: is there already; without the plus it is set"),
+    (["experiment=zzz"], "experiment=zzz: no such choice; allowed: anil_miniimagenet_5w1s, anil_miniimagenet_5w5s, "),
+    (["experiment=null", "train.seed=x"], "train.seed=x: must be an integer"),
+    (["eval.task={ways:", "20}"], "eval.task={ways:: cannot be read as group=choice or key=value"),
+    (["eval.task={wais: 20}"], "eval.task.wais=20: no such key; did you mean ways?"),
+    (["data_dir=/no/such/folder", "task=omniglot"], "data_dir=/no/such/folder: no such folder"),
+    (["data_dir=/no/such/folder", "task=miniimagenet"], "data_dir=/no/such/folder: no such folder"),
+    (["data", "omniglot", "data_dir=/no/such/folder"], "data_dir=/no/such/folder: no such folder"),
+    # Hydra's own groups
+    (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: no such choice; allowed: basic; what Hydra's plugins add"),
+    # commands
+    (["bench", "--steps", "0"], "bench --steps: no such option; allowed: --trace DIR"),
+    (["bench", "-m", "learner=maml"], "bench -m: bench takes one run"),
+    (["bench", "learner=maml,fomaml"], "learner=maml,fomaml: several values are several runs"),
+    (["bench", "--trace"], "--trace: names no directory"),
+    (["report", ".", "--out", "no/r.html"], "report: no/r.html cannot be written (make the directory first)"),
+    (["report", ".", "--csv=."], "report --csv .: is a directory; name a file in it"),
+    (["replay", "--task", "3"], "replay: takes one directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "says"), MISTAKES, ids=[" ".join(arguments) for arguments, _ in MISTAKES])
+def test_a_mistake_is_told_in_one_line(tmp_path, monkeypatch, capfd, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert told(capfd, monkeypatch, *arguments).startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+YAMLS = {  # content, what is said
+    "broken": ("a: [1\nb: 2\n", "broken.yaml, line 2: is no yaml (expected ',' or ']'"),
+    "task": ("_target_: blobs.Blobs\nways: 3\n", "learner._target_=blobs.Blobs: is no learner: it lacks adapt, init,"),
+    "function": ("_target_: mylab.function\n", "learner._target_=mylab.function: is no learner: a dataclass is wanted"),
+    "thawed": ("_target_: mylab.Thawed\ninner_lr: 1.0\n", "mylab.Thawed: is not frozen: write @dataclass(frozen=True)"),
+    "latin": ("# \xe9\n", "a yaml file is no text in UTF-8"),
+}  # fmt: skip
+MYLAB = """
+from dataclasses import dataclass
+from metarun.learners.maml import MAML
+def function(): pass
+@dataclass
+class Thawed:
+    inner_lr: float
+    check = width = init = adapt = predict = meta_grad = None
+"""
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_a_yaml_of_ones_own_is_told_by_what_is_wrong_in_it(tmp_path, monkeypatch, capfd, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("METARUN_ALLOW", "blobs,mylab")
+    (tmp_path / "mylab.py").write_text(MYLAB)
+    (tmp_path / "mine" / "learner").mkdir(parents=True)
+    content, says = YAMLS[name]
+    (tmp_path / "mine" / "learner" / f"{name}.yaml").write_text(content, encoding="latin1")
+    try:
+        line = told(capfd, monkeypatch, "--config-dir=mine", f"learner={name}", "logger=none")
+        assert says in line
+        assert "no such choice; did you mean" in told(capfd, monkeypatch, "--config-dir=mine", f"learner={name}x")
+        assert "is no directory" in told(capfd, monkeypatch, "--config-dir=mylab.py", "learner=maml")
+    finally:
+        sys.modules.pop("mylab", None)
+
+
+@pytest.mark.parametrize(
+    ("group", "target", "lacks"),
+    [
+        ("learner", "metarun.tasks.strokes.Strokes", "adapt, init"),
+        ("task", "metarun.learners.maml.MAML", "digest, load"),
+        ("model", "metarun.learners.maml.MAML", "apply"),
+        ("logger", "metarun.learners.maml.MAML", "open"),
+        ("hardware", "metarun.run.loggers.NoLogger", "check, chunk"),
+    ],
+)
+def test_a_class_of_another_kind_is_refused_by_what_it_lacks(monkeypatch, capfd, group, target, lacks):
+    line = told(capfd, monkeypatch, f"{group}._target_={target}", "run.dir=RUN")
+    assert line.startswith(f"{group}._target_={target}: is no {group}: it lacks {lacks}")
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_each_command_has_a_help_of_its_own(monkeypatch, capfd, verb):
+    monkeypatch.setattr(sys, "argv", ["metarun", verb, "--help"])
+    main.command()
+    out = capfd.readouterr().out
+    usage, *_, example = out.strip().splitlines()
+    assert usage.startswith(f"metarun {verb} ")
+    assert example.startswith(f"  metarun {verb} ")
+
+
+def test_the_help_of_a_command_imports_nothing_heavy():
+    script = (
+        "import sys; from metarun.command import main\n"
+        "for verb in main.VERBS: sys.argv = ['metarun', verb, '--help']; main.command()\n"
+        "print(sorted(sys.modules))"
+    )
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for heavy in ("'jax'", "'hydra'", "'wandb'", "'pydantic'", "'numpy'", "'matplotlib'"):
+        assert heavy not in modules
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"]], ids=str)
+def test_metarun_alone_prints_the_help(monkeypatch, capfd, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["metarun", *arguments])
+    main.command()
+    assert capfd.readouterr().out == main.help_text() + "\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_laid_over_may_be_given_as_a_group(monkeypatch, capfd):
+    given = ["train.task={ways: 7}", "eval.task={ways: 3}", "eval.task.queries=9", "eval.learner={inner_steps: 4}"]
+    monkeypatch.setattr(sys, "argv", ["metarun", *given, "--cfg", "job"])
+    main.command()
+    out = capfd.readouterr().out
+    assert "  task:\n    ways: 7\n" in out
+    assert "  task:\n    ways: 3\n    queries: 9\n  learner:\n    inner_steps: 4\n" in out
+
+
+def test_options_may_stand_between_settings(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["metarun", "learner=fomaml", "--cfg", "job", "train.steps=7"])
+    main.command()
+    out = capfd.readouterr().out
+    assert "first_order: true" in out
+    assert "steps: 7" in out
+
+
+def test_a_reader_that_has_enough_is_no_mistake(tmp_path):
+    process = start("--hydra-help", cwd=tmp_path)
+    process.stdout.close()  # before the first line, as `| head -0` would
+    process.stdout = None
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_a_report_of_runs_that_cannot_be_read_says_so_and_fails(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        (tmp_path / "runs" / str(i)).mkdir(parents=True)
+        (tmp_path / "runs" / str(i) / "config.yaml").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["metarun", "report", "runs", "--markdown", "-"])
+    with pytest.raises(SystemExit) as end:
+        main.command()
+    out, err = capfd.readouterr()
+    assert end.value.code == 1
+    assert out.startswith("|")
+    assert err.startswith("metarun: report: 2 of 2 runs have a config.yaml that cannot be read: ")
+    assert err.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["runs"]
