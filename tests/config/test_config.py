@@ -96,13 +96,6 @@ def test_the_defaults_of_every_learner_and_task_build():
         assert run_of(f"task={task}").tasks.n_out in (1, 5)
 
 
-def test_periods_left_alone_fit_any_run():
-    for steps in (1, 7, 3001):
-        train = run_of(f"train.steps={steps}").train
-        for name in ("log_every", "eval_every", "save_every"):
-            assert 1 <= train.period(name) <= steps
-
-
 def test_evaluation_differs_by_value():
     run = run_of("++eval.task.queries=15", "++eval.learner.inner_steps=3")
     assert (run.tasks.queries, run.eval_tasks.queries) == (5, 15)
