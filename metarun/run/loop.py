@@ -15,7 +15,7 @@ from metarun import engine
 from metarun.config.run import Run
 from metarun.core import PyTree, State
 from metarun.files import write_atomically
-from metarun.run import nonfinite, separation
+from metarun.run import earlier, nonfinite, separation
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.clock import Clock
 from metarun.run.log import Bar, MetricsFile, open_log, words
@@ -64,8 +64,11 @@ class Loop:
             raise no_run(Path(source))
 
     def open_directory(self) -> None:
-        """The log, and the configuration that runs it again."""
+        """The log, and the configuration that runs it again; results of another test, or of fewer steps, step aside."""
         open_log(self.directory)
+        before = earlier.asked_for(self.directory)
+        self.longer = before is not None and before[0] != self.run.train.steps
+        earlier.set_aside(self.directory, self.run.config)
         write_atomically(self.directory / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False))
         self.stop.how_to_go_on = f"metarun run.dir={self.directory}"
         self.watch.saved = self.how_to_go_on
@@ -91,6 +94,7 @@ class Loop:
             "seconds": 0.0,
             "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
             "unvalidated": False,  # whether the validation due at this meta-step was cut short
+            "logged": None,  # the meta-step of the newest row of training
         }
         if run.train.init_from is not None and self.checkpoints.is_empty():
             begin = start_from(self.state.params, Path(run.train.init_from))
@@ -99,7 +103,11 @@ class Loop:
         if (saved := self.checkpoints.restore(self.state)) is not None:
             self.state, self.host = saved[0], self.host | saved[1]  # the command that began the run stands
             log.info(f"going on from meta-step {int(self.state.step)} of {self.directory}")
+            if self.longer:
+                self.host["command"] = earlier.made_longer(self.host["command"], run.train.steps)
         self.step = int(self.state.step)
+        if self.host["logged"] is None:  # of an earlier version
+            self.host["logged"] = self.step - int(self.state.summed)
         self.seconds_before = self.host["seconds"]
 
     def choose_chunk(self) -> int:
@@ -192,10 +200,10 @@ class Loop:
         metrics = {name: float(value) / summed for name, value in report.sums.items()}
         self.bar.update(step, clock.rate, clock.rate * train.meta_batch, metrics)
         if train.is_due(step, "log_every"):
-            since = step % train.period("log_every") or train.period("log_every")
-            if skipped := since - int(report.summed):
+            if skipped := step - self.host["logged"] - int(report.summed):
                 log.warning(f"{skipped} of the last meta-steps had no finite gradient, and changed nothing")
             self.row(step, "train", metrics | ({"skipped": skipped} if skipped else {}))
+            self.host["logged"] = step
             log.debug(
                 f"meta-step {step}/{train.steps}  {words(metrics)}  {clock.rate:.1f} meta-steps/s  "
                 f"{clock.rate * train.meta_batch:.0f} tasks/s  {clock.left(train.steps - step)} left"

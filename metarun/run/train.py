@@ -7,7 +7,7 @@ from typing import Any
 from metarun.config.run import Run
 from metarun.core import DataError
 from metarun.files import write_atomically
-from metarun.run import answers, results
+from metarun.run import answers, earlier, results
 from metarun.run.lock import only_process_in
 from metarun.run.log import console, finite
 from metarun.run.loop import Loop
@@ -40,7 +40,7 @@ def train(run: Run) -> dict[str, Any]:
         only_process_in(directory),
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
     ):
-        if (directory / "results.json").exists():
+        if (directory / "results.json").exists() and not earlier.is_another(directory, run.config):
             return earlier_results(directory)
         loop = Loop(run, stop, watch)
         summary: dict[str, float] = {}
