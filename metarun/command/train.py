@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import traceback
 from itertools import pairwise
 from pathlib import Path
@@ -46,12 +47,17 @@ def job(cfg: "DictConfig") -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    slow = threading.Timer(2.0, print, ["loading JAX"], {"flush": True})  # 10 seconds, on a machine just started
+    slow.daemon = True
+    slow.start()
+
     from metarun.config.resume import resume
     from metarun.config.run import build_run, resolve
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import results, train
 
+    slow.cancel()
     directory = Path(HydraConfig.get().runtime.output_dir)
     try:
         directory = Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory

@@ -86,9 +86,7 @@ def is_named(key: str, named: Collection[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in named)
 
 
-def must_go_on_as_begun(
-    directory: Path, before: dict[str, Any], now: dict[str, Any], named: Collection[str]
-) -> None:
+def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, Any], named: Collection[str]) -> None:
     """Raises ConfigError unless a run of so many steps would have begun with the meta-steps that are done.
 
     A schedule that ends with the run would not. What follows train.steps is known by its value, as a configuration is
@@ -98,15 +96,15 @@ def must_go_on_as_begun(
     if not isinstance(new, int) or not isinstance(old, int):
         return  # it is refused by its type
     if new < old:
-        raise ConfigError("train.steps", new, f"the run can become longer, not shorter ({old} there); name a new run.dir")
+        raise ConfigError("train.steps", new, f"at least {old}, as the run began with; for less name a new directory")
     for key, value in sorted(before.items()):
         kept = key in named and now.get(key) == value
         if key.startswith(("optimizer.", "learner.")) and value == old and type(value) is int and not kept:
             raise ConfigError(
                 "train.steps",
                 new,
-                f"{directory} cannot be made longer, as its {key}={value} is its train.steps: a run of {new} would have "
-                f"begun otherwise; name a new run.dir, or give the whole command with {key}={value} to keep that",
+                f"{directory} cannot be made longer, as its {key}={value} is its train.steps: a run of {new} would "
+                f"have begun otherwise; name a new run.dir, or give the whole command with {key}={value} to keep that",
             )
 
 
