@@ -43,6 +43,10 @@ class Clock:
         """The host did something between: the next report tells nothing of the devices' speed."""
         self.last = None
 
+    def mean_rate(self) -> float | None:
+        """Meta-steps per second, of all that were timed."""
+        return self.steps / self.seconds if self.seconds else None
+
     def steps_per_call(self) -> int:
         return max(1, int(self.rate * SECONDS_PER_CALL))
 

@@ -102,6 +102,7 @@ class Loop:
             "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
             "unvalidated": False,  # whether the validation due at this meta-step was cut short
             "logged": None,  # the meta-step of the newest row of training
+            "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
         }
         if run.train.init_from is not None and self.checkpoints.is_empty():
             begin = start_from(self.state.params, Path(run.train.init_from))
@@ -120,7 +121,7 @@ class Loop:
     def choose_chunk(self) -> int:
         """How many tasks a device takes at once."""
         self.watch.at("measuring how many tasks at once are fastest")
-        self.status.at("measuring how many tasks at once are fastest")
+        self.status.at("compiling and timing meta-steps")
         run, training = self.run, engine.Training(self.state, self.data["train"], self.run.numbers, self.k_train)
         left = run.train.steps - self.step
         return engine.choose_chunk(run.shape, self.mesh, run.hardware, training, left, run.shaping)
@@ -241,6 +242,7 @@ class Loop:
     def save(self, kept: State) -> None:
         if int(kept.step) not in (self.checkpoints.whole, self.checkpoints.writing):
             self.host["seconds"] = self.seconds()
+            self.host["steps_per_s"] = self.clock.mean_rate() or self.host["steps_per_s"]
             self.checkpoints.save(kept, self.host)
 
     def seconds(self) -> float:

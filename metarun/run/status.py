@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from metarun.run.log import console, live
 from metarun.text import printable
@@ -48,10 +49,11 @@ class Status:
         self.thread = threading.Thread(target=self.tell, name="status", daemon=True)
         self.line = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=10),
             TextColumn("{task.fields[far]}", markup=False),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             console=console,
+            expand=True,  # the note gets what the others leave, and is cut where that is too little
             transient=True,
             refresh_per_second=4,
             disable=not live(),

@@ -12,6 +12,7 @@ from support import SMALL, complete, composed, placed, rows, run_in, saved
 
 from metarun.command import main
 from metarun.config.resume import resume
+from metarun.engine import chunks
 from metarun.run import earlier, train
 from metarun.run.stop import Interrupted, Stop
 
@@ -95,16 +96,18 @@ def test_the_rows_of_a_longer_run_follow_its_periods_and_count_no_meta_step_as_s
     assert got["val"][2:] == expected["val"][1:]
 
 
-def test_a_finished_run_is_tested_again_without_training_and_keeps_its_earlier_results(tmp_path):
+def test_a_finished_run_is_tested_again_without_training_and_keeps_its_earlier_results(tmp_path, monkeypatch):
     settings = (*PERIODS, "train.steps=12")
     first = train.train(run_in(tmp_path / "run", *settings))
     whole = train.train(run_in(tmp_path / "whole", *settings, "eval.episodes=16", "eval.inner_steps=[0,2]"))
     trained, kept = rows(tmp_path / "run"), [path.stat().st_mtime_ns for path in complete(tmp_path / "run")]
+    monkeypatch.setattr(chunks, "seconds_per_meta_step", lambda *_: pytest.fail("it has no meta-steps to be quick at"))
     again = go_on(tmp_path / "run", "eval.episodes=16", "eval.inner_steps=[0,2]")
     assert again["protocol"]["episodes"] == 16
     for part in ("test", "test_by_inner_steps", "state"):
         assert again[part] == whole[part]
     assert json.loads((tmp_path / "run" / "results-1.json").read_text()) == first
+    assert again["speed"]["meta_steps_per_s"] == pytest.approx(first["speed"]["meta_steps_per_s"], rel=0.5)
     assert rows(tmp_path / "run") == trained
     assert [path.stat().st_mtime_ns for path in complete(tmp_path / "run")] == kept
     third = go_on(tmp_path / "run", "eval.shots=[2,3]", "eval.seed=1")
