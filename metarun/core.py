@@ -136,7 +136,12 @@ class Named(Protocol):
 
 
 class Learner(Protocol):
-    """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys."""
+    """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys.
+
+    Its floats are arguments of the compiled programs. A field `inner_steps` is an argument of the compiled evaluation,
+    which so serves every number of inner steps: there it is a traced () int32. `adapt` and `predict` must loop over it
+    with `inner.loop`, `inner.descend` or `jax.lax.fori_loop`, not Python's `range`, and let no shape depend on it.
+    """
 
     def check(self, tasks: Tasks) -> None:
         """Raises ConfigError if the learner cannot serve such tasks. Host only, cheap."""

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,10 +50,15 @@ def job(cfg: "DictConfig") -> str | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    slow = threading.Timer(2.0, print, ["loading JAX"], {"flush": True})  # 10 seconds, on a machine just started
+    slow.daemon = True
+    slow.start()
+
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import results, train
 
+    slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     try:

@@ -10,13 +10,47 @@ from metarun.config.conf import conf_dir, flat
 from metarun.config.run import SECTIONS
 from metarun.core import ConfigError
 
+# What changes no result.
+MAY_CHANGE = (
+    "run.", "paper", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
+    "train.on_nonfinite", "train.skip_at_most",
+)  # fmt: skip
+# What changes nothing but the final test; the rest of `eval` changes validations, too, which choose the best state.
+OF_THE_TEST = ("eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots")
+PERIODS = ("train.log_every", "train.eval_every", "train.save_every")
+# A command that chooses one of these tells of a whole run; one that does not, of changes to the run that is there.
+WHOLE = {"task", "learner", "model", "optimizer", "experiment"}
+
 
 def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
     """The configuration with which to go on with the run in `directory`; `named` are the command's keys but run.dir.
 
-    If all of these are settings that change no result (MAY_CHANGE), it is the run's own with these of `config`. Else
-    `config` must be the same as the run's, but for such settings; raises ConfigError if it is not.
+    A command without a choice of what is trained (WHOLE) is about the run that is there: its configuration with these
+    keys of `config`. With such a choice `config` must be the run's. Either may change what changes no result; make the
+    run longer, by train.steps; and test a finished run again, by eval. Raises ConfigError for all other changes.
     """
+    stored = read(directory, config)
+    if not WHOLE & set(named):
+        config = changed(stored, config, ["run.dir", *named])
+    before, now = flat(stored), flat(config)
+    differing = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    differing = {key for key in differing if not key.startswith(MAY_CHANGE)}
+    asked = {key for key in differing if is_named(key, named)}  # not what a default, or an experiment, brings along
+    longer = "train.steps" in asked
+    if longer:
+        must_go_on_as_begun(directory, before, now, named)
+    finished = (directory / "results.json").exists() and not longer
+    for key in sorted(asked):
+        if key.startswith("eval.") and not key.startswith(OF_THE_TEST) and not finished:
+            raise ConfigError(key, now.get(key), f"validation uses it ({before.get(key)} there); finish the run first")
+    allowed = {key for key in asked if key.startswith("eval.") or (longer and key in ("train.steps", *PERIODS))}
+    if wrong := sorted(differing - allowed):
+        raise another(directory, wrong, before, named)
+    return config
+
+
+def read(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the run in `directory`, of whatever version. Raises ConfigError."""
     try:
         stored = yaml.safe_load((directory / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -29,30 +63,60 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
-    if all(f"{key}.".startswith(MAY_CHANGE) for key in named):
-        for key in ["run.dir", *named]:
-            *path, last = key.split(".")
-            group, new = stored, config
-            for part in path:
-                group, new = group[part], new[part]
+    return stored
+
+
+def changed(stored: dict[str, Any], config: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """`stored` with the values that `keys` have in `config`; a key that `config` lacks was deleted."""
+    result = dict(stored)
+    for key in keys:
+        *path, last = key.split(".")
+        group, new = result, config
+        for part in path:
+            group[part] = dict(group[part]) if isinstance(group.get(part), dict) else {}
+            group, new = group[part], new.get(part, {})
+        group.pop(last, None)
+        if last in new:
             group[last] = new[last]
-        return stored
-    before, now = flat(stored), flat(config)
-    differing = sorted(
-        key for key in before.keys() | now.keys() if not key.startswith(MAY_CHANGE) and before.get(key) != now.get(key)
+    return result
+
+
+def is_named(key: str, named: Collection[str]) -> bool:
+    """Whether the command names the key, or a group that it is of."""
+    return any(f"{key}.".startswith(f"{one}.") for one in named)
+
+
+def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, Any], named: Collection[str]) -> None:
+    """Raises ConfigError unless a run of so many steps would have begun with the meta-steps that are done.
+
+    A schedule that ends with the run would not. What follows train.steps is known by its value, as a configuration is
+    kept resolved; one that is named is as it shall be.
+    """
+    old, new = before["train.steps"], now["train.steps"]
+    if not isinstance(new, int) or not isinstance(old, int):
+        return  # it is refused by its type
+    if new < old:
+        raise ConfigError("train.steps", new, f"at least {old}, as the run began with; for less name a new directory")
+    for key, value in sorted(before.items()):
+        kept = key in named and now.get(key) == value
+        if key.startswith(("optimizer.", "learner.")) and value == old and type(value) is int and not kept:
+            raise ConfigError(
+                "train.steps",
+                new,
+                f"{directory} cannot be made longer, as its {key}={value} is its train.steps: a run of {new} would "
+                f"have begun otherwise; name a new run.dir, or give the whole command with {key}={value} to keep that",
+            )
+
+
+def another(directory: Path, wrong: list[str], before: dict[str, Any], named: Collection[str]) -> ConfigError:
+    """The refusal of a command that tells of another run: with what it names or, if that agrees, with what it omits."""
+    asked = [key for key in wrong if is_named(key, named) or "experiment" in named]
+    shown = asked or wrong
+    keys = ", ".join(f"{key} ({before.get(key)} there)" for key in shown[:5])
+    more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+    than = "another" if asked else "what this command leaves out:"
+    return ConfigError(
+        "run.dir",
+        directory,
+        f"holds a run with {than} {keys}{more}; go on with it by run.dir alone, or name a new directory",
     )
-    if differing:
-        keys = ", ".join(f"{key} ({before.get(key)} there)" for key in differing[:5])
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise ConfigError(
-            "run.dir",
-            directory,
-            f"holds a run with another {keys}{more}; go on with it by run.dir alone, or name a new directory",
-        )
-    return config
-
-
-MAY_CHANGE = (
-    "run.", "paper", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
-    "train.on_nonfinite", "train.skip_at_most",
-)  # fmt: skip

@@ -148,7 +148,7 @@ def choose_chunk(
             seconds[n] = seconds_per_meta_step(shape, mesh, n, training)
         return seconds[n]
 
-    if len(allowed) == 1 or measured(guess) * steps_left < WORTH_MEASURING_S:
+    if len(allowed) == 1 or steps_left == 0 or measured(guess) * steps_left < WORTH_MEASURING_S:
         return guess
     log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
     best = allowed.index(guess)

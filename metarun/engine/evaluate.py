@@ -68,7 +68,7 @@ def make_evaluate(
 
     `numbers` stand in for the learner's own floats, and `after` for its inner steps, without another compilation. The
     same seed gives the same episodes, whatever the learner, its inner steps or the hardware. Every half a second
-    `pause`() is called, which may raise.
+    `pause`(tasks done) is called, which may raise.
     """
 
     def per_task(
@@ -89,7 +89,7 @@ def make_evaluate(
         k_eval: Key,
         numbers: dict[str, Any],
         after: int | None = None,
-        pause: Callable[[], None] = lambda: None,
+        pause: Callable[[int], None] = lambda done: None,
     ) -> Evaluation:
         inner_steps = getattr(learner, "inner_steps", None) if after is None else after
         steps = {} if inner_steps is None else {"inner_steps": jnp.int32(inner_steps)}
@@ -103,7 +103,7 @@ def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int
     """(pause, tasks, k_eval, *arguments) -> per_task(k_episode, k_adapt, *arguments) for so many tasks, on the host.
 
     Compiled once for any number of tasks up to `most`: the devices take so many chunks as it needs, no more. They are
-    asked for about half a second's worth at a time; in between `pause`() is called, and may raise.
+    asked for about half a second's worth at a time; in between `pause`(tasks done) is called, and may raise.
     """
     at_once = mesh.size * task_chunk
     rows = -(-most // at_once)  # chunks a device may be asked for
@@ -126,7 +126,7 @@ def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int
     # A row holds a chunk of every device, side by side: flattened, tasks stand in their order.
     sharded = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=P(), out_specs=P(None, "tasks"), check_vma=False))
 
-    def over_tasks(pause: Callable[[], None], tasks: int, k_eval: Key, *arguments: PyTree) -> PyTree:
+    def over_tasks(pause: Callable[[int], None], tasks: int, k_eval: Key, *arguments: PyTree) -> PyTree:
         parts, first, count, total = [], 0, 1, -(-tasks // at_once)
         while first < total:
             begin = time.perf_counter()
@@ -135,7 +135,7 @@ def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int
             first += count
             faster = SECONDS_BETWEEN_PAUSES / (time.perf_counter() - begin)
             count = min(max(1, int(count * faster)), total - first)
-            pause()
+            pause(min(first * at_once, tasks))
         every = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:tasks], every)
 

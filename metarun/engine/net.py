@@ -1,9 +1,11 @@
 """What a learner sees of a model and its tasks, and whether the three fit together."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
@@ -42,8 +44,9 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained
     own = jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
     params = own if trained is None else trained
 
-    def predict(params: PyTree, episode: Episode, key: Key) -> Array:
-        return learner.predict(net, learner.adapt(net, params, episode.support, key), episode.query.x)
+    def predict(params: PyTree, episode: Episode, key: Key, traced: dict[str, Any] | None = None) -> Array:
+        own = dataclasses.replace(learner, **traced) if traced else learner  # type: ignore[type-var]
+        return own.predict(net, own.adapt(net, params, episode.support, key), episode.query.x)
 
     refused = ConfigError("eval.learner", "(its settings)", "they change what is learned; set them under learner")
     if jax.tree.structure(own) != jax.tree.structure(params):  # type: ignore[operator]
@@ -55,6 +58,18 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained
     if outputs.shape[1:] != (tasks.n_out,):
         name = type(learner).__name__
         raise ConfigError("learner", name, f"predicts {outputs.shape[1:]} a query where the task has ({tasks.n_out},)")
+    if trained is not None and (inner_steps := getattr(learner, "inner_steps", None)) is not None:
+        # As the compiled evaluation has it, which serves every number of inner steps.
+        try:
+            jax.eval_shape(predict, params, episode, k_adapt, {"inner_steps": np.int32(inner_steps)})
+        except (TypeError, ValueError) as error:  # jax's errors about what is traced, and shapes that depend on it
+            raise ConfigError(
+                "learner.inner_steps",
+                inner_steps,
+                "is an abstract int32 when evaluation is compiled, once for every number of steps, so no Python loop, "
+                f"shape or condition may depend on it in {type(learner).__name__}.adapt or predict: "
+                "loop with metarun.inner.loop or jax.lax.fori_loop",
+            ) from error
     return params
 
 

@@ -28,7 +28,7 @@ class MAML:
         return n_out
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
-        return net.init(key, x)
+        return inner.must_be_there(net.init(key, x), self.freeze)
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         adapted, frozen = inner.partition(params, self.freeze)

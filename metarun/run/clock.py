@@ -43,12 +43,17 @@ class Clock:
         """The host did something between: the next report tells nothing of the devices' speed."""
         self.last = None
 
+    def mean_rate(self) -> float | None:
+        """Meta-steps per second, of all that were timed."""
+        return self.steps / self.seconds if self.seconds else None
+
     def steps_per_call(self) -> int:
         return max(1, int(self.rate * SECONDS_PER_CALL))
 
-    def left(self, steps: int) -> str:
-        """The time that `steps` more will take, as h:mm:ss."""
+    def speed(self, meta_batch: int, left: int) -> str:
+        """`  12.3 meta-steps/s  394 tasks/s  0:04:11 left`, `left` meta-steps to go; nothing while it is unknown."""
         if not self.rate:
-            return "?"
-        seconds = int(steps / self.rate)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+            return ""
+        seconds = int(left / self.rate)
+        time_left = f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left" if left else ""
+        return f"  {self.rate:.1f} meta-steps/s  {self.rate * meta_batch:.0f} tasks/s{time_left}"

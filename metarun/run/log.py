@@ -1,4 +1,4 @@
-"""What a run tells: lines on the terminal and in metarun.log, rows in metrics.jsonl, a progress bar."""
+"""What a run tells: lines on the terminal and in metarun.log, rows in metrics.jsonl."""
 
 import json
 import logging
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from metarun.files import write_atomically
 from metarun.text import printable
@@ -21,12 +20,12 @@ console = Console(highlight=False)
 
 
 def live() -> bool:
-    """Whether a progress bar can be shown, which then stands for the lines of DEBUG level."""
+    """Whether a live line can be shown (run.status), which then stands for the lines of DEBUG level."""
     return console.is_terminal and sys.stdout.isatty()
 
 
 class Terminal(logging.Handler):
-    """Prints lines above the progress bar, as they are: what comes from files is not markup."""
+    """Prints lines above the live one, as they are: what comes from files is not markup."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
@@ -129,33 +128,3 @@ def finite(values: Any) -> Any:
 def words(metrics: Mapping[str, float]) -> str:
     """`loss 0.1234  accuracy 0.9321`"""
     return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-
-
-class Bar:
-    """A progress bar on a terminal; nothing elsewhere, where the logged lines tell the same."""
-
-    def __init__(self, steps: int, start: int) -> None:
-        self.progress = Progress(
-            TextColumn("meta-steps"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
-            TextColumn("{task.fields[metrics]}"),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not live(),
-        )
-        self.task = self.progress.add_task("", total=steps, completed=start, rates="", metrics="compiling")
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, step: int, steps_per_s: float, tasks_per_s: float, metrics: Mapping[str, float]) -> None:
-        rates = f"{steps_per_s:.1f}/s  {tasks_per_s:.0f} tasks/s"
-        self.progress.update(self.task, completed=step, rates=rates, metrics=words(metrics))

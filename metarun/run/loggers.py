@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from metarun.core import Tracker
+from metarun.run import display
 from metarun.text import first_line
 
 log = logging.getLogger("metarun")
@@ -71,6 +72,7 @@ class WandbRun:
         folder = directory / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "run_id"
+        shown = display.kept(folder / "display.json", name, config, begun=id_file.exists())
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
 
@@ -78,8 +80,8 @@ class WandbRun:
             return wandb.init(
                 project=settings.project,
                 entity=settings.entity,
-                group=settings.group,
-                name=name,
+                group=settings.group or shown.group,
+                name=shown.name,
                 tags=list(tags),
                 config=config,
                 dir=directory,

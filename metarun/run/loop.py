@@ -4,6 +4,7 @@ import logging
 import math
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,14 @@ from metarun import engine
 from metarun.config.run import Run
 from metarun.core import PyTree, State
 from metarun.files import write_atomically
-from metarun.run import nonfinite, separation
+from metarun.run import earlier, nonfinite, separation
+from metarun.run.announce import announce
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.clock import Clock
-from metarun.run.log import Bar, MetricsFile, open_log, words
+from metarun.run.log import MetricsFile, open_log, words
 from metarun.run.loggers import without_key
-from metarun.run.meta_test import Tested, meta_test
+from metarun.run.meta_test import Tested, evaluations, meta_test
+from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop
 from metarun.run.transfer import no_run, start_from
 from metarun.run.watch import Watch
@@ -41,11 +44,13 @@ class Call(NamedTuple):
 class Loop:
     """A run at work: what is on the devices, and what the host keeps of it."""
 
-    def __init__(self, run: Run, stop: Stop, watch: Watch) -> None:
+    def __init__(self, run: Run, stop: Stop, watch: Watch, status: Status) -> None:
         """Loads and checks, and places the run's newest state, or its first one, on the devices."""
-        self.run, self.stop, self.watch, self.clock = run, stop, watch, Clock()
+        self.run, self.stop, self.watch, self.status, self.clock = run, stop, watch, status, Clock()
+        self.evaluated: set[engine.Shape] = set()  # what the evaluation is compiled for
         self.directory = Path(run.info.dir)
         self.must_have_a_source()
+        self.status.at("loading the data")
         data, self.separation = load(run)
         self.mesh = run.hardware.set_up(run.train.meta_batch)
         self.open_directory()
@@ -54,7 +59,7 @@ class Loop:
         self.clock.started()
         self.task_chunk = self.eval_chunk = self.choose_chunk()
         self.open_rows()
-        self.announce()
+        announce(run, self.mesh, self.task_chunk, self.state.params, self.separation)
 
     def must_have_a_source(self) -> None:
         """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
@@ -64,8 +69,12 @@ class Loop:
             raise no_run(Path(source))
 
     def open_directory(self) -> None:
-        """The log, and the configuration that runs it again."""
+        """The log, and the configuration that runs it again; results of another test, or of fewer steps, step aside."""
         open_log(self.directory)
+        self.status.opened()
+        before = earlier.asked_for(self.directory)
+        self.longer = before is not None and before[0] != self.run.train.steps
+        earlier.set_aside(self.directory, self.run.config)
         write_atomically(self.directory / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False))
         self.stop.how_to_go_on = f"metarun run.dir={self.directory}"
 
@@ -85,12 +94,15 @@ class Loop:
         self.checkpoints = Checkpoints(self.directory / "checkpoints")
         self.watch.saved = self.how_to_go_on
         self.watch.at("the first state")
+        self.status.at("preparing the first state")
         self.state = engine.first_state(run.shape, self.mesh, self.data["train"], run.numbers, run.train.seed)
         self.host: dict[str, Any] = {  # what is saved beside the state
             "best": None,
             "seconds": 0.0,
             "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
             "unvalidated": False,  # whether the validation due at this meta-step was cut short
+            "logged": None,  # the meta-step of the newest row of training
+            "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
         }
         if run.train.init_from is not None and self.checkpoints.is_empty():
             begin = start_from(self.state.params, Path(run.train.init_from))
@@ -99,12 +111,17 @@ class Loop:
         if (saved := self.checkpoints.restore(self.state)) is not None:
             self.state, self.host = saved[0], self.host | saved[1]  # the command that began the run stands
             log.info(f"going on from meta-step {int(self.state.step)} of {self.directory}")
+            if self.longer:
+                self.host["command"] = earlier.made_longer(self.host["command"], run.train.steps)
         self.step = int(self.state.step)
+        if self.host["logged"] is None:  # of an earlier version
+            self.host["logged"] = self.step - int(self.state.summed)
         self.seconds_before = self.host["seconds"]
 
     def choose_chunk(self) -> int:
         """How many tasks a device takes at once."""
         self.watch.at("measuring how many tasks at once are fastest")
+        self.status.at("compiling and timing meta-steps")
         run, training = self.run, engine.Training(self.state, self.data["train"], self.run.numbers, self.k_train)
         left = run.train.steps - self.step
         return engine.choose_chunk(run.shape, self.mesh, run.hardware, training, left, run.shaping)
@@ -113,19 +130,8 @@ class Loop:
         """metrics.jsonl and the tracker, to go on after the state's meta-step."""
         run, unfinished = self.run, "val" if self.host["unvalidated"] else None
         self.metrics_file = MetricsFile(self.directory / "metrics.jsonl", self.step, unfinished)
+        self.status.at("opening the logger")
         self.tracker = run.logger.open(self.directory, run.config, run.info.name, run.info.tags)
-
-    def announce(self) -> None:
-        """What the run is, in a line, and duplicates among its data, if there are any."""
-        if self.separation and self.separation["duplicate_examples_across_splits"]:
-            some = "; ".join(" = ".join(places) for places in self.separation["duplicates"][:3])
-            n = self.separation["duplicate_examples_across_splits"]
-            log.warning(f"{n} examples stand in two splits alike: {some}")
-        log.info(
-            f"{self.run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(self.state.params)):,} parameters, "
-            f"{self.run.train.meta_batch} tasks a meta-step in chunks of {self.task_chunk} on {self.mesh.size} "
-            f"{self.mesh.devices.flat[0].platform} device(s)"
-        )
 
     def how_to_go_on(self) -> str:
         """What is saved, and the command that goes on from there."""
@@ -139,22 +145,21 @@ class Loop:
         call: Call | None = None
         if self.host["unvalidated"]:
             self.look_after(self.state, self.step, last=False)
-        with Bar(steps, self.step) as self.bar:
-            while self.step < steps and not self.stop.asked:
-                n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call())
-                report = self.advance(n)
-                self.step += n
-                if call is not None:
-                    self.finish(call)
-                # A CPU waits for the state to change or copy it: once the report before has arrived and been timed.
-                if period.is_due(self.step, "log_every"):
-                    self.state = engine.sums_at_zero(self.state)
-                # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
-                copied = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
-                kept = engine.copied(self.state) if copied else None
-                call = Call(self.step, n, report, kept, last=False)
+        while self.step < steps and not self.stop.asked:
+            n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call())
+            report = self.advance(n)
+            self.step += n
             if call is not None:
-                self.finish(call._replace(kept=self.state, last=True))
+                self.finish(call)
+            # A CPU waits for the state to change or copy it: once the report before has arrived and been timed.
+            if period.is_due(self.step, "log_every"):
+                self.state = engine.sums_at_zero(self.state)
+            # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
+            copied = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
+            kept = engine.copied(self.state) if copied else None
+            call = Call(self.step, n, report, kept, last=False)
+        if call is not None:
+            self.finish(call._replace(kept=self.state, last=True))
         if self.step < steps:
             self.save(self.state)
             raise Interrupted
@@ -169,6 +174,7 @@ class Loop:
             meta_steps = engine.programs(shape, self.mesh, self.task_chunk).meta_steps
             self.state, report = engine.send(meta_steps, self.state, *fixed)
             return report
+        self.status.at("compiling the meta-steps")
         kept = jax.device_get(self.state)  # a call takes the state's memory, and what fails gives nothing back
 
         def first(programs: engine.Programs) -> tuple[State, engine.Report]:
@@ -190,19 +196,19 @@ class Loop:
             raise nonfinite.NotFinite(nonfinite.keep(self.run, self.state, report.metrics))
         summed = int(report.summed) or math.nan  # a mean over nothing is no number
         metrics = {name: float(value) / summed for name, value in report.sums.items()}
-        self.bar.update(step, clock.rate, clock.rate * train.meta_batch, metrics)
+        speed = clock.speed(train.meta_batch, train.steps - step)
+        self.status.at("meta-steps", train.steps, step, f"{words(metrics)}{speed}", quiet=AGAIN)
         if train.is_due(step, "log_every"):
-            since = step % train.period("log_every") or train.period("log_every")
-            if skipped := since - int(report.summed):
+            if skipped := step - self.host["logged"] - int(report.summed):
                 log.warning(f"{skipped} of the last meta-steps had no finite gradient, and changed nothing")
             self.row(step, "train", metrics | ({"skipped": skipped} if skipped else {}))
-            log.debug(
-                f"meta-step {step}/{train.steps}  {words(metrics)}  {clock.rate:.1f} meta-steps/s  "
-                f"{clock.rate * train.meta_batch:.0f} tasks/s  {clock.left(train.steps - step)} left"
-            )
+            self.host["logged"] = step
+            log.debug(f"meta-step {step}/{train.steps}  {words(metrics)}{speed}")
+            self.status.heard()
         if call.kept is not None:
             self.look_after(call.kept, step, call.last)
             clock.interrupted()
+            self.status.at("meta-steps", train.steps, step, quiet=AGAIN)
 
     def look_after(self, kept: State, step: int, last: bool) -> None:
         """Validates a state and saves it, each if it is time to."""
@@ -221,7 +227,10 @@ class Loop:
 
     def validate(self, kept: State, step: int) -> None:
         run, best = self.run, self.host["best"]
-        figures = self.evaluate(run, kept.params, "val", run.eval.val_episodes).figures
+        n = run.eval.val_episodes
+        figures = self.evaluate(
+            run, kept.params, "val", n, lambda done: self.status.at("validation episodes", n, done)
+        ).figures
         means = {name: figure["mean"] for name, figure in figures.items()}
         self.row(step, "val", means)
         shown = {name: means[name] for name in kept.sums if name in means}
@@ -233,6 +242,7 @@ class Loop:
     def save(self, kept: State) -> None:
         if int(kept.step) not in (self.checkpoints.whole, self.checkpoints.writing):
             self.host["seconds"] = self.seconds()
+            self.host["steps_per_s"] = self.clock.mean_rate() or self.host["steps_per_s"]
             self.checkpoints.save(kept, self.host)
 
     def seconds(self) -> float:
@@ -244,32 +254,57 @@ class Loop:
         self.tracker.row(step, {f"{split}/{name}": value for name, value in metrics.items()})
 
     def evaluate(
-        self, run: Run, params: PyTree, split: str, episodes: int, inner_steps: int | None = None
+        self,
+        run: Run,
+        params: PyTree,
+        split: str,
+        episodes: int,
+        progress: Callable[[int], None],
+        inner_steps: int | None = None,
     ) -> engine.Evaluation:
-        """`run` is the run itself, or it with other test tasks; `split` is val or eval. Raises Interrupted."""
+        """`run` is the run itself, or it with other test tasks; `split` is val or eval. Raises Interrupted.
+
+        `progress` is told how many episodes are done.
+        """
         data, k_eval, numbers = self.data[split], self.k_eval[split], run.numbers["eval_learner"]
 
-        def pause() -> None:
+        def pause(done: int) -> None:
             self.watch.at("validation" if split == "val" else "the test")
             self.stop.check()
+            progress(done)
 
         def attempt(programs: engine.Programs) -> engine.Evaluation:
-            pause()
+            pause(0)
+            if run.shape not in self.evaluated:
+                self.status.at("compiling the evaluation")
             return programs.evaluate(params, data, episodes, k_eval, numbers, inner_steps, pause=pause)
 
         found, self.eval_chunk = engine.until_it_fits(run.shape, self.mesh, self.eval_chunk, attempt)
+        self.evaluated.add(run.shape)
         return found
 
     def test(self) -> tuple[Tested, dict[str, Any]]:
         """The final test of the best state or the last, and which one that was. Raises Interrupted."""
-        best = self.host["best"]
+        best, episodes = self.host["best"], self.run.eval.episodes
         use_best = self.run.eval.state == "best" and best is not None
         params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
-        return meta_test(self.run, lambda run, n: self.evaluate(run, params, "eval", run.eval.episodes, n)), used
+        total, before = evaluations(self.run) * episodes, 0
+
+        def progress(done: int) -> None:
+            self.status.at("test episodes", total, before + done)
+
+        def one(run: Run, n: int | None) -> engine.Evaluation:
+            nonlocal before
+            found = self.evaluate(run, params, "eval", episodes, progress, n)
+            before += episodes
+            return found
+
+        return meta_test(self.run, one), used
 
     def close(self, summary: dict[str, float]) -> list[str]:
         """Waits until all is written; returns what is not, in words."""
+        self.status.at("saving")
         self.checkpoints.close()
         lost = self.metrics_file.close()
         self.tracker.close(summary)

@@ -27,13 +27,22 @@ class Tested(NamedTuple):
         }
 
 
+def inner_steps(run: Run) -> tuple[int, ...]:
+    """The numbers of inner steps after which the run is tested beside its own; none for learners that take none."""
+    return run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
+
+
+def evaluations(run: Run) -> int:
+    """How many evaluations `meta_test` makes."""
+    return (1 + len(inner_steps(run))) * (1 + len(run.eval.shots))
+
+
 def meta_test(run: Run, evaluate: Callable[[Run, int | None], Evaluation]) -> Tested:
     """`evaluate` tests one state on a run's test tasks, after its own inner steps (None) or after another number."""
-    counts = run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
     once = dataclasses.replace(run.eval, shots=())
     return Tested(
         evaluation=evaluate(run, None),
-        by_inner_steps={str(n): evaluate(run, n) for n in counts},
+        by_inner_steps={str(n): evaluate(run, n) for n in inner_steps(run)},
         by_shots={
             str(shots): meta_test(
                 dataclasses.replace(run, eval_tasks=with_shots(run.eval_tasks, shots), eval=once), evaluate

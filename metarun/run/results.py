@@ -19,6 +19,7 @@ from metarun.run.figures import main_metric, papers, show, source
 from metarun.run.log import console
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
+from metarun.run.next_command import next_command
 from metarun.text import printable
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
@@ -28,7 +29,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json; `used` says which state was tested."""
     run, clock, state = loop.run, loop.clock, loop.state
     split = run.eval.split
-    steps_per_s = clock.steps / clock.seconds if clock.seconds else None
+    steps_per_s = clock.mean_rate() or loop.host["steps_per_s"]  # a run that is only tested again was as fast as it was
     device = loop.mesh.devices.flat[0]
     memory = device.memory_stats() or {}
     return {
@@ -125,25 +126,10 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     lines |= {  # below the table, so that a long path is not broken and can be copied
         "files": str(directory),
         "look at it": f"metarun report {shlex.quote(str(directory))}",
-        "try next": next_command(found),
+        "try next": next_command(found, directory),
     }
     for name, line in lines.items():
         console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
-
-
-def next_command(found: dict[str, Any]) -> str:
-    """After a first task a real one, after that the same run with several seeds, after a sweep another."""
-    if found["protocol"]["task"]["_target_"].endswith((".Strokes", ".Sinusoid")):
-        return "metarun task=omniglot"
-    try:
-        words = shlex.split(found["training"]["command"])[1:]
-    except ValueError:  # of an older run: its words were not quoted
-        words = []
-    own = ("run.dir=", "hydra.run.dir=", "train.seed=")
-    same = [word for word in words if not word.lstrip("+").startswith(own)]
-    if not same or {"-m", "--multirun"} & set(same):
-        return "metarun -m learner=maml,fomaml train.seed=0,1,2"
-    return shlex.join(["metarun", "-m", *same, "train.seed=0,1,2"])
 
 
 def commit() -> dict[str, Any] | None:

@@ -7,12 +7,13 @@ from typing import Any
 from metarun.config.run import Run
 from metarun.core import DataError
 from metarun.files import write_atomically
-from metarun.run import answers, results
+from metarun.run import answers, earlier, results
 from metarun.run.lock import only_process_in
 from metarun.run.log import console, finite
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
+from metarun.run.status import Status
 from metarun.run.stop import Interrupted, stop_on_signals
 from metarun.run.watch import watched
 from metarun.text import first_line, printable
@@ -39,10 +40,11 @@ def train(run: Run) -> dict[str, Any]:
         stop_on_signals(run.info.max_minutes) as stop,
         only_process_in(directory),
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
+        Status() as status,
     ):
-        if (directory / "results.json").exists():
+        if (directory / "results.json").exists() and not earlier.is_another(directory, run.config):
             return earlier_results(directory)
-        loop = Loop(run, stop, watch)
+        loop = Loop(run, stop, watch, status)
         summary: dict[str, float] = {}
         try:
             loop.meta_train()

@@ -119,7 +119,7 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
 
     again = metarun("run.dir=RUN", cwd=tmp_path).stdout  # finished: nothing is trained again
     assert "is finished" in again
-    assert len(rows(run)) == len(train) + 10
+    assert len(rows(run)) == len(train) + 4
 
 
 def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_path):
@@ -129,6 +129,12 @@ def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_pat
     assert settings == {(False, 0), (False, 1), (True, 0), (True, 1)}
     assert len({f["test"]["mse"]["mean"] for f in found}) == 4
     assert len({(tmp_path / "SWEEP" / str(i) / "wandb" / "run_id").read_text() for i in range(4)}) == 4
+    names = [f"sinusoid-{learner} train.seed={seed}" for learner in ("maml", "fomaml") for seed in (0, 1)]
+    for i, name in enumerate(names):  # as W&B lists them, in the sweep's group
+        [offline] = (tmp_path / "SWEEP" / str(i) / "wandb").glob("offline-run-*/*.wandb")
+        assert name.encode() in offline.read_bytes()
+        assert b"SWEEP" in offline.read_bytes()
+        assert json.loads((tmp_path / "SWEEP" / str(i) / "wandb" / "display.json").read_text())[1] == "SWEEP"
 
 
 LONG = (

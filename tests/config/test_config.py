@@ -12,7 +12,6 @@ from support import composed, experiments, run_of, to_yaml
 
 from metarun.config import choices, flat, translate
 from metarun.config.build import build
-from metarun.config.resume import resume
 from metarun.config.run import build_run
 from metarun.core import ConfigError
 from metarun.engine import hardware
@@ -104,13 +103,6 @@ def test_the_defaults_of_every_learner_and_task_build():
         assert run_of(f"task={task}").tasks.n_out in (1, 5)
 
 
-def test_periods_left_alone_fit_any_run():
-    for steps in (1, 7, 3001):
-        train = run_of(f"train.steps={steps}").train
-        for name in ("log_every", "eval_every", "save_every"):
-            assert 1 <= train.period(name) <= steps
-
-
 def test_evaluation_differs_by_value():
     run = run_of("++eval.task.queries=15", "++eval.learner.inner_steps=3")
     assert (run.tasks.queries, run.eval_tasks.queries) == (5, 15)
@@ -164,8 +156,6 @@ def test_sgd_in_steps_is_nesterovs_with_weight_decay_at_the_rates_of_its_schedul
 
 def test_a_configuration_is_enough_to_build_the_run_again():
     first = composed("task=sinusoid", "learner.inner_steps=2")
-    import yaml
-
     assert yaml.safe_load(yaml.safe_dump(build_run(first).config)) == first
 
 
@@ -192,41 +182,6 @@ def test_an_experiments_values_win_over_the_defaults():
     assert values["train"]["steps"] == 70000
     assert values["train"]["meta_batch"] == 25
     assert values["task"]["_target_"].endswith("Sinusoid")
-
-
-def test_going_on_with_another_configuration_is_refused_by_key(tmp_path):
-    stored = composed("train.steps=20")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
-    same = composed("train.steps=20", "hardware.devices=1", "logger=none")
-    assert resume(tmp_path, same, ["learner.inner_lr"]) == same
-    assert resume(tmp_path, composed(), [])["train"]["steps"] == 20
-    longer = resume(tmp_path, composed("run.max_minutes=5", "logger=none"), ["run.max_minutes", "logger"])
-    assert (longer["train"]["steps"], longer["run"]["max_minutes"]) == (20, 5)
-    assert longer["logger"]["_target_"].endswith("NoLogger")
-    with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
-        resume(tmp_path, composed("train.steps=30"), ["train.steps"])
-
-
-def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_default(tmp_path):
-    stored = composed("train.steps=20", "learner.inner_lr=0.3")
-    del stored["paper"], stored["eval"]["shots"], stored["run"]["tags"], stored["inner"]["remat"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
-    now = resume(tmp_path, composed(), [])
-    assert now == composed("train.steps=20", "learner.inner_lr=0.3")
-    assert build_run(now).eval.shots == ()
-    assert resume(tmp_path, now, ["learner.inner_lr"]) == now
-    clipped = composed("train.steps=20", "learner.inner_lr=0.3", "train.clip_norm=10")
-    del stored["train"]["clip_norm"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
-    with pytest.raises(ConfigError, match=r"train\.clip_norm \(None there\)"):  # not what the run began with
-        resume(tmp_path, clipped, ["train.clip_norm"])
-
-
-@pytest.mark.parametrize("content", ["[1]", "{train: [1]}", "logger: null"])
-def test_a_directory_with_another_config_yaml_is_refused(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(ConfigError, match="not a metarun run's"):
-        resume(tmp_path, composed(), [])
 
 
 @pytest.mark.parametrize(("key", "value"), [("run.name", "my-0123456789abcdef"), ("run.tags", "[a,0123456789abcdef]")])

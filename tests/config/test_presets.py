@@ -129,10 +129,3 @@ def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
     assert lines.index("meta-steps 12, 32 tasks each") < lines.index("minutes 1.0") < lines.index("files runs/a b")
     assert "look at it metarun report 'runs/a b'" in lines
     assert "try next metarun -m experiment=x train.seed=0,1,2" in lines
-    found["training"]["command"] = "metarun -m task=omniglot learner=maml,anil"
-    assert results.next_command(found) == "metarun -m learner=maml,fomaml train.seed=0,1,2"
-    for unknown in ("metarun run.dir=x", "metarun run.name=it's learner=maml"):
-        found["training"]["command"] = unknown
-        assert results.next_command(found) == "metarun -m learner=maml,fomaml train.seed=0,1,2"
-    found["protocol"]["task"]["_target_"] = "metarun.tasks.strokes.Strokes"
-    assert results.next_command(found) == "metarun task=omniglot"

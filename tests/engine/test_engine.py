@@ -1,5 +1,7 @@
 """Chunks and devices change nothing but the order of summation; calls may be cut anywhere."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from jax.sharding import Mesh
 from support import run_of
 
-from metarun import engine
+from metarun import engine, inner
 from metarun.core import ConfigError, Episode
 from metarun.engine.evaluate import make_evaluate, mean_and_interval
 from metarun.engine.meta_step import make_meta_steps, make_start
@@ -156,3 +158,44 @@ def test_evaluation_may_not_change_what_is_learned(overrides):
     engine.check_shapes(run.learner, net, run.tasks, data, shapes)
     with pytest.raises(ConfigError, match="they change what is learned"):
         engine.check_shapes(run.eval_learner, net, run.tasks, data, shapes)
+
+
+@dataclass(frozen=True)
+class Looping:
+    """A user's learner that has a field `inner_steps`, and loops over it as `how` says."""
+
+    inner_steps: int
+    how: str
+
+    def init(self, net, key, x):
+        return net.init(key, x)
+
+    def adapt(self, net, params, support, key):
+        def step(_, params):
+            return jax.tree.map(lambda leaf: 0.9 * leaf, params)
+
+        if self.how == "a Python loop":
+            for i in range(self.inner_steps):
+                params = step(i, params)
+            return params
+        if self.how == "a shape":
+            return step(jnp.zeros(self.inner_steps), params)
+        if self.how == "a condition":
+            return params if self.inner_steps == 0 else step(0, params)
+        return inner.loop(self.inner_steps, step, params)
+
+    def predict(self, net, fast, x):
+        return net.apply(fast, x)
+
+
+@pytest.mark.parametrize("how", ["a Python loop", "a shape", "a condition", "inner.loop"])
+def test_inner_steps_that_evaluation_cannot_trace_are_refused_before_training(how):
+    learner, data = Looping(3, how), RUN.tasks.load("train")
+    net = make_net(RUN.model, RUN.tasks, RUN.tasks.n_out)
+    shapes = engine.check_shapes(learner, net, RUN.tasks, data)
+    if how == "inner.loop":
+        engine.check_shapes(learner, net, RUN.tasks, data, shapes)
+        return
+    with pytest.raises(ConfigError, match=r"^learner\.inner_steps=3: .*Looping.*metarun\.inner\.loop") as refused:
+        engine.check_shapes(learner, net, RUN.tasks, data, shapes)
+    assert "\n" not in str(refused.value)

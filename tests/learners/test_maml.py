@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import LINEAR, classifier, episodes
+from support import LINEAR, classifier, composed, episodes, on_blobs, placed
 
 from metarun import inner
-from metarun.core import Batch, Episode
+from metarun.config import choices
+from metarun.core import Batch, ConfigError, Episode
 from metarun.learners.maml import MAML
+from metarun.run import train
 
 
 def maml(**changes: object) -> MAML:
@@ -137,3 +139,20 @@ def test_frozen_parameters_are_meta_learned_but_not_adapted():
     assert np.abs(fast["head"]["kernel"] - params["head"]["kernel"]).max() > 0
     grads, _ = jax.jit(lambda *a: learner.meta_grad(net, *a))(params, batch, k_adapt[None], 0)
     assert np.abs(grads["hidden"]["w"]).max() > 0
+
+
+WITH_FREEZE = [name for name in choices("learner") if "freeze" in composed(f"learner={name}")["learner"]]
+
+
+@pytest.mark.parametrize("learner", WITH_FREEZE)
+def test_what_freezes_nothing_is_refused_before_training_naming_what_there_is(tmp_path, learner):
+    run = placed(on_blobs(f"learner={learner}", "learner.freeze=[head,nosuchlayer]", "logger=none"), tmp_path / "run")
+    with pytest.raises(ConfigError) as refused:
+        train.train(run)
+    said = "learner.freeze=['head', 'nosuchlayer']: 'nosuchlayer' is in no parameter's path; there are: dense0, head"
+    assert str(refused.value) == said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_all_learners_that_freeze_are_tried():
+    assert {"boil", "fomaml", "maml"} <= set(WITH_FREEZE)

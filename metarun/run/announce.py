@@ -1,0 +1,41 @@
+"""What a run says of itself at its start."""
+
+import logging
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from metarun.config.run import Run
+from metarun.core import PyTree
+
+log = logging.getLogger("metarun")
+
+
+def announce(run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separation: dict[str, Any] | None) -> None:
+    """What the run is, in a line; duplicates among its data and devices that it leaves idle, if there are any."""
+    if separation and separation["duplicate_examples_across_splits"]:
+        some = "; ".join(" = ".join(places) for places in separation["duplicates"][:3])
+        log.warning(f"{separation['duplicate_examples_across_splits']} examples stand in two splits alike: {some}")
+    log.info(
+        f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, "
+        f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} "
+        f"{mesh.devices.flat[0].platform} device(s)"
+    )
+    found = len(jax.devices()) if run.hardware.devices == "auto" else run.hardware.devices
+    chunk = 1 if run.hardware.task_chunk == "auto" else run.hardware.task_chunk
+    if told := idle(run.train.meta_batch, mesh.size, found, chunk):
+        log.warning(told)
+
+
+def idle(meta_batch: int, used: int, found: int, chunk: int) -> str | None:
+    """That devices have nothing to do, and what would give it to them; None if all have. `chunk` tasks go together."""
+    if used == found:
+        return None
+    below = meta_batch // (found * chunk) * found * chunk
+    fit = " or ".join(str(n) for n in (below, below + found * chunk) if n)
+    together = f" and hardware.task_chunk={chunk}" if chunk > 1 else ""
+    return (
+        f"{used} of {found} devices are used: train.meta_batch={meta_batch}{together} cannot be shared out among more; "
+        f"{fit} would use all"
+    )

@@ -1,0 +1,77 @@
+"""What a run is called where many are listed: what differs from the others, its seed, and the sweep that it is of."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from metarun.files import write_atomically
+
+MOST = 120  # W&B shows 128 characters
+# Where a run's files go and what it runs on tell it from no other; task and learner are in its name.
+NO_DIFFERENCE = ("run.", "logger", "hardware", "data_dir", "task=", "learner=", "train.seed=")
+
+
+class Display(NamedTuple):
+    """A run's name in a list, and its group there."""
+
+    name: str
+    group: str | None
+
+
+def kept(file: Path, name: str, config: dict[str, Any], begun: bool) -> Display:
+    """What the run is called from its first process on, which is kept in `file`; `run.name` as the user types it wins.
+
+    A run that was `begun` by a version that kept nothing is called as it was.
+    """
+    before = None
+    with suppress(OSError, ValueError, TypeError):
+        before = Display(*json.loads(file.read_text()))
+    overrides, sweep = of_this_job()
+    group = before.group if before else sweep and sweep.group
+    if any(override.startswith("run.name=") for override in overrides):
+        now = Display(name, group)
+    elif before:
+        return before
+    elif begun:
+        now = Display(name, None)
+    else:
+        differing = [override for override in overrides if sweep is None or override not in sweep.common]
+        now = Display(in_a_list(name, differing, config["train"]["seed"]), group)
+    write_atomically(file, json.dumps(now) + "\n")
+    return now
+
+
+def in_a_list(name: str, differing: list[str], seed: int) -> str:
+    """`omniglot-maml learner.inner_lr=0.1 train.seed=3`"""
+    words = " ".join([name, *(word for word in differing if not word.startswith(NO_DIFFERENCE))])
+    seed_too = f" train.seed={seed}"
+    most = MOST - len(seed_too)
+    return f"{words if len(words) <= most else f'{words[: most - 3]}...'}{seed_too}"
+
+
+class Sweep(NamedTuple):
+    """The sweep that a job is of."""
+
+    group: str  # its directory, as it was given
+    common: list[str]  # the overrides of all its jobs; those that are swept over stand there as they were typed
+
+
+def of_this_job() -> tuple[list[str], Sweep | None]:
+    """The overrides of the command that Hydra runs at present, none where it runs none; and its sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized():
+        return [], None
+    hydra = HydraConfig.get()
+    overrides = [override.lstrip("+~") for override in hydra.overrides.task]
+    if hydra.mode is not RunMode.MULTIRUN:
+        return overrides, None
+    common: list[str] = []
+    with suppress(OSError, KeyError, TypeError, yaml.YAMLError):
+        said = yaml.safe_load((Path(hydra.sweep.dir) / "multirun.yaml").read_text())
+        common = [override.lstrip("+~") for override in said["hydra"]["overrides"]["task"]]
+    return overrides, Sweep(str(hydra.sweep.dir)[-MOST:], common)

@@ -1,0 +1,71 @@
+"""What stood in a run's directory before the run was made longer, or tested again: it stays, under other names."""
+
+import itertools
+import logging
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+log = logging.getLogger("metarun")
+
+# What belongs to one test. The results go first: without them the run counts as not tested.
+FILES = ("results.json", "classes.json", "examples.npz")
+
+
+def steps_and_test(config: dict[str, Any]) -> tuple[Any, Any]:
+    """What a run's results depend on, of what can be changed once they are there."""
+    return config["train"]["steps"], config["eval"]
+
+
+def asked_for(directory: Path) -> tuple[Any, Any] | None:
+    """`steps_and_test` of the configuration in `directory`; None if there is none that can be read."""
+    try:
+        return steps_and_test(yaml.safe_load((directory / "config.yaml").read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def is_another(directory: Path, config: dict[str, Any]) -> bool:
+    """Whether `config` asks for more meta-steps, or another test, than the configuration in `directory`.
+
+    A setting that was not there yet, in the configuration of an earlier version, is no difference.
+    """
+    before, (steps, test) = asked_for(directory), steps_and_test(config)
+    return before is not None and (before[0] != steps or any(test.get(key) != old for key, old in before[1].items()))
+
+
+def set_aside(directory: Path, config: dict[str, Any]) -> None:
+    """Renames the results in `directory`, with what belongs to them, if `config` asks for others.
+
+    A run made longer leaves results-<meta-steps>.json, one tested again results-1.json and so on; with a copy of its
+    configuration. Nothing is ever replaced.
+    """
+    before = asked_for(directory)
+    if before is None or not is_another(directory, config) or not (directory / FILES[0]).exists():
+        return
+    steps, count = str(before[0]), itertools.count
+    longer = before[0] != config["train"]["steps"]
+    stems = itertools.chain([steps], (f"{steps}-{n}" for n in count(2))) if longer else (str(n) for n in count(1))
+    stem = next(stem for stem in stems if not any(named(directory / f, stem).exists() for f in (*FILES, "config.yaml")))
+    shutil.copyfile(directory / "config.yaml", named(directory / "config.yaml", stem))
+    for file in (directory / name for name in FILES):
+        if file.exists():
+            file.rename(named(file, stem))
+    log.info(f"the results that were there are now {named(directory / FILES[0], stem)}")
+
+
+def named(file: Path, stem: str) -> Path:
+    """`results.json` -> `results-3000.json`"""
+    return file.with_name(f"{file.stem}-{stem}{file.suffix}")
+
+
+def made_longer(command: str, steps: int) -> str:
+    """The command that gives a run of so many steps, from the one that began it."""
+    try:
+        words = [word for word in shlex.split(command) if word.lstrip("+").split("=")[0] != "train.steps"]
+    except ValueError:  # of an older run: its words were not quoted
+        return command
+    return shlex.join([*words, f"train.steps={steps}"])

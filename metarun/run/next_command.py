@@ -1,0 +1,55 @@
+"""What to try after a run: the user's own command, with one thing changed."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from metarun.config import choices
+
+OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.")
+STROKES, SINUSOID = ".Strokes", ".Sinusoid"  # the tasks that need no data
+
+
+def next_command(found: dict[str, Any], directory: Path) -> str:
+    """After a made-up task a real one; after that several seeds; after a sweep over seeds its page.
+
+    `found` is the content of results.json, of whatever version.
+    """
+    try:
+        words = shlex.split(found["training"]["command"])[1:]
+    except ValueError:  # of an older run: its words were not quoted
+        words = []
+    words = [word for word in words if not word.lstrip("+").startswith(OF_A_PLACE)]
+    task = found["protocol"]["task"]["_target_"]
+    if task.endswith((STROKES, SINUSOID)):
+        kept = [word for word in words if goes_with_omniglot(word, like=task.endswith(STROKES))]
+        return shlex.join(["metarun", *of_learner(found, kept), *kept, "task=omniglot"])
+    if not words:
+        words = [*of_learner(found, words), *chosen("task", task)]
+    sweep = bool({"-m", "--multirun"} & set(words))
+    if sweep and any(word.startswith("train.seed=") for word in words):
+        return f"metarun report {shlex.quote(str(directory.parent))}"
+    words = [word for word in words if not word.startswith("train.seed=")]
+    return shlex.join(["metarun", *([] if sweep else ["-m"]), *words, "train.seed=0,1,2"])
+
+
+def goes_with_omniglot(word: str, like: bool) -> bool:
+    """Whether a word of a made-up task's command makes sense with Omniglot; `like`: the task has such images, too."""
+    word = word.lstrip("+~")
+    if setting := re.match(r"(?:train\.|eval\.)?task\.(\w+)", word):
+        return like and setting[1] in ("ways", "shots", "queries")
+    return not word.startswith("task=") and (like or not word.startswith(("model", "experiment=", "suggested.")))
+
+
+def of_learner(found: dict[str, Any], words: list[str]) -> list[str]:
+    """The word that chooses the run's learner, where `words` do not."""
+    if any(word.lstrip("+").startswith(("learner=", "experiment=")) for word in words):
+        return []
+    return chosen("learner", found["protocol"].get("learner", {}).get("_target_", ""))
+
+
+def chosen(group: str, target: str) -> list[str]:
+    """`metarun.learners.maml.MAML` -> [`learner=maml`], if there is such a choice."""
+    name = target.rpartition(".")[0].rpartition(".")[2]
+    return [f"{group}={name}"] if name in choices(group) else []

@@ -1,0 +1,123 @@
+"""What a command may change of a run that is there, and what is refused, by the keys that the command names."""
+
+import pytest
+import yaml
+from support import composed
+
+from metarun.config.resume import resume
+from metarun.config.run import build_run
+from metarun.core import ConfigError
+
+
+def begun(directory, *overrides: str, finished: bool = False) -> dict:
+    """A run's directory with the configuration of these overrides."""
+    stored = composed(*overrides)
+    (directory / "config.yaml").write_text(yaml.safe_dump(stored))
+    if finished:
+        (directory / "results.json").write_text("{}")
+    return stored
+
+
+def given(directory, *overrides: str) -> dict:
+    """What a command with these overrides, all of them named, goes on with."""
+    return resume(directory, composed(*overrides), [override.lstrip("+").split("=")[0] for override in overrides])
+
+
+def test_a_command_without_a_learner_or_task_is_about_the_run_that_is_there(tmp_path):
+    stored = begun(tmp_path, "task=sinusoid", "learner=fomaml", "train.steps=20")
+    assert given(tmp_path) == stored
+    assert given(tmp_path, "train.steps=20", "train.seed=0") == stored
+    changed = given(tmp_path, "run.max_minutes=5", "logger=none", "hardware.devices=1")
+    assert (changed["train"]["steps"], changed["run"]["max_minutes"], changed["hardware"]["devices"]) == (20, 5, 1)
+    assert changed["logger"]["_target_"].endswith("NoLogger")
+    assert changed["learner"] == stored["learner"]
+
+
+def test_another_configuration_is_refused_by_the_keys_that_the_command_names(tmp_path):
+    begun(tmp_path, "task=sinusoid", "learner=fomaml", "train.steps=20", "train.seed=3")
+    with pytest.raises(ConfigError) as refused:  # of learner and task, which differ from the defaults, it says nothing
+        given(tmp_path, "train.seed=5", "learner.inner_steps=2", "train.steps=20")
+    assert "another learner.inner_steps (1 there), train.seed (3 there); go on with it by" in str(refused.value)
+    with pytest.raises(ConfigError, match=r"another learner\._target_ \(metarun\.learners\.maml\.MAML there\)"):
+        given(tmp_path, "task=sinusoid", "learner=cnp", "train.steps=20", "train.seed=3")
+    with pytest.raises(ConfigError, match=r"what this command leaves out: train\.seed \(3 there\), train\.steps \(20"):
+        given(tmp_path, "task=sinusoid", "learner=fomaml")
+    with pytest.raises(ConfigError, match=r"holds a run with another .* and \d+ more"):
+        given(tmp_path, "experiment=maml_sinusoid_10s")
+
+
+def test_a_run_is_made_longer_by_train_steps_alone_or_in_the_whole_command(tmp_path):
+    stored = begun(tmp_path, "task=sinusoid", "learner=fomaml", "train.steps=20", "train.log_every=5")
+    longer = given(tmp_path, "train.steps=30", "train.log_every=10", "eval.episodes=50")
+    train = stored["train"] | {"steps": 30, "log_every": 10}
+    assert longer == stored | {"train": train, "eval": stored["eval"] | {"episodes": 50}}
+    whole = ("task=sinusoid", "learner=fomaml", "train.steps=30", "train.log_every=5")
+    assert given(tmp_path, *whole) == composed(*whole)
+    with pytest.raises(ConfigError, match=r"train\.steps=10: at least 20, as the run began with"):
+        given(tmp_path, "train.steps=10")
+    with pytest.raises(ConfigError, match=r"train\.log_every \(5 there\)"):  # rows that are there have that period
+        given(tmp_path, "train.log_every=10")
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (("experiment=demo",), "optimizer.learning_rate.decay_steps=40"),
+        (("optimizer=adam_cosine",), "optimizer.learning_rate.decay_steps=40"),
+        (("learner=reptile",), "optimizer.learning_rate.transition_steps=40"),
+        (("learner=mamlpp", "learner.multi_step_loss=${train.steps}"), "learner.multi_step_loss=40"),
+    ],
+)
+def test_a_run_whose_schedule_ends_with_it_cannot_be_made_longer_and_says_why(tmp_path, command, key):
+    begun(tmp_path, *command, "train.steps=40")
+    for longer in ((), command):
+        with pytest.raises(ConfigError) as refused:
+            given(tmp_path, *longer, "train.steps=60")
+        assert f"cannot be made longer, as its {key} is its train.steps" in str(refused.value)
+        assert "\n" not in str(refused.value)
+    if "multi_step_loss" in key:
+        return  # it has a schedule as well
+    kept = given(tmp_path, *command, "train.steps=60", key)  # the schedule as it was, and then its last value
+    assert kept["train"]["steps"] == 60
+
+
+def test_an_experiment_with_its_own_number_of_steps_makes_no_run_longer_unasked(tmp_path):
+    begun(tmp_path, "experiment=maml_sinusoid_10s", "train.steps=20", finished=True)
+    with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):
+        given(tmp_path, "experiment=maml_sinusoid_10s")
+
+
+def test_a_finished_run_may_be_tested_in_any_way_an_unfinished_one_only_where_validation_stays(tmp_path):
+    stored = begun(tmp_path, "task=sinusoid", "train.steps=20")
+    again = given(tmp_path, "eval.episodes=2000", "eval.inner_steps=[2]", "eval.shots=[1,5]")
+    assert again["eval"] == stored["eval"] | {"episodes": 2000, "inner_steps": [2], "shots": [1, 5]}
+    of_validation = ("eval.seed=5", "++eval.task.shots=3", "++eval.learner.inner_steps=3")
+    for override in of_validation:
+        with pytest.raises(ConfigError, match=r"validation uses it \(.*there\); finish the run first"):
+            given(tmp_path, override)
+    begun(tmp_path, "task=sinusoid", "train.steps=20", finished=True)
+    again = given(tmp_path, *of_validation)["eval"]
+    assert (again["seed"], again["task"], again["learner"]) == (5, {"shots": 3}, {"inner_steps": 3})
+    with pytest.raises(ConfigError, match="finish the run first"):
+        given(tmp_path, "train.steps=30", "eval.seed=5")
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_default(tmp_path):
+    stored = composed("train.steps=20", "learner.inner_lr=0.3")
+    del stored["paper"], stored["eval"]["shots"], stored["run"]["tags"], stored["inner"]["remat"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    now = given(tmp_path)
+    assert now == composed("train.steps=20", "learner.inner_lr=0.3")
+    assert build_run(now).eval.shots == ()
+    assert given(tmp_path, "train.steps=20", "learner.inner_lr=0.3") == now
+    del stored["train"]["clip_norm"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ConfigError, match=r"train\.clip_norm \(None there\)"):  # not what the run began with
+        given(tmp_path, "train.clip_norm=10")
+
+
+@pytest.mark.parametrize("content", ["[1]", "{train: [1]}", "logger: null"])
+def test_a_directory_with_another_config_yaml_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="not a metarun run's"):
+        given(tmp_path)

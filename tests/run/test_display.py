@@ -1,0 +1,71 @@
+"""What a run is called among many: what differs, and the seed. Real W&B files are looked at in test_cli."""
+
+from types import SimpleNamespace
+
+import pytest
+from support import composed
+
+from metarun.run import display
+from metarun.run.display import Display, Sweep, in_a_list
+
+
+def test_a_name_tells_what_differs_and_the_seed():
+    assert in_a_list("omniglot-maml", [], 3) == "omniglot-maml train.seed=3"
+    words = ["task=omniglot", "learner=maml", "learner.inner_lr=0.1", "train.seed=3", "run.dir=x", "logger=none"]
+    assert in_a_list("omniglot-maml", words, 3) == "omniglot-maml learner.inner_lr=0.1 train.seed=3"
+    long = in_a_list("omniglot-maml", [f"model.hidden={[64] * 40}"], 3)
+    assert len(long) == display.MOST
+    assert long.endswith("... train.seed=3")
+
+
+CONFIG = composed("train.seed=1")
+SWEEP = Sweep("runs/lr", ["learner=maml,anil", "train.steps=9", "train.seed=0,1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sweep", "expected"),
+    [
+        ([], None, Display("strokes-maml train.seed=1", None)),
+        (["train.steps=9"], None, Display("strokes-maml train.steps=9 train.seed=1", None)),
+        (["learner=maml", "train.steps=9", "train.seed=1"], SWEEP, Display("strokes-maml train.seed=1", "runs/lr")),
+        (["train.steps=9", "model.norm=none"], SWEEP, Display("strokes-maml model.norm=none train.seed=1", "runs/lr")),
+        (["run.name=strokes-maml", "train.seed=1"], SWEEP, Display("strokes-maml", "runs/lr")),
+    ],
+)
+def test_a_job_of_a_sweep_names_what_the_sweep_varies_and_a_typed_name_wins(
+    tmp_path, monkeypatch, overrides, sweep, expected
+):
+    monkeypatch.setattr(display, "of_this_job", lambda: (overrides, sweep))
+    assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=False) == expected
+    monkeypatch.setattr(display, "of_this_job", lambda: ([], None))  # gone on with by run.dir alone
+    assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=True) == expected
+    monkeypatch.setattr(display, "of_this_job", lambda: (["run.name=other"], None))
+    assert display.kept(tmp_path / "display.json", "other", CONFIG, begun=True) == Display("other", expected.group)
+
+
+def test_a_run_that_an_earlier_version_began_keeps_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(display, "of_this_job", lambda: (["train.steps=9"], None))
+    assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=True) == Display("strokes-maml", None)
+
+
+def test_without_hydra_there_are_no_overrides():
+    assert display.of_this_job() == ([], None)
+
+
+def test_the_group_that_a_user_sets_wins(tmp_path, monkeypatch):
+    import wandb
+
+    from metarun.run.loggers import Wandb
+
+    asked = []
+
+    def init(**settings):
+        asked.append(settings)
+        return SimpleNamespace(dir=str(tmp_path), finish=lambda: None, summary={}, log=lambda *_, **__: None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(display, "of_this_job", lambda: ([], SWEEP))
+    for group in (None, "mine"):
+        Wandb("metarun", None, group, "offline").open(tmp_path, CONFIG, "strokes-maml", ()).close({})
+    assert [settings["group"] for settings in asked] == ["runs/lr", "mine"]
+    assert {settings["name"] for settings in asked} == {"strokes-maml train.seed=1"}
