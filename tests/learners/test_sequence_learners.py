@@ -53,6 +53,38 @@ def test_the_gate_chooses_between_the_slots_just_read_and_the_least_used():
     np.testing.assert_allclose(after.usage, expected, rtol=1e-6)
 
 
+def accessed(memory, usage, read_weights, keys, gates, decay, sharpness):
+    """Equations 2 to 8 in numpy, head by head and slot by slot: memory, usage, read weights, what was read."""
+    heads, slots = len(keys), len(memory)
+    free = np.argsort(usage, kind="stable")[:heads]  # the h-th least used slot is head h's
+    memory = memory.copy()
+    memory[free] = 0
+    write_weights = gates[:, None] * read_weights
+    for h in range(heads):
+        write_weights[h, free[h]] += 1 - gates[h]
+        for i in range(slots):
+            memory[i] += write_weights[h, i] * keys[h]
+    read_weights = np.empty((heads, slots))
+    for h in range(heads):
+        lengths = np.linalg.norm(keys[h]) * np.linalg.norm(memory, axis=1)
+        similar = np.where(lengths > 0, memory @ keys[h] / np.maximum(lengths, 1e-9), 0)
+        read_weights[h] = np.exp(sharpness * similar) / np.exp(sharpness * similar).sum()
+    return memory, decay * usage + read_weights.sum(0) + write_weights.sum(0), read_weights, read_weights @ memory
+
+
+def test_a_memory_of_four_heads_is_numpys():
+    """Five steps: each head has a key, a gate and a least used slot of its own."""
+    draw = np.random.default_rng(0)
+    carry = blank_carry(6, 3, 4)
+    memory, usage, read_weights = (np.asarray(part, np.float64) for part in carry[1:4])
+    for _ in range(5):
+        keys, gates = draw.normal(size=(4, 3)), draw.uniform(size=4)
+        carry = access(carry, jnp.array(keys, jnp.float32), jnp.array(gates[:, None], jnp.float32), 0.95, 5.0)
+        memory, usage, read_weights, read = accessed(memory, usage, read_weights, keys, gates, 0.95, 5.0)
+        close(carry[1:4], (memory, usage, read_weights), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(carry.read, read.reshape(-1), rtol=1e-3, atol=1e-4)
+
+
 def test_labels_come_one_step_late():
     inputs, last = sequence.one_step_late(jnp.array([[7.0], [8.0], [9.0]]), jnp.array([2, 0, 1]), 3)
     np.testing.assert_array_equal(inputs, [[7, 0, 0, 0], [8, 0, 0, 1], [9, 1, 0, 0]])
