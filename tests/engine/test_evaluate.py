@@ -12,6 +12,7 @@ from support import one_of, run_of
 from metarun import engine
 from metarun.engine.evaluate import make_evaluate, query_metrics
 from metarun.engine.net import make_net
+from metarun.inner import Inner, differentiated
 
 RUN = run_of(
     "task=strokes", "task.ways=3", "task.queries=2", "model=mlp", "model.hidden=[4]", "model.norm=batch",
@@ -74,3 +75,39 @@ def test_a_tasks_metrics_are_those_of_its_query_set_after_its_own_support_set(dr
     np.testing.assert_allclose(metrics["loss"], NET.loss(together, query.y)[0], rtol=1e-4)
     np.testing.assert_allclose(metrics["loss_inductive"], NET.loss(alone, query.y)[0], rtol=1e-4)
     assert abs(metrics["loss"] - metrics["loss_inductive"]) > 1e-3
+
+
+def test_the_numbers_of_an_evaluation_are_arguments_and_inner_steps_are_clipped_as_in_training(drawn):
+    params, data, episodes = drawn
+    mesh, how = Mesh(np.array(jax.devices()[:1]), ("tasks",)), Inner("mixed", 0, False, clip_value=0.01)
+    compiled = dataclasses.replace(RUN.learner, inner_lr=1.0)
+    evaluate = make_evaluate(compiled, NET, RUN.tasks, mesh, 1, 2, False, how)
+    _, answers = evaluate(params, data, 2, engine.stream(3, engine.EVAL), {"inner_lr": 3.0})
+    own = dataclasses.replace(RUN.learner, inner_lr=3.0)
+    outputs = []
+    for clip in (how, RUN.inner):
+
+        @jax.jit
+        def alone(episode, clip=clip):
+            with differentiated(clip):
+                return query_metrics(own, NET, params, episode, None, inductive=False)[1]
+
+        outputs.append(alone(one_of(episodes)))
+    np.testing.assert_allclose(answers.outputs[0], outputs[0], rtol=1e-3, atol=1e-4)
+    assert np.abs(outputs[0] - outputs[1]).max() > 0.1
+
+
+def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predictions():
+    run = run_of("learner=cnp", "task=sinusoid", "model.hidden=[4]", "learner.encoder=[4]", "learner.decoder=[4]")
+    net = make_net(run.model, run.tasks, None)
+    episode = jax.jit(run.tasks.sample)((), jax.random.key(0))
+    params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
+
+    @jax.jit
+    def both(params, key):
+        metrics, _ = query_metrics(run.learner, net, params, episode, key, inductive=False)
+        return metrics, run.learner.measure(net, params, episode, None)
+
+    metrics, measured = both(params, jax.random.key(2))
+    np.testing.assert_allclose(metrics["log_likelihood"], measured["log_likelihood"])
+    assert {"loss", "mse", "log_likelihood"} == metrics.keys()

@@ -48,6 +48,17 @@ def test_anil_is_maml_with_everything_frozen_but_the_head(first_order, optimizer
     close(gradient(anil, THETA), gradient(frozen, THETA), rtol=1e-4)
 
 
+def test_a_head_of_more_ways_than_the_task_adapts_by_the_tasks_own():
+    """Trained with five ways and tested with three: the surplus outputs are no classes of the inner loss."""
+    net = classifier(5)._replace(n_out=WAYS)
+    support = one_of(BATCH).support
+    params = net.init(jax.random.key(1), support.x)
+    for learner in (ANIL(LR, 2, "sgd", "mean", first_order=False), MAML_):
+        head = learner.adapt(net, params, support, None)["head"]
+        np.testing.assert_array_equal(head["kernel"][:, WAYS:], params["head"]["kernel"][:, WAYS:])
+        assert np.abs(head["kernel"] - params["head"]["kernel"])[:, :WAYS].max() > 1e-3
+
+
 def test_boil_adapts_the_body_under_a_fixed_head():
     run = run_of("learner=boil", "model=mlp", "model.hidden=[8]", "task.ways=3")
     net = make_net(run.model, run.tasks, WAYS)

@@ -289,6 +289,27 @@ def test_scratch_learns_each_task_from_a_start_of_its_own_and_nothing_between_th
     close(first, NET.init(jax.random.split(jax.random.key(3))[0], SUPPORT.x), rtol=0, atol=0)
 
 
+def test_metaoptnets_logits_are_scaled_by_what_it_learns():
+    net = identity(WAYS)
+    outputs = []
+    for learner in (METAOPTNET, replace(METAOPTNET, scale=7.0)):
+        params = learner.init(net, jax.random.key(1), SUPPORT.x)
+        outputs.append(learner.predict(net, learner.adapt(net, params, SUPPORT, None), QUERY.x))
+    np.testing.assert_allclose(outputs[1], 7 * outputs[0], rtol=1e-5)
+    assert np.abs(outputs[0]).max() > 0.01
+
+
+def test_losses_are_means_and_accuracy_is_of_the_most_likely_label():
+    outputs, y = np.array([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]]), np.array([0, 2])
+    p = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    loss, metrics = losses.cross_entropy(jnp.array(outputs), jnp.array(y))
+    np.testing.assert_allclose(loss, -(np.log(p[0, 0]) + np.log(p[1, 2])) / 2, rtol=1e-5)
+    assert metrics == {"loss": loss, "accuracy": 0.5}
+    mse, metrics = losses.squared_error(jnp.array(outputs), jnp.zeros((2, 3)))
+    np.testing.assert_allclose(mse, (outputs**2).sum() / 6, rtol=1e-5)
+    assert metrics == {"loss": mse, "mse": mse}
+
+
 def test_smoothed_labels_give_the_others_a_share():
     """Ways 3, smoothing 0.2: 0.8 of the label to its own, 0.1 to each other; the metrics are those of whole labels."""
     log_p = jax.nn.log_softmax(jnp.array([2.0, 0.5, -1.0]))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import composed, equal, on_blobs, placed
+from support import composed, equal, on_blobs, placed, rows
 
 from metarun import engine
 from metarun.config import choices
@@ -15,6 +15,7 @@ from metarun.config.run import Run, build_run
 from metarun.core import State
 from metarun.engine import chunks
 from metarun.run.loop import Loop
+from metarun.run.meta_test import meta_test
 from metarun.run.stop import Stop
 from metarun.run.watch import Watch
 
@@ -168,3 +169,54 @@ def test_held_out_tasks_follow_the_evaluations_seed_and_never_trainings(tmp_path
     other = keys("train.seed=3", "eval.seed=6")
     assert all(a != b for a, b in zip(one, other, strict=True))
     assert one[0] != one[1]
+
+
+def test_a_new_best_is_saved_with_the_state_that_tells_of_it(tmp_path, monkeypatch):
+    """States are saved at the end alone, and where the validation is better than those before."""
+    scripted(monkeypatch, Scripted("accuracy", 0.3, 0.9, 0.5, 0.4))
+    loop = opened(placed(on_blobs(*FOUR, "train.save_every=8"), tmp_path), tmp_path)
+    loop.meta_train()
+    assert loop.checkpoints.last.all_steps() == [4, 8]  # 2 was one, too; two are kept
+    for step in (4, 8):
+        _, host = loop.checkpoints.read(step, loop.state)
+        assert (host["best"]["step"], host["best"]["mean"], host["unvalidated"]) == (4, 0.9, False)
+    loop.close({})
+
+
+def test_a_run_that_goes_on_knows_its_best_state(tmp_path, monkeypatch):
+    scripted(monkeypatch, Scripted("accuracy", 0.3, 0.9, 0.5, 0.4))
+    run = placed(on_blobs(*FOUR), tmp_path)
+    first = opened(run, tmp_path)
+    first.meta_train()
+    first.close({})
+    again = opened(run, tmp_path)
+    assert again.step == 8
+    assert again.host == first.host
+    _, tested = again.test()
+    assert (tested["state"], tested["step"]) == ("best", 4)
+    again.close({})
+
+
+def test_a_logged_row_is_the_mean_over_its_own_period(tmp_path, monkeypatch):
+    logged = {}
+    for period in (1, 4):
+        scripted(monkeypatch, Scripted("accuracy"))
+        directory = tmp_path / str(period)
+        loop = opened(placed(on_blobs(*FOUR, f"train.log_every={period}"), directory), directory)
+        loop.meta_train()
+        loop.close({})
+        logged[period] = {row["step"]: row["loss"] for row in rows(directory) if row["split"] == "train"}
+    assert list(logged[4]) == [4, 8]
+    for step, loss in logged[4].items():
+        np.testing.assert_allclose(loss, np.mean([logged[1][s] for s in range(step - 3, step + 1)]), rtol=1e-5)
+
+
+def test_the_final_test_is_made_after_each_number_of_inner_steps_and_with_each_of_shots():
+    run = build_run(on_blobs("eval.inner_steps=[0,3]", "eval.shots=[2,4]"))
+    tested = meta_test(run, lambda run, inner_steps: (run.eval_tasks.shots, inner_steps))
+    assert tested.evaluation == (1, None)
+    assert tested.by_inner_steps == {"0": (1, 0), "3": (1, 3)}
+    for shots in (2, 4):
+        other = tested.by_shots[str(shots)]
+        assert other == ((shots, None), {"0": (shots, 0), "3": (shots, 3)}, {})
+    assert list(tested.by_shots) == ["2", "4"]

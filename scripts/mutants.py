@@ -1,0 +1,207 @@
+"""Breaks metarun in the ways of scripts/mutants.toml, one at a time, and says what no test notices: `make mutants`.
+
+Why a list of our own and no mutation tester: mutmut and cosmic-ray make thousands of random changes and run the whole
+suite on each, which takes minutes here, for most of it is compilation; what has to be guarded are the few dozen changes
+that leave a program running and its figures wrong, and each of them is noticed, or not, by a few tests that are named.
+
+Every change is made in a copy of the tree. `python scripts/mutants.py WORD...` makes those only whose area or name has
+one of the words, and leaves docs/mutants.md as it is.
+"""
+
+import argparse
+import datetime
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pages.marks import write_between
+
+from metarun.run.figures import commit_in_words
+from metarun.run.results import commit
+
+ROOT = Path(__file__).parents[1]
+LIST = ROOT / "scripts" / "mutants.toml"
+PAGE = ROOT / "docs" / "mutants.md"
+COPIED = ("conf", "docs", "metarun", "scripts", "tests", "pyproject.toml")
+SECONDS = 300  # for the tests of one mutant
+
+Verdict = Literal["killed", "killed by the clock", "survived", "changes nothing", "broken"]
+
+
+class Mutant(NamedTuple):
+    """One change, and the tests that should notice it."""
+
+    area: str
+    name: str
+    file: str
+    before: str  # stands once in the file
+    after: str
+    tests: tuple[str, ...]  # pytest's names of them
+    equivalent: str | None = None  # why no test can notice it, if none can
+
+
+class Tried(NamedTuple):
+    """What came of a mutant, and the end of what pytest said."""
+
+    verdict: Verdict
+    said: str
+
+
+class Stale(Exception):
+    """The list no longer fits the files."""
+
+
+def read(path: Path = LIST) -> list[Mutant]:
+    """The list of mutants."""
+    rows = tomllib.loads(path.read_text())["mutant"]
+    return [Mutant(**{**row, "tests": tuple(row["tests"])}) for row in rows]
+
+
+def mutated(mutant: Mutant, root: Path) -> str:
+    """The file's text with the change made. Raises Stale if `before` does not stand in it exactly once."""
+    text = (root / mutant.file).read_text()
+    if (times := text.count(mutant.before)) != 1:
+        raise Stale(f"{mutant.name}: {mutant.before!r} stands {times} times in {mutant.file}, not once: mend the list")
+    changed = text.replace(mutant.before, mutant.after)
+    if mutant.file.endswith(".py"):
+        compile(changed, mutant.file, "exec")  # a mutant that does not even compile tests nothing
+    return changed
+
+
+def pytest(root: Path, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
+    """The exit code of these tests in the tree at `root`, None if they took longer; and the end of what they said."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-m",
+        "",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:hypothesispytest",
+        "--tb=short",
+        *tests,
+    ]
+    cache = root.parent / "cache"  # what a mutant leaves in it is not for others
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"METARUN_CACHE_DIR": str(cache), "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}
+    if (data := ROOT.parent / "shared" / "data").is_dir():
+        environment = {"METARUN_DATA_DIR": str(data), **environment}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        return None, said[-3000:]
+    return process.returncode, said[-3000:]
+
+
+def tried(mutant: Mutant, root: Path, seconds: float = SECONDS) -> Tried:
+    """Makes the change in the tree at `root`, runs its tests, and takes it back."""
+    path = root / mutant.file
+    text, changed = path.read_text(), mutated(mutant, root)
+    path.write_text(changed)
+    try:
+        code, said = pytest(root, mutant.tests, seconds)
+    finally:
+        path.write_text(text)
+    if code is None:
+        return Tried("killed by the clock", said)
+    if code == 0:
+        return Tried("changes nothing" if mutant.equivalent else "survived", said)
+    if code == 1 and mutant.equivalent is None:
+        return Tried("killed", said)
+    return Tried("broken", said)  # nothing was collected, or it was said to change nothing
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the tree, to be broken."""
+    root = folder / "metarun"
+    root.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+        else:
+            shutil.copy(source, root / name)
+    return root
+
+
+def must_pass(mutants: Sequence[Mutant], root: Path) -> None:
+    """Ends the program unless every test that is named passes on the tree as it is, and is of that tree."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", "import metarun; print(metarun.__file__)"],
+        cwd=root, env=environment, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    if not Path(found.strip()).is_relative_to(root):
+        sys.exit(f"mutants: the tests would be of {found.strip()}, not of the copy in {root}")
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    print(f"{len(tests)} tests on the tree as it is ...", flush=True)
+    code, said = pytest(root, tests, SECONDS * 10)
+    if code != 0:
+        sys.exit(f"{said}\nmutants: these tests must pass before anything is broken")
+
+
+def page(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], seconds: float) -> str:
+    """The table by area."""
+    lines = ["| area | mutants | noticed | not noticed | change nothing |", "| --- | ---: | ---: | ---: | ---: |"]
+    by_area: dict[str, Counter[str]] = {}
+    for mutant, verdict in zip(mutants, verdicts, strict=True):
+        by_area.setdefault(mutant.area, Counter())[verdict] += 1
+    by_area["all"] = sum(by_area.values(), Counter())
+    for area, counts in by_area.items():
+        noticed = counts["killed"] + counts["killed by the clock"]
+        missed = counts["survived"] + counts["broken"]
+        lines.append(f"| {area} | {counts.total()} | {noticed} | {missed} | {counts['changes nothing']} |")
+    made = f"{datetime.date.today()}, commit {commit_in_words(commit())}, in {seconds / 60:.0f} minutes"
+    return "\n".join([*lines, "", f"`make mutants`, {made}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="parts of an area or a name; all mutants by default")
+    words = parser.parse_args().words
+    every = read()
+    mutants = [m for m in every if not words or any(word in f"{m.area}: {m.name}" for word in words)]
+    begin, verdicts = time.monotonic(), []
+    with tempfile.TemporaryDirectory() as folder:
+        root = copied(Path(folder))
+        for mutant in mutants:
+            mutated(mutant, root)  # all of them before the first is tried
+        must_pass(mutants, root)
+        for i, mutant in enumerate(mutants, 1):
+            before = time.monotonic()
+            verdict, said = tried(mutant, root)
+            verdicts.append(verdict)
+            took = f"{time.monotonic() - before:.0f} s"
+            print(f"{i:3}/{len(mutants)}  {verdict:<19}  {took:>5}  {mutant.area}: {mutant.name}", flush=True)
+            if verdict == "broken":
+                print(said, flush=True)
+    table = page(mutants, verdicts, time.monotonic() - begin)
+    print(f"\n{table}")
+    if len(mutants) == len(every):
+        write_between(PAGE, "mutants", table)
+    missed = [m for m, verdict in zip(mutants, verdicts, strict=True) if verdict in ("survived", "broken")]
+    for mutant in missed:
+        print(f"not noticed: {mutant.area}: {mutant.name} ({mutant.file}: {mutant.after})")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
