@@ -77,6 +77,21 @@ def mutated(mutant: Mutant, root: Path) -> str:
     return changed
 
 
+def stale(mutants: Sequence[Mutant], root: Path) -> list[str]:
+    """What of the list no longer fits the files at `root`, a line each: changes not to be made, tests not there."""
+    lines = []
+    for mutant in mutants:
+        try:
+            mutated(mutant, root)
+        except Stale as error:
+            lines.append(str(error))
+        for test in mutant.tests:
+            file, _, name = test.partition("::")
+            if f"def {name.partition('[')[0]}(" not in (root / file).read_text():
+                lines.append(f"{mutant.name}: there is no {test}: mend the list")
+    return lines
+
+
 def pytest(root: Path, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
     """The exit code of these tests in the tree at `root`, None if they took longer; and the end of what they said."""
     command = [
@@ -158,8 +173,8 @@ def must_pass(mutants: Sequence[Mutant], root: Path) -> None:
         sys.exit(f"{said}\nmutants: these tests must pass before anything is broken")
 
 
-def page(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], seconds: float) -> str:
-    """The table by area."""
+def page(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], of: str, seconds: float) -> str:
+    """The table by area; `of` is the commit."""
     lines = ["| area | mutants | noticed | not noticed | change nothing |", "| --- | ---: | ---: | ---: | ---: |"]
     by_area: dict[str, Counter[str]] = {}
     for mutant, verdict in zip(mutants, verdicts, strict=True):
@@ -169,7 +184,7 @@ def page(mutants: Sequence[Mutant], verdicts: Sequence[Verdict], seconds: float)
         noticed = counts["killed"] + counts["killed by the clock"]
         missed = counts["survived"] + counts["broken"]
         lines.append(f"| {area} | {counts.total()} | {noticed} | {missed} | {counts['changes nothing']} |")
-    made = f"{datetime.date.today()}, commit {commit_in_words(commit())}, in {seconds / 60:.0f} minutes"
+    made = f"{datetime.date.today()}, commit {of}, in {seconds / 60:.0f} minutes on {os.cpu_count()} CPU cores"
     return "\n".join([*lines, "", f"`make mutants`, {made}."])
 
 
@@ -179,11 +194,11 @@ def main() -> None:
     words = parser.parse_args().words
     every = read()
     mutants = [m for m in every if not words or any(word in f"{m.area}: {m.name}" for word in words)]
-    begin, verdicts = time.monotonic(), []
+    begin, of, verdicts = time.monotonic(), commit_in_words(commit()), []
     with tempfile.TemporaryDirectory() as folder:
         root = copied(Path(folder))
-        for mutant in mutants:
-            mutated(mutant, root)  # all of them before the first is tried
+        if lines := stale(mutants, root):
+            sys.exit("\n".join(["mutants:", *lines]))
         must_pass(mutants, root)
         for i, mutant in enumerate(mutants, 1):
             before = time.monotonic()
@@ -193,7 +208,7 @@ def main() -> None:
             print(f"{i:3}/{len(mutants)}  {verdict:<19}  {took:>5}  {mutant.area}: {mutant.name}", flush=True)
             if verdict == "broken":
                 print(said, flush=True)
-    table = page(mutants, verdicts, time.monotonic() - begin)
+    table = page(mutants, verdicts, of, time.monotonic() - begin)
     print(f"\n{table}")
     if len(mutants) == len(every):
         write_between(PAGE, "mutants", table)

@@ -52,8 +52,13 @@ def used(run: Run, directory: Path, monkeypatch) -> tuple[set[bytes], set[bytes]
     """The episodes of a run's validation and those of its test, as the run itself draws them."""
     found: list[engine.Evaluation] = []
     evaluate = Loop.evaluate
+
+    def kept(*arguments: Any, **named: Any) -> engine.Evaluation:
+        found.append(evaluate(*arguments, **named))
+        return found[-1]
+
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "evaluate", lambda *a: found.append(evaluate(*a)) or found[-1])
+        patch.setattr(Loop, "evaluate", kept)
         loop = opened(run, directory)
         loop.validate(loop.state, 1)
         loop.test()
