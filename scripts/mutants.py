@@ -10,9 +10,9 @@ one of the words, and leaves docs/mutants.md as it is.
 
 import argparse
 import datetime
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -92,41 +92,40 @@ def stale(mutants: Sequence[Mutant], root: Path) -> list[str]:
     return lines
 
 
-def pytest(root: Path, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
-    """The exit code of these tests in the tree at `root`, None if they took longer; and the end of what they said."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-m",
-        "",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:hypothesispytest",
-        "--tb=short",
-        *tests,
-    ]
-    cache = root.parent / "cache"  # what a mutant leaves in it is not for others
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"METARUN_CACHE_DIR": str(cache), "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}
-    if (data := ROOT.parent / "shared" / "data").is_dir():
-        environment = {"METARUN_DATA_DIR": str(data), **environment}
-    process = subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-        return None, said[-3000:]
-    return process.returncode, said[-3000:]
+class Pytest:
+    """Runs tests of a tree in forks of one process: scripts/forks.py."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is for what the tests keep, which is not for others, and for what they say."""
+        self.said = folder / "said"
+        cache = folder / "cache"
+        environment = {"METARUN_CACHE_DIR": str(cache), "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}
+        environment |= {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
+        if "METARUN_DATA_DIR" not in os.environ and (data := ROOT.parent / "shared" / "data").is_dir():
+            environment["METARUN_DATA_DIR"] = str(data)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", ROOT / "scripts" / "forks.py"], env=os.environ | environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> "Pytest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()  # it ends with its input
+
+    def __call__(self, root: Path, tests: Sequence[str], seconds: float) -> tuple[int | None, str]:
+        """The exit code of these tests of the tree at `root`, None if they took longer; and the end of their words."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        arguments = ["-x", "-m", "", "-p", "no:cacheprovider", "--tb=short", *tests]
+        asked = {"root": str(root), "arguments": arguments, "said": str(self.said), "seconds": seconds}
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        code = json.loads(self.process.stdout.readline())
+        return code, self.said.read_text(errors="replace")[-3000:]
 
 
-def tried(mutant: Mutant, root: Path, seconds: float = SECONDS) -> Tried:
+def tried(mutant: Mutant, root: Path, pytest: Pytest, seconds: float = SECONDS) -> Tried:
     """Makes the change in the tree at `root`, runs its tests, and takes it back."""
     path = root / mutant.file
     text, changed = path.read_text(), mutated(mutant, root)
@@ -157,7 +156,7 @@ def copied(folder: Path) -> Path:
     return root
 
 
-def must_pass(mutants: Sequence[Mutant], root: Path) -> None:
+def must_pass(mutants: Sequence[Mutant], root: Path, pytest: Pytest) -> None:
     """Ends the program unless every test that is named passes on the tree as it is, and is of that tree."""
     environment = {**os.environ, "PYTHONPATH": str(root)}
     found = subprocess.run(
@@ -195,14 +194,14 @@ def main() -> None:
     every = read()
     mutants = [m for m in every if not words or any(word in f"{m.area}: {m.name}" for word in words)]
     begin, of, verdicts = time.monotonic(), commit_in_words(commit()), []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Pytest(Path(folder)) as pytest:
         root = copied(Path(folder))
         if lines := stale(mutants, root):
             sys.exit("\n".join(["mutants:", *lines]))
-        must_pass(mutants, root)
+        must_pass(mutants, root, pytest)
         for i, mutant in enumerate(mutants, 1):
             before = time.monotonic()
-            verdict, said = tried(mutant, root)
+            verdict, said = tried(mutant, root, pytest)
             verdicts.append(verdict)
             took = f"{time.monotonic() - before:.0f} s"
             print(f"{i:3}/{len(mutants)}  {verdict:<19}  {took:>5}  {mutant.area}: {mutant.name}", flush=True)

@@ -1,6 +1,7 @@
 """Which state is tested, and on what: validation selects on episodes of its own, by the task's metric, and no more."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,14 @@ FOUR = (*SMALL, "train.steps=8", "train.eval_every=2", "eval.episodes=5", "eval.
 
 @pytest.mark.parametrize(
     ("metric", "means", "best"),
-    [("accuracy", (0.3, 0.9, 0.5, 0.9), 4), ("mse", (3.0, 1.0, 2.0, 1.0), 4), ("accuracy", (0.1, 0.2, 0.3, 0.4), 8)],
+    [
+        ("accuracy", (0.3, 0.9, 0.5, 0.9), 4),
+        ("mse", (3.0, 1.0, 2.0, 1.0), 4),
+        ("accuracy", (math.nan, 0.2, 0.9, 0.1), 6),
+    ],
 )
 def test_the_state_with_the_best_validation_is_the_one_that_is_tested(tmp_path, monkeypatch, metric, means, best):
-    """More accuracy, or less error; of equals the first. `eval.state=last` tests the last."""
+    """More accuracy, or less error; of equals the first; never what is no number. `eval.state=last` tests the last."""
     values = on_blobs(*FOUR) if metric == "accuracy" else composed("task=sinusoid", "model.hidden=[8]", *FOUR)
     script, kept = Scripted(metric, *means), {}
     scripted(monkeypatch, script)

@@ -20,6 +20,12 @@ def test_no_mutant_is_there_twice():
     assert len({(mutant.area, mutant.name) for mutant in MUTANTS}) == len(MUTANTS) >= 60
 
 
+@pytest.fixture(scope="module")
+def pytest_(tmp_path_factory):
+    with mutants.Pytest(tmp_path_factory.mktemp("forks")) as started:
+        yield started
+
+
 @pytest.fixture
 def tree(tmp_path) -> Path:
     """A program of one line, and its test."""
@@ -41,10 +47,10 @@ def tree(tmp_path) -> Path:
         ("2 * x\n\n\nimport nowhere", None, "broken"),  # nothing is collected: the tests have noticed nothing
     ],
 )
-def test_what_came_of_a_mutant_is_told_apart_and_the_tree_is_mended(tree, after, equivalent, verdict):
+def test_what_came_of_a_mutant_is_told_apart_and_the_tree_is_mended(tree, pytest_, after, equivalent, verdict):
     before = (tree / "double.py").read_text()
     mutant = Mutant("area", "name", "double.py", "2 * x", after, ("test_double.py::test",), equivalent)
-    found = mutants.tried(mutant, tree, seconds=2 if verdict == "killed by the clock" else 60)
+    found = mutants.tried(mutant, tree, pytest_, seconds=2 if verdict == "killed by the clock" else 60)
     assert found.verdict == verdict, found.said
     assert (tree / "double.py").read_text() == before
 
