@@ -56,6 +56,15 @@ def test_support_and_query_share_no_example(task):
         assert rows.isdisjoint(np.asarray(x).tobytes() for x in query.x)
 
 
+def test_a_label_tells_nothing_of_which_class_it_stands_for(task):
+    """In half of the episodes label 0 has the lower class number of the first two, in half of them label 1 has it."""
+    tasks, data = task
+    classes = jax.jit(jax.vmap(lambda data, key: tasks.sample(data, key).classes, (None, 0)))
+    drawn = classes(data["train"], jax.random.split(jax.random.key(0), 400))
+    if drawn is not None:  # sine waves are no classes
+        assert 140 < (drawn[:, 0] < drawn[:, 1]).sum() < 260  # six standard deviations
+
+
 def test_sampling_many_at_once_is_sampling_each(task):
     tasks, data = task
     keys = jax.random.split(jax.random.key(0), 3)

@@ -104,3 +104,13 @@ def test_memory_of_mixed_mode_grows_by_parameters_and_of_reverse_mode_by_activat
 def test_rematerialisation_keeps_the_root_of_the_steps():
     kept, remat = (temporary_bytes(Inner("mixed", 0, remat), 400, examples=2) for remat in (False, True))
     assert remat < 0.25 * kept
+
+
+@pytest.mark.parametrize("how", [MIXED, *MORE_WAYS], ids=str)
+def test_every_way_of_looping_takes_each_step_once_with_its_index(how):
+    for steps in (0, 1, 7, 10):
+        expected = 1
+        for i in range(steps):
+            expected = (7 * expected + i) % 10007
+        with inner.differentiated(how):
+            assert inner.loop(steps, lambda i, carry: (7 * carry + i) % 10007, jnp.int32(1)) == expected

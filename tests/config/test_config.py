@@ -103,6 +103,25 @@ def test_the_defaults_of_every_learner_and_task_build():
         assert run_of(f"task={task}").tasks.n_out in (1, 5)
 
 
+def test_a_period_ends_with_its_last_meta_step_and_with_the_run():
+    """125 meta-steps: a row every 2, a validation and a save every 12, and all of them at the end."""
+    train = run_of("train.steps=125").train
+    ends = {"log_every": [*range(2, 125, 2), 125], "eval_every": [*range(12, 125, 12), 125]}
+    ends["save_every"] = ends["eval_every"]
+    for name, steps in ends.items():
+        assert [step for step in range(1, 126) if train.is_due(step, name)] == steps
+    visited = [0]
+    while visited[-1] < 125 and len(visited) < 200:
+        visited.append(train.next_due(visited[-1]))
+    assert visited[1:] == sorted({step for steps in ends.values() for step in steps})
+
+
+def test_only_what_is_asked_to_be_skipped_is_skipped():
+    asked = ("train.skip_at_most=3", "train.clip_value=2.0", "train.clip_norm=5.0")
+    assert run_of(*asked).train.guard == (2.0, 5.0, 0)
+    assert run_of(*asked, "train.on_nonfinite=skip").train.guard == (2.0, 5.0, 3)
+
+
 def test_evaluation_differs_by_value():
     run = run_of("++eval.task.queries=15", "++eval.learner.inner_steps=3")
     assert (run.tasks.queries, run.eval_tasks.queries) == (5, 15)

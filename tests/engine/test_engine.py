@@ -1,5 +1,6 @@
 """Chunks and devices change nothing but the order of summation; calls may be cut anywhere."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -66,6 +67,47 @@ def test_a_meta_step_is_the_mean_gradient_over_the_sampled_tasks():
     after = steps(2, 2)(start(), (), 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.params, expected)
     np.testing.assert_allclose(after.sums["loss"], metrics["loss"], rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A learner whose metrics are what it is told: a number drawn by each task's key, and the meta-step."""
+
+    def init(self, net, key, x):
+        return {"w": jnp.zeros(1)}
+
+    def meta_grad(self, net, params, episodes, keys, step):
+        drawn = jax.vmap(jax.random.uniform)(keys)
+        return params, {"loss": jnp.float32(0), "drawn": drawn.mean(), "step": jnp.float32(step)}
+
+
+def test_a_learner_is_given_the_adaptations_keys_and_the_meta_step():
+    mesh, numbers = Mesh(np.array(jax.devices()[:2]), ("tasks",)), {"learner": {}, "optimizer": NUMBERS["optimizer"]}
+    state = make_start(Told(), NET, RUN.tasks, sgd)((), numbers, engine.stream(0, engine.INIT))
+    program = make_meta_steps(Told(), NET, RUN.tasks, sgd, mesh, 8, 2, RUN.inner, RUN.train.guard)
+    sums = program(state, (), numbers, K_TRAIN, 3)[1].sums
+    assert sums["step"] == 0 + 1 + 2
+    drawn = 0.0
+    for step in range(3):
+        key = jax.random.fold_in(engine.stream(0, engine.TRAIN), step)
+        _, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
+        drawn += jax.vmap(jax.random.uniform)(k_adapts).mean()
+    np.testing.assert_allclose(sums["drawn"], drawn, rtol=1e-5)
+
+
+def test_another_seed_is_another_initialisation():
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    one, same, other = (engine.first_state(RUN.shape, mesh, (), RUN.numbers, seed).params for seed in (1, 1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(one["head"]["kernel"], other["head"]["kernel"])
+
+
+def test_whatever_the_model_computes_in_float32_comes_out():
+    run = run_of("task=sinusoid", "model.hidden=[8]", "hardware.precision=bfloat16")
+    net, x = make_net(run.model, run.tasks, 1), jnp.ones((2, 1))
+    for of in (net.apply, net.features):
+        outputs = jax.eval_shape(lambda key, of=of: of(net.init(key, x), x), jax.random.key(0))
+        assert outputs.dtype == jnp.float32
 
 
 def test_every_task_of_a_run_is_another():

@@ -50,6 +50,17 @@ def test_anil_is_maml_with_everything_frozen_but_the_head(first_order, optimizer
     close(gradient(anil, THETA), gradient(frozen, THETA), rtol=1e-4)
 
 
+def test_a_head_of_more_ways_than_the_task_adapts_by_the_tasks_own():
+    """Trained with five ways and tested with three: the surplus outputs are no classes of the inner loss."""
+    net = classifier(5)._replace(n_out=WAYS)
+    support = one_of(BATCH).support
+    params = net.init(jax.random.key(1), support.x)
+    for learner in (ANIL(LR, 2, "sgd", "mean", first_order=False), MAML_):
+        head = learner.adapt(net, params, support, None)["head"]
+        np.testing.assert_array_equal(head["kernel"][:, WAYS:], params["head"]["kernel"][:, WAYS:])
+        assert np.abs(head["kernel"] - params["head"]["kernel"])[:, :WAYS].max() > 1e-3
+
+
 def test_boil_adapts_the_body_under_a_fixed_head():
     run = run_of("learner=boil", "model=mlp", "model.hidden=[8]", "task.ways=3")
     net = make_net(run.model, run.tasks, WAYS)
@@ -170,6 +181,31 @@ def test_normalisation_per_step_is_meta_learned_for_each_step_and_not_adapted():
         flat = jax.tree.map(lambda p, g: p - LR * g, flat, grad)
     fast = jax.jit(lambda params: two.adapt(net, params, one_of(BATCH).support, None))(params)
     close(fast, inner.join(flat, norms), rtol=1e-4)
+
+
+def test_the_multi_step_loss_after_a_step_has_the_normalisation_of_that_step():
+    """Step sizes, normalisation and query loss of two inner steps, each with its own index, written out."""
+    run = run_of("model=mlp", "model.hidden=[8]", "model.norm=batch", "task.ways=3")
+    net = make_net(run.model, run.tasks, 3)
+    mamlpp = dataclasses.replace(MAMLPP_OFF, multi_step_loss=10, per_step_norm=True, learn_inner_lr=True)
+    params = mamlpp.init(net, jax.random.key(1), BATCH.support.x[0])
+    params["norms"] = {path: leaf.at[1].add(0.7) for path, leaf in params["norms"].items()}
+    params["alpha"] = {path: leaf.at[1].set(0.1) for path, leaf in params["alpha"].items()}
+
+    def written_out(params, support, query):
+        theta, total = params["theta"], 0.0
+        for i, weight in enumerate((0.3, 0.7)):
+            norms = {path: leaf[i] for path, leaf in params["norms"].items()}
+            loss = inner.support_loss(net, support, "mean")
+            grads = jax.grad(lambda theta, n=norms, loss=loss: loss(inner.join(theta, n)))(theta)
+            theta = {path: leaf - params["alpha"][path][i] * grads[path] for path, leaf in theta.items()}
+            total += weight * net.loss(net.apply(inner.join(theta, norms), query.x), query.y)[0]
+        return total
+
+    def mean(params):
+        return sum(written_out(params, *one_of(BATCH, i)[:2]) for i in range(2)) / 2
+
+    close(gradient(mamlpp, params, net, step=4)[0], jax.jit(jax.grad(mean))(params), rtol=1e-3)
 
 
 def test_imaml_on_a_quadratic_is_the_exact_solution():

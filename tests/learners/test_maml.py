@@ -124,9 +124,9 @@ def test_sum_over_shots_multiplies_the_effective_step_by_the_ways(ways):
 
 
 def test_a_regression_has_no_ways_to_multiply_by():
-    support = Batch(jnp.ones((4, 2)), jnp.ones((4, 1)))
-    params = {"layer": {"w": jnp.zeros((2, 1))}}
-    adapted = [maml(inner_loss=form).adapt(LINEAR, params, support, None) for form in ("mean", "sum_over_shots")]
+    support = Batch(jnp.ones((4, 2)), jnp.ones((4, 3)))
+    params, net = {"layer": {"w": jnp.zeros((2, 3))}}, LINEAR._replace(n_out=3)
+    adapted = [maml(inner_loss=form).adapt(net, params, support, None) for form in ("mean", "sum_over_shots")]
     np.testing.assert_array_equal(adapted[0]["layer"]["w"], adapted[1]["layer"]["w"])
 
 

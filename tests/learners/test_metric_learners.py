@@ -84,6 +84,29 @@ def test_proto_maml_before_its_first_step_is_a_prototypical_network():
     close(jax.nn.log_softmax(outputs), jax.nn.log_softmax(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_proto_mamls_meta_gradient_passes_through_the_prototypes_and_equals_finite_differences():
+    with jax.enable_x64(True), jax.debug_key_reuse(False):
+        net, batch = classifier(WAYS), episodes(1, WAYS, jax.random.key(0))
+        support, query, _ = one_of(batch)
+        flat, unravel = jax.flatten_util.ravel_pytree(net.init(jax.random.key(1), support.x)["hidden"])
+        head = {"kernel": jnp.zeros((6, WAYS)), "bias": jnp.zeros(WAYS)}  # the model's, which nothing uses
+
+        @jax.jit
+        def outer(v):
+            fast = PROTO_MAML.adapt(net, {"hidden": unravel(v), "head": head}, support, None)
+            return net.loss(PROTO_MAML.predict(net, fast, query.x), query.y)[0]
+
+        @jax.jit
+        def meta_gradient(v):
+            return PROTO_MAML.meta_grad(net, {"hidden": unravel(v), "head": head}, batch, KEYS, jnp.int32(0))[0]
+
+        got, _ = jax.flatten_util.ravel_pytree(meta_gradient(flat)["hidden"])
+        for i in range(0, flat.size, 4):
+            shift = jnp.zeros_like(flat).at[i].set(1e-5)
+            difference = (outer(flat + shift) - outer(flat - shift)) / 2e-5
+            np.testing.assert_allclose(got[i], difference, rtol=1e-6, atol=1e-9)
+
+
 def test_ridge_regression_in_woodburys_form_is_the_primal_solution():
     with jax.enable_x64(True), jax.debug_key_reuse(False):
         k_z, k_y = jax.random.split(jax.random.key(1))
@@ -205,6 +228,26 @@ def test_a_neural_process_encodes_the_mean_of_its_examples_and_gives_a_density()
     np.testing.assert_allclose(CNP_.predict(LINEAR, fast, QUERY.x), mu, rtol=1e-6)
 
 
+def test_a_neural_process_is_trained_on_the_density_of_all_points_the_observed_ones_too():
+    support, query = (Batch(b.x, jnp.sin(b.x[:, :1])) for b in (SUPPORT, QUERY))
+    params = CNP_.init(LINEAR, jax.random.key(1), support.x)
+    batch = jax.tree.map(lambda leaf: leaf[None], Episode(support, query))
+    grads, metrics = jax.jit(lambda p: CNP_.meta_grad(LINEAR, p, batch, KEYS, jnp.int32(0)))(params)
+
+    def densities(params):  # (support points), (query points)
+        fast = CNP_.adapt(LINEAR, params, support, None)
+        for points in (support, query):
+            one_by_one = jax.tree.map(lambda leaf: leaf[:, None], points)
+            yield jax.vmap(lambda point, fast=fast: CNP_.log_likelihood(LINEAR, fast, point))(one_by_one)
+
+    expected = jax.jit(jax.grad(lambda params: -jnp.concatenate([*densities(params)]).mean()))(params)
+    close(grads, expected, rtol=1e-4)
+    _, of_queries = densities(params)
+    np.testing.assert_allclose(metrics["log_likelihood"], of_queries.mean(), rtol=1e-4)
+    measured = CNP_.measure(LINEAR, params, Episode(support, query), None)
+    np.testing.assert_allclose(measured["log_likelihood"], of_queries.mean(), rtol=1e-4)
+
+
 def test_finetuning_trains_one_classifier_of_all_classes_and_leaves_a_tasks_head_untrained():
     net = classifier(WAYS, n_classes=10)
     learner = Finetune(adapts="head", inner_lr=0.1, inner_steps=2, inner_optimizer="sgd")
@@ -244,6 +287,27 @@ def test_scratch_learns_each_task_from_a_start_of_its_own_and_nothing_between_th
     first, second = (learner.adapt(NET, {}, SUPPORT, key) for key in (one, other))
     assert np.abs(first["head"]["kernel"] - second["head"]["kernel"]).max() > 0.1
     close(first, NET.init(jax.random.split(jax.random.key(3))[0], SUPPORT.x), rtol=0, atol=0)
+
+
+def test_metaoptnets_logits_are_scaled_by_what_it_learns():
+    net = identity(WAYS)
+    outputs = []
+    for learner in (METAOPTNET, replace(METAOPTNET, scale=7.0)):
+        params = learner.init(net, jax.random.key(1), SUPPORT.x)
+        outputs.append(learner.predict(net, learner.adapt(net, params, SUPPORT, None), QUERY.x))
+    np.testing.assert_allclose(outputs[1], 7 * outputs[0], rtol=1e-5)
+    assert np.abs(outputs[0]).max() > 0.01
+
+
+def test_losses_are_means_and_accuracy_is_of_the_most_likely_label():
+    outputs, y = np.array([[2.0, 0.5, -1.0], [0.0, 3.0, 1.0]]), np.array([0, 2])
+    p = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    loss, metrics = losses.cross_entropy(jnp.array(outputs), jnp.array(y))
+    np.testing.assert_allclose(loss, -(np.log(p[0, 0]) + np.log(p[1, 2])) / 2, rtol=1e-5)
+    assert metrics == {"loss": loss, "accuracy": 0.5}
+    mse, metrics = losses.squared_error(jnp.array(outputs), jnp.zeros((2, 3)))
+    np.testing.assert_allclose(mse, (outputs**2).sum() / 6, rtol=1e-5)
+    assert metrics == {"loss": mse, "mse": mse}
 
 
 def test_smoothed_labels_give_the_others_a_share():

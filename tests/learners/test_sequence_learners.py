@@ -10,7 +10,7 @@ from support import close, identity, one_of
 
 from metarun import sequence
 from metarun.core import Batch, Episode
-from metarun.learners.attention import Attention
+from metarun.learners.attention import Attention, Block
 from metarun.learners.lstm import LSTM
 from metarun.learners.mann import MANN, Carry, access, least_used
 
@@ -51,6 +51,38 @@ def test_the_gate_chooses_between_the_slots_just_read_and_the_least_used():
     np.testing.assert_allclose(after.memory, [[1, 2], [0, 0], [3, 6]], rtol=1e-6)  # eq. 7 and 8
     expected = 0.5 * carry.usage + after.read_weights.sum(0) + jnp.array([0.25, 0.0, 0.75])  # eq. 5
     np.testing.assert_allclose(after.usage, expected, rtol=1e-6)
+
+
+def accessed(memory, usage, read_weights, keys, gates, decay, sharpness):
+    """Equations 2 to 8 in numpy, head by head and slot by slot: memory, usage, read weights, what was read."""
+    heads, slots = len(keys), len(memory)
+    free = np.argsort(usage, kind="stable")[:heads]  # the h-th least used slot is head h's
+    memory = memory.copy()
+    memory[free] = 0
+    write_weights = gates[:, None] * read_weights
+    for h in range(heads):
+        write_weights[h, free[h]] += 1 - gates[h]
+        for i in range(slots):
+            memory[i] += write_weights[h, i] * keys[h]
+    read_weights = np.empty((heads, slots))
+    for h in range(heads):
+        lengths = np.linalg.norm(keys[h]) * np.linalg.norm(memory, axis=1)
+        similar = np.where(lengths > 0, memory @ keys[h] / np.maximum(lengths, 1e-9), 0)
+        read_weights[h] = np.exp(sharpness * similar) / np.exp(sharpness * similar).sum()
+    return memory, decay * usage + read_weights.sum(0) + write_weights.sum(0), read_weights, read_weights @ memory
+
+
+def test_a_memory_of_four_heads_is_numpys():
+    """Five steps: each head has a key, a gate and a least used slot of its own."""
+    draw = np.random.default_rng(0)
+    carry = blank_carry(6, 3, 4)
+    memory, usage, read_weights = (np.asarray(part, np.float64) for part in carry[1:4])
+    for _ in range(5):
+        keys, gates = draw.normal(size=(4, 3)), draw.uniform(size=4)
+        carry = access(carry, jnp.array(keys, jnp.float32), jnp.array(gates[:, None], jnp.float32), 0.95, 5.0)
+        memory, usage, read_weights, read = accessed(memory, usage, read_weights, keys, gates, 0.95, 5.0)
+        close(carry[1:4], (memory, usage, read_weights), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(carry.read, read.reshape(-1), rtol=1e-3, atol=1e-4)
 
 
 def test_labels_come_one_step_late():
@@ -112,6 +144,41 @@ def test_a_mann_with_one_step_has_the_gradient_of_every_steps_loss():
     value, expected = jax.jit(jax.value_and_grad(loss))(params)
     close(grads, expected, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+
+
+def test_features_are_standardised_one_example_at_a_time():
+    x = np.asarray(3 + 2 * SUPPORT.x)
+    expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(sequence.embed(NET, {}, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(sequence.embed(NET, {}, x[:, :1]), x[:, :1])
+
+
+def test_a_block_of_attention_is_numpys():
+    """Pre-normalised attention of two heads to what is seen and to itself, then two layers (Vaswani et al. 2017)."""
+    k_params, k_tokens, k_context = jax.random.split(jax.random.key(0), 3)
+    tokens, context = jax.random.normal(k_tokens, (3, 4)), jax.random.normal(k_context, (5, 4))
+    seen = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    block = Block(heads=2)
+    params = block.init(k_params, tokens, context, seen)
+    p = jax.tree.map(np.asarray, params["params"])
+
+    def dense(name, x):
+        return x @ p[name]["kernel"] + p[name]["bias"]
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    (q, own_k, own_v), (_, k, v) = (np.split(dense("qkv", norm(np.asarray(x))), 3, axis=1) for x in (tokens, context))
+    read = np.zeros((3, 4))
+    for n in range(3):
+        for head in (slice(0, 2), slice(2, 4)):
+            keys = np.concatenate([k[seen[n], head], own_k[n : n + 1, head]])
+            values = np.concatenate([v[seen[n], head], own_v[n : n + 1, head]])
+            weights = np.exp(keys @ q[n, head] / np.sqrt(2))
+            read[n, head] = weights / weights.sum() @ values
+    expected = np.asarray(tokens) + dense("out", read)
+    expected = expected + dense("down", np.asarray(jax.nn.gelu(dense("up", norm(expected)))))
+    np.testing.assert_allclose(jax.jit(block.apply)(params, tokens, context, seen), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_attention_reads_the_support_set_causally_and_each_query_alone():

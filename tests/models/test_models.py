@@ -13,6 +13,7 @@ from metarun.models import layers
 from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
 from metarun.models.layers import Normalisation, convolve, max_pool_2x2
+from metarun.models.mlp import MLP
 from metarun.models.resnet12 import ResNet12
 
 
@@ -121,6 +122,37 @@ def test_the_papers_variants_have_their_papers_sizes():
     features, params = jax.eval_shape(resnet.init_with_output, jax.random.key(0), jnp.zeros((2, 84, 84, 3)))
     assert features.shape == (2, 640 * 5 * 5)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 12_424_320
+
+
+def test_conv4_and_the_mlp_are_what_their_papers_say():
+    """Four times convolution, batch statistics, ReLU and a stride or a pooling of 2; dense layers with ReLU."""
+
+    def normalised(x):
+        axes = tuple(range(x.ndim - 1))
+        return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-3)
+
+    k_x, k_params, k_mlp = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(k_x, (3, 17, 16, 2))
+    for downsample in ("stride", "max_pool"):
+        conv4 = Conv4(4, downsample, "batch", None)
+        params = jax.jit(conv4.init)(jax.random.clone(k_params), x)
+        expected, strides = x, (2, 2) if downsample == "stride" else (1, 1)
+        for i in range(4):
+            layer = params["params"][f"conv{i}"]
+            convolved = np.asarray(
+                reference(expected, layer["kernel"], strides, "SAME") + layer["bias"].reshape(1, 1, 1, 4)
+            )
+            expected = jnp.asarray(np.maximum(normalised(convolved), 0))
+            expected = expected if downsample == "stride" else nn.max_pool(expected, (2, 2), strides=(2, 2))
+        expected = expected.mean((1, 2)) if downsample == "stride" else expected.reshape(3, -1)
+        np.testing.assert_allclose(jax.jit(conv4.apply)(params, x), expected, rtol=1e-3, atol=1e-4)
+
+    mlp = MLP((6,), "batch", 2)
+    params = jax.jit(mlp.init)(k_mlp, x)
+    p = jax.tree.map(np.asarray, params["params"])
+    hidden = np.maximum(normalised(np.asarray(x).reshape(3, -1) @ p["dense0"]["kernel"]), 0)
+    expected = hidden @ p["head"]["kernel"] + p["head"]["bias"]
+    np.testing.assert_allclose(jax.jit(mlp.apply)(params, x), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_residual_block_adds_what_it_convolves_to_what_it_was_given():

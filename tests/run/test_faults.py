@@ -15,7 +15,7 @@ import pytest
 from support import SMALL, complete, equal, metarun, rows, run_in, start, wait_for
 
 from metarun.core import DataError, State
-from metarun.run import train
+from metarun.run import checkpoint, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
 from metarun.run.stop import Interrupted, Stop
@@ -101,6 +101,48 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_whole_one(two_checkpoints, tm
         steps.append(step)
         checkpoints.close()
     assert 1 in steps
+
+
+def test_a_checkpoint_whose_content_was_changed_is_refused(tmp_path, monkeypatch):
+    """By digests, whatever the format's own checks make of it: of the state, of what the host saved, of the best."""
+    for what, wrong in (("digest", lambda tree: "another's"), ("sign", lambda host: host | {"signature": "another's"})):
+        checkpoints = Checkpoints(tmp_path / what)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, what, wrong)
+            checkpoints.save(small_state(1), host())
+            checkpoints.wait()
+        with pytest.raises(DataError, match="no whole checkpoint"):
+            checkpoints.restore(small_state(0))
+        checkpoints.save_best(1, small_state(1).params)
+        with pytest.raises(DataError, match="its digest is not that of its content"):
+            checkpoints.restore_best({"step": 1, "digest": "another's"}, small_state(1).params)
+        checkpoints.close()
+
+
+def test_the_newest_checkpoint_is_the_one_that_comes_back(two_checkpoints):
+    checkpoints = Checkpoints(two_checkpoints)
+    state, found = checkpoints.restore(small_state(0))
+    equal(state, small_state(2))
+    assert (found["best"]["step"], checkpoints.whole) == (2, 2)
+    checkpoints.close()
+
+
+def test_a_digest_tells_paths_types_shapes_and_numbers_apart():
+    trees = (
+        {"a": jnp.zeros(4)}, {"b": jnp.zeros(4)}, {"a": jnp.zeros((2, 2))}, {"a": jnp.zeros(4, jnp.int32)},
+        {"a": jnp.zeros(4).at[3].set(1e-30)}, {"a": {"a": jnp.zeros(4)}},
+    )  # fmt: skip
+    assert len({checkpoint.digest(tree) for tree in trees}) == len(trees)
+    assert checkpoint.digest({"a": jnp.zeros(4)}) == checkpoint.digest(trees[0])
+
+
+def test_rows_past_the_restored_meta_step_are_dropped_and_those_of_a_validation_cut_short(tmp_path):
+    written = [(2, "train"), (4, "train"), (4, "val"), (5, "train")]
+    for again, kept in ((None, written[:3]), ("val", written[:2])):
+        path = tmp_path / f"{again}.jsonl"
+        path.write_text("".join(json.dumps({"step": step, "split": split}) + "\n" for step, split in written))
+        MetricsFile(path, 4, again).close()
+        assert [(row["step"], row["split"]) for row in map(json.loads, path.read_text().splitlines())] == kept
 
 
 def test_with_no_whole_checkpoint_the_run_is_refused_and_nothing_is_deleted(two_checkpoints):

@@ -23,10 +23,11 @@ NET = net_of(RUN.model, RUN.tasks, RUN.learner)
 
 @dataclasses.dataclass(frozen=True)
 class Poisoned:
-    """A learner whose meta-gradient is not a number at some meta-steps."""
+    """A learner whose meta-gradient is not a number at some meta-steps; or its metrics, or what it would lead to."""
 
     healthy: Any
     at: tuple[int, ...]
+    what: str = "gradient"
 
     def __getattr__(self, name):
         return getattr(self.healthy, name)
@@ -34,16 +35,21 @@ class Poisoned:
     def meta_grad(self, net, params, episodes, keys, step):
         grads, metrics = self.healthy.meta_grad(net, params, episodes, keys, step)
         factor = jnp.where(jnp.isin(step, jnp.array(self.at)), jnp.nan, 1.0)
+        if self.what == "metrics":
+            return grads, jax.tree.map(lambda m: m * factor, metrics)
+        if self.what == "parameters":
+            return jax.tree.map(lambda g: jnp.full_like(g, 1e30), grads), metrics
         return jax.tree.map(lambda g: g * factor, grads), metrics
 
 
-def meta_steps(poisoned_at: tuple[int, ...], skip_at_most: int, **clip: float):
+def meta_steps(poisoned_at: tuple[int, ...], skip_at_most: int, what: str = "gradient", **clip: float):
     guard = engine.Guard(clip.get("clip_value"), clip.get("clip_norm"), skip_at_most)
     mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
-    learner = Poisoned(RUN.learner, poisoned_at)
+    learner = Poisoned(RUN.learner, poisoned_at, what)
     numbers: dict = {"learner": {}, "optimizer": {}}
+    rate = 1e30 if what == "parameters" else 0.01
     program = make_meta_steps(
-        learner, NET, RUN.tasks, lambda _: optax.sgd(0.01), mesh, 4, 2, RUN.inner, guard
+        learner, NET, RUN.tasks, lambda _: optax.sgd(rate), mesh, 4, 2, RUN.inner, guard
     )  # fmt: skip
     begin = make_start(RUN.learner, NET, RUN.tasks, lambda _: optax.sgd(0.01))
     state = begin((), numbers, engine.stream(0, engine.INIT))
@@ -60,6 +66,16 @@ def test_a_meta_step_that_is_not_finite_ends_the_call_with_the_state_before_it()
     again, report = run(stopped, 5)  # the call that was already on its way changes nothing more
     assert report.stopped
     equal(jax.device_get(again), two)
+
+
+@pytest.mark.parametrize("what", ["metrics", "parameters"])
+def test_metrics_or_parameters_alone_that_are_not_finite_end_the_call_too(what):
+    """A gradient of 1e30 is finite, and a step of 1e30 times that leads to parameters that are not."""
+    start, run = meta_steps((0,), 0, what=what)
+    before = jax.device_get(start)
+    stopped, report = run(start, 3)
+    assert report.stopped
+    equal(jax.device_get(stopped), before)
 
 
 def test_a_skipped_meta_step_changes_nothing_but_the_counts():

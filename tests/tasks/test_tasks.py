@@ -113,8 +113,9 @@ def test_omniglot_episode_shows_the_drawings_turned_per_class(omniglot_dir):
         for d in range(omniglot.DRAWERS)
         for turn in range(4)
     }
-    turns = set()
+    turns, by_episode = set(), []
     for seed in range(10):
+        by_episode.append(set())
         support, query, _ = jax.jit(task.sample)(data, jax.random.key(seed))
         x = np.concatenate([support.x, query.x])[..., 0]
         found = [lookup[np.rint(image * 255).astype(np.uint8).tobytes()] for image in x]
@@ -124,8 +125,10 @@ def test_omniglot_episode_shows_the_drawings_turned_per_class(omniglot_dir):
             assert len({(c, turn) for c, _, turn in of_class}) == 1
             assert len({d for _, d, _ in of_class}) == 5
             turns.add(of_class[0][2])
+            by_episode[-1].add(of_class[0][2])
         assert len({f[0] for f in found}) == 5
     assert turns == {0, 1, 2, 3}
+    assert max(len(of_one) for of_one in by_episode) > 1  # each class of an episode is turned by itself
 
 
 def test_omniglot_vinyals_counts_a_rotation_as_a_class_and_lake_turns_nothing(omniglot_dir):
