@@ -17,6 +17,7 @@ MOST_BARS = 40  # runs in a chart of bars
 MOST_SETUPS = 12  # charts of one kind
 
 Points = dict[float, dict[str, float]]  # x -> a figure
+TRAINED: tuple[tuple[Stage, str], ...] = (("val", "Validation"), ("train", "Training"))
 LEARNING, ADAPTATION, INSTANCES, COSTS = "Learning curves", "Adaptation", "Accuracy by instance", "Speed and memory"
 
 
@@ -56,7 +57,7 @@ def learning(own: Groups, metric: str) -> list[Chart]:
     """The metric over meta-steps, on validation's tasks and on training's, and the loss, where that is another."""
     found: list[Chart] = []
     for name in (metric, *(["loss"] if metric != "loss" and not same_as_loss(own, metric) else [])):
-        for stage, title in (("val", "Validation"), ("train", "Training")):
+        for stage, title in TRAINED:
             points = partial(over_steps, split=stage, metric=name)
             lines = partial(curves, points=points, scale=unit(name)[0])
             found += of_each_setup(own, stage, lines, plots.curves, LEARNING, f"{title} {name}", name)

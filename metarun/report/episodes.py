@@ -92,9 +92,8 @@ def fitted(e: dict[str, np.ndarray]) -> Fitted | None:
 def classified(e: dict[str, np.ndarray]) -> Classified:
     predicted, y = e["outputs"].argmax(-1), e["query_y"]
     names = e["names"].tolist() if "names" in e else [f"class {k + 1}" for k in range(e["outputs"].shape[-1])]
-    inputs = (e["support_x"][:MOST_SHOWN], e["query_x"][:MOST_SHOWN])
-    if inputs[0].ndim == 2:
-        inputs = strips(*inputs)
+    first = [e["support_x"][:MOST_SHOWN], e["query_x"][:MOST_SHOWN]]
+    inputs = strips(*first) if first[0].ndim == 2 else first
     support = [Shown(picture(x), names[k]) for x, k in zip(inputs[0], e["support_y"], strict=False)]
     query = [
         Shown(picture(x), names[k], names[p], bool(k == p)) for x, k, p in zip(inputs[1], y, predicted, strict=False)
@@ -114,7 +113,7 @@ def picture(x: np.ndarray) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def strips(*groups: np.ndarray) -> tuple[np.ndarray, ...]:
+def strips(*groups: np.ndarray) -> list[np.ndarray]:
     """Vectors (n, d) as images (n, rows, columns, 1): a square a number, the darker the larger among all of them."""
     every = np.concatenate(groups).astype(float)
     finite = every[np.isfinite(every)]
@@ -125,4 +124,4 @@ def strips(*groups: np.ndarray) -> tuple[np.ndarray, ...]:
     cells = np.zeros((len(every), rows * columns), np.float32)
     cells[:, :d] = np.nan_to_num((every - low) / (high - low or 1), nan=0.0, posinf=1.0, neginf=0.0)
     images = cells.reshape(-1, rows, columns, 1)
-    return tuple(np.split(images, np.cumsum([len(group) for group in groups])[:-1]))
+    return np.split(images, np.cumsum([len(group) for group in groups])[:-1])

@@ -93,7 +93,10 @@ def said_of(run: SavedRun, key: str) -> str:
         return ""
     if key == LEARNER:
         return learner(run)
-    return short(run.config[key]) if is_target(key) else f"{key.split('.')[-1]}={str(run.config[key])[:MOST_SHOWN]}"
+    if is_target(key):
+        return short(run.config[key])
+    value, half = str(run.config[key]), MOST_SHOWN // 2
+    return f"{key.split('.')[-1]}={value if len(value) <= MOST_SHOWN else f'{value[:half]}…{value[-half:]}'}"
 
 
 def learner(run: SavedRun) -> str:

@@ -10,7 +10,7 @@ from metarun.core import DataError
 from metarun.text import one_line
 
 SHORT = 20  # letters: names that are no longer stay as they are
-BETWEEN = re.compile(r"[/_\-,. ]")  # what words in a name have between them
+BETWEEN = re.compile(r"[/_\-, ]")  # what words in a name have between them
 
 
 def find(paths: Sequence[Path]) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 INK = "#123457"  # stands for the page's text colour until the SVG is written
 # Okabe and Ito's colours, which colour-blind readers can tell apart; those too pale or too dark for a page replaced.
@@ -28,9 +28,9 @@ UNEQUAL = 8  # times: lengths that differ by more stand on a logarithmic axis
 
 
 class Line(NamedTuple):
-    """What is drawn of an experiment; its index gives it the same colour in every plot."""
+    """What is drawn of an experiment; its place among all gives it the same colour in every plot."""
 
-    index: int
+    place: int
     name: str
     x: list[float]
     y: list[float]
@@ -45,18 +45,18 @@ class Key(NamedTuple):
     dashes: str  # lengths of strokes and gaps; nothing for a line without gaps, "dot" for single points
 
 
-def style(index: int) -> dict[str, Any]:
+def style(place: int) -> dict[str, Any]:
     """How the line of an experiment looks: the same in every plot."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": list(STYLES)[index // len(COLOURS)], "linewidth": 1.8}
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": list(STYLES)[place // len(COLOURS)], "linewidth": 1.8}
 
 
-def key(index: int, name: str) -> Key:
-    return Key(name, f"var(--c{index % len(COLOURS)})", list(STYLES.values())[index // len(COLOURS)])
+def key(place: int, name: str) -> Key:
+    return Key(name, f"var(--c{place % len(COLOURS)})", list(STYLES.values())[place // len(COLOURS)])
 
 
 def legend(lines: Sequence[Line], chance: float | None = None) -> list[Key]:
     """The names of a plot's lines."""
-    found = [key(line.index, line.name) for line in lines if line.index < NAMED]
+    found = [key(line.place, line.name) for line in lines if line.place < NAMED]
     others = len(lines) - len(found)
     found += [Key(f"{others} others", "var(--soft)", "")] if others else []
     return found + ([Key(f"chance, {chance:.3g} %", "currentColor", "1.5 2.5")] if chance is not None else [])
@@ -94,17 +94,19 @@ def curves(lines: Sequence[Line], y: str, chance: float | None = None) -> str:
     """Lines over meta-steps, with bands; the axis is logarithmic where some are much longer than others."""
 
     def draw(axes: Axes) -> None:
-        for line in (line for line in lines if line.index < NAMED):
-            axes.plot(line.x, line.y, **style(line.index))
+        for line in (line for line in lines if line.place < NAMED):
+            axes.plot(line.x, line.y, **style(line.place))
             if line.spread is not None:
-                axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.index)["color"], linewidth=0)
+                axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
         in_grey(axes, lines)
         at_chance(axes, chance)
         lengths = [line.x[-1] for line in lines]
         if max(lengths) > UNEQUAL * min(lengths) > 0:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")  # not as powers, whose text is smaller
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("meta-steps")
-        axes.set_ylabel(y)
+        axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
 
     return svg(draw)
 
@@ -114,13 +116,13 @@ def points(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -
 
     def draw(axes: Axes) -> None:
         for line in lines:
-            if line.index < NAMED:
+            if line.place < NAMED:
                 bars = None if line.spread is None else np.abs(np.array(line.spread) - line.y)
-                axes.errorbar(line.x, line.y, yerr=bars, marker="o", markersize=3.5, capsize=2, **style(line.index))
+                axes.errorbar(line.x, line.y, yerr=bars, marker="o", markersize=3.5, capsize=2, **style(line.place))
         in_grey(axes, lines)
         at_chance(axes, chance)
         axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return svg(draw)
@@ -128,7 +130,7 @@ def points(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -
 
 def in_grey(axes: Axes, lines: Sequence[Line]) -> None:
     """The lines beyond those that are named, below them; all at once, for each by itself takes long."""
-    paths = [np.column_stack((line.x, line.y)) for line in lines if line.index >= NAMED]
+    paths = [np.column_stack((line.x, line.y)) for line in lines if line.place >= NAMED]
     if paths:
         axes.add_collection(LineCollection(paths, colors=INK, alpha=0.3, linewidths=0.8, zorder=1))
         axes.autoscale_view()

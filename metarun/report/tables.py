@@ -133,6 +133,12 @@ def beside_papers(runs: list[SavedRun]) -> Table | None:
     return Table(["run", "figure", "this run", "paper", "source"], rows) if rows else None
 
 
+def whys(runs: list[SavedRun]) -> Table | None:
+    """A row for each run that did not end as it should, and why; None if there is none."""
+    rows = [[text(run.name), text(run.status), text(run.why)] for run in runs if run.why]
+    return Table(["run", "status", "why"], rows) if rows else None
+
+
 class OverSeeds(NamedTuple):
     """What the seeds of an experiment reached, in the unit that is shown."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from metarun.report.experiments import differences, groups, learner
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup
-from metarun.report.tables import Table, beside_papers, over_seeds, summary, tasks_tested
+from metarun.report.tables import Table, beside_papers, over_seeds, summary, tasks_tested, whys
 from metarun.run.figures import figure_of, unit
 
 # Settings that a column of their own has already, or that say where a run was, not what it was.
@@ -43,6 +43,7 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run": run.name,
         "status": run.status,
+        "why": run.why or None,
         "experiment": experiment,
         "learner": learner(run) if run.config else None,
         "task": on.task if on.settings else None,
@@ -54,10 +55,10 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
         "test_tasks": tasks_tested(run),
     }
     for metric in (run.metric, f"{run.metric}_inductive"):
-        figure = figure_of(run.results, metric) if run.results else None
-        paper = run.part("paper").get("figures", {}).get(metric)
-        for whose, one in (("", figure), ("paper_", paper and {"mean": paper[0], "ci95": paper[1]})):
-            row |= in_columns(f"{whose}{metric}", one) if one else {}
+        if run.results and (figure := figure_of(run.results, metric)):
+            row |= in_columns(metric, figure.get("mean"), figure.get("ci95"))
+        if paper := run.part("paper").get("figures", {}).get(metric):
+            row |= in_columns(f"paper_{metric}", *paper)
     return row | {
         "meta_steps": run.steps,
         "meta_steps_asked": run.config.get("train.steps"),
@@ -68,17 +69,17 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
     }
 
 
-def in_columns(name: str, figure: dict[str, float | None]) -> dict[str, float | None]:
+def in_columns(name: str, mean: float | None, ci95: float | None) -> dict[str, float | None]:
     """A figure's mean and interval by their columns' names, which say the unit."""
     scale, percent = unit(name.removeprefix("paper_"))
     of = "_percent" if percent else ""
-    parts = {part: figure.get(part) for part in ("mean", "ci95")}
+    parts = {"mean": mean, "ci95": ci95}
     return {f"test {name}_{part}{of}": None if n is None else float(f"{scale * n:.10g}") for part, n in parts.items()}
 
 
 def as_markdown(runs: list[SavedRun]) -> str:
-    """The summary as a markdown table, and below it those beside the papers and over seeds, if there are any."""
-    tables = (summary(runs), beside_papers(runs), over_seeds(groups(runs)))
+    """The summary as a markdown table; below it those beside the papers, over seeds, and of what went wrong, if any."""
+    tables = (summary(runs), beside_papers(runs), over_seeds(groups(runs)), whys(runs))
     return "\n".join(markdown_table(table) for table in tables if table)
 
 
