@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from metarun.report.runs import SavedRun
 
-# Settings in which two runs of the same experiment may differ.
+# Settings in which two runs of the same experiment may differ: what they suggest or quote changes nothing by itself.
 NOT_THE_EXPERIMENT = (
     "train.seed",
     "run.",
@@ -14,8 +14,9 @@ NOT_THE_EXPERIMENT = (
     "task.data_dir",
     "hardware.devices",
     "hardware.task_chunk",
+    "suggested",
+    "paper",
 )
-NOT_IN_NAMES = (*NOT_THE_EXPERIMENT, "suggested", "paper")
 # What an experiment's name says, in this order, until no two are alike: choices of groups come before their settings.
 SAID_FIRST = ("learner", "task", "model", "optimizer", "train.task", "eval.task", "hardware", "inner", "train", "eval")
 MOST_SHOWN = 24  # letters of a value
@@ -68,7 +69,9 @@ def called(firsts: Sequence[SavedRun]) -> list[str]:
     The learner and the task are said wherever they vary; another setting only of experiments that what was said before
     does not tell apart.
     """
-    keys = {LEARNER if key == FIRST_ORDER else key for key in differences(firsts) if not key.startswith(NOT_IN_NAMES)}
+    keys = {
+        LEARNER if key == FIRST_ORDER else key for key in differences(firsts) if not key.startswith(NOT_THE_EXPERIMENT)
+    }
     said: list[tuple[str, ...]] = [()] * len(firsts)
     for key in sorted(keys, key=place):
         values: dict[tuple[str, ...], set[str]] = {}

@@ -81,6 +81,10 @@ MAML, ANIL = ({"learner._target_": f"metarun.learners.{name}.{name.upper()}"} fo
              MAML | {"learner.first_order": True, "train.steps": 7}],
             {"maml": 1, "anil": 1, "maml, first order": 1},
         ),
+        # A preset and the same by hand are one experiment.
+        ([MAML | {"paper.source": "A", "suggested.inner_lr": 3}, MAML, MAML | {"train.steps": 9}],
+         {"steps=4": 2, "steps=9": 1}),
+        ([{"model.hidden": n, "eval.episodes": n} for n in (4, 5)], {"hidden=4": 1, "hidden=5": 1}),
         ([MAML, MAML | {"train.seed": 1}], {"maml": 2}),  # one experiment needs a name, too
         (  # values so long that they are cut, and cut alike
             [{"task.names": "a" * 30 + end} for end in "bc"],
@@ -94,7 +98,7 @@ def test_a_sweeps_experiments_are_named_by_what_sets_them_apart(two_runs, tmp_pa
     assert {name: len(members) for name, members in found.items()} == expected
 
 
-def with_figures(run: Path, mean: float, ci95: float) -> None:
+def with_figures(run: Path, mean: float | None, ci95: float | None) -> None:
     changed(run / "results.json", lambda c: c["test"]["accuracy"].update(mean=mean, ci95=ci95))
 
 
@@ -121,16 +125,18 @@ def test_a_damaged_run_takes_no_figures_from_others_and_stands_last(two_runs, tm
 
 def test_over_seeds_figures_are_those_that_are_computed_by_hand(two_runs, tmp_path):
     """60, 66 and 75 %: their mean is 67, their squared distances from it 49 + 1 + 64 = 114, the root of half 7.55."""
-    copies(two_runs / "blobs", tmp_path, *({"train.seed": seed} for seed in range(4)))
+    copies(two_runs / "blobs", tmp_path, *({"train.seed": seed} for seed in range(5)))
     for seed, (mean, ci95) in enumerate(((0.60, 0.01), (0.66, 0.02), (0.75, 0.06))):
         with_figures(tmp_path / str(seed), mean, ci95)
     (tmp_path / "3" / "results.json").unlink()  # a fourth seed that was stopped does not count
+    with_figures(tmp_path / "4", None, None)  # nor does one whose figure is no number
     (members,) = experiments.groups(runs.read(paths.find([tmp_path]))).values()
-    assert len(members) == 4
+    assert len(members) == 5
     found = tables.of_seeds(members)
     assert found == ("accuracy", 3, pytest.approx(67), pytest.approx(57**0.5), pytest.approx(3))
     (row,) = tables.over_seeds({"one": members}).rows
     assert [cell.text for cell in row[3:]] == ["67.00 %", "7.55 %", "± 3.00 %"]
+    assert tables.over_seeds({"one": members[:1]}) is None
 
 
 def test_the_summary_says_ways_shots_and_test_tasks_and_once_what_is_alike(two_runs, tmp_path):
