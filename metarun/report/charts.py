@@ -1,56 +1,143 @@
-"""Which plots a report has, and what stands in them."""
+"""Which charts a report has, and what stands in them: one for each metric, and for each setup it was measured on."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from metarun.report import plots
+from metarun.report.experiments import Groups
+from metarun.report.plots import Line
 from metarun.report.runs import SavedRun
+from metarun.report.setups import Stage, by_setup, titles
+from metarun.run.figures import unit
 
 MOST_BARS = 40  # runs in a chart of bars
+MOST_SETUPS = 12  # charts of one kind
 
 Points = dict[float, dict[str, float]]  # x -> a figure
+TRAINED: tuple[tuple[Stage, str], ...] = (("val", "Validation"), ("train", "Training"))
+LEARNING, ADAPTATION, INSTANCES, COSTS = "Learning curves", "Adaptation", "Accuracy by instance", "Speed and memory"
 
 
 class Chart(NamedTuple):
-    """A plot of the page; `svg` is None if there is nothing to plot."""
+    """A plot of the page, and what its lines are."""
 
     part: str
     title: str
-    svg: str | None
+    svg: str
+    legend: list[plots.Key]
 
 
-def charts(runs: list[SavedRun], together: plots.Groups) -> list[Chart]:
-    """The plots over all runs, those of an experiment `together`; plots for which there is nothing are left out."""
+class Bars(NamedTuple):
+    """A number for each run, as bars on an axis that begins at zero."""
+
+    part: str
+    title: str
+    unit: str
+    bars: list[tuple[str, float, float]]  # a run's name, its number, and the bar's length in per cent
+
+
+def charts(groups: Groups) -> list[Chart]:
+    """The plots over the experiments; those for which there is nothing are left out."""
+    metrics = sorted({run.metric for members in groups.values() for run in members if run.metric})
     found: list[Chart] = []
-    for metric in sorted({run.metric for run in runs if run.metric}):
-        own = {name: [run for run in members if run.metric == metric] for name, members in together.items()}
-        for split, title in (("val", "Validation"), ("train", "Training")):
-            points = partial(over_steps, split=split, metric=metric)
-            found.append(Chart("Learning curves", f"{title} {metric}", plots.curves(own, points, metric)))
-        shots = sorted({shots for run in runs for shots in shots_of(run)}, key=int)
-        over: list[tuple[str, str, Callable[[SavedRun], Points]]] = [
-            ("by inner steps", "inner steps", by_inner_steps),
-            ("by shots", "shots", by_shots),
-        ]
-        over += [(f"by inner steps, with {k} shots", "inner steps", partial(by_inner_steps, shots=k)) for k in shots]
-        found += [
-            Chart("Adaptation", f"Test {metric} {title}", plots.figure_lines(own, points, x, f"test {metric}"))
-            for title, x, points in over
-        ]
-    title = "Accuracy at the n-th time that a class is seen in an episode"
-    instances = plots.figure_lines(together, by_instance, "instance", "test accuracy")
-    found.append(Chart("Accuracy by instance", title, instances))
+    for metric in metrics:
+        own = {name: [run for run in members if run.metric == metric] for name, members in groups.items()}
+        found += learning(own, metric)
+        found += adaptation(own, metric)
+    instances = partial(mean_figures, points=by_instance, scale=100)
+    title = "Accuracy at the n-th time that a class is seen"
+    found += of_each_setup(groups, "test", instances, partial(plots.points, x="instance"), INSTANCES, title, "accuracy")
+    return found
 
-    part = "Speed and memory"
-    for group, key, title, unit in (
+
+def learning(own: Groups, metric: str) -> list[Chart]:
+    """The metric over meta-steps, on validation's tasks and on training's, and the loss, where that is another."""
+    found: list[Chart] = []
+    for name in (metric, *(["loss"] if metric != "loss" and not same_as_loss(own, metric) else [])):
+        for stage, title in TRAINED:
+            points = partial(over_steps, split=stage, metric=name)
+            lines = partial(curves, points=points, scale=unit(name)[0])
+            found += of_each_setup(own, stage, lines, plots.curves, LEARNING, f"{title} {name}", name)
+    return found
+
+
+def adaptation(own: Groups, metric: str) -> list[Chart]:
+    """The test's figures by inner steps and by shots, and by inner steps with each number of shots."""
+    shots = sorted({shots for runs in own.values() for run in runs for shots in shots_of(run)}, key=int)
+    over: list[tuple[str, str, Callable[[SavedRun], Points], tuple[str, ...]]] = [
+        ("by inner steps", "inner steps", by_inner_steps, ()),
+        ("by shots", "shots", by_shots, ("shots",)),
+    ]
+    over += [(f"by inner steps, {k} shots", "inner steps", partial(by_inner_steps, shots=k), ("shots",)) for k in shots]
+    found: list[Chart] = []
+    for title, x, points, without in over:
+        lines = partial(mean_figures, points=points, scale=unit(metric)[0])
+        draw = partial(plots.points, x=x)
+        found += of_each_setup(own, "test", lines, draw, ADAPTATION, f"Test {metric} {title}", metric, without)
+    return found
+
+
+def of_each_setup(
+    groups: Groups, stage: Stage, lines: Callable[[Groups], list[Line]], draw: Callable[..., str],
+    part: str, title: str, metric: str, without: tuple[str, ...] = (),
+) -> list[Chart]:  # fmt: skip
+    """A chart for each setup for which there are lines, with a line for chance where guessing has an accuracy."""
+    scale, percent = unit(metric)
+    named = {where: own for where, runs in by_setup(groups, stage, without).items() if (own := lines(runs))}
+    said = titles(named)
+    found = []
+    for where, own in list(named.items())[:MOST_SETUPS]:
+        chance = where.chance if percent else None
+        level = None if chance is None else scale * chance
+        drawn = draw(own, y=f"{metric.replace('_', ' ')}{',' if percent else ''}{percent}", chance=level)
+        found.append(Chart(part, f"{title.replace('_', ' ')}: {said[where]}", drawn, plots.legend(own, level)))
+    return found
+
+
+def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], scale: float) -> list[Line]:
+    """Something over meta-steps: the mean over an experiment's seeds, from the lowest to the highest of them.
+
+    It goes as far as all seeds that are finished, or, if none is, as all of them.
+    """
+    found = []
+    for i, (name, runs) in enumerate(groups.items()):
+        every = [some for run in [run for run in runs if run.results] or runs if (some := points(run))]
+        if steps := sorted(set.intersection(*(set(one) for one in every))) if every else []:
+            values = scale * np.array([[one[step] for one in every] for step in steps])  # (steps, seeds)
+            spread = (values.min(1).tolist(), values.max(1).tolist()) if len(every) > 1 else None
+            found.append(Line(i, name, [float(step) for step in steps], values.mean(1).tolist(), spread))
+    return found
+
+
+def mean_figures(groups: Groups, points: Callable[[SavedRun], Points], scale: float) -> list[Line]:
+    """Test figures over something: the mean over an experiment's seeds, give or take the mean of their intervals."""
+    found = []
+    for i, (name, runs) in enumerate(groups.items()):
+        every = [some for run in runs if (some := points(run))]
+        if xs := sorted(set.intersection(*(set(one) for one in every))) if every else []:
+            means = scale * np.array([np.mean([one[x]["mean"] for one in every]) for x in xs])
+            half = scale * np.array([np.mean([one[x].get("ci95") or 0.0 for one in every]) for x in xs])
+            found.append(Line(i, name, xs, means.tolist(), ((means - half).tolist(), (means + half).tolist())))
+    return found
+
+
+def bars(runs: list[SavedRun]) -> list[Bars]:
+    """Speed and memory of the runs that know them."""
+    found = []
+    for group, key, title, of in (
         ("speed", "tasks_per_s", "Training speed", "tasks/s"),
         ("memory", "host_peak_mb", "Peak memory of the host", "MB"),
         ("memory", "device_peak_mb", "Peak memory of the device", "MB"),
     ):
         each = {run.name: run.part(group)[key] for run in runs if run.part(group).get(key)}
-        found.append(Chart(part, title, plots.bars(dict(list(each.items())[:MOST_BARS]), unit)))
-    return [chart for chart in found if chart.svg is not None]
+        most = max(each.values(), default=0)
+        some = [(name, value, 100 * value / most) for name, value in list(each.items())[:MOST_BARS]]
+        if some:
+            found.append(Bars(COSTS, title, of, some))
+    return found
 
 
 def by_inner_steps(run: SavedRun, shots: str | None = None) -> Points:
@@ -85,3 +172,9 @@ def over_steps(run: SavedRun, split: str, metric: str) -> dict[int, float]:
     """A metric by meta-step."""
     rows = [row for row in run.rows if row["split"] == split]
     return {row["step"]: row[metric] for row in rows if row.get(metric) is not None}
+
+
+def same_as_loss(groups: Groups, metric: str) -> bool:
+    """Whether the loss is the metric itself, as a squared error may be."""
+    rows = [row for runs in groups.values() for run in runs for row in run.rows if "loss" in row]
+    return all(row["loss"] == row.get(metric) for row in rows)

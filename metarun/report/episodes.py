@@ -1,4 +1,4 @@
-"""Test episodes as a report shows them: classifications in pictures, regressions of one number as plots."""
+"""Test episodes as a report shows them: the best, the median and the worst, in pictures or as plots."""
 
 import base64
 import io
@@ -9,21 +9,9 @@ from PIL import Image
 
 from metarun.report import plots
 from metarun.report.runs import SavedRun
+from metarun.run.figures import by_success
 
-EPISODES = 3  # of each run
 MOST_SHOWN = 100  # examples of an episode
-
-
-def picture(x: np.ndarray) -> str | None:
-    """An image (height, width, 1 or 3) in [0, 1] as a data URI; None for what is no image."""
-    if x.ndim != 3 or x.shape[-1] not in (1, 3):
-        return None
-    pixels = (255 * np.clip(x, 0, 1)).astype(np.uint8)
-    if x.shape[-1] == 1:
-        pixels = 255 - pixels[:, :, 0]  # ink is black on white, in the dark, too
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 class Shown(NamedTuple):
@@ -45,31 +33,95 @@ class Classified(NamedTuple):
     asked: int
 
 
-def episodes(run: SavedRun) -> list[Classified | str]:
-    """The first test episodes: classifications in pictures, regressions (of one number) as plots."""
+class Fitted(NamedTuple):
+    """An episode of a regression."""
+
+    svg: str
+    legend: list[plots.Key]
+    error: float
+
+
+class Told(NamedTuple):
+    """An episode, and which one of the test's it is."""
+
+    title: str
+    shown: Classified | Fitted
+
+
+def episodes(run: SavedRun) -> list[Told]:
+    """The best, the median and the worst of the test's episodes, or, of an older run, of the few that it kept."""
     if run.examples is None:
         return []
-    one = [{name: array[i] for name, array in run.examples.items()} for i in range(len(run.examples["query_y"]))]
-    found = [fitted(e) if e["query_y"].dtype.kind == "f" else classified(e) for e in one[:EPISODES]]
-    return [episode for episode in found if episode is not None]
+    found = []
+    for title, i in telling(run.examples):
+        e = {name: array[i] for name, array in run.examples.items()}
+        shown = fitted(e) if e["query_y"].dtype.kind == "f" else classified(e)
+        found += [Told(title, shown)] if shown is not None else []
+    return found
 
 
-def fitted(e: dict[str, np.ndarray]) -> str | None:
-    """The plot of a task whose inputs and targets are single numbers."""
+def telling(examples: dict[str, np.ndarray]) -> list[tuple[str, int]]:
+    """What to show of the kept episodes: what each of them is, and its index."""
+    kept = len(examples["query_y"])
+    if "rank" in examples:
+        ranks, tested = examples["rank"], int(examples["tested"][0])
+        of = f"of {tested:,} test episodes"
+    else:
+        ranks, tested = by_success(examples["outputs"], examples["query_y"]), kept
+        of = f"of the first {tested:,} test episodes"
+    found: dict[int, str] = {}
+    for name, rank in (("Best", 0), ("Median", (tested - 1) // 2), ("Worst", tested - 1)):
+        for index in np.flatnonzero(ranks == rank)[:1]:
+            found.setdefault(int(index), f"{name} {of}")
+    return [(title, index) for index, title in found.items()]
+
+
+def fitted(e: dict[str, np.ndarray]) -> Fitted | None:
+    """The plot of a task whose inputs and targets are single numbers; None for others."""
     if e["query_x"].shape[1:] != (1,) or e["query_y"].shape[1:] != (1,):
         return None
     named = {"before": e.get("before"), "after": e["outputs"]}
     curves = {name: values[:, 0] for name, values in named.items() if values is not None}
     support = (e["support_x"][:, 0], e["support_y"][:, 0])
-    return plots.fitted(e["query_x"][:, 0], e["query_y"][:, 0], support, curves)
+    drawn = plots.fitted(e["query_x"][:, 0], e["query_y"][:, 0], support, curves)
+    legend = [key for key in plots.FITTED if key.name in ("true", *curves, "support")]
+    error = float(((e["outputs"] - e["query_y"]) ** 2).mean())
+    return Fitted(drawn, legend, error)
 
 
 def classified(e: dict[str, np.ndarray]) -> Classified:
     predicted, y = e["outputs"].argmax(-1), e["query_y"]
     names = e["names"].tolist() if "names" in e else [f"class {k + 1}" for k in range(e["outputs"].shape[-1])]
-    support = [Shown(picture(x), names[k]) for x, k in zip(e["support_x"], e["support_y"], strict=True)]
+    first = [e["support_x"][:MOST_SHOWN], e["query_x"][:MOST_SHOWN]]
+    inputs = strips(*first) if first[0].ndim == 2 else first
+    support = [Shown(picture(x), names[k]) for x, k in zip(inputs[0], e["support_y"], strict=False)]
     query = [
-        Shown(picture(x), names[k], names[p], bool(k == p)) for x, k, p in zip(e["query_x"], y, predicted, strict=True)
+        Shown(picture(x), names[k], names[p], bool(k == p)) for x, k, p in zip(inputs[1], y, predicted, strict=False)
     ]
-    right = int((predicted == y).sum())
-    return Classified(support[:MOST_SHOWN], query[:MOST_SHOWN], len(support), right, len(y))
+    return Classified(support, query, len(e["support_y"]), int((predicted == y).sum()), len(y))
+
+
+def picture(x: np.ndarray) -> str | None:
+    """An image (height, width, 1 or 3) in [0, 1] as a data URI; None for what is no image."""
+    if x.ndim != 3 or x.shape[-1] not in (1, 3):
+        return None
+    pixels = (255 * np.clip(x, 0, 1)).astype(np.uint8)
+    if x.shape[-1] == 1:
+        pixels = 255 - pixels[:, :, 0]  # ink is black on white, in the dark, too
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def strips(*groups: np.ndarray) -> list[np.ndarray]:
+    """Vectors (n, d) as images (n, rows, columns, 1): a square a number, the darker the larger among all of them."""
+    every = np.concatenate(groups).astype(float)
+    finite = every[np.isfinite(every)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    d = every.shape[1]
+    columns = min(d, 4 * int(np.ceil(np.sqrt(d / 4))))  # a long one in several rows
+    rows = -(-d // columns)
+    cells = np.zeros((len(every), rows * columns), np.float32)
+    cells[:, :d] = np.nan_to_num((every - low) / (high - low or 1), nan=0.0, posinf=1.0, neginf=0.0)
+    images = cells.reshape(-1, rows, columns, 1)
+    return np.split(images, np.cumsum([len(group) for group in groups])[:-1])

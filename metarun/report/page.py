@@ -7,10 +7,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from metarun.report.charts import charts
+from metarun.report import tables
+from metarun.report.charts import bars, charts
 from metarun.report.episodes import episodes
-from metarun.report.runs import SavedRun, as_text, groups
-from metarun.report.tables import Cell, Table, beside_papers, number, over_seeds, summary, what_differs
+from metarun.report.experiments import groups
+from metarun.report.paths import as_text
+from metarun.report.plots import COLOURS
+from metarun.report.runs import SavedRun
 from metarun.run.figures import commit_in_words
 
 CLOSELY = 12  # runs that are shown with classes and episodes, too
@@ -19,18 +22,11 @@ CLOSELY = 12  # runs that are shown with classes and episodes, too
 def closely(run: SavedRun, whole: bool) -> dict[str, Any]:
     """All that is shown of one run; if not the `whole`, no classes and no episodes."""
     classes = (whole and run.classes) or {"classes": {}, "confusions": []}
-    worst = sorted(classes["classes"].items(), key=lambda item: (item[1][0] / max(item[1][1], 1), -item[1][1]))
     return {
         "run": run,
         "command": run.part("training").get("command") or f"metarun {shlex.quote(f'run.dir={as_text(run.path)}')}",
-        "classes": Table(
-            ["class", "accuracy", "queries"],
-            [[Cell(n, n), number(100 * r / max(q, 1), "{:.0f} %"), number(q)] for n, (r, q) in worst],
-        ),
-        "confusions": Table(
-            ["class", "taken for", "times"],
-            [[Cell(a, a), Cell(b, b), number(n)] for a, b, n in classes["confusions"][:20]],
-        ),
+        "classes": tables.by_class(classes["classes"]),
+        "confusions": tables.confused(classes["confusions"]),
         "episodes": episodes(run) if whole else [],
         "made": made_by(run),
     }
@@ -51,14 +47,20 @@ def html(runs: list[SavedRun]) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     together = groups(runs)
-    drawn = charts(runs, together)
+    drawn = charts(together)
+    whole, costs = tables.summary(runs), bars(runs)
+    alike = tables.alike(whole)
     return environment.get_template("page.html").render(
         runs=runs,
-        summary=summary(runs),
-        beside_papers=beside_papers(runs),
-        over_seeds=over_seeds(together),
-        differences=what_differs(runs),
+        summary=whole.without(set(alike)),
+        alike=alike,
+        lesser=tables.LESSER,
+        beside_papers=tables.beside_papers(runs),
+        over_seeds=tables.over_seeds(together),
+        differences=tables.what_differs(runs),
         parts={part: [c for c in drawn if c.part == part] for part in dict.fromkeys(c.part for c in drawn)},
+        costs=costs,
+        colours=len(COLOURS),
         closely=[closely(run, whole=i < CLOSELY) for i, run in enumerate(runs)],
         whole=CLOSELY,
         date=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),

@@ -90,7 +90,7 @@ class Row(BaseModel):
 
 
 class Classes(BaseModel):
-    """classes.json: see metarun.answers.ByClass."""
+    """classes.json: see metarun.run.answers.ByClass."""
 
     classes: dict[str, tuple[StrictInt, StrictInt]]
     confusions: list[tuple[str, str, StrictInt]]
@@ -135,7 +135,7 @@ def settings(found: Any) -> dict[str, Any]:
 
 
 def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of an examples.npz, episodes leading: see metarun.answers.keep."""
+    """The arrays of an examples.npz, episodes leading: see metarun.run.answers.keep."""
     tasks, queries = found["query_y"].shape[:2]
     outputs, labels = found["outputs"], [found["support_y"], found["query_y"]]
     before, names = found.get("before", outputs), found.get("names")
@@ -144,6 +144,9 @@ def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     same += [found["support_x"].shape[:2] == labels[0].shape[:2], len(labels[0]) == tasks]
     same += [found["support_x"].ndim == found["query_x"].ndim, labels[0].ndim == labels[1].ndim]
     same.append(before.shape == outputs.shape)
+    same += [0 not in found["query_x"].shape and 0 not in found["support_x"].shape]
+    places = [found[name] for name in ("index", "rank", "tested") if name in found]  # older runs have none of them
+    same += [len(places) in (0, 3), *(one.shape == (tasks,) and one.dtype.kind in "iu" for one in places)]
     kinds = {array.dtype.kind for array in labels}
     if kinds == {"f"}:
         same.append(labels[1].shape == outputs.shape)

@@ -1,13 +1,23 @@
-"""The report's tables, for the page, as CSV and as markdown."""
+"""The report's tables: what the page and the markdown show. Accuracies are in per cent, as in the plots."""
 
-import csv
-import io
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.report.runs import SavedRun, differences, groups, short
+from metarun.report.experiments import Groups, differences, learner
+from metarun.report.runs import SavedRun
+from metarun.report.setups import setup
 from metarun.run.figures import figure_of, papers, show, source, unit
+
+# Columns of the summary that give way where a page is too narrow for all, the first one first.
+LESSER = (
+    "of the device", "peak MB", "tasks/s", "minutes", "paper", "metric", "test tasks", "inductive", "seed", "task",
+    "shots", "ways", "meta-steps", "learner",
+)  # fmt: skip
+# Columns of the summary that are said once, above it, where all runs are alike in them.
+ONCE = ("learner", "task", "ways", "shots", "test tasks", "metric")
+WIDE = 120  # letters that a table has room for
+AS_95 = 1.96  # standard deviations: a normal distribution's 95 %
 
 
 class Cell(NamedTuple):
@@ -20,6 +30,16 @@ class Cell(NamedTuple):
 class Table(NamedTuple):
     columns: list[str]
     rows: list[list[Cell]]
+
+    def without(self, columns: set[str]) -> "Table":
+        kept = [i for i, name in enumerate(self.columns) if name not in columns]
+        return Table([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
+
+    @property
+    def letters(self) -> int:
+        """How wide it is, roughly."""
+        texts = [[cell.text for cell in row] for row in self.rows]
+        return sum(max(map(len, column)) + 3 for column in zip(self.columns, *texts, strict=True))
 
 
 def text(value: object) -> Cell:
@@ -39,27 +59,29 @@ def value(setting: Any) -> Cell:
 def summary(runs: list[SavedRun]) -> Table:
     """A row for each run: what it is, what it reached, what the paper has, what it took. Empty columns are left out."""
     columns = [
-        "run", "status", "learner", "task", "seed", "metric", "test, 95 % interval", "inductive", "paper", "meta-steps",
-        "minutes", "tasks/s", "peak MB", "of the device",
+        "run", "status", "learner", "task", "ways", "shots", "seed", "metric", "test, 95 % interval", "test tasks",
+        "inductive", "paper", "meta-steps", "minutes", "tasks/s", "peak MB", "of the device",
     ]  # fmt: skip
-    rows = [summary_row(run) for run in runs]
-    kept = [i for i in range(len(columns)) if any(row[i].text for row in rows)]
-    return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    table = Table(columns, [summary_row(run) for run in runs])
+    return table.without({name for i, name in enumerate(columns) if not any(row[i].text for row in table.rows)})
 
 
 def summary_row(run: SavedRun) -> list[Cell]:
     found, metric = run.results or {}, run.metric
     asked, speed, memory = run.config.get("train.steps"), run.part("speed"), run.part("memory")
     steps = f"{run.steps:,} of {asked:,}" if isinstance(asked, int) else f"{run.steps:,}"
-    first_order = ", first order" if run.config.get("learner.first_order") is True else ""
+    on = setup(run, "test")
     return [
         text(run.name),
         text(run.status),
-        text(short(run.config.get("learner._target_")) + first_order),
-        text(short(run.config.get("task._target_"))),
+        text(learner(run) if run.config else None),
+        text(on.task if on.settings else None),
+        number(on.number("ways")),
+        number(on.number("shots")),
         value(run.config.get("train.seed")),
         text(metric),
         figure_cell(run, metric),
+        number(tasks_tested(run)),
         figure_cell(run, f"{metric}_inductive"),
         text(papers(found, metric) or None),
         Cell(steps, float(run.steps)),
@@ -68,6 +90,26 @@ def summary_row(run: SavedRun) -> list[Cell]:
         number(memory.get("host_peak_mb")),
         number(memory.get("device_peak_mb")),
     ]
+
+
+def tasks_tested(run: SavedRun) -> int | None:
+    """How many tasks the run was tested on; None as long as it was not."""
+    episodes = run.part("protocol").get("episodes")
+    return episodes if isinstance(episodes, int) and not isinstance(episodes, bool) else None
+
+
+def alike(table: Table) -> dict[str, str]:
+    """What all rows of a summary have in common, by column; a damaged run does not count."""
+    status = table.columns.index("status")
+    known = [row for row in table.rows if row[status].text != "damaged"]
+    if len(known) < 2:
+        return {}
+    found = {}
+    for i, name in enumerate(table.columns):
+        texts = {row[i].text for row in known if row[i].text or name not in ("test tasks", "metric")}
+        if name in ONCE and len(texts) == 1 and texts != {""}:
+            found[name] = texts.pop()
+    return found
 
 
 def figure_cell(run: SavedRun, metric: str) -> Cell:
@@ -91,68 +133,86 @@ def beside_papers(runs: list[SavedRun]) -> Table | None:
     return Table(["run", "figure", "this run", "paper", "source"], rows) if rows else None
 
 
-def over_seeds(together: dict[str, list[SavedRun]]) -> Table | None:
+def whys(runs: list[SavedRun]) -> Table | None:
+    """A row for each run that did not end as it should, and why; None if there is none."""
+    rows = [[text(run.name), text(run.status), text(run.why)] for run in runs if run.why]
+    return Table(["run", "status", "why"], rows) if rows else None
+
+
+class OverSeeds(NamedTuple):
+    """What the seeds of an experiment reached, in the unit that is shown."""
+
+    metric: str
+    seeds: int  # a seed that was run twice counts once, with its mean
+    mean: float
+    std: float  # over seeds, of the mean over tasks; n - 1 in the denominator
+    ci95: float | None  # over tasks: the mean of the seeds' intervals
+
+
+def of_seeds(members: list[SavedRun]) -> OverSeeds | None:
+    """None unless two seeds of the experiment have a figure that is a number; the others are left out of account."""
+    metric = next((run.metric for run in members if run.results), "")
+    found: dict[str, list[dict[str, float]]] = {}
+    for run in members:
+        figure = figure_of(run.results, metric) if run.results else None
+        if figure and figure["mean"] is not None:
+            found.setdefault(str(run.config.get("train.seed")), []).append(figure)
+    if len(found) < 2:
+        return None
+    scale, _ = unit(metric)
+    means = [scale * np.mean([figure["mean"] for figure in figures]) for figures in found.values()]
+    intervals = [ci95 for figures in found.values() for figure in figures if (ci95 := figure.get("ci95")) is not None]
+    ci95 = float(scale * np.mean(intervals)) if intervals else None
+    return OverSeeds(metric, len(found), float(np.mean(means)), float(np.std(means, ddof=1)), ci95)
+
+
+def over_seeds(together: Groups) -> Table | None:
     """A row for each experiment that was run with several seeds: their mean and their standard deviation."""
     rows = []
     for name, members in together.items():
-        metric = next((run.metric for run in members if run.results), "")
-        of_seeds: dict[str, list[dict[str, float]]] = {}  # a seed that was run twice counts once
-        for run in members:
-            figure = figure_of(run.results, metric) if run.results else None
-            if figure and figure["mean"] is not None:
-                of_seeds.setdefault(str(run.config.get("train.seed")), []).append(figure)
-        if len(of_seeds) < 2:
-            continue
-        scale, percent = unit(metric)
-        means = [scale * np.mean([figure["mean"] for figure in figures]) for figures in of_seeds.values()]
-        every = [figure.get("ci95") for figures in of_seeds.values() for figure in figures]
-        intervals = [ci95 for ci95 in every if ci95 is not None]
-        rows.append(
-            [
-                text(name),
-                number(len(of_seeds)),
-                number(float(np.mean(means)), f"{{:.4g}}{percent}"),
-                number(float(np.std(means, ddof=1)), f"{{:.2g}}{percent}"),
-                number(float(scale * np.mean(intervals)) if intervals else None, f"{{:.2g}}{percent}"),
-            ]
-        )
-    columns = ["experiment", "seeds", "mean over seeds", "std over seeds", "95 % interval over tasks"]
+        if (found := of_seeds(members)) is not None:
+            percent = unit(found.metric)[1]
+            form = f"{{:.{2 if percent else 4}f}}{percent}"
+            figures = [number(found.mean, form), number(found.std, form), number(found.ci95, f"± {form}")]
+            rows.append([text(name), text(setup(members[0], "test").words), number(found.seeds), *figures])
+    columns = ["experiment", "tested on", "seeds", "mean over seeds", "std over seeds", "95 % interval over tasks"]
     return Table(columns, rows) if rows else None
 
 
 def what_differs(runs: list[SavedRun]) -> Table | None:
-    """The settings in which the runs are not all alike; None if there are none."""
-    keys = differences(runs)
-    if len(runs) < 2 or not keys:
+    """The settings in which the runs are not all alike; None if there are none.
+
+    A row for each run, or for each setting, where that fits better.
+    """
+    known = [run for run in runs if run.config]
+    keys = differences(known)
+    if len(known) < 2 or not keys:
         return None
-    return Table(["run", *keys], [[text(run.name), *(value(run.config.get(key)) for key in keys)] for run in runs])
+    each = [[value(run.config.get(key)) for key in keys] for run in known]
+    upright = Table(["run", *keys], [[text(run.name), *row] for run, row in zip(known, each, strict=True)])
+    across = [[text(key), *column] for key, column in zip(keys, zip(*each, strict=True), strict=True)]
+    transposed = Table(["setting", *(run.name for run in known)], across)
+    return upright if upright.letters <= max(WIDE, transposed.letters) else transposed
 
 
-def as_csv(runs: list[SavedRun]) -> str:
-    """The summary as CSV."""
-    table = summary(runs)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows([[cell.text for cell in row] for row in table.rows])
-    return buffer.getvalue()
+def by_class(classes: dict[str, tuple[int, int]]) -> Table:
+    """How the classes of a test fared, those first that are surely bad: one query that is wrong says little."""
+    worst = sorted(classes.items(), key=lambda item: (at_most(*item[1]), item[0]))
+    rows = [
+        [text(name), number(100 * right / asked if asked else None, "{:.0f} %"), number(right), number(asked)]
+        for name, (right, asked) in worst
+    ]
+    return Table(["class", "accuracy", "right", "queries"], rows)
 
 
-def as_markdown(runs: list[SavedRun]) -> str:
-    """The summary as a markdown table, and below it those beside the papers and over seeds, if there are any."""
-    tables = (summary(runs), beside_papers(runs), over_seeds(groups(runs)))
-    return "\n".join(markdown_table(table) for table in tables if table)
+def confused(confusions: list[tuple[str, str, int]], most: int = 20) -> Table:
+    return Table(["class", "taken for", "times"], [[text(a), text(b), number(n)] for a, b, n in confusions[:most]])
 
 
-def markdown_table(table: Table) -> str:
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(markdown_text(cell) for cell in cells)} |\n"
-
-    rows = "".join(line([cell.text for cell in row]) for row in table.rows)
-    return line(table.columns) + f"|{' --- |' * len(table.columns)}\n" + rows
-
-
-def markdown_text(text: str) -> str:
-    """Text that stays text in a markdown table."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\|`*_[]" else c for c in text)
+def at_most(right: int, asked: int) -> float:
+    """The upper end of Wilson's 95 % interval for the accuracy of a class (Wilson 1927): 1 without queries."""
+    if asked <= 0:
+        return 1.0
+    share, z2 = right / asked, AS_95**2
+    half = AS_95 * np.sqrt(max(0.0, share * (1 - share) / asked + z2 / (4 * asked**2)))
+    return float((share + z2 / (2 * asked) + half) / (1 + z2 / asked))

@@ -13,9 +13,10 @@ from metarun import engine
 from metarun.config.run import Run
 from metarun.core import Key, Named, PyTree
 from metarun.files import write_atomically, write_bytes_atomically
+from metarun.run.figures import by_success
 from metarun.run.meta_test import Tested
 
-EPISODES = 6  # kept as they were drawn
+EPISODES = 6  # kept as they were drawn: the best, the median and the worst of the test, then its first ones
 CONFUSIONS = 100  # kept, the most frequent ones
 
 
@@ -39,25 +40,35 @@ def by_class(answers: engine.Answers, names: list[str]) -> ByClass:
     return ByClass({name: (pairs[name, name], asked[name]) for name in sorted(asked)}, wrong[:CONFUSIONS])
 
 
-def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, tested: Tested) -> None:
-    """Writes classes.json, where classes have names, and examples.npz: the first few episodes of the test.
+def telling(ranks: np.ndarray) -> np.ndarray:
+    """Which episodes to keep, by the ranks (tasks,) of all: the best, the median, the worst, then the first ones."""
+    places = (0, (len(ranks) - 1) // 2, len(ranks) - 1)
+    told = [int(np.flatnonzero(ranks == place)[0]) for place in places]
+    return np.array(list(dict.fromkeys([*told, *range(len(ranks))]))[:EPISODES])
 
-    These hold the answers after adaptation and, if the test was also made after 0 inner steps, before it.
+
+def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, tested: Tested) -> None:
+    """Writes classes.json, where classes have names, and examples.npz: a few episodes of the test.
+
+    These hold the answers after adaptation and, if the test was also made after 0 inner steps, before it; `index` says
+    which of the test's episodes they are, and `rank` their places among all `tested` ones, 0 for the best.
     """
     answers, before = tested.evaluation.answers, tested.by_inner_steps.get("0")
     names = run.eval_tasks.class_names(run.eval.split) if isinstance(run.eval_tasks, Named) else None
     if names is not None:
         write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
-    n = min(EPISODES, len(answers.y))
-    keys = jax.vmap(lambda index: engine.task_key(k_eval, index)[0])(jnp.arange(n))
+    ranks = by_success(np.asarray(answers.outputs), np.asarray(answers.y))
+    index = telling(ranks)
+    keys = jax.vmap(lambda index: engine.task_key(k_eval, index)[0])(jnp.array(index))
     sample = jax.jit(jax.vmap(run.eval_tasks.sample, (None, 0)))
     support, query, classes = jax.device_get(engine.send(sample, data, keys))
     arrays: dict[str, Any] = {
         "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
-        "outputs": answers.outputs[:n],
+        "outputs": answers.outputs[index],
+        "index": index, "rank": ranks[index], "tested": np.full(len(index), len(ranks)),
     }  # fmt: skip
     if before is not None:
-        arrays["before"] = before.answers.outputs[:n]
+        arrays["before"] = before.answers.outputs[index]
     if names is not None:
         arrays["names"] = np.array(names)[classes]
     write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))

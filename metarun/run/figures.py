@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 
 def figure_of(found: dict[str, Any], name: str) -> dict[str, float] | None:
     """The test's figure of a metric, or, for `<metric>_after_<n>`, of one after so many inner steps; None without."""
@@ -50,3 +52,19 @@ def source(paper: dict[str, Any]) -> str:
 def main_metric(found: dict[str, Any]) -> str:
     """What sums a test up: the task's metric, which older runs do not name: an accuracy, else a squared error."""
     return found["protocol"].get("metric", "accuracy" if "accuracy" in found[found["protocol"]["split"]] else "mse")
+
+
+def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The place of each episode among all, 0 for the best: by the queries that are right, or by the squared error.
+
+    outputs (tasks, queries, n_out), y labels (tasks, queries) or targets (tasks, queries, n_out) -> (tasks,). Of equal
+    ones the first is better; what is not a number is the worst.
+    """
+    tasks = len(y)
+    if y.dtype.kind == "f":
+        errors = ((outputs.astype(float) - y) ** 2).reshape(tasks, -1).mean(1)
+    else:
+        errors = (outputs.argmax(-1) != y).mean(1)
+    ranks = np.empty(tasks, int)
+    ranks[np.argsort(errors, kind="stable")] = np.arange(tasks)
+    return ranks

@@ -18,6 +18,11 @@ from metarun.text import printable
 log = logging.getLogger("metarun")
 console = Console(highlight=False)
 
+STOPPED, FAILED = (
+    "stopped",
+    "failed: ",
+)  # how the last line of metarun.log begins, unless the run was finished or killed
+
 
 def live() -> bool:
     """Whether a live line can be shown (run.status), which then stands for the lines of DEBUG level."""
@@ -52,6 +57,22 @@ def open_log(directory: Path) -> None:
     log.propagate = False
     log.addHandler(to_file)
     log.addHandler(to_terminal)
+
+
+def in_log_file(line: str) -> None:
+    """Writes a line into metarun.log alone: how the run ended, for those who read its directory later."""
+    for handler in log.handlers:
+        if isinstance(handler, LogFile):
+            handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
+
+
+def last_line(path: Path) -> str:
+    """The last line of a metarun.log, without its time; nothing if there is none."""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+        return next((line.partition(" ")[2].partition(" ")[2] for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 class MetricsFile:

@@ -1,6 +1,6 @@
-"""What a run's directory tells those who read it: whether a process is at work in it, and its rows."""
+"""What a run's directory tells those who read it: whether a process is at work in it, its rows, how it ended."""
 
 from metarun.run.lock import is_taken
-from metarun.run.log import read_rows
+from metarun.run.log import FAILED, STOPPED, last_line, read_rows
 
-__all__ = ["is_taken", "read_rows"]
+__all__ = ["FAILED", "STOPPED", "is_taken", "last_line", "read_rows"]

@@ -9,7 +9,7 @@ from metarun.core import DataError
 from metarun.files import write_atomically
 from metarun.run import answers, earlier, results
 from metarun.run.lock import only_process_in
-from metarun.run.log import console, finite
+from metarun.run.log import FAILED, STOPPED, console, finite, in_log_file
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
@@ -53,6 +53,9 @@ def train(run: Run) -> dict[str, Any]:
             summary = {f"{run.eval.split}/{name}": figure["mean"] for name, figure in tested.evaluation.figures.items()}
         except Interrupted:
             raise stopped(loop) from None
+        except Exception as error:
+            in_log_file(f"{FAILED}{first_line(error)}")
+            raise
         finally:
             lost = loop.close(summary)
         write(loop, found, tested, lost)
@@ -77,6 +80,7 @@ def earlier_results(directory: Path) -> dict[str, Any]:
 def stopped(loop: Loop) -> Exception:
     """What to raise after Interrupted: it says from where the run can go on."""
     loop.checkpoints.wait()
+    in_log_file(STOPPED)
     if loop.checkpoints.unsaved is not None:
         return NotWritten(f"stopped, and {not_saved(loop)}", None)
     return Interrupted(

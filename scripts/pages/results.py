@@ -8,7 +8,7 @@ import numpy as np
 from pages.known import Record, experiments, longest, presets, whole
 from pages.marks import write_between
 
-from metarun.report.tables import markdown_text
+from metarun.report import markdown_text
 from metarun.run.figures import commit_in_words, figure_of, main_metric, papers, show, source, unit
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"

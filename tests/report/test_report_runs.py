@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
-from support import Page, changed
+from support import Page, changed, run_in
 
 from metarun.command import report
-from metarun.report import page, runs, tables
+from metarun.report import page, paths, runs, status, tables
+from metarun.report.paths import names as short_names
+from metarun.run import loop, train
+from metarun.run.record import last_line
+from metarun.run.stop import Stop
 
 
 def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_missing(two_runs, tmp_path):
@@ -25,15 +29,95 @@ def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_miss
     for file in ("config.yaml", "examples.npz", "classes.json"):
         (tmp_path / "damaged" / file).write_bytes(b"\x00{")
     with FileLock(tmp_path / "running" / ".lock"):
-        found = {run.name: run for run in runs.read(runs.find([tmp_path]))}
+        found = {run.name: run for run in runs.read(paths.find([tmp_path]))}
     assert {name: run.status for name, run in found.items()} == {
-        "running": "running", "stopped": "stopped", "failed": "not a number", "old": "finished", "damaged": "finished"
+        "running": "running", "stopped": "stopped", "failed": "not a number", "old": "finished", "damaged": "damaged"
     }  # fmt: skip
     assert found["stopped"].missing == ["no metrics.jsonl: no row was logged yet", "no results.json: not finished"]
     assert found["old"].missing == ["no examples.npz: none were kept"]
     assert len(found["damaged"].missing) == 3
     text = Page(page.html(list(found.values()))).text
     assert "stopped: no metrics.jsonl: no row was logged yet; no results.json: not finished" in text
+
+
+def unfinished(two_runs: Path, folder: Path, last: str, saved: int | None = None) -> Path:
+    """A run of which the last row is of meta-step 4 and the newest checkpoint of `saved`; `last` ends its log."""
+    without = shutil.ignore_patterns("results.json", *(["checkpoints"] if saved != 4 else []))
+    shutil.copytree(two_runs / "blobs", folder, ignore=without)
+    if saved not in (None, 4):
+        (folder / "checkpoints" / "last" / str(saved)).mkdir(parents=True)
+    with (folder / "metarun.log").open("a") as file:
+        file.write(f"2026-01-02 03:04:05,678 {last}\n")
+    return folder
+
+
+KILLED = "it was killed: its last row is of meta-step 4, its newest checkpoint "
+
+
+@pytest.mark.parametrize(
+    ("last", "saved", "expected"),
+    [
+        ("stopped", None, ("stopped", "")),
+        ("meta-step 4/8 loss 1", 4, ("stopped", "")),  # of an older version: nothing is lost
+        ("meta-step 4/8 loss 1", 2, ("crashed", f"{KILLED}of meta-step 2")),
+        ("meta-step 4/8 loss 1", None, ("crashed", f"{KILLED}none")),
+        ("failed: out of memory", 4, ("crashed", "out of memory")),
+    ],
+)
+def test_a_run_that_crashed_is_told_from_one_that_was_stopped(two_runs, tmp_path, last, saved, expected):
+    run = unfinished(two_runs, tmp_path / "run", last, saved)
+    assert status.status(run, [], 4) == expected
+    (found,) = runs.read([run])
+    assert (found.status, found.why) == expected
+    with FileLock(run / ".lock"):
+        assert status.status(run, [], 4).name == "running"
+    assert status.status(run, ["results.json cannot be read"], 4) == ("damaged", "results.json cannot be read")
+
+
+def test_a_run_that_hung_has_crashed_until_somebody_goes_on_with_it(two_runs, tmp_path):
+    run = unfinished(two_runs, tmp_path / "run", "stopped", 4)
+    os.utime(run / "metarun.log", (1000, 1000))
+    (run / "stacks.txt").write_text("")
+    assert status.status(run, [], 4) == ("crashed", "a call to the devices hung: stacks.txt")
+    os.utime(run / "metarun.log", None)
+    os.utime(run / "stacks.txt", (1000, 1000))
+    assert status.status(run, [], 4).name == "stopped"
+
+
+def test_a_runs_log_says_at_the_end_whether_it_was_stopped_or_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Stop, "asked", property(lambda stop: True))
+    with pytest.raises(train.Interrupted):
+        train.train(run_in(tmp_path / "run", "train.steps=4"))
+    (found,) = runs.read([tmp_path / "run"])
+    assert (found.status, last_line(tmp_path / "run" / "metarun.log")) == ("stopped", "stopped")
+
+    def fail(loop):
+        raise RuntimeError("no more\nof this")
+
+    monkeypatch.setattr(loop.Loop, "meta_train", fail)
+    with pytest.raises(RuntimeError):
+        train.train(run_in(tmp_path / "run", "train.steps=4"))
+    (found,) = runs.read([tmp_path / "run"])
+    assert (found.status, found.why) == ("crashed", "no more")
+
+
+def test_names_lose_what_all_of_them_have_in_common():
+    def named(*paths: str) -> list[str]:
+        return short_names([Path("/runs") / path for path in paths])
+
+    assert named("a/0", "a/1") == ["0", "1"]
+    assert named("a/0", "b/0") == ["a/0", "b/0"]
+    long = [f"omniglot_5way_maml_{rate}_{seed}_final" for rate in ("lr0.1", "lr0.01") for seed in ("s0", "s1")]
+    assert named(*long) == ["lr0.1_s0", "lr0.1_s1", "lr0.01_s0", "lr0.01_s1"]
+    assert named(*long[:1]) == long[:1]
+    seeds = ["a_name_that_is_rather_long", "a_name_that_is_rather_long_too"]
+    assert named(*seeds) == ["long", "long_too"]
+    dates = [
+        "sinusoid-maml/2026-11-25_18-06-01",
+        "sinusoid-maml/2026-11-25_18-07-30",
+        "sinusoid-anil/2026-11-25_18-07-30",
+    ]
+    assert named(*dates) == ["maml/2026-11-25_18-06-01", "maml/2026-11-25_18-07-30", "anil/2026-11-25_18-07-30"]
 
 
 MALFORMED = {
@@ -57,7 +141,7 @@ def test_a_file_with_another_content_is_named_as_missing(two_runs, tmp_path, how
     shutil.copytree(two_runs / "blobs", tmp_path / "run")
     file, change = MALFORMED[how]
     changed(tmp_path / "run" / file, change)
-    (found,) = runs.read(runs.find([tmp_path]))
+    (found,) = runs.read(paths.find([tmp_path]))
     assert [line.partition(" (")[0] for line in found.missing] == [f"{file} cannot be read"]
     assert f"Missing: {file} cannot be read" in Page(page.html([found])).text
 
@@ -78,7 +162,7 @@ LACKING = {
 def test_a_part_of_the_results_that_is_missing_is_named_and_the_figures_stand(two_runs, tmp_path, part):
     shutil.copytree(two_runs / "blobs", tmp_path / "run")
     changed(tmp_path / "run" / "results.json", LACKING[part])
-    (found,) = runs.read(runs.find([tmp_path]))
+    (found,) = runs.read(paths.find([tmp_path]))
     assert found.missing == [f"results.json has no {part} that can be read"]
     (whole,) = runs.read([two_runs / "blobs"])
     assert tables.figure_cell(found, "accuracy") == tables.figure_cell(whole, "accuracy")
@@ -92,7 +176,7 @@ def test_paths_without_a_run_are_named_and_left_out(two_runs, tmp_path, capsys):
     for other in ("run/wandb/run-1/files", "run/.hydra"):
         shutil.copy(tmp_path / "run" / "config.yaml", tmp_path / other)
     (tmp_path / "run.log").write_text("")
-    found = runs.find([tmp_path / "run", tmp_path / "run.log", tmp_path / "empty", tmp_path / "gone"])
+    found = paths.find([tmp_path / "run", tmp_path / "run.log", tmp_path / "empty", tmp_path / "gone"])
     assert [path.name for path in found] == ["run"]
     said = [line.removeprefix(f"metarun: {tmp_path}/") for line in capsys.readouterr().err.splitlines()]
     assert said == [
@@ -100,9 +184,9 @@ def test_paths_without_a_run_are_named_and_left_out(two_runs, tmp_path, capsys):
         "empty: holds no run (no config.yaml); left out",
         "gone: no such directory; name a run's, or one that holds runs; left out",
     ]
-    assert [path.name for path in runs.find([tmp_path])] == ["run"]
+    assert [path.name for path in paths.find([tmp_path])] == ["run"]
     shutil.copytree(tmp_path / "run", tmp_path / "wandb" / "group" / "run")  # a user's own names
-    assert len(runs.find([tmp_path])) == 2
+    assert len(paths.find([tmp_path])) == 2
 
 
 def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
@@ -115,7 +199,7 @@ def test_rows_settings_and_pictures_may_be_anything(two_runs, tmp_path):
     values["train"] |= {"seed": "first", "steps": None}
     values["learner"] = 3
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(values))
-    (found,) = runs.read(runs.find([tmp_path]))
+    (found,) = runs.read(paths.find([tmp_path]))
     assert found.missing == ["1 rows of metrics.jsonl cannot be read", DO_NOT_FIT]
     assert [row["step"] for row in found.rows] == [4]
     assert "first" in Page(page.html([found])).text
@@ -129,7 +213,7 @@ def test_examples_of_another_kind_are_named_as_missing(two_runs, tmp_path, other
     ((name, kind),) = other.items()
     with np.load(tmp_path / "run" / "examples.npz") as arrays:
         np.savez(tmp_path / "run" / "examples.npz", **dict(arrays) | {name: arrays[name].astype(kind)})
-    (found,) = runs.read(runs.find([tmp_path]))
+    (found,) = runs.read(paths.find([tmp_path]))
     assert found.missing == ([] if kind is np.int64 else [DO_NOT_FIT])
     assert "Runs closely" in page.html([found])
 
