@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from support import start
 
+from metarun import engine
 from metarun.command import main
 
 
 def told(capfd, monkeypatch, *arguments: str, code: int = 2) -> str:
-    """What a command that is a mistake prints: one line on standard error, and nothing else."""
+    """What a command that is a mistake prints, before any device: one line on standard error, and nothing else."""
+    monkeypatch.setattr(engine.Hardware, "set_up", lambda *_: pytest.fail("a device was touched"))
     monkeypatch.setattr(sys, "argv", ["metarun", *arguments])
     with pytest.raises(SystemExit) as end:
         main.command()

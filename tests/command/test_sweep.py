@@ -35,7 +35,7 @@ MISTAKES = [
     (["-m", "train.stes=1,2"], "train.stes: no such key; did you mean steps?"),
     (["-m", "learner=maml,mmal"], "learner=mmal: no such choice; did you mean maml? (in the combination learner=mmal)"),
     (["-m", "train.seed=0,1", "run.dir=A,B"], "run.dir: a sweep has one directory, with one inside for each"),
-    (["-m", "train.seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=runs/multirun/"),
+    (["-m", "train.seed=0,1", "hydra.sweep.subdir=x", "run.dir=${now:%f}"], "hydra.sweep.subdir="),
     (["hydra.mode=MULTIRUN", "run.dir=X", "train.seed=0,x"], "train.seed=x: must be an integer >= 0 and < 4294967296"),
 ]  # fmt: skip
 
@@ -55,6 +55,7 @@ def test_a_mistaken_combination_is_named_before_any_trains_and_leaves_nothing(
 
 def test_a_sweep_from_a_yaml_is_checked_too(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", lambda run: pytest.fail("a run was begun"))
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     params = "# @package _global_\nhydra: {sweeper: {params: {train.seed: '0,x'}}}\n"
     (tmp_path / "mine" / "experiment" / "seeds.yaml").write_text(params)
