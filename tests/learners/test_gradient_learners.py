@@ -261,6 +261,7 @@ def test_cavia_adapts_the_context_alone_and_begins_at_zero():
     net = make_net(run.model, run.tasks, 5)
     support = one_of(BATCH).support
     params = run.learner.init(net, jax.random.key(1), support.x)
+    params["theta"]["dense0"]["bias"] = jnp.linspace(-0.5, 0.5, 8)  # the context is added to it
     grad = jax.jit(jax.grad(inner.support_loss(net, support, "mean")))(params["theta"])
     phi = -run.learner.inner_lr * params["maps"]["dense0/bias"] @ grad["dense0"]["bias"]  # one step from zero
     fast = jax.jit(lambda params: run.learner.adapt(net, params, support, None))(params)

@@ -23,7 +23,7 @@ NET = net_of(RUN.model, RUN.tasks, RUN.learner)
 
 @dataclasses.dataclass(frozen=True)
 class Poisoned:
-    """A learner whose meta-gradient is not a number at some meta-steps; or its metrics, or what it would lead to."""
+    """A learner whose meta-gradient is not finite at some meta-steps; or its metrics, or where it leads."""
 
     healthy: Any
     at: tuple[int, ...]
@@ -37,6 +37,8 @@ class Poisoned:
         factor = jnp.where(jnp.isin(step, jnp.array(self.at)), jnp.nan, 1.0)
         if self.what == "metrics":
             return grads, jax.tree.map(lambda m: m * factor, metrics)
+        if self.what == "infinite":
+            return jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), grads), metrics
         if self.what == "parameters":
             return jax.tree.map(lambda g: jnp.full_like(g, 1e30), grads), metrics
         return jax.tree.map(lambda g: g * factor, grads), metrics
@@ -68,10 +70,10 @@ def test_a_meta_step_that_is_not_finite_ends_the_call_with_the_state_before_it()
     equal(jax.device_get(again), two)
 
 
-@pytest.mark.parametrize("what", ["metrics", "parameters"])
-def test_metrics_or_parameters_alone_that_are_not_finite_end_the_call_too(what):
-    """A gradient of 1e30 is finite, and a step of 1e30 times that leads to parameters that are not."""
-    start, run = meta_steps((0,), 0, what=what)
+@pytest.mark.parametrize("what", ["metrics", "parameters", "infinite"])
+def test_metrics_parameters_or_a_gradient_alone_that_are_not_finite_end_the_call_too(what):
+    """A step of 1e30 times a gradient of 1e30 leads to no parameters; clipped, an infinite gradient leads to some."""
+    start, run = meta_steps((0,), 0, what=what, **({"clip_value": 1.0} if what == "infinite" else {}))
     before = jax.device_get(start)
     stopped, report = run(start, 3)
     assert report.stopped
