@@ -107,7 +107,7 @@ def test_a_finished_run_is_tested_again_without_training_and_keeps_its_earlier_r
     for part in ("test", "test_by_inner_steps", "state"):
         assert again[part] == whole[part]
     assert json.loads((tmp_path / "run" / "results-1.json").read_text()) == first
-    assert again["speed"]["meta_steps_per_s"] == pytest.approx(first["speed"]["meta_steps_per_s"], rel=0.5)
+    assert again["speed"]["meta_steps_per_s"] == first["speed"]["meta_steps_per_s"]
     assert rows(tmp_path / "run") == trained
     assert [path.stat().st_mtime_ns for path in complete(tmp_path / "run")] == kept
     third = go_on(tmp_path / "run", "eval.shots=[2,3]", "eval.seed=1")
