@@ -2,30 +2,22 @@
 
 import logging
 import math
-import shlex
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import yaml
 
 from metarun import engine
 from metarun.config.run import Run
 from metarun.core import PyTree, State
-from metarun.files import write_atomically
-from metarun.run import earlier, nonfinite, separation
-from metarun.run.announce import announce
-from metarun.run.checkpoint import Checkpoints
+from metarun.run import nonfinite
+from metarun.run.begin import begin
 from metarun.run.clock import Clock
-from metarun.run.log import MetricsFile, open_log, words
-from metarun.run.loggers import without_key
+from metarun.run.log import words
 from metarun.run.meta_test import Tested, evaluations, meta_test
 from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop
-from metarun.run.transfer import no_run, start_from
 from metarun.run.watch import Watch
 
 log = logging.getLogger("metarun")
@@ -45,99 +37,17 @@ class Loop:
     """A run at work: what is on the devices, and what the host keeps of it."""
 
     def __init__(self, run: Run, stop: Stop, watch: Watch, status: Status) -> None:
-        """Loads and checks, and places the run's newest state, or its first one, on the devices."""
+        """With all that `begin` makes ready."""
         self.run, self.stop, self.watch, self.status, self.clock = run, stop, watch, status, Clock()
-        self.evaluated: set[engine.Shape] = set()  # what the evaluation is compiled for
-        self.directory = Path(run.info.dir)
-        self.must_have_a_source()
-        self.status.at("loading the data")
-        data, self.separation = load(run)
-        self.mesh = run.hardware.set_up(run.train.meta_batch)
-        self.open_directory()
-        self.place(data)
-        self.start_or_restore()
-        self.clock.started()
-        self.task_chunk = self.eval_chunk = self.choose_chunk()
-        self.open_rows()
-        announce(run, self.mesh, self.task_chunk, self.state.params, self.separation)
-
-    def must_have_a_source(self) -> None:
-        """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
-        source = self.run.train.init_from
-        begun = (self.directory / "checkpoints").exists()
-        if source is not None and not begun and not (Path(source) / "checkpoints").is_dir():
-            raise no_run(Path(source))
-
-    def open_directory(self) -> None:
-        """The log, and the configuration that runs it again; results of another test, or of fewer steps, step aside."""
-        open_log(self.directory)
-        self.status.opened()
-        before = earlier.asked_for(self.directory)
-        self.longer = before is not None and before[0] != self.run.train.steps
-        earlier.set_aside(self.directory, self.run.config)
-        write_atomically(self.directory / "config.yaml", yaml.safe_dump(self.run.config, sort_keys=False))
-        self.stop.how_to_go_on = f"metarun run.dir={self.directory}"
-
-    def place(self, data: PyTree) -> None:
-        """Data and keys, on every device."""
-        self.watch.at("placing the data on the devices")
-        self.data = engine.placed(data, self.mesh)
-        self.k_train = engine.stream(self.run.train.seed, engine.TRAIN)
-        self.k_eval = {
-            "val": engine.stream(self.run.eval.seed, engine.VAL),
-            "eval": engine.stream(self.run.eval.seed, engine.EVAL),
-        }
-
-    def start_or_restore(self) -> None:
-        """The newest saved state; with none the first one, or the one that another run left (`train.init_from`)."""
-        run = self.run
-        self.checkpoints = Checkpoints(self.directory / "checkpoints")
-        self.watch.saved = self.how_to_go_on
-        self.watch.at("the first state")
-        self.status.at("preparing the first state")
-        self.state = engine.first_state(run.shape, self.mesh, self.data["train"], run.numbers, run.train.seed)
-        self.host: dict[str, Any] = {  # what is saved beside the state
-            "best": None,
-            "seconds": 0.0,
-            "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
-            "unvalidated": False,  # whether the validation due at this meta-step was cut short
-            "logged": None,  # the meta-step of the newest row of training
-            "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
-        }
-        if run.train.init_from is not None and self.checkpoints.is_empty():
-            begin = start_from(self.state.params, Path(run.train.init_from))
-            log.info(f"from {run.train.init_from}: {begin.in_words}")
-            self.state = engine.placed(self.state._replace(params=begin.params), self.mesh)
-        if (saved := self.checkpoints.restore(self.state)) is not None:
-            self.state, self.host = saved[0], self.host | saved[1]  # the command that began the run stands
-            log.info(f"going on from meta-step {int(self.state.step)} of {self.directory}")
-            if self.longer:
-                self.host["command"] = earlier.made_longer(self.host["command"], run.train.steps)
-        self.step = int(self.state.step)
-        if self.host["logged"] is None:  # of an earlier version
-            self.host["logged"] = self.step - int(self.state.summed)
+        begun = begin(run, stop, watch, status, self.clock)
+        self.directory, self.checkpoints = begun.directory, begun.checkpoints
+        self.mesh, self.data, self.separation = begun.mesh, begun.data, begun.separation
+        self.k_train, self.k_eval = begun.k_train, begun.k_eval
+        self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
         self.seconds_before = self.host["seconds"]
-
-    def choose_chunk(self) -> int:
-        """How many tasks a device takes at once."""
-        self.watch.at("measuring how many tasks at once are fastest")
-        self.status.at("compiling and timing meta-steps")
-        run, training = self.run, engine.Training(self.state, self.data["train"], self.run.numbers, self.k_train)
-        left = run.train.steps - self.step
-        return engine.choose_chunk(run.shape, self.mesh, run.hardware, training, left, run.shaping)
-
-    def open_rows(self) -> None:
-        """metrics.jsonl and the tracker, to go on after the state's meta-step."""
-        run, unfinished = self.run, "val" if self.host["unvalidated"] else None
-        self.metrics_file = MetricsFile(self.directory / "metrics.jsonl", self.step, unfinished)
-        self.status.at("opening the logger")
-        self.tracker = run.logger.open(self.directory, run.config, run.info.name, run.info.tags)
-
-    def how_to_go_on(self) -> str:
-        """What is saved, and the command that goes on from there."""
-        newest = self.checkpoints.on_disk()
-        saved = "nothing is saved" if newest is None else f"saved is meta-step {newest} of {self.run.train.steps}"
-        return f"{saved}; go on with: metarun run.dir={self.directory}"
+        self.task_chunk = self.eval_chunk = begun.task_chunk
+        self.evaluated: set[engine.Shape] = set()  # what the evaluation is compiled for
+        self.metrics_file, self.tracker = begun.metrics_file, begun.tracker
 
     def meta_train(self) -> None:
         """All meta-steps that are left. Raises Interrupted, with all saved, or NotFinite."""
@@ -309,19 +219,6 @@ class Loop:
         lost = self.metrics_file.close()
         self.tracker.close(summary)
         return lost
-
-
-def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None]:
-    """The data to train on ("train"), to select by ("val") and to test on ("eval"), and how they are separate.
-
-    Raises DataError, and ConfigError for a model that does not fit the data.
-    """
-    data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val"), "test": run.eval_tasks.load("test")}
-    separate = separation.check({"train": run.tasks, "val": run.eval_tasks, "test": run.eval_tasks}, data)
-    net, eval_net = engine.nets(run.shape)
-    shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
-    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data[run.eval.split], shapes)
-    return {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}, separate
 
 
 def is_better(figures: engine.Figures, best: dict[str, Any] | None, metric: str) -> bool:

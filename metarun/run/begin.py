@@ -1,0 +1,167 @@
+"""The begin of a run's process: data, devices, the state to go on from, and the files it will write."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jax.sharding import Mesh
+
+from metarun import engine
+from metarun.config.run import Run
+from metarun.core import Key, PyTree, State, Tracker
+from metarun.files import write_atomically
+from metarun.run import earlier, separation
+from metarun.run.announce import announce
+from metarun.run.checkpoint import Checkpoints
+from metarun.run.clock import Clock
+from metarun.run.log import MetricsFile, open_log
+from metarun.run.loggers import without_key
+from metarun.run.status import Status
+from metarun.run.stop import Stop
+from metarun.run.transfer import no_run, start_from
+from metarun.run.watch import Watch
+
+log = logging.getLogger("metarun")
+
+
+class Begun(NamedTuple):
+    """All that is there before this process makes its first meta-step."""
+
+    directory: Path
+    mesh: Mesh
+    data: dict[str, PyTree]  # to train on ("train"), to select by ("val"), to test on ("eval"), on every device
+    separation: dict[str, Any] | None  # see separation.check
+    k_train: Key
+    k_eval: dict[str, Key]  # of "val" and of "eval"
+    checkpoints: Checkpoints
+    state: State
+    host: dict[str, Any]  # what is saved beside the state
+    task_chunk: int
+    metrics_file: MetricsFile
+    tracker: Tracker
+
+
+def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> Begun:
+    """Loads and checks, and places the run's newest state, or its first one, on the devices.
+
+    Raises ConfigError and DataError, before there is anything of the run but for checkpoints that are damaged.
+    """
+    directory = Path(run.info.dir)
+    must_have_a_source(run, directory)
+    status.at("loading the data")
+    data, separate = load(run)
+    mesh = run.hardware.set_up(run.train.meta_batch)
+    longer = open_directory(run, directory, status)
+    checkpoints = Checkpoints(directory / "checkpoints")
+    stop.how_to_go_on = f"metarun run.dir={directory}"
+    watch.saved = lambda: saved_in_words(run, directory, checkpoints)
+
+    watch.at("placing the data on the devices")
+    data = engine.placed(data, mesh)
+    watch.at("the first state")
+    status.at("preparing the first state")
+    state, host = first_or_saved(run, mesh, data["train"], checkpoints, longer)
+    clock.started()
+    watch.at("measuring how many tasks at once are fastest")
+    status.at("compiling and timing meta-steps")
+    k_train = engine.stream(run.train.seed, engine.TRAIN)
+    training = engine.Training(state, data["train"], run.numbers, k_train)
+    left = run.train.steps - int(state.step)
+    task_chunk = engine.choose_chunk(run.shape, mesh, run.hardware, training, left, run.shaping)
+
+    unfinished = "val" if host["unvalidated"] else None
+    metrics_file = MetricsFile(directory / "metrics.jsonl", int(state.step), unfinished)
+    status.at("opening the logger")
+    tracker = run.logger.open(directory, run.config, run.info.name, run.info.tags)
+    announce(run, mesh, task_chunk, state.params, separate)
+    return Begun(
+        directory=directory,
+        mesh=mesh,
+        data=data,
+        separation=separate,
+        k_train=k_train,
+        k_eval={
+            "val": engine.stream(run.eval.seed, engine.VAL),
+            "eval": engine.stream(run.eval.seed, engine.EVAL),
+        },
+        checkpoints=checkpoints,
+        state=state,
+        host=host,
+        task_chunk=task_chunk,
+        metrics_file=metrics_file,
+        tracker=tracker,
+    )
+
+
+def must_have_a_source(run: Run, directory: Path) -> None:
+    """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
+    source = run.train.init_from
+    begun = (directory / "checkpoints").exists()
+    if source is not None and not begun and not (Path(source) / "checkpoints").is_dir():
+        raise no_run(Path(source))
+
+
+def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None]:
+    """The data to train on ("train"), to select by ("val") and to test on ("eval"), and how they are separate.
+
+    Raises DataError, and ConfigError for a model that does not fit the data.
+    """
+    data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val"), "test": run.eval_tasks.load("test")}
+    separate = separation.check({"train": run.tasks, "val": run.eval_tasks, "test": run.eval_tasks}, data)
+    net, eval_net = engine.nets(run.shape)
+    shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
+    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data[run.eval.split], shapes)
+    return {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}, separate
+
+
+def open_directory(run: Run, directory: Path, status: Status) -> bool:
+    """The log, and the configuration that runs it again; results of another test, or of fewer steps, step aside.
+
+    Returns whether the run has become longer.
+    """
+    open_log(directory)
+    status.opened()
+    before = earlier.asked_for(directory)
+    earlier.set_aside(directory, run.config)
+    write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
+    return before is not None and before[0] != run.train.steps
+
+
+def first_or_saved(
+    run: Run, mesh: Mesh, data: PyTree, checkpoints: Checkpoints, longer: bool
+) -> tuple[State, dict[str, Any]]:
+    """The newest saved state; with none the first one, or the one that another run left (`train.init_from`).
+
+    And what the host knows of it.
+    """
+    state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
+    host: dict[str, Any] = {
+        "best": None,
+        "seconds": 0.0,
+        "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
+        "unvalidated": False,  # whether the validation due at this meta-step was cut short
+        "logged": None,  # the meta-step of the newest row of training
+        "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
+    }
+    if run.train.init_from is not None and checkpoints.is_empty():
+        source = start_from(state.params, Path(run.train.init_from))
+        log.info(f"from {run.train.init_from}: {source.in_words}")
+        state = engine.placed(state._replace(params=source.params), mesh)
+    if (saved := checkpoints.restore(state)) is not None:
+        state, host = saved[0], host | saved[1]  # the command that began the run stands
+        log.info(f"going on from meta-step {int(state.step)} of {run.info.dir}")
+        if longer:
+            host["command"] = earlier.made_longer(host["command"], run.train.steps)
+    if host["logged"] is None:  # of an earlier version
+        host["logged"] = int(state.step) - int(state.summed)
+    return state, host
+
+
+def saved_in_words(run: Run, directory: Path, checkpoints: Checkpoints) -> str:
+    """What is saved, and the command that goes on from there."""
+    newest = checkpoints.on_disk()
+    saved = "nothing is saved" if newest is None else f"saved is meta-step {newest} of {run.train.steps}"
+    return f"{saved}; go on with: metarun run.dir={directory}"
