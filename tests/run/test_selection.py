@@ -17,6 +17,7 @@ from metarun.core import State
 from metarun.engine import chunks
 from metarun.run.loop import Loop
 from metarun.run.meta_test import meta_test
+from metarun.run.status import Status
 from metarun.run.stop import Stop
 from metarun.run.watch import Watch
 
@@ -42,7 +43,7 @@ class SameData:
 def opened(run: Run, directory: Path) -> Loop:
     """A run's loop, before its first meta-step."""
     run = dataclasses.replace(run, info=dataclasses.replace(run.info, dir=str(directory)))
-    return Loop(run, Stop(None), Watch(None, directory / "stacks.txt"))
+    return Loop(run, Stop(None), Watch(None, directory / "stacks.txt"), Status())
 
 
 # What tells episodes apart is what ridge regression makes of one: it depends on all of it.
