@@ -24,7 +24,7 @@ STYLES = {"-": "", "--": "5 3", ":": "1.5 2.5"}  # of lines, and the same for th
 NAMED = 12  # lines with a name; the others are grey
 WIDTH, HEIGHT = 4.0, 2.6  # inches: 384 pixels of the page, so that its columns hold plots as large as they are drawn
 TEXT = 9.0  # points: 12 pixels
-UNEQUAL = 8  # times: lengths that differ by more stand on a logarithmic axis
+UNEQUAL, FAR = 8, 100  # times: lengths, and errors, that differ by more stand on a logarithmic axis
 
 
 class Line(NamedTuple):
@@ -100,6 +100,7 @@ def curves(lines: Sequence[Line], y: str, chance: float | None = None) -> str:
                 axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
         in_grey(axes, lines)
         at_chance(axes, chance)
+        far_apart(axes, lines, chance)
         lengths = [line.x[-1] for line in lines]
         if max(lengths) > UNEQUAL * min(lengths) > 0:
             axes.set_xscale("log")
@@ -121,6 +122,7 @@ def points(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -
                 axes.errorbar(line.x, line.y, yerr=bars, marker="o", markersize=3.5, capsize=2, **style(line.place))
         in_grey(axes, lines)
         at_chance(axes, chance)
+        far_apart(axes, lines, chance)
         axes.set_xlabel(x)
         axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -134,6 +136,16 @@ def in_grey(axes: Axes, lines: Sequence[Line]) -> None:
     if paths:
         axes.add_collection(LineCollection(paths, colors=INK, alpha=0.3, linewidths=0.8, zorder=1))
         axes.autoscale_view()
+
+
+def far_apart(axes: Axes, lines: Sequence[Line], chance: float | None) -> None:
+    """A logarithmic axis for errors of which some are far larger than others: one that diverged would hide the rest."""
+    values = [y for line in lines for y in line.y]
+    if chance is None and max(values) > FAR * min(values) > 0:
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
 
 
 def at_chance(axes: Axes, chance: float | None) -> None:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metarun.report.experiments import Groups, differences, learner
+from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup
 from metarun.run.figures import figure_of, papers, show, source, unit
@@ -188,7 +188,13 @@ def what_differs(runs: list[SavedRun]) -> Table | None:
     keys = differences(known)
     if len(known) < 2 or not keys:
         return None
-    each = [[value(run.config.get(key)) for key in keys] for run in known]
+    each = [
+        [
+            text(short(run.config[key])) if is_target(key) and key in run.config else value(run.config.get(key))
+            for key in keys
+        ]
+        for run in known
+    ]
     upright = Table(["run", *keys], [[text(run.name), *row] for run, row in zip(known, each, strict=True)])
     across = [[text(key), *column] for key, column in zip(keys, zip(*each, strict=True), strict=True)]
     transposed = Table(["setting", *(run.name for run in known)], across)

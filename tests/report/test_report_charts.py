@@ -135,6 +135,16 @@ def test_the_axis_of_meta_steps_is_logarithmic_where_lengths_are_very_unequal():
     assert not powers(20_000, 10_000)
 
 
+def test_an_error_that_diverged_does_not_hide_the_others():
+    def logarithmic(*values: float, chance: float | None = None) -> bool:
+        line = Line(0, "a", [0.0, 1.0], list(values), ([0.0, -1.0], [2.0, 9e4]))
+        return ">1,000<" in plots.points([line], "inner steps", "mse", chance)
+
+    assert logarithmic(0.5, 26_000)
+    assert not logarithmic(900, 1100)
+    assert not logarithmic(0.5, 26_000, chance=20)
+
+
 def test_plots_have_one_width_and_one_size_of_text():
     lines = [Line(0, "a name that is rather long", [1.0, 2000.0], [0.1, 0.2], ([0.0, 0.1], [0.2, 0.3]))]
     every = [plots.curves(lines, "accuracy, %", 20), plots.points(lines, "shots", "mse")]

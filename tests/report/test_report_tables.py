@@ -157,6 +157,8 @@ def test_what_differs_is_transposed_where_it_fits_better(two_runs, tmp_path):
     few = tables.what_differs(found)
     assert few.columns == ["run", "learner.inner_lr", "train.seed"]
     assert [[cell.text for cell in row] for row in few.rows] == [["0", "0.4", "0"], ["1", "0.2", "1"]]
+    (maml, anil) = tables.what_differs(copies(two_runs / "blobs", tmp_path / "a", MAML, ANIL)).rows
+    assert [maml[1].text, anil[1].text] == ["maml", "anil"]
     many = copies(two_runs / "blobs", tmp_path / "b", {}, {f"task.with_a_long_name_{i:02}": i for i in range(20)})
     table = tables.what_differs(many)
     assert table.columns == ["setting", "0", "1"]
