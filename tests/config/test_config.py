@@ -114,6 +114,7 @@ def test_a_period_ends_with_its_last_meta_step_and_with_the_run():
     while visited[-1] < 125 and len(visited) < 200:
         visited.append(train.next_due(visited[-1]))
     assert visited[1:] == sorted({step for steps in ends.values() for step in steps})
+    assert [train.next_due(step) for step in (11, 13, 123)] == [12, 14, 124]  # after a break, it is within a period
 
 
 def test_only_what_is_asked_to_be_skipped_is_skipped():

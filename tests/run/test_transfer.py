@@ -84,6 +84,8 @@ def test_what_a_learner_keeps_beside_a_network_is_not_taken_for_weights_nor_lost
     assert all(new.startswith("alpha/") == old.startswith("alpha/") for new, old in found.taken.items())
     assert not any(new.startswith("maps/") != old.startswith("maps/") for new, old in found.taken.items())
     assert found.taken.get("theta/dense0/kernel", "dense0/kernel") == "dense0/kernel"
+    # Of a run that has nothing but a network, nothing else is.
+    assert not [new for new in match(params, network).taken if new.startswith(("alpha/", "maps/"))]
     # A run's own parameters are taken back whole.
     whole = match(jax.tree.map(jnp.zeros_like, params), jax.device_get(params))
     assert not whole.left
