@@ -54,9 +54,9 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     status.at("loading the data")
     data, separate = load(run)
     mesh = run.hardware.set_up(run.train.meta_batch)
+    stop.how_to_go_on = f"metarun run.dir={directory}"
     longer = open_directory(run, directory, status)
     checkpoints = Checkpoints(directory / "checkpoints")
-    stop.how_to_go_on = f"metarun run.dir={directory}"
     watch.saved = lambda: saved_in_words(run, directory, checkpoints)
 
     watch.at("placing the data on the devices")

@@ -83,6 +83,8 @@ def test_runs_of_which_none_can_be_read_are_each_named_with_why(two_runs, tmp_pa
     assert all(": damaged: config.yaml cannot be read (" in line and "\n" not in line for line in said)
     assert [run.status for run in found] == ["damaged"] * 6
     monkeypatch.chdir(tmp_path)
-    report.main(["a", "b", "c", "d", "e", "f", "--out", "o.html", "--csv", "o.csv", "--markdown", "o.md"])
+    with pytest.raises(SystemExit) as end:
+        report.main(["a", "b", "c", "d", "e", "f", "--out", "o.html", "--csv", "o.csv", "--markdown", "o.md"])
+    assert end.value.code == 1
     assert (tmp_path / "o.html").read_text().count("is damaged: config.yaml cannot be read (") == 6
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 7
