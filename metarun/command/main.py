@@ -85,6 +85,8 @@ def help_text() -> str:
         "  metarun learner=maml task=omniglot               train, then test; a setting is group=choice or key=value",
         "  metarun -m learner=maml,fomaml train.seed=0,1,2  every combination, a run each",
         "  metarun run.dir=DIR                              go on with a run that was stopped",
+        "  metarun run.dir=DIR train.steps=6000             make a run longer",
+        "  metarun run.dir=DIR eval.episodes=2000           test a finished run again, in another way",
         "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
