@@ -111,7 +111,7 @@ def lines() -> list[str]:
 @pytest.mark.parametrize("line", [line for line in lines() if line.startswith("metarun ")])
 def test_a_metarun_command_of_readmes_is_one(line):
     words = line.split()[1:]
-    if words == ["--help"] or words[0] in ("data", "report", "replay"):
+    if "--help" in words or words[0] in ("data", "report", "replay"):
         assert words[0] == "--help" or words[0] in VERBS
         return
     words = [word for word in words if word not in ("bench", "-m", "--cfg", "job")]
