@@ -66,7 +66,7 @@ costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: do
 soak: $(VENV)/installed-dev ## 50 kills, 1,000 random configurations, 200,000 meta-steps: docs/reliability.md, over an hour
 	$(BIN)/python scripts/soak.py
 
-mutants: $(VENV)/installed-dev ## break metarun in over 200 ways, one at a time: what does no test notice? docs/mutants.md, about 20 minutes
+mutants: $(VENV)/installed-dev ## break metarun in over 200 ways, one at a time: what does no test notice? docs/mutants.md, about 13 minutes
 	$(BIN)/python scripts/mutants.py
 
 wheel: $(VENV)/installed-dev ## build the wheel and try it in an empty directory
