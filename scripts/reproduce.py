@@ -19,7 +19,7 @@ from pages import results as results_page
 from pages.known import beside, experiments, folder_of, keep, known, longest, presets
 
 from metarun.command.exits import FAILED
-from metarun.run.log import write_atomically
+from metarun.files import write_atomically
 
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 

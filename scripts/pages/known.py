@@ -11,7 +11,8 @@ from urllib.parse import quote, unquote
 import yaml
 
 from metarun.config import choices, conf_dir
-from metarun.run.log import read_rows, write_atomically
+from metarun.files import write_atomically
+from metarun.run.record import read_rows
 
 MEMORY = Path(__file__).parents[2] / "docs" / "results.json"
 Record = dict[str, Any]  # of one run: what its rows are made from

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metarun.run.log import write_atomically
+from metarun.files import write_atomically
 
 
 def between(page: Path, name: str) -> str:
