@@ -73,6 +73,32 @@ def two_checkpoints(tmp_path):
     return tmp_path / "checkpoints"
 
 
+def test_the_best_that_a_saved_state_tells_of_stays_while_later_states_cannot_be_saved(tmp_path, monkeypatch):
+    """Parameters may still fit on a disk that is too full for a whole state."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save = checkpoint.ocp.CheckpointManager.save
+
+    def too_large(manager, step, args, **more):
+        if isinstance(args, checkpoint.ocp.args.Composite):
+            raise OSError(28, "No space left on device")
+        return save(manager, step, args=args, **more)
+
+    for step in (1, 2, 3, 4):
+        digest = checkpoints.save_best(step, small_state(step).params)
+        with monkeypatch.context() as patch:
+            if step > 1:
+                patch.setattr(checkpoint.ocp.CheckpointManager, "save", too_large)
+            checkpoints.save(small_state(step), host({"step": step, "digest": digest, "mean": 0.5}))
+            checkpoints.wait()
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.restore(small_state(0))[1]["best"]["step"] == 1
+    digest = again.save_best(5, small_state(5).params)
+    again.save(small_state(5), host({"step": 5, "digest": digest, "mean": 0.5}))
+    again.close()
+    assert Checkpoints(tmp_path / "checkpoints").best.all_steps() == [4, 5]  # once one is, the others may go
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
