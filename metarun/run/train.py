@@ -44,7 +44,11 @@ def train(run: Run) -> dict[str, Any]:
     ):
         if (directory / "results.json").exists() and not earlier.is_another(directory, run.config):
             return earlier_results(directory)
-        loop = Loop(run, stop, watch, status)
+        try:
+            loop = Loop(run, stop, watch, status)
+        except Exception as error:
+            in_log_file(directory, f"{FAILED}{first_line(error)}")
+            raise
         summary: dict[str, float] = {}
         try:
             loop.meta_train()
@@ -54,7 +58,7 @@ def train(run: Run) -> dict[str, Any]:
         except Interrupted:
             raise stopped(loop) from None
         except Exception as error:
-            in_log_file(f"{FAILED}{first_line(error)}")
+            in_log_file(directory, f"{FAILED}{first_line(error)}")
             raise
         finally:
             lost = loop.close(summary)
@@ -80,7 +84,7 @@ def earlier_results(directory: Path) -> dict[str, Any]:
 def stopped(loop: Loop) -> Exception:
     """What to raise after Interrupted: it says from where the run can go on."""
     loop.checkpoints.wait()
-    in_log_file(STOPPED)
+    in_log_file(loop.directory, STOPPED)
     if loop.checkpoints.unsaved is not None:
         return NotWritten(f"stopped, and {not_saved(loop)}", None)
     return Interrupted(
