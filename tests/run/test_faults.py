@@ -15,7 +15,7 @@ import pytest
 from support import SMALL, complete, equal, metarun, rows, run_in, start, wait_for
 
 from metarun.core import DataError, State
-from metarun.run import checkpoint, train
+from metarun.run import checkpoint, loggers, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
 from metarun.run.stop import Interrupted, Stop
@@ -71,6 +71,15 @@ def two_checkpoints(tmp_path):
         checkpoints.save(small_state(step), host({"step": step, "digest": digest, "mean": 0.5}))
     checkpoints.close()
     return tmp_path / "checkpoints"
+
+
+def test_results_are_written_before_the_tracker_is_waited_for(tmp_path, monkeypatch):
+    """That may take a minute, in which Ctrl-C ends the process."""
+    there = []
+    results = tmp_path / "run" / "results.json"
+    monkeypatch.setattr(loggers.Nowhere, "close", lambda tracker, summary: there.append((results.exists(), summary)))
+    found = train.train(run_in(tmp_path / "run", "train.steps=2", "eval.inner_steps=[]"))
+    assert there == [(True, {f"test/{name}": figure["mean"] for name, figure in found["test"].items()})]
 
 
 def test_the_best_that_a_saved_state_tells_of_stays_while_later_states_cannot_be_saved(tmp_path, monkeypatch):
