@@ -18,7 +18,7 @@ Key = jax.Array
 PyTree = Any
 Metrics = dict[str, Array]
 
-# The value ranges of yaml keys: metarun.build checks a component's fields against its annotations.
+# The value ranges of yaml keys: metarun.config checks a component's fields against its annotations.
 # Devices count in int32.
 Count = Annotated[int, Ge(1), Lt(2**31)]
 CountOrZero = Annotated[int, Ge(0), Lt(2**31)]

@@ -4,7 +4,9 @@ Two doors: this one has what is known before a command is understood, and import
 has the checked objects.
 """
 
-from metarun.config.conf import GROUPS, choices, conf_dir, describe, flat, nearest
+from metarun.config.conf import GROUPS, MOVED, choices, conf_dir, describe, flat, nearest
 from metarun.config.overrides import explain, keys_named, translate
 
-__all__ = ["GROUPS", "choices", "conf_dir", "describe", "explain", "flat", "keys_named", "nearest", "translate"]
+__all__ = [
+    "GROUPS", "MOVED", "choices", "conf_dir", "describe", "explain", "flat", "keys_named", "nearest", "translate",
+]  # fmt: skip

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pydantic
 from annotated_types import Gt
 
-from metarun.config.conf import GROUPS, nearest
+from metarun.config.conf import GROUPS, MOVED, nearest
 from metarun.core import ConfigError, CountOrZero, NonNegative
 from metarun.text import first_line
 
@@ -113,14 +113,6 @@ def split(key: str, values: Mapping[str, Any], floats_apart: bool) -> tuple[Reci
         elif name != "_target_":
             settings[name] = value
     return Recipe(target, tuple(settings.items())), numbers
-
-
-# What directories of earlier versions' runs name, and where it is now.
-MOVED = {
-    "metarun.hardware.Hardware": "metarun.engine.hardware.Hardware",
-    "metarun.loggers.NoLogger": "metarun.run.loggers.NoLogger",
-    "metarun.loggers.Wandb": "metarun.run.loggers.Wandb",
-}
 
 
 def locate(key: str, name: str) -> Callable[..., Any]:

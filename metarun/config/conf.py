@@ -10,6 +10,12 @@ from typing import Any
 
 GROUPS = ("task", "learner", "model", "optimizer", "hardware", "logger", "experiment")
 
+# What directories of earlier versions' runs name, and where it is now.
+MOVED = {
+    "metarun.hardware.Hardware": "metarun.engine.hardware.Hardware",
+    "metarun.loggers.NoLogger": "metarun.run.loggers.NoLogger",
+    "metarun.loggers.Wandb": "metarun.run.loggers.Wandb",
+}
 
 MOST = 30  # names told at once
 

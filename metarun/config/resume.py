@@ -39,9 +39,10 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     longer = "train.steps" in asked
     if longer:
         must_go_on_as_begun(directory, before, now, named)
+        must_be_validated_as_before(directory, stored, config)
     finished = (directory / "results.json").exists() and not longer
     for key in sorted(asked):
-        if key.startswith("eval.") and not key.startswith(OF_THE_TEST) and not finished:
+        if of_validation(key) and not finished and not longer:
             raise ConfigError(key, now.get(key), f"validation uses it ({before.get(key)} there); finish the run first")
     allowed = {key for key in asked if key.startswith("eval.") or (longer and key in ("train.steps", *PERIODS))}
     if wrong := sorted(differing - allowed):
@@ -49,15 +50,15 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     return config
 
 
-def read(directory: Path, config: dict[str, Any]) -> dict[str, Any]:
+def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> dict[str, Any]:
     """The configuration of the run in `directory`, of whatever version. Raises ConfigError."""
     try:
-        stored = yaml.safe_load((directory / "config.yaml").read_text())
+        stored = yaml.safe_load((directory / file).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("run.dir", directory, f"its config.yaml cannot be read ({type(error).__name__})") from error
+        raise ConfigError("run.dir", directory, f"its {file} cannot be read ({type(error).__name__})") from error
     groups = set(SECTIONS) - {"data_dir", "suggested", "paper"}
     if not isinstance(stored, dict) or not all(isinstance(stored.get(group), dict) for group in groups):
-        raise ConfigError("run.dir", directory, "its config.yaml is not a metarun run's; name another directory")
+        raise ConfigError("run.dir", directory, f"its {file} is not a metarun run's; name another directory")
     # What a run of an earlier version has no key for was as it is by default; what changes no result is as it is now.
     defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
@@ -106,6 +107,29 @@ def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, 
                 f"{directory} cannot be made longer, as its {key}={value} is its train.steps: a run of {new} would "
                 f"have begun otherwise; name a new run.dir, or give the whole command with {key}={value} to keep that",
             )
+
+
+def must_be_validated_as_before(directory: Path, stored: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raises ConfigError if validations would go on in another way than they began: what is best would mean nothing.
+
+    They may, after the run was tested again in another way. The configuration before that was set aside (run.earlier).
+    """
+    first = directory / "config-1.yaml"
+    began = read(directory, config, first.name) if first.exists() else stored
+    before, now = flat({"eval": began["eval"]}), flat({"eval": config["eval"]})
+    for key in sorted(key for key in before.keys() | now.keys() if of_validation(key)):
+        if before.get(key) != now.get(key):
+            part = key.split(".")[1]
+            value = began["eval"].get(part)
+            if isinstance(value, dict):
+                value = f"{{{','.join(f'{name}:{setting}' for name, setting in value.items())}}}"
+            raise ConfigError(
+                key, now.get(key), f"validation uses it; to make the run longer add 'eval.{part}={value}'"
+            )
+
+
+def of_validation(key: str) -> bool:
+    return key.startswith("eval.") and not key.startswith(OF_THE_TEST)
 
 
 def another(directory: Path, wrong: list[str], before: dict[str, Any], named: Collection[str]) -> ConfigError:

@@ -10,7 +10,6 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from metarun.config import flat
 from metarun.report import shapes
 from metarun.report.paths import names
 from metarun.report.status import IN_ORDER, status
@@ -82,7 +81,7 @@ def read_one(path: Path, name: str) -> SavedRun:
             missing.append(f"{file} cannot be read ({reason(error)})")
         return None
 
-    config = part("config.yaml", lambda file: flat(shapes.settings(yaml.load(file.read_text(), LOADER))), "") or {}
+    config = part("config.yaml", lambda file: shapes.settings(yaml.load(file.read_text(), LOADER)), "") or {}
     every = part("metrics.jsonl", read_rows, ": no row was logged yet") or []
     rows = [row for row in every if shapes.is_row(row)]
     if len(rows) < len(every):

@@ -6,6 +6,7 @@ import numpy as np
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StringConstraints, TypeAdapter, ValidationError
 
+from metarun.config import MOVED, flat
 from metarun.run.figures import main_metric
 
 Digits = Annotated[str, StringConstraints(pattern=r"^\d+$")]
@@ -130,8 +131,9 @@ def classes(found: Any) -> dict[str, Any]:
 
 
 def settings(found: Any) -> dict[str, Any]:
-    """The content of a config.yaml."""
-    return TypeAdapter(dict[str, Any]).validate_python(found)
+    """The content of a config.yaml, flat. What has moved since the run was made is named as it is now."""
+    config = flat(TypeAdapter(dict[str, Any]).validate_python(found))
+    return {key: MOVED.get(value, value) if isinstance(value, str) else value for key, value in config.items()}
 
 
 def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

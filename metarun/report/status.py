@@ -30,9 +30,9 @@ def status(path: Path, unreadable: Sequence[str], step: int) -> Status:
         return Status("finished")
     if is_taken(path):
         return Status("running")
-    if (path / "nonfinite").exists():
-        return Status("not a number", "a meta-step was not finite: nonfinite/ has it")
     last = last_line(path / "metarun.log")
+    if (path / "nonfinite").exists() and not last.startswith(STOPPED):  # it may have gone on since
+        return Status("not a number", "a meta-step was not finite: nonfinite/ has it")
     if hung(path):
         return Status("crashed", "a call to the devices hung: stacks.txt")
     if last.startswith(FAILED):

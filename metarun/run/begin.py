@@ -142,6 +142,7 @@ def first_or_saved(
         "best": None,
         "seconds": 0.0,
         "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
+        "steps": None,  # the meta-steps that the command asks for
         "unvalidated": False,  # whether the validation due at this meta-step was cut short
         "logged": None,  # the meta-step of the newest row of training
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
@@ -153,8 +154,9 @@ def first_or_saved(
     if (saved := checkpoints.restore(state)) is not None:
         state, host = saved[0], host | saved[1]  # the command that began the run stands
         log.info(f"going on from meta-step {int(state.step)} of {run.info.dir}")
-        if longer:
+        if longer or host["steps"] not in (None, run.train.steps):  # or was made longer, and stopped before it saved
             host["command"] = earlier.made_longer(host["command"], run.train.steps)
+    host["steps"] = run.train.steps
     if host["logged"] is None:  # of an earlier version
         host["logged"] = int(state.step) - int(state.summed)
     return state, host

@@ -19,6 +19,8 @@ for _noisy in ("absl", "orbax"):
 
 log = logging.getLogger("metarun")
 
+KEPT = 2  # of each series
+
 
 class Checkpoints:
     """Two series under `directory`: `last` (states, with a little host-side JSON) and `best` (parameters).
@@ -35,11 +37,11 @@ class Checkpoints:
         self.broken = False  # whether orbax's managers must be made anew, after a failure
 
     def open(self) -> tuple[ocp.CheckpointManager, ocp.CheckpointManager]:
-        def series(name: str) -> ocp.CheckpointManager:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
+        def series(name: str, most: int | None) -> ocp.CheckpointManager:
+            options = ocp.CheckpointManagerOptions(max_to_keep=most, create=True, cleanup_tmp_directories=True)
             return ocp.CheckpointManager((self.directory / name).absolute(), options=options)
 
-        return series("last"), series("best")
+        return series("last", KEPT), series("best", None)
 
     def save(self, state: State, host: dict[str, Any]) -> None:
         """Saves what it takes to go on; returns once the state is copied off the device, and writes behind."""
@@ -86,9 +88,16 @@ class Checkpoints:
                 if self.unsaved is not None:
                     log.warning(f"checkpoints can be written again: meta-step {self.writing} is saved")
                 self.whole, self.unsaved = self.writing, None
+                self.drop_earlier_bests()
         except Exception as error:
             self.lost(self.writing, error)
         self.writing = None
+
+    def drop_earlier_bests(self) -> None:
+        """Once a state is saved. As long as none can be, the newest that is saved tells of an earlier best."""
+        with suppress(OSError):
+            for step in sorted(self.best.all_steps())[:-KEPT]:
+                self.best.delete(step)
 
     def lost(self, step: int | None, error: Exception) -> None:
         """A save has failed: says so if the one before did not."""

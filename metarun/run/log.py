@@ -59,10 +59,10 @@ def open_log(directory: Path) -> None:
     log.addHandler(to_terminal)
 
 
-def in_log_file(line: str) -> None:
-    """Writes a line into metarun.log alone: how the run ended, for those who read its directory later."""
+def in_log_file(directory: Path, line: str) -> None:
+    """Writes a line into the run's metarun.log alone, if that is open: how it ended, for who reads it later."""
     for handler in log.handlers:
-        if isinstance(handler, LogFile):
+        if isinstance(handler, LogFile) and handler.baseFilename == os.path.abspath(directory / "metarun.log"):
             handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
 
 

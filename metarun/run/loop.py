@@ -212,13 +212,12 @@ class Loop:
 
         return meta_test(self.run, one), used
 
-    def close(self, summary: dict[str, float]) -> list[str]:
-        """Waits until all is written; returns what is not, in words."""
+    def close(self, summary: dict[str, float]) -> None:
+        """Waits until all is written that can be."""
         self.status.at("saving")
         self.checkpoints.close()
-        lost = self.metrics_file.close()
+        self.metrics_file.close()
         self.tracker.close(summary)
-        return lost
 
 
 def is_better(figures: engine.Figures, best: dict[str, Any] | None, metric: str) -> bool:

@@ -44,22 +44,26 @@ def train(run: Run) -> dict[str, Any]:
     ):
         if (directory / "results.json").exists() and not earlier.is_another(directory, run.config):
             return earlier_results(directory)
-        loop = Loop(run, stop, watch, status)
-        summary: dict[str, float] = {}
+        try:
+            loop = Loop(run, stop, watch, status)
+        except Exception as error:
+            in_log_file(directory, f"{FAILED}{first_line(error)}")
+            raise
+        summary: dict[str, float] = {}  # for the tracker, which may keep us waiting: the results are written before
         try:
             loop.meta_train()
             tested, used = loop.test()
             found = results.summary(loop, tested, used)
             summary = {f"{run.eval.split}/{name}": figure["mean"] for name, figure in tested.evaluation.figures.items()}
+            write(loop, found, tested)
+            return found
         except Interrupted:
             raise stopped(loop) from None
         except Exception as error:
-            in_log_file(f"{FAILED}{first_line(error)}")
+            in_log_file(directory, f"{FAILED}{first_line(error)}")
             raise
         finally:
-            lost = loop.close(summary)
-        write(loop, found, tested, lost)
-        return found
+            loop.close(summary)
 
 
 def earlier_results(directory: Path) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def earlier_results(directory: Path) -> dict[str, Any]:
 def stopped(loop: Loop) -> Exception:
     """What to raise after Interrupted: it says from where the run can go on."""
     loop.checkpoints.wait()
-    in_log_file(STOPPED)
+    in_log_file(loop.directory, STOPPED)
     if loop.checkpoints.unsaved is not None:
         return NotWritten(f"stopped, and {not_saved(loop)}", None)
     return Interrupted(
@@ -89,8 +93,9 @@ def stopped(loop: Loop) -> Exception:
     )
 
 
-def write(loop: Loop, found: dict[str, Any], tested: Tested, lost: list[str]) -> None:
+def write(loop: Loop, found: dict[str, Any], tested: Tested) -> None:
     """Writes the answers, then results.json: with it the run is done. Raises NotWritten with all that is lost."""
+    lost = loop.metrics_file.close()
     try:
         answers.keep(loop.run, loop.directory, loop.data["eval"], loop.k_eval["eval"], tested)
     except Exception as error:  # the figures stand, whatever becomes of the pictures

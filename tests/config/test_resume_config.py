@@ -98,8 +98,23 @@ def test_a_finished_run_may_be_tested_in_any_way_an_unfinished_one_only_where_va
     begun(tmp_path, "task=sinusoid", "train.steps=20", finished=True)
     again = given(tmp_path, *of_validation)["eval"]
     assert (again["seed"], again["task"], again["learner"]) == (5, {"shots": 3}, {"inner_steps": 3})
-    with pytest.raises(ConfigError, match="finish the run first"):
+    with pytest.raises(ConfigError, match=r"eval\.seed=5: validation uses it; .* add 'eval\.seed=0'"):
         given(tmp_path, "train.steps=30", "eval.seed=5")
+
+
+def test_a_run_that_was_tested_in_another_way_is_made_longer_with_the_validations_it_began_with(tmp_path):
+    began = begun(tmp_path, "task=sinusoid", "train.steps=20", "++eval.learner.inner_steps=2")
+    (tmp_path / "config.yaml").rename(tmp_path / "config-1.yaml")
+    begun(tmp_path, "task=sinusoid", "train.steps=20", "eval.seed=5", "++eval.task.shots=3", "eval.episodes=9")
+    back = ["++eval.learner={inner_steps:2}", "eval.seed=0", "++eval.task={}"]
+    for done, said in enumerate(("'eval.learner={inner_steps:2}'", "'eval.seed=0'", "'eval.task={}'")):
+        with pytest.raises(ConfigError) as refused:
+            given(tmp_path, "train.steps=30", *back[:done])
+        assert str(refused.value).endswith(f"validation uses it; to make the run longer add {said}")
+    longer = given(tmp_path, "train.steps=30", *back)
+    assert longer["eval"] == began["eval"] | {"episodes": 9}
+    with pytest.raises(ConfigError, match="finish the run first"):  # it is not longer by this
+        given(tmp_path, *back)
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_default(tmp_path):

@@ -11,9 +11,10 @@ from filelock import FileLock
 from support import Page, changed, run_in
 
 from metarun.command import report
+from metarun.engine import OutOfMemory
 from metarun.report import page, paths, runs, status, tables
 from metarun.report.paths import names as short_names
-from metarun.run import loop, train
+from metarun.run import begin, loop, train
 from metarun.run.record import last_line
 from metarun.run.stop import Stop
 
@@ -99,6 +100,30 @@ def test_a_runs_log_says_at_the_end_whether_it_was_stopped_or_failed(tmp_path, m
         train.train(run_in(tmp_path / "run", "train.steps=4"))
     (found,) = runs.read([tmp_path / "run"])
     assert (found.status, found.why) == ("crashed", "no more")
+
+
+def test_a_run_that_failed_before_its_first_meta_step_has_crashed_and_is_not_in_another_runs_log(tmp_path, monkeypatch):
+    def too_large(*_):
+        raise OutOfMemory("9 GiB where 8 are free")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(begin.engine, "first_state", too_large)
+        with pytest.raises(OutOfMemory):
+            train.train(run_in(tmp_path / "run", "train.steps=4"))
+    assert status.status(tmp_path / "run", [], 0) == ("crashed", "9 GiB where 8 are free")
+    monkeypatch.setattr(begin, "load", too_large)  # before the next job of the process has a log
+    with pytest.raises(OutOfMemory):
+        train.train(run_in(tmp_path / "next", "train.steps=4"))
+    assert (tmp_path / "run" / "metarun.log").read_text().count("failed") == 1
+
+
+def test_a_run_that_went_on_after_a_meta_step_that_was_not_finite_and_was_stopped_is_stopped(two_runs, tmp_path):
+    run = unfinished(two_runs, tmp_path / "run", "failed: meta-step 2 is not finite", 4)
+    (run / "nonfinite").mkdir()
+    assert status.status(run, [], 4).name == "not a number"
+    with (run / "metarun.log").open("a") as file:
+        file.write("2026-01-02 03:04:05,678 stopped\n")
+    assert status.status(run, [], 4).name == "stopped"
 
 
 def test_names_lose_what_all_of_them_have_in_common():

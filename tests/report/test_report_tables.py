@@ -10,7 +10,7 @@ import pytest
 import yaml
 from support import Page, changed
 
-from metarun.config import flat
+from metarun.config import MOVED, flat
 from metarun.report import charts, experiments, page, paths, runs, tables, written
 
 
@@ -40,6 +40,16 @@ def copies(source: Path, folder: Path, *settings: dict[str, Any]) -> list[runs.S
         config_yaml = folder / str(i) / "config.yaml"
         config_yaml.write_text(yaml.safe_dump(nested(flat(yaml.safe_load(config_yaml.read_text())) | each)))
     return runs.read(paths.find([folder]))
+
+
+def test_seeds_of_an_earlier_version_are_of_the_same_experiment(two_runs, tmp_path):
+    moved = {new: old for old, new in MOVED.items()}
+    config = flat(yaml.safe_load((two_runs / "sinusoid" / "config.yaml").read_text()))
+    earlier = {key: moved[value] for key, value in config.items() if isinstance(value, str) and value in moved}
+    assert set(earlier) == {"hardware._target_", "logger._target_"}
+    found = copies(two_runs / "sinusoid", tmp_path, {"train.seed": 0} | earlier, {"train.seed": 1})
+    assert [len(members) for members in experiments.groups(found).values()] == [2]
+    assert experiments.differences(found) == ["train.seed"]
 
 
 def nested(settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from support import SMALL, complete, equal, metarun, rows, run_in, start, wait_for
 
 from metarun.core import DataError, State
-from metarun.run import checkpoint, train
+from metarun.run import checkpoint, loggers, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
 from metarun.run.stop import Interrupted, Stop
@@ -71,6 +71,41 @@ def two_checkpoints(tmp_path):
         checkpoints.save(small_state(step), host({"step": step, "digest": digest, "mean": 0.5}))
     checkpoints.close()
     return tmp_path / "checkpoints"
+
+
+def test_results_are_written_before_the_tracker_is_waited_for(tmp_path, monkeypatch):
+    """That may take a minute, in which Ctrl-C ends the process."""
+    there = []
+    results = tmp_path / "run" / "results.json"
+    monkeypatch.setattr(loggers.Nowhere, "close", lambda tracker, summary: there.append((results.exists(), summary)))
+    found = train.train(run_in(tmp_path / "run", "train.steps=2", "eval.inner_steps=[]"))
+    assert there == [(True, {f"test/{name}": figure["mean"] for name, figure in found["test"].items()})]
+
+
+def test_the_best_that_a_saved_state_tells_of_stays_while_later_states_cannot_be_saved(tmp_path, monkeypatch):
+    """Parameters may still fit on a disk that is too full for a whole state."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    save = checkpoint.ocp.CheckpointManager.save
+
+    def too_large(manager, step, args, **more):
+        if isinstance(args, checkpoint.ocp.args.Composite):
+            raise OSError(28, "No space left on device")
+        return save(manager, step, args=args, **more)
+
+    for step in (1, 2, 3, 4):
+        digest = checkpoints.save_best(step, small_state(step).params)
+        with monkeypatch.context() as patch:
+            if step > 1:
+                patch.setattr(checkpoint.ocp.CheckpointManager, "save", too_large)
+            checkpoints.save(small_state(step), host({"step": step, "digest": digest, "mean": 0.5}))
+            checkpoints.wait()
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.restore(small_state(0))[1]["best"]["step"] == 1
+    digest = again.save_best(5, small_state(5).params)
+    again.save(small_state(5), host({"step": 5, "digest": digest, "mean": 0.5}))
+    again.close()
+    assert Checkpoints(tmp_path / "checkpoints").best.all_steps() == [4, 5]  # once one is, the others may go
 
 
 def flip(path: Path) -> None:

@@ -13,7 +13,7 @@ from support import SMALL, complete, composed, placed, rows, run_in, saved
 from metarun.command import main
 from metarun.config.resume import resume
 from metarun.engine import chunks
-from metarun.run import earlier, train
+from metarun.run import earlier, loop, train
 from metarun.run.stop import Interrupted, Stop
 
 PERIODS = ("train.log_every=2", "train.eval_every=4", "train.save_every=4", "eval.inner_steps=[]")
@@ -141,6 +141,15 @@ def test_results_set_aside_take_no_others_place(tmp_path):
 def test_a_longer_runs_command_is_the_one_that_gives_it():
     assert earlier.made_longer("metarun learner=maml train.steps=20", 30) == "metarun learner=maml train.steps=30"
     assert earlier.made_longer("metarun 'run.name=a b'", 30) == "metarun 'run.name=a b' train.steps=30"
+
+
+def test_a_run_made_longer_and_stopped_before_it_saved_has_the_longer_runs_command(tmp_path, monkeypatch):
+    train.train(run_in(tmp_path / "run", *PERIODS, "train.steps=12"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "meta_train", lambda _: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            go_on(tmp_path / "run", "train.steps=16")
+    assert go_on(tmp_path / "run")["training"]["command"].endswith(" train.steps=16")
 
 
 def test_from_the_command_line(tmp_path, monkeypatch, capfd):
