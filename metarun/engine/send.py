@@ -20,7 +20,7 @@ from metarun.core import PyTree, State
 
 AT_ONCE = 4  # the meta-steps under way and the ones after them, each with a copy of the state
 
-_unfinished: deque[jax.Array] = deque()  # of every program sent, what tells that it is done
+_unfinished: deque[Any] = deque()  # of every program sent, what tells that it is done
 
 
 def send(program: Callable[..., Any], *arguments: Any) -> Any:
@@ -28,9 +28,12 @@ def send(program: Callable[..., Any], *arguments: Any) -> Any:
 
     What comes back is not waited for. The bound is of the process, as XLA's is: one thread may send.
     """
+    # What is deleted was given on to a later program, which is waited for in its turn.
+    while _unfinished and (_unfinished[0].is_deleted() or _unfinished[0].is_ready()):
+        _unfinished.popleft()
     while len(_unfinished) >= AT_ONCE:
         done = _unfinished.popleft()
-        if not done.is_deleted():  # given on to a later program, which is waited for in its turn
+        if not done.is_deleted():
             done.block_until_ready()
     out = program(*arguments)
     leaves = [leaf for leaf in jax.tree.leaves(out) if isinstance(leaf, jax.Array)]

@@ -16,12 +16,20 @@ from metarun.files import write_atomically
 from metarun.text import printable
 
 log = logging.getLogger("metarun")
-console = Console(highlight=False)
 
-STOPPED, FAILED = (
-    "stopped",
-    "failed: ",
-)  # how the last line of metarun.log begins, unless the run was finished or killed
+
+class Terminal(Console):
+    """Where lines go; when nobody reads them any more (`metarun ... | head`), nowhere: the run goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = Terminal(highlight=False)
+
+# How the last line of metarun.log begins, unless the run was finished or killed.
+STOPPED, FAILED = "stopped", "failed: "
 
 
 def live() -> bool:
@@ -29,7 +37,7 @@ def live() -> bool:
     return console.is_terminal and sys.stdout.isatty()
 
 
-class Terminal(logging.Handler):
+class Lines(logging.Handler):
     """Prints lines above the live one, as they are: what comes from files is not markup."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -51,7 +59,7 @@ def open_log(directory: Path) -> None:
         handler.close()
     to_file = LogFile(directory / "metarun.log")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    to_terminal = Terminal()
+    to_terminal = Lines()
     to_terminal.setLevel(logging.INFO if live() else logging.DEBUG)
     log.setLevel(logging.DEBUG)
     log.propagate = False

@@ -49,8 +49,8 @@ class Stop:
 
 def leave(message: str) -> None:
     """Ends the process here and now, from any thread, with EXIT_CODE."""
-    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
-    os.write(2, f"{show_cursor}metarun: {message}\n".encode())
+    plain = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # a live line stands there, and hides the cursor
+    os.write(2, f"{plain}metarun: {message}\n".encode())
     os._exit(EXIT_CODE)
 
 

@@ -27,21 +27,25 @@ class Watch:
         self.file = file  # for the stacks
         self.saved: Callable[[], str] = lambda: "nothing is saved"  # and how to go on, in words
         self.what: str | None = None  # nothing is watched
-        self.silent = 0.0
+        self.signs = 0  # of life, counted
+        self.silent = 0.0  # in seconds, since the last one
         self.over = threading.Event()
 
     def at(self, what: str) -> None:
         """From now on the run is at `what`: a sign of life."""
-        self.what, self.silent = what, 0.0
+        self.what = what
+        self.signs += 1
 
     def look(self) -> None:
         """Looks again and again, in a thread of its own, until the watch is over."""
-        before = time.process_time()
+        before, signs = time.process_time(), self.signs
         while not self.over.wait(TICK):
             now = time.process_time()
             busy = now - before > IDLE * TICK or other_threads_would_run()
             before = now
-            if self.what is not None and not busy:
+            if self.signs != signs:
+                self.silent, signs = 0.0, self.signs
+            elif self.what is not None and not busy:
                 self.silent += TICK
             if self.patience is not None and self.silent >= self.patience:
                 self.give_up()

@@ -186,6 +186,15 @@ def test_a_directory_with_another_run_is_refused_and_left_as_it_was(tmp_path, un
     assert before == {path: path.read_bytes() for path in unbroken.iterdir() if path.is_file()}
 
 
+def test_a_run_whose_lines_nobody_reads_any_more_goes_on(tmp_path):
+    process = start(*QUICK, "logger=none", "train.steps=4000", "train.log_every=10", "run.dir=RUN", cwd=tmp_path)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.stderr.read() == ""
+    assert (tmp_path / "RUN" / "results.json").exists()
+
+
 def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(tmp_path):
     first = start(*LONG, "train.steps=20000", "run.dir=RUN", cwd=tmp_path)
     wait_for(lambda: (tmp_path / "RUN" / "config.yaml").exists(), first)

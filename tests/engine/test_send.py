@@ -24,6 +24,9 @@ class Unfinished:
     def is_deleted(self) -> bool:
         return False
 
+    def is_ready(self) -> bool:
+        return self.number < 0
+
     def block_until_ready(self) -> None:
         self.log.append(f"waited for {self.number}")
 
@@ -43,6 +46,15 @@ def test_one_more_program_than_may_be_unfinished_waits_for_the_first(monkeypatch
     assert len(unfinished) == AT_ONCE
     engine.send(lambda: None)  # nothing to wait for
     assert len(unfinished) == AT_ONCE - 1
+
+
+def test_what_is_done_is_not_held(monkeypatch):
+    log: list[str] = []
+    unfinished = deque(Unfinished(number, log) for number in (-1, -1, 0))
+    monkeypatch.setattr(sys.modules["metarun.engine.send"], "_unfinished", unfinished)
+    engine.send(lambda: None)
+    assert [left.number for left in unfinished] == [0]
+    assert log == []
 
 
 def test_a_state_that_went_into_a_later_program_is_not_waited_for():
