@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -193,8 +194,12 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
             checked[name] = adapter.validate_python(tuples(value, fields[name]))
         except pydantic.ValidationError as error:
             too_large = any(type(n) is int and n >= INT32 for n in (value if isinstance(value, list) else [value]))
-            whole = f", such as {value:.0f}" if type(value) is float and value.is_integer() else ""
-            allowed = f"must be {describe(fields[name])}{f' and < {INT32}' if too_large else whole}"
+            hint = f" and < {INT32}" if too_large else ""
+            if type(value) is float and value.is_integer():
+                hint = f", such as {value:.0f}"
+            elif type(value) is float and not math.isfinite(value):
+                hint = ", and finite"
+            allowed = f"must be {describe(fields[name])}{hint}"
             raise ConfigError(f"{key}.{name}", value, allowed) from error
     return checked
 
@@ -230,7 +235,8 @@ def describe(kind: Any) -> str:
     if kind in words:
         return words[kind]
     if origin is dict:
-        return f"a group of settings, each {describe(args[0])}: {describe(args[1])}" if args else "a group of settings"
+        typed = args and Any not in args
+        return f"a group of settings, each {describe(args[0])}: {describe(args[1])}" if typed else "a group of settings"
     return str(kind)
 
 

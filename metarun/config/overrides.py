@@ -1,6 +1,7 @@
 """Settings as users write them: translated for Hydra, and what is wrong with them in one line."""
 
 import re
+import shlex
 from typing import Any
 
 from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
@@ -60,6 +61,9 @@ def explain(error: Exception, settings: list[str]) -> str:
         return unreadable(error.override, message, settings)
     if found := re.match(r"Additional config directory '(.+)' not found", message):
         return f"--config-dir={found[1]}: is no directory; it is to hold yaml files, learner/mine.yaml say"
+    if found := re.match(r"Interpolation key '(.+)' not found", message):
+        setting = next((setting for setting in settings if f"${{{found[1]}}}" in setting), "a yaml file")
+        return f"{setting}: there is no key {found[1]}"
     return message.splitlines()[0] if message else type(error).__name__
 
 
@@ -76,11 +80,17 @@ def unreadable(override: str, message: str, settings: list[str]) -> str:
         how = f"; {key} is one of {', '.join(choices(key))}" if key != "experiment" else ""
     elif equals and any(value.count(one) != value.count(other) for one, other in ("[]", "{}")):
         how = "; a list or group with spaces in it wants quotes around the whole: 'key=[1, 2]'"
+        how += "" if value[-1:] in ",:[{" else f"; text with such signs, quotes of its own: {in_quotes(key, value)}"
     elif equals and value[:1] not in ("", "'", '"', "[", "{", "$"):
-        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-        how = f"; a value with such signs wants quotes: '{key}=\"{quoted}\"'"
+        how = f"; a value with such signs wants quotes: {in_quotes(key, value)}"
     why = "" if "Exception" in reason else f" ({reason})"
     return f"{given}: cannot be read as group=choice or key=value{why}{how}"
+
+
+def in_quotes(key: str, value: str) -> str:
+    """A setting whose value is text, whatever its signs: Hydra's quotes within the shell's."""
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{quoted}"')
 
 
 def no_such_choice(settings: list[str]) -> str:

@@ -91,7 +91,7 @@ def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, 
     """Raises ConfigError unless a run of so many steps would have begun with the meta-steps that are done.
 
     A schedule that ends with the run would not. What follows train.steps is known by its value, as a configuration is
-    kept resolved; one that is named is as it shall be.
+    kept resolved; one that is named is as it shall be, and a number in the learner's yaml follows nothing.
     """
     old, new = before["train.steps"], now["train.steps"]
     if not isinstance(new, int) or not isinstance(old, int):
@@ -99,7 +99,7 @@ def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, 
     if new < old:
         raise ConfigError("train.steps", new, f"at least {old}, as the run began with; for less name a new directory")
     for key, value in sorted(before.items()):
-        kept = key in named and now.get(key) == value
+        kept = (key in named and now.get(key) == value) or key in learners_numbers(before, value)
         if key.startswith(("optimizer.", "learner.")) and value == old and type(value) is int and not kept:
             raise ConfigError(
                 "train.steps",
@@ -130,6 +130,16 @@ def must_be_validated_as_before(directory: Path, stored: dict[str, Any], config:
 
 def of_validation(key: str) -> bool:
     return key.startswith("eval.") and not key.startswith(OF_THE_TEST)
+
+
+def learners_numbers(config: dict[str, Any], number: Any) -> list[str]:
+    """The keys that have this number in the yaml of the configuration's learner, if it is one of metarun's."""
+    package, _, name = str(config.get("learner._target_")).rpartition(".")[0].rpartition(".")
+    file = conf_dir() / "learner" / f"{name}.yaml"
+    if package != "metarun.learners" or not file.exists():
+        return []
+    content = yaml.safe_load(file.read_text())
+    return [f"learner.{key}" for key, value in flat(content.get("learner", content)).items() if value == number]
 
 
 def another(directory: Path, wrong: list[str], before: dict[str, Any], named: Collection[str]) -> ConfigError:

@@ -199,10 +199,11 @@ class Loop:
         use_best = self.run.eval.state == "best" and best is not None
         params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
-        total, before = evaluations(self.run) * episodes, 0
+        times, before = evaluations(self.run), 0
+        note = f"({times} evaluations of {episodes:,} each)" if times > 1 else ""
 
         def progress(done: int) -> None:
-            self.status.at("test episodes", total, before + done)
+            self.status.at("test episodes", times * episodes, before + done, note)
 
         def one(run: Run, n: int | None) -> engine.Evaluation:
             nonlocal before

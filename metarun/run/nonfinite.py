@@ -30,18 +30,18 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
     step = int(state.step)
     learner = type(run.learner).__name__
     command = f"metarun replay {directory}"
-    shown = {name: str(float(value)) for name, value in metrics.items()}
+    shown = {name: float(value) for name, value in metrics.items()}
     report = {
         "meta_step": step + 1,
         "learner": learner,
-        "metrics": shown,
+        "metrics": {name: str(value) for name, value in shown.items()},
         "skipped_in_a_row": int(state.in_a_row),
         "keys": keys(run, step),
         "command": command,
     }
     told = (
         f"{run.info.name}: meta-step {step + 1} of {learner} is not finite "
-        f"({', '.join(' '.join(pair) for pair in shown.items())}); "
+        f"({', '.join(f'{name} {value:.4g}' for name, value in shown.items())}); "
         "try a smaller learner.inner_lr or optimizer.learning_rate, train.clip_norm, or train.on_nonfinite=skip; "
     )
     try:
@@ -73,7 +73,7 @@ def replay(directory: Path) -> dict[str, Any]:
         config = yaml.safe_load((directory / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            "replay", directory, "holds no meta-step that was not finite (nonfinite/report.json)"
+            "replay", directory, f"holds no meta-step that can be run again ({first_line(error)})"
         ) from error
     run = build_run({**config, "run": {**config["run"], "dir": str(directory)}})
     data = run.tasks.load("train")

@@ -94,6 +94,11 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def counted(number: str, what: str) -> str:
+    """`1 shot`, `5 shots`"""
+    return f"{number} {what}{'' if number == '1' else 's'}"
+
+
 def tell(found: dict[str, Any], directory: Path) -> None:
     """The end of a run on the terminal: its figures beside the paper's, where its files are, what to try next."""
     split, training = found["protocol"]["split"], found["training"]
@@ -112,9 +117,10 @@ def tell(found: dict[str, Any], directory: Path) -> None:
         if "loss" not in name:
             row(f"{split} {name.replace('_', ' ')}", show(name, figure), papers(found, name), "bold")
     for steps, figures in found[f"{split}_by_inner_steps"].items():
-        row(f"  after {steps} inner steps", show(main, figures[main]), papers(found, f"{main}_after_{steps}"))
+        name = f"  after {counted(steps, 'inner step')}"
+        row(name, show(main, figures[main]), papers(found, f"{main}_after_{steps}"))
     for shots, other in found.get(f"{split}_by_shots", {}).items():
-        row(f"  with {shots} shots", show(main, other["figures"][main]))
+        row(f"  with {counted(shots, 'shot')}", show(main, other["figures"][main]))
     table.add_section()
     row("held-out tasks", f"{found['protocol']['episodes']:,}, for 95 % intervals")
     row("state", f"{found['state']['state']}, of meta-step {found['state']['step']:,}")

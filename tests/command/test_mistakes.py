@@ -56,6 +56,12 @@ MISTAKES = [
     (["run.name=a(b"], "run.name=a(b: cannot be read as group=choice or key=value (no viable alternative at input "
      "'a(b'); a value with such signs wants quotes: 'run.name=\"a(b\"'"),
     (['run.name=a"b'], 'run.name=a"b: cannot be read as group=choice or key=value; a value with such signs wants'),
+    (["run.name=it's"], "run.name=it's: cannot be read as group=choice or key=value; a value with such signs wants "
+     "quotes: 'run.name=\"it'\"'\"'s\"'\n"),
+    (["run.name=[x"], "run.name=[x: cannot be read as group=choice or key=value (no viable alternative at input '[x'); "
+     "a list or group with spaces in it wants quotes around the whole: 'key=[1, 2]'; text with such signs, quotes of "
+     "its own: 'run.name=\"[x\"'\n"),
+    (["run.dir=${nosuch}"], "run.dir=${nosuch}: there is no key nosuch"),
     (["learner=maml,"], "learner=maml,: cannot be read as group=choice or key=value (mismatched input '<EOF>'); "
      "learner is one of anil, attention, "),
     (["runs/1"], "runs/1: cannot be read as group=choice or key=value; to go on with a run: metarun run.dir=runs/1"),
@@ -63,6 +69,7 @@ MISTAKES = [
     (["experiment=zzz"], "experiment=zzz: no such choice; allowed: anil_miniimagenet_5w1s, anil_miniimagenet_5w5s, "),
     (["experiment=null", "train.seed=x"], "train.seed=x: must be an integer"),
     (["eval.task={ways:", "20}"], "eval.task={ways:: cannot be read as group=choice or key=value"),
+    (["eval.task=omniglot"], "eval.task=omniglot: must be a group of settings\n"),
     (["eval.task={wais: 20}"], "eval.task.wais=20: no such key; did you mean ways?"),
     (["data_dir=/no/such/folder", "task=omniglot"], "data_dir=/no/such/folder: no such folder"),
     (["data_dir=/no/such/folder", "task=miniimagenet"], "data_dir=/no/such/folder: no such folder"),
@@ -77,6 +84,8 @@ MISTAKES = [
     (["report", ".", "--out", "no/r.html"], "report: no/r.html cannot be written (make the directory first)"),
     (["report", ".", "--csv=."], "report --csv .: is a directory; name a file in it"),
     (["replay", "--task", "3"], "replay: takes one directory"),
+    (["replay", "nothere"], "replay nothere: no such directory"),
+    (["replay", "."], "replay .: holds no meta-step that was not finite"),
 ]  # fmt: skip
 
 

@@ -110,7 +110,8 @@ def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
     found = {
         "protocol": {"split": "test", "episodes": 600, "task": {"_target_": "metarun.tasks.omniglot.Omniglot"}},
         "test": {"loss": {"mean": 0.04, "ci95": 0.01}, "accuracy": {"mean": 0.9873, "ci95": 0.0041}},
-        "test_by_inner_steps": {"3": {"accuracy": {"mean": 0.98, "ci95": 0.01}}},
+        "test_by_inner_steps": {n: {"accuracy": {"mean": 0.98, "ci95": 0.01}} for n in ("1", "3")},
+        "test_by_shots": {n: {"figures": {"accuracy": {"mean": 0.97, "ci95": 0.01}}} for n in ("1", "5")},
         "paper": {
             "source": "Finn et al. 2017, table 1",
             "quoted_by": "X et al. 2020",
@@ -125,7 +126,8 @@ def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
     assert "this run paper" in lines
     assert "paper Finn et al. 2017, table 1, as quoted by X et al. 2020" in lines
     assert "test accuracy 98.73 ± 0.41 % 98.7 ± 0.4 %" in lines
-    assert "after 3 inner steps 98.00 ± 1.00 %" in lines
+    assert {"after 1 inner step 98.00 ± 1.00 %", "after 3 inner steps 98.00 ± 1.00 %"} < set(lines)
+    assert {"with 1 shot 97.00 ± 1.00 %", "with 5 shots 97.00 ± 1.00 %"} < set(lines)
     assert lines.index("meta-steps 12, 32 tasks each") < lines.index("minutes 1.0") < lines.index("files runs/a b")
     assert "look at it metarun report 'runs/a b'" in lines
     assert "try next metarun -m experiment=x train.seed=0,1,2" in lines

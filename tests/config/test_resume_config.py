@@ -59,6 +59,13 @@ def test_a_run_is_made_longer_by_train_steps_alone_or_in_the_whole_command(tmp_p
         given(tmp_path, "train.log_every=10")
 
 
+@pytest.mark.parametrize(("learner", "steps"), [("maml", 1), ("fomaml", 1), ("lstm", 200)])
+def test_a_learner_that_has_as_many_of_something_as_the_run_has_steps_follows_nothing(tmp_path, learner, steps):
+    """One inner step and one meta-step; 200 units and 200 meta-steps."""
+    begun(tmp_path, f"learner={learner}", f"train.steps={steps}")
+    assert given(tmp_path, "train.steps=300")["train"]["steps"] == 300
+
+
 @pytest.mark.parametrize(
     ("command", "key"),
     [

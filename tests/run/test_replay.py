@@ -28,7 +28,8 @@ def kept(directory, values) -> tuple[Run, dict[str, float]]:
     state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
     directory.mkdir()
     (directory / "config.yaml").write_text(yaml.safe_dump(run.config))
-    told = nonfinite.keep(run, state, {"loss": jnp.float32(jnp.nan)})
+    told = nonfinite.keep(run, state, {"accuracy": jnp.float32(0.1), "loss": jnp.float32(jnp.nan)})
+    assert "is not finite (accuracy 0.1, loss nan)" in told
     assert f"metarun replay {directory}" in told
     meta_steps = engine.programs(run.shape, mesh, 1).meta_steps
     k_train = engine.stream(run.train.seed, engine.TRAIN)

@@ -67,9 +67,11 @@ def test_on_a_terminal_there_is_one_live_line(monkeypatch):
 
 def test_a_run_says_what_it_is_at_and_its_test_how_far(tmp_path, monkeypatch):
     places: list[tuple] = []
+    notes = {}
 
-    def at(self, what, total=None, done=0, *_, **__):
+    def at(self, what, total=None, done=0, note="", **_):
         places.append((what, total, done))
+        notes[what] = note
 
     monkeypatch.setattr(Status, "at", at)
     values = on_blobs(
@@ -86,6 +88,7 @@ def test_a_run_says_what_it_is_at_and_its_test_how_far(tmp_path, monkeypatch):
     tests = [(total, done) for what, total, done in places if what == "test episodes"]
     assert tests[0] == (63, 0)  # 3 numbers of inner steps, 3 of shots, 7 episodes each
     assert tests[-1] == (63, 63)
+    assert notes["test episodes"] == "(9 evaluations of 7 each)"
     assert tests == sorted(tests)
     assert ("validation episodes", 4, 4) in places
     compiled = [what for what, *_ in places if what == "compiling the evaluation"]
