@@ -1,8 +1,8 @@
 """Breaks metarun in the ways of scripts/mutants.toml, one at a time, and says what no test notices: `make mutants`.
 
 Why a list of our own and no mutation tester: mutmut and cosmic-ray make thousands of random changes and run the whole
-suite on each, which takes minutes here, for most of it is compilation; what has to be guarded are the few hundred changes
-that leave a program running and its figures wrong, and each of them is noticed, or not, by a few tests that are named.
+suite on each, which takes minutes here, for most of it is compilation; what has to be guarded are the few hundred
+changes that leave a program running and its figures wrong, and each is noticed, or not, by a few tests that are named.
 
 Every change is made in a copy of the tree. `python scripts/mutants.py WORD...` makes those only whose area or name has
 one of the words, and leaves docs/mutants.md as it is.
