@@ -199,7 +199,9 @@ def loop(steps: int, step: Callable[[Array | int, PyTree], PyTree], carry: PyTre
         for i in range(steps):
             carry = step(i, carry)
         return carry
-    if not isinstance(steps, int) or not how.remat:
+    if not isinstance(steps, int):
+        return _one_for_all(steps, step, carry)
+    if not how.remat:
         return jax.lax.fori_loop(0, steps, step, carry)
     length = max(1, math.isqrt(steps))
     whole = steps // length
@@ -210,6 +212,45 @@ def loop(steps: int, step: Callable[[Array | int, PyTree], PyTree], carry: PyTre
 
     carry = jax.lax.fori_loop(0, whole, lambda i, carry: segment(i * length, carry), carry)
     return jax.lax.fori_loop(whole * length, steps, step, carry)
+
+
+def _one_for_all(steps: Array, step: Callable[[Array | int, PyTree], PyTree], carry: PyTree) -> PyTree:
+    """The loop over a traced number of steps. Under vmap over that number alone, ONE loop passes by all the numbers.
+
+    Left to itself jax would carry a copy of its own for each of them, and go the whole way with all.
+    """
+    carry = jax.tree.map(jnp.asarray, carry)
+    traced = jax.make_jaxpr(step)(
+        jnp.int32(0), carry
+    )  # a batching rule may not close over values: they become arguments
+    structure = jax.tree.structure(carry)
+
+    def between(first: Array | int, end: Array, carry: PyTree, outside: list[Any]) -> PyTree:
+        def one(i: Array, carry: PyTree) -> PyTree:
+            return structure.unflatten(jax.core.eval_jaxpr(traced.jaxpr, outside, i, *jax.tree.leaves(carry)))
+
+        return jax.lax.fori_loop(first, end, one, carry)
+
+    @jax.custom_batching.custom_vmap
+    def to_the_end(steps: Array, carry: PyTree, outside: list[Any]) -> PyTree:
+        return between(0, steps, carry, outside)
+
+    @to_the_end.def_vmap
+    def passing_by(size: int, batched: list[Any], steps: Array, carry: PyTree, outside: list[Any]) -> tuple[Any, Any]:
+        every = jax.tree.map(lambda _: True, carry)
+        if not batched[0] or any(jax.tree.leaves(batched[1:])):
+            axes = [jax.tree.map(lambda of_each: 0 if of_each else None, part) for part in batched]
+            return jax.vmap(partial(between, 0), axes, axis_size=size)(steps, carry, outside), every
+
+        def further(at: tuple[Array, PyTree], end: Array) -> tuple[tuple[Array, PyTree], PyTree]:
+            carry = between(at[0], end, at[1], outside)
+            return (end, carry), carry
+
+        order = jnp.argsort(steps)
+        _, reached = jax.lax.scan(further, (jnp.zeros_like(steps[0]), carry), steps[order])
+        return jax.tree.map(lambda leaf: leaf[jnp.argsort(order)], reached), every
+
+    return to_the_end(steps, carry, traced.consts)
 
 
 def partition(params: PyTree, freeze: tuple[str, ...]) -> tuple[PyTree, PyTree]:

@@ -109,7 +109,7 @@ def metarun(run: Run, task_chunk: int, devices: int | None = None) -> Metarun:
     if devices is not None:
         mesh = jax.sharding.Mesh(mesh.devices[:devices], ("tasks",))
     data = run.tasks.load("train")
-    start, meta_steps, _ = programs(run.shape, mesh, task_chunk)
+    start, meta_steps, *_ = programs(run.shape, mesh, task_chunk)
     fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
     held = [start(data, run.numbers, engine.stream(0, engine.INIT))]
     compiled = meta_steps.lower(held[0], *fixed, jnp.int32(1)).compile()
@@ -207,7 +207,7 @@ def soak() -> str:
     run = run_of("task=sinusoid", "train.meta_batch=4")
     run = run_of("train.meta_batch=4", "model=mlp", tasks=run.tasks)
     mesh = run.hardware.set_up(4)
-    start, meta_steps, _ = programs(run.shape, mesh, 2)
+    start, meta_steps, *_ = programs(run.shape, mesh, 2)
     fixed = ((), run.numbers, engine.stream(0, engine.TRAIN))
     state, _ = meta_steps(start((), run.numbers, engine.stream(0, engine.INIT)), *fixed, jnp.int32(1))
     rates, peaks = [], []

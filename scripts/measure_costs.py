@@ -38,7 +38,7 @@ def prepared(learner: str) -> tuple[Callable[[], float], int]:
         run = build_run(resolve(compose("config", overrides=overrides)))
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     data = jax.device_put(run.tasks.load("train"))
-    start, meta_steps, _ = programs(run.shape, mesh, TASKS)
+    start, meta_steps, *_ = programs(run.shape, mesh, TASKS)
     fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
     state = start(data, run.numbers, engine.stream(0, engine.INIT))
     compiled = meta_steps.lower(state, *fixed, jnp.int32(STEPS)).compile()

@@ -154,7 +154,7 @@ def busy(times: int = 40, tree: Path = ROOT) -> dict[str, Any]:
     """
     settings = ["learner=maml", "logger=none", "train.steps=60", "train.log_every=20", "train.eval_every=30",
                 "train.save_every=5", "eval.episodes=20", "eval.val_episodes=20", "eval.inner_steps=[]",
-                "eval.inductive=false"]  # fmt: skip
+                "eval.inductive=none"]  # fmt: skip
     kept = FOUND / f"busy-{of(tree)}-runs.json"
     ends: list[int] = json.loads(kept.read_text()) if kept.exists() else []
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) + 2)]

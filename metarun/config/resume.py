@@ -16,7 +16,7 @@ MAY_CHANGE = (
     "train.on_nonfinite", "train.skip_at_most",
 )  # fmt: skip
 # What changes nothing but the final test; the rest of `eval` changes validations, too, which choose the best state.
-OF_THE_TEST = ("eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots")
+OF_THE_TEST = ("eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots", "eval.inductive")
 PERIODS = ("train.log_every", "train.eval_every", "train.save_every")
 # A command that chooses one of these tells of a whole run; one that does not, of changes to the run that is there.
 WHOLE = {"task", "learner", "model", "optimizer", "experiment"}
@@ -64,7 +64,14 @@ def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> 
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
-    return stored
+    return {**stored, "eval": up_to_date(stored["eval"])}
+
+
+def up_to_date(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The section `eval` of an earlier version's run, in today's words: inductive figures were asked for or not."""
+    words = {True: "main", False: "none"}
+    given = evaluation.get("inductive")
+    return {**evaluation, "inductive": words[given]} if isinstance(given, bool) else evaluation
 
 
 def changed(stored: dict[str, Any], config: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:

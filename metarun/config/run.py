@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import engine
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
-from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
+from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Measured, Positive, Tasks
 from metarun.inner import Inner
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
@@ -87,7 +87,7 @@ class Eval:
     seed: Seed
     inner_steps: tuple[CountOrZero, ...]
     shots: tuple[Count, ...]
-    inductive: bool
+    inductive: engine.Inductive
     task: dict[str, Any]
     learner: dict[str, Any]
 
@@ -148,9 +148,23 @@ class Run:
             optimizer=self.optimizer,
             inner=self.inner,
             guard=self.train.guard,
-            inductive=self.eval.inductive and getattr(self.model, "transductive", False),
+            asked=self.asked,
             meta_batch=self.train.meta_batch,
-            most_episodes=max(self.eval.episodes, self.eval.val_episodes),
+        )
+
+    @property
+    def other_steps(self) -> tuple[int, ...]:
+        """The numbers of inner steps that the test answers after beside the learner's own; none if it takes none."""
+        own = getattr(self.eval_learner, "inner_steps", None)
+        return () if own is None else tuple(n for n in dict.fromkeys(self.eval.inner_steps) if n != own)
+
+    @property
+    def asked(self) -> engine.Asked:
+        """What the test tells; a model whose predictions do not depend on their company has no inductive ones."""
+        return engine.Asked(
+            after=len(self.other_steps),
+            inductive=self.eval.inductive if getattr(self.model, "transductive", False) else "none",
+            measured=isinstance(self.eval_learner, Measured),
         )
 
     @property

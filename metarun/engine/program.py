@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from metarun.core import Net, Tasks
-from metarun.engine.evaluate import make_evaluate
+from metarun.engine.evaluate import MAIN, Asked, make_evaluate
 from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
 from metarun.inner import Inner
@@ -19,7 +19,8 @@ class Programs(NamedTuple):
 
     start: Callable[..., Any]  # meta_step.make_start
     meta_steps: Any  # a jitted function, meta_step.make_meta_steps
-    evaluate: Callable[..., Any]  # evaluate.make_evaluate
+    validate: Callable[..., Any]  # evaluate.make_evaluate, the main figures alone
+    test: Callable[..., Any]  # evaluate.make_evaluate, all that is asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +35,8 @@ class Shape:
     optimizer: Optimizer
     inner: Inner
     guard: Guard
-    inductive: bool
+    asked: Asked  # of the test
     meta_batch: int
-    most_episodes: int
 
 
 def numbers_of(component: Any) -> dict[str, float]:
@@ -66,6 +66,11 @@ def net_of(model: Any, tasks: Tasks, learner: Any) -> Net:
 def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
     """The programs of runs of this shape, for chunks of `task_chunk` tasks on the devices of `mesh`."""
     net, eval_net = nets(shape)
+
+    def evaluation(asked: Asked) -> Callable[..., Any]:
+        return make_evaluate(shape.eval_learner, eval_net, shape.eval_tasks, mesh, task_chunk, asked, shape.inner)
+
+    validate = evaluation(MAIN)
     return Programs(
         start=make_start(shape.learner, net, shape.tasks, shape.optimizer),
         meta_steps=make_meta_steps(
@@ -79,14 +84,6 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
             shape.inner,
             shape.guard,
         ),
-        evaluate=make_evaluate(
-            shape.eval_learner,
-            eval_net,
-            shape.eval_tasks,
-            mesh,
-            task_chunk,
-            shape.most_episodes,
-            shape.inductive,
-            shape.inner,
-        ),
+        validate=validate,
+        test=validate if shape.asked == MAIN else evaluation(shape.asked),
     )

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from metarun.config.resume import up_to_date
+
 log = logging.getLogger("metarun")
 
 # What belongs to one test. The results go first: without them the run counts as not tested.
@@ -17,7 +19,7 @@ FILES = ("results.json", "classes.json", "examples.npz")
 
 def steps_and_test(config: dict[str, Any]) -> tuple[Any, Any]:
     """What a run's results depend on, of what can be changed once they are there."""
-    return config["train"]["steps"], config["eval"]
+    return config["train"]["steps"], up_to_date(config["eval"])
 
 
 def asked_for(directory: Path) -> tuple[Any, Any] | None:

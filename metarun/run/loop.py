@@ -15,7 +15,7 @@ from metarun.run import nonfinite
 from metarun.run.begin import begin
 from metarun.run.clock import Clock
 from metarun.run.log import words
-from metarun.run.meta_test import Tested, evaluations, meta_test
+from metarun.run.meta_test import Tested, meta_test
 from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop
 from metarun.run.watch import Watch
@@ -46,7 +46,7 @@ class Loop:
         self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
         self.seconds_before = self.host["seconds"]
         self.task_chunk = self.eval_chunk = begun.task_chunk
-        self.evaluated: set[engine.Shape] = set()  # what the evaluation is compiled for
+        self.evaluated: set[tuple[engine.Shape, str]] = set()  # what evaluations are compiled for
         self.metrics_file, self.tracker = begun.metrics_file, begun.tracker
 
     def meta_train(self) -> None:
@@ -140,7 +140,7 @@ class Loop:
         n = run.eval.val_episodes
         figures = self.evaluate(
             run, kept.params, "val", n, lambda done: self.status.at("validation episodes", n, done)
-        ).figures
+        )[0].figures
         means = {name: figure["mean"] for name, figure in figures.items()}
         self.row(step, "val", means)
         shown = {name: means[name] for name in kept.sums if name in means}
@@ -170,27 +170,28 @@ class Loop:
         split: str,
         episodes: int,
         progress: Callable[[int], None],
-        inner_steps: int | None = None,
-    ) -> engine.Evaluation:
-        """`run` is the run itself, or it with other test tasks; `split` is val or eval. Raises Interrupted.
+    ) -> list[engine.Evaluation]:
+        """The validation ("val") or the test ("eval") of `run`, the run itself or it with other test tasks.
 
-        `progress` is told how many episodes are done.
+        As `engine.programs` has them. `progress` is told how many episodes are done. Raises Interrupted.
         """
         data, k_eval, numbers = self.data[split], self.k_eval[split], run.numbers["eval_learner"]
+        after = run.other_steps if split == "eval" else ()
 
         def pause(done: int) -> None:
             self.watch.at("validation" if split == "val" else "the test")
             self.stop.check()
             progress(done)
 
-        def attempt(programs: engine.Programs) -> engine.Evaluation:
+        def attempt(programs: engine.Programs) -> list[engine.Evaluation]:
             pause(0)
-            if run.shape not in self.evaluated:
-                self.status.at("compiling the evaluation")
-            return programs.evaluate(params, data, episodes, k_eval, numbers, inner_steps, pause=pause)
+            if (run.shape, split) not in self.evaluated:
+                self.status.at("compiling the validation" if split == "val" else "compiling the test")
+            evaluate = programs.validate if split == "val" else programs.test
+            return evaluate(params, data, episodes, k_eval, numbers, after, pause=pause)
 
         found, self.eval_chunk = engine.until_it_fits(run.shape, self.mesh, self.eval_chunk, attempt)
-        self.evaluated.add(run.shape)
+        self.evaluated.add((run.shape, split))
         return found
 
     def test(self) -> tuple[Tested, dict[str, Any]]:
@@ -199,15 +200,15 @@ class Loop:
         use_best = self.run.eval.state == "best" and best is not None
         params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
-        times, before = evaluations(self.run), 0
+        times, before = 1 + len(self.run.eval.shots), 0
         note = f"({times} evaluations of {episodes:,} each)" if times > 1 else ""
 
         def progress(done: int) -> None:
             self.status.at("test episodes", times * episodes, before + done, note)
 
-        def one(run: Run, n: int | None) -> engine.Evaluation:
+        def one(run: Run) -> list[engine.Evaluation]:
             nonlocal before
-            found = self.evaluate(run, params, "eval", episodes, progress, n)
+            found = self.evaluate(run, params, "eval", episodes, progress)
             before += episodes
             return found
 

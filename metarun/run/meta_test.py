@@ -27,26 +27,20 @@ class Tested(NamedTuple):
         }
 
 
-def inner_steps(run: Run) -> tuple[int, ...]:
-    """The numbers of inner steps after which the run is tested beside its own; none for learners that take none."""
-    return run.eval.inner_steps if hasattr(run.eval_learner, "inner_steps") else ()
-
-
-def evaluations(run: Run) -> int:
-    """How many evaluations `meta_test` makes."""
-    return (1 + len(inner_steps(run))) * (1 + len(run.eval.shots))
-
-
-def meta_test(run: Run, evaluate: Callable[[Run, int | None], Evaluation]) -> Tested:
-    """`evaluate` tests one state on a run's test tasks, after its own inner steps (None) or after another number."""
-    once = dataclasses.replace(run.eval, shots=())
+def meta_test(run: Run, evaluate: Callable[[Run], list[Evaluation]]) -> Tested:
+    """`evaluate` tests one state on a run's test tasks: after its own number of inner steps, then `run.other_steps`."""
+    found = evaluate(run)
+    own = getattr(run.eval_learner, "inner_steps", None)
+    after = dict(zip((own, *run.other_steps), found, strict=True))
     return Tested(
-        evaluation=evaluate(run, None),
-        by_inner_steps={str(n): evaluate(run, n) for n in inner_steps(run)},
-        by_shots={
-            str(shots): meta_test(
-                dataclasses.replace(run, eval_tasks=with_shots(run.eval_tasks, shots), eval=once), evaluate
-            )
-            for shots in run.eval.shots
-        },
+        evaluation=found[0],
+        by_inner_steps={} if own is None else {str(n): after[n] for n in run.eval.inner_steps},
+        by_shots={str(shots): meta_test(with_other_shots(run, shots), evaluate) for shots in run.eval.shots},
+    )
+
+
+def with_other_shots(run: Run, shots: int) -> Run:
+    """The run, to be tested with so many support examples a class, and with no others."""
+    return dataclasses.replace(
+        run, eval_tasks=with_shots(run.eval_tasks, shots), eval=dataclasses.replace(run.eval, shots=())
     )

@@ -32,7 +32,7 @@ SMALL = {
     "eval.episodes": "2",
     "eval.val_episodes": "2",
     "eval.inner_steps": "[0,1]",
-    "eval.inductive": "false",
+    "eval.inductive": "none",
     "logger": "none",
 }
 SMALL_MODEL = {

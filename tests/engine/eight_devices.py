@@ -20,7 +20,7 @@ data = run.tasks.load("train")
 found = {}
 for devices, task_chunk in ((1, 16), (2, 2), (8, 1)):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-    start, meta_steps, evaluate = programs(run.shape, mesh, task_chunk)
+    start, meta_steps, evaluate, _ = programs(run.shape, mesh, task_chunk)
     state = start(data, run.numbers, engine.stream(0, engine.INIT))
     state, report = meta_steps(state, data, run.numbers, engine.stream(0, engine.TRAIN), jnp.int32(3))
     figures = evaluate(state.params, data, 11, engine.stream(0, engine.EVAL), run.numbers["eval_learner"]).figures

@@ -13,7 +13,7 @@ from support import run_of
 
 from metarun import engine, inner
 from metarun.core import ConfigError, Episode
-from metarun.engine.evaluate import make_evaluate, mean_and_interval
+from metarun.engine.evaluate import MAIN, make_evaluate, mean_and_interval, query_metrics
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
 
@@ -125,8 +125,8 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
     def figures(devices, task_chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, 20, False, RUN.inner)
-        return evaluate(params, (), 13, K_EVAL, {}).figures
+        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, MAIN, RUN.inner)
+        return evaluate(params, (), 13, K_EVAL, {})[0].figures
 
     expected, got = figures(1, 1), figures(devices, task_chunk)
     for metric in expected:
@@ -136,11 +136,12 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
 def test_evaluation_after_other_inner_steps_is_that_learners():
     params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
-    as_argument = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(
-        params, (), 8, K_EVAL, {}, 5
-    ).figures
+    asked = dataclasses.replace(MAIN, after=1)
+    found = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, asked, RUN.inner)(params, (), 8, K_EVAL, {}, (5,))
+    as_argument = found[1].figures
     other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
-    as_learner = make_evaluate(other, NET, RUN.tasks, mesh, 4, 8, False, RUN.inner)(params, (), 8, K_EVAL, {}).figures
+    evaluate = make_evaluate(other, NET, RUN.tasks, mesh, 4, MAIN, RUN.inner)
+    as_learner = evaluate(params, (), 8, K_EVAL, {})[0].figures
     np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
 
 
@@ -151,14 +152,13 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     net = make_net(run.model, run.tasks, 1)
     support, query, _ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     params = run.learner.init(net, jax.random.key(1), support.x)
-    from metarun.engine.evaluate import query_metrics
-
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
-    metrics, _ = query_metrics(run.learner, squared, params, Episode(support, query), None, inductive=True)
+    asked = dataclasses.replace(MAIN, inductive="main")
+    told = query_metrics(run.learner, squared, params, Episode(support, query), None, jnp.array([1]), asked)
     fast = run.learner.adapt(squared, params, support, None)
     together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
-    np.testing.assert_allclose(metrics["loss_inductive"], together.sum(), rtol=1e-5)
-    assert abs(metrics["loss"] - metrics["loss_inductive"]) > 1e-4
+    np.testing.assert_allclose(told.inductive["loss"], together.sum(), rtol=1e-5)
+    assert abs(told.metrics["loss"] - told.inductive["loss"]) > 1e-4
 
 
 def test_fewer_ways_at_evaluation_leave_the_surplus_outputs_out():

@@ -1,16 +1,19 @@
 """Evaluation against its definition, written out task by task."""
 
 import dataclasses
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from support import one_of, run_of
+from support import composed, on_blobs, one_of, run_of
 
-from metarun import engine
-from metarun.engine.evaluate import make_evaluate, query_metrics
+from metarun import engine, inner
+from metarun.config import choices
+from metarun.config.run import build_run
+from metarun.engine.evaluate import MAIN, Asked, make_evaluate, queries_at_once, query_metrics
 from metarun.engine.net import make_net
 from metarun.inner import Inner, differentiated
 
@@ -32,26 +35,37 @@ def drawn():
     return params, data, episodes
 
 
-@pytest.mark.parametrize("after", [None, 4])
-def test_an_evaluation_is_every_tasks_metrics_one_by_one(drawn, after):
+def alone(learner, episode, asked, steps, params, net=NET, key=None):
+    """What one task tells, computed by itself, after `steps` inner steps."""
+    return compiled(learner, asked, net)(params, episode, key, jnp.array(steps))
+
+
+@lru_cache
+def compiled(learner, asked, net):
+    return jax.jit(lambda params, episode, key, steps: query_metrics(learner, net, params, episode, key, steps, asked))
+
+
+def test_an_evaluation_is_every_tasks_metrics_one_by_one(drawn):
     """Chunks of two tasks on two devices against a loop in Python: means, intervals, answers, in the tasks' order."""
     params, data, episodes = drawn
     mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
-    evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, 20, True, RUN.inner)
-    figures, answers = evaluate(params, data, TASKS, engine.stream(3, engine.EVAL), {}, after)
+    asked = Asked(after=2, inductive="all", measured=False)
+    evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, asked, RUN.inner)
+    evaluations = evaluate(params, data, TASKS, engine.stream(3, engine.EVAL), {}, (4, 0))
 
-    learner = RUN.learner if after is None else dataclasses.replace(RUN.learner, inner_steps=after)
-    alone = jax.jit(lambda episode: query_metrics(learner, NET, params, episode, None, inductive=True))
-    found = [alone(one_of(episodes, i)) for i in range(TASKS)]
-    for name in found[0][0]:
-        values = np.array([metrics[name] for metrics, _ in found], np.float64)
-        np.testing.assert_allclose(figures[name]["mean"], values.mean(), rtol=1e-4, err_msg=name)
-        expected = 1.96 * values.std(ddof=1) / np.sqrt(TASKS)
-        np.testing.assert_allclose(figures[name]["ci95"], expected, rtol=1e-3, err_msg=name)
-    assert {"loss", "accuracy", "loss_inductive", "accuracy_inductive"} == figures.keys()
-    np.testing.assert_allclose(answers.outputs, [outputs for _, outputs in found], rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(answers.y, episodes.query.y)
-    np.testing.assert_array_equal(answers.classes, episodes.classes)
+    for after, (figures, answers) in zip((2, 4, 0), evaluations, strict=True):
+        found = [alone(RUN.learner, one_of(episodes, i), asked, [after], params) for i in range(TASKS)]
+        assert {"loss", "accuracy", "loss_inductive", "accuracy_inductive"} == figures.keys()
+        for name, figure in figures.items():
+            metric, inductive, _ = name.partition("_inductive")
+            told = [task.inductive if inductive else task.metrics for task in found]
+            values = np.array([metrics[metric][0] for metrics in told], np.float64)
+            np.testing.assert_allclose(figure["mean"], values.mean(), rtol=1e-4, err_msg=name)
+            expected = 1.96 * values.std(ddof=1) / np.sqrt(TASKS)
+            np.testing.assert_allclose(figure["ci95"], expected, rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(answers.outputs, [task.outputs[0] for task in found], rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(answers.y, episodes.query.y)
+        np.testing.assert_array_equal(answers.classes, episodes.classes)
     assert len({row.tobytes() for row in np.asarray(answers.classes)}) == TASKS
 
 
@@ -69,45 +83,115 @@ def test_a_tasks_metrics_are_those_of_its_query_set_after_its_own_support_set(dr
         alone = [NET.apply(theta, jnp.concatenate([support.x, x[None]]))[-1] for x in query.x]
         return NET.apply(theta, query.x), jnp.stack(alone)
 
-    together, alone = by_hand(params)
-    metrics, outputs = query_metrics(RUN.learner, NET, params, one_of(episodes), None, inductive=True)
-    np.testing.assert_allclose(outputs, together, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], NET.loss(together, query.y)[0], rtol=1e-4)
-    np.testing.assert_allclose(metrics["loss_inductive"], NET.loss(alone, query.y)[0], rtol=1e-4)
-    assert abs(metrics["loss"] - metrics["loss_inductive"]) > 1e-3
+    together, each_alone = by_hand(params)
+    told = alone(RUN.learner, one_of(episodes), Asked(0, "main", measured=False), [2], params)
+    np.testing.assert_allclose(told.outputs[0], together, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(told.metrics["loss"][0], NET.loss(together, query.y)[0], rtol=1e-4)
+    np.testing.assert_allclose(told.inductive["loss"][0], NET.loss(each_alone, query.y)[0], rtol=1e-4)
+    assert abs(told.metrics["loss"][0] - told.inductive["loss"][0]) > 1e-3
+
+
+def test_inductive_figures_are_told_where_they_are_asked_for(drawn):
+    params, data, _ = drawn
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    for inductive, where in {"main": [True, False], "all": [True, True], "none": [False, False]}.items():
+        asked = Asked(after=1, inductive=inductive, measured=False)
+        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 1, asked, RUN.inner)
+        found = evaluate(params, data, 2, engine.stream(3, engine.EVAL), {}, (1,))
+        assert ["loss_inductive" in one.figures for one in found] == where
+    run = build_run(on_blobs("model.norm=batch", "eval.inductive=all"))
+    assert run.asked.inductive == "all"
+    assert build_run(on_blobs("model.norm=none", "eval.inductive=all")).asked.inductive == "none"
+
+
+TAKE_INNER_STEPS = [name for name in choices("learner") if "inner_steps" in composed(f"learner={name}")["learner"]]
+
+
+@pytest.mark.parametrize("learner", TAKE_INNER_STEPS)
+def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptation_of_its_own_does(learner):
+    task = ("task=strokes", "task.ways=3", "task.queries=2", "task.pool=20", "model=mlp", "model.hidden=[4]")
+    run = run_of(f"learner={learner}", *task, "model.norm=batch")
+    net = make_net(run.model, run.tasks, 3)
+    episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
+    net = net._replace(n_classes=20)
+    params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
+    numbers, key, asked = [2, 5, 0, 1, 5], jax.random.key(2), Asked(4, "all", measured=False)
+    found = alone(run.learner, episode, asked, numbers, params, net, key)
+    for i, n in enumerate(numbers):
+        own = dataclasses.replace(run.learner, inner_steps=n)
+        fast = jax.jit(lambda own=own: own.adapt(net, params, episode.support, key))()
+        outputs = own.predict(net, fast, episode.query.x)
+        np.testing.assert_allclose(found.outputs[i], outputs, rtol=1e-4, atol=1e-5)
+        together = jax.vmap(
+            lambda x, fast=fast, own=own: own.predict(net, fast, jnp.concatenate([episode.support.x, x[None]]))[-1]
+        )
+        expected = net.loss(together(episode.query.x), episode.query.y)[0]
+        np.testing.assert_allclose(found.inductive["loss"][i], expected, rtol=1e-4)
+    assert np.abs(found.outputs[0] - found.outputs[1]).max() > 1e-4
+
+
+def test_a_learner_that_loops_in_its_own_way_is_told_after_each_number_of_inner_steps_too(drawn):
+    """With fori_loop itself, from a start that depends on the number, and twice in a row."""
+    params, _, episodes = drawn
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(type(RUN.learner)):
+        loop: str = "fori"
+
+        def adapt(self, net, params, support, key):
+            def step(i, theta):
+                return jax.tree.map(lambda leaf: leaf * 0.9 + 0.01 * i, theta)
+
+            if self.loop == "fori":
+                return jax.lax.fori_loop(0, self.inner_steps, step, params)
+            if self.loop == "start":
+                return inner.loop(self.inner_steps, step, jax.tree.map(lambda leaf: leaf + self.inner_steps, params))
+            return inner.loop(self.inner_steps + 1, step, inner.loop(self.inner_steps, step, params))
+
+    for kind in ("fori", "start", "twice"):
+        learner = Own(**vars(RUN.learner), loop=kind)
+        told = alone(learner, one_of(episodes), Asked(2, "none", measured=False), [3, 0, 7], params)
+        for i, n in enumerate((3, 0, 7)):
+            one = alone(learner, one_of(episodes), MAIN, [n], params)
+            np.testing.assert_allclose(told.outputs[i], one.outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def test_queries_predicted_alone_are_shared_out_evenly_and_are_no_more_than_an_episode():
+    assert queries_at_once(5, 15) == 3  # 3 times 6 examples of 20
+    assert queries_at_once(25, 75) == 3
+    assert queries_at_once(100, 7) == 1
+    assert queries_at_once(1, 13) == 1
+    assert queries_at_once(1, 12) == 6
 
 
 def test_the_numbers_of_an_evaluation_are_arguments_and_inner_steps_are_clipped_as_in_training(drawn):
     params, data, episodes = drawn
     mesh, how = Mesh(np.array(jax.devices()[:1]), ("tasks",)), Inner("mixed", 0, False, clip_value=0.01)
     compiled = dataclasses.replace(RUN.learner, inner_lr=1.0)
-    evaluate = make_evaluate(compiled, NET, RUN.tasks, mesh, 1, 2, False, how)
-    _, answers = evaluate(params, data, 2, engine.stream(3, engine.EVAL), {"inner_lr": 3.0})
+    evaluate = make_evaluate(compiled, NET, RUN.tasks, mesh, 1, MAIN, how)
+    _, answers = evaluate(params, data, 2, engine.stream(3, engine.EVAL), {"inner_lr": 3.0})[0]
     own = dataclasses.replace(RUN.learner, inner_lr=3.0)
     outputs = []
     for clip in (how, RUN.inner):
-
-        @jax.jit
-        def alone(episode, clip=clip):
-            with differentiated(clip):
-                return query_metrics(own, NET, params, episode, None, inductive=False)[1]
-
-        outputs.append(alone(one_of(episodes)))
+        with differentiated(clip):
+            told = query_metrics(own, NET, params, one_of(episodes), None, jnp.array([2]), MAIN)
+            outputs.append(told.outputs[0])
     np.testing.assert_allclose(answers.outputs[0], outputs[0], rtol=1e-3, atol=1e-4)
     assert np.abs(outputs[0] - outputs[1]).max() > 0.1
 
 
-def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predictions():
+def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predictions_in_a_test():
     run = run_of("learner=cnp", "task=sinusoid", "model.hidden=[4]", "learner.encoder=[4]", "learner.decoder=[4]")
+    assert run.asked.measured
     net = make_net(run.model, run.tasks, None)
     episode = jax.jit(run.tasks.sample)((), jax.random.key(0))
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
-
-    @jax.jit
-    def both(params, key):
-        metrics, _ = query_metrics(run.learner, net, params, episode, key, inductive=False)
-        return metrics, run.learner.measure(net, params, episode, None)
-
-    metrics, measured = both(params, jax.random.key(2))
-    np.testing.assert_allclose(metrics["log_likelihood"], measured["log_likelihood"])
-    assert {"loss", "mse", "log_likelihood"} == metrics.keys()
+    measured = jax.jit(lambda: run.learner.measure(net, params, episode, None))()
+    evaluate = make_evaluate(
+        run.learner, net, run.tasks, Mesh(np.array(jax.devices()[:1]), ("tasks",)), 1, run.asked, run.inner
+    )
+    key = jax.random.key(2)
+    told = alone(run.learner, episode, run.asked, [0], params, net, key)
+    np.testing.assert_allclose(told.measured["log_likelihood"], measured["log_likelihood"], rtol=1e-5)
+    assert {"loss", "mse", "log_likelihood"} == evaluate(params, (), 2, key, {})[0].figures.keys()
+    assert not alone(run.learner, episode, MAIN, [0], params, net, key).measured

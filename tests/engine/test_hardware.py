@@ -31,7 +31,7 @@ def k_init() -> jax.Array:
 
 
 def after(run: Run, task_chunk: int, seed: int = 0):
-    start, meta_steps, _ = programs(run.shape, run.hardware.set_up(run.train.meta_batch), task_chunk)
+    start, meta_steps, *_ = programs(run.shape, run.hardware.set_up(run.train.meta_batch), task_chunk)
     data = run.tasks.load("train")
     return meta_steps(start(data, run.numbers, k_init()), data, run.numbers, k_train(seed), jnp.int32(3))[0]
 
@@ -94,7 +94,7 @@ def test_bfloat16_follows_float32():
     moved, losses = [], []
     for precision in ("float32", "bfloat16"):
         run = run_of(*small, f"hardware.precision={precision}")
-        start, meta_steps, _ = programs(run.shape, run.hardware.set_up(8), 4)
+        start, meta_steps, *_ = programs(run.shape, run.hardware.set_up(8), 4)
         data = run.tasks.load("train")
         before = start(data, run.numbers, k_init())
         begin = flattened(before.params)
@@ -117,7 +117,7 @@ def test_a_chunk_that_does_not_fit_is_halved_with_a_line_that_says_so(tmp_path, 
     mesh = run.hardware.set_up(8)
     needed = []
     for task_chunk in (1, 4):
-        start, meta_steps, _ = programs(run.shape, mesh, task_chunk)
+        start, meta_steps, *_ = programs(run.shape, mesh, task_chunk)
         arguments = (start((), run.numbers, k_init()), (), run.numbers, k_train(), jnp.int32(1))
         needed.append(2 * mesh.size * meta_steps.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
     assert needed[0] < needed[1]

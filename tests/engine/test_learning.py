@@ -42,15 +42,15 @@ def test_a_few_hundred_meta_steps_beat_the_untrained_learner(learner):
     steps = STEPS.get(learner, 300)
     episodes = 200 if learner in ON_STROKES else 3000
     rate = () if learner == "reptile" else (f"optimizer.learning_rate={0.003 if learner == 'lstm' else 0.005}",)
-    counts = (f"train.steps={steps}", f"eval.episodes={episodes}", "eval.inductive=false")
+    counts = (f"train.steps={steps}", f"eval.episodes={episodes}", "eval.inductive=none")
     run = run_of(f"learner={learner}", *task, *counts, *rate, *OVERRIDES.get(learner, ()))
     mesh = run.hardware.set_up(run.train.meta_batch)
     train, test = run.tasks.load("train"), run.eval_tasks.load("test")
-    start, meta_steps, evaluate = programs(run.shape, mesh, run.train.meta_batch // mesh.size)
+    start, meta_steps, evaluate, _ = programs(run.shape, mesh, run.train.meta_batch // mesh.size)
 
     def figure(params):
         k_eval = engine.stream(0, engine.EVAL)
-        return evaluate(params, test, episodes, k_eval, run.numbers["eval_learner"]).figures[run.tasks.metric]
+        return evaluate(params, test, episodes, k_eval, run.numbers["eval_learner"])[0].figures[run.tasks.metric]
 
     state = start(train, run.numbers, engine.stream(0, engine.INIT))
     before = figure(state.params)

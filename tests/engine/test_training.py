@@ -16,13 +16,14 @@ FEW = ("eval.episodes=100", "eval.val_episodes=20")
 
 @pytest.mark.slow
 def test_strokes_an_untrained_network_however_adapted_stays_under_60_percent():
-    run = run_of("learner.inner_lr=0.1", "eval.episodes=200", "eval.inductive=false")  # the best of the steps tried
-    start, _, evaluate = programs(run.shape, run.hardware.set_up(run.train.meta_batch), 4)
+    # The best of the step sizes tried.
+    run = run_of("learner.inner_lr=0.1", "eval.episodes=200", "eval.inductive=none", "eval.inner_steps=[1,5,10]")
+    start, _, _, test = programs(run.shape, run.hardware.set_up(run.train.meta_batch), 4)
     data, numbers = run.tasks.load("test"), run.numbers
     params = start(data, numbers, engine.stream(0, engine.INIT)).params
-    for inner_steps in (1, 5, 10):
-        figures = evaluate(params, data, 200, engine.stream(0, engine.EVAL), numbers["eval_learner"], inner_steps)
-        assert figures["accuracy"]["mean"] < 0.6
+    k_eval = engine.stream(0, engine.EVAL)
+    for found in test(params, data, 200, k_eval, numbers["eval_learner"], run.other_steps):
+        assert found.figures["accuracy"]["mean"] < 0.6
 
 
 def trained(tmp_path, *overrides: str) -> dict:
@@ -49,7 +50,7 @@ def test_maml_learns_real_omniglot_far_above_chance(tmp_path, omniglot_dir):
     found = trained(
         tmp_path, "task=omniglot", f"data_dir={omniglot_dir}", "model.filters=16",
         "optimizer.learning_rate=0.003", "train.steps=200", "train.eval_every=100", "train.meta_batch=16", *FEW,
-        "eval.inner_steps=[]", "eval.inductive=false",
+        "eval.inner_steps=[]", "eval.inductive=none",
     )  # fmt: skip
     accuracy = found["test"]["accuracy"]
     assert accuracy["mean"] - accuracy["ci95"] > 0.5  # chance is 0.2

@@ -12,7 +12,7 @@ from metarun.config import choices
 from metarun.config.run import Run
 from metarun.run import nonfinite
 
-SMALL = ("logger=none", "train.meta_batch=2", "hardware.devices=2", "train.steps=4", "eval.inductive=false")
+SMALL = ("logger=none", "train.meta_batch=2", "hardware.devices=2", "train.steps=4", "eval.inductive=none")
 QUICK = ("lstm", "protonet", "omniglot", "sinusoid")  # make slow takes them all
 
 

@@ -22,7 +22,7 @@ from metarun.run.stop import Stop
 from metarun.run.watch import Watch
 
 SMALL = (
-    "logger=none", "train.meta_batch=2", "hardware.devices=1", "hardware.task_chunk=2", "eval.inductive=false",
+    "logger=none", "train.meta_batch=2", "hardware.devices=1", "hardware.task_chunk=2", "eval.inductive=none",
     "eval.inner_steps=[]",
 )  # fmt: skip
 
@@ -55,9 +55,10 @@ def used(run: Run, directory: Path, monkeypatch) -> tuple[set[bytes], set[bytes]
     found: list[engine.Evaluation] = []
     evaluate = Loop.evaluate
 
-    def kept(*arguments: Any, **named: Any) -> engine.Evaluation:
-        found.append(evaluate(*arguments, **named))
-        return found[-1]
+    def kept(*arguments: Any, **named: Any) -> list[engine.Evaluation]:
+        evaluations = evaluate(*arguments, **named)
+        found.extend(evaluations)
+        return evaluations
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "evaluate", kept)
@@ -90,18 +91,18 @@ class Scripted:
         self.metric, self.means = metric, list(means)
         self.given: list[dict[str, Any]] = []
 
-    def __call__(self, params, data, episodes, k_eval, numbers, after, pause) -> engine.Evaluation:
+    def __call__(self, params, data, episodes, k_eval, numbers, after, pause) -> list[engine.Evaluation]:
         key = jax.random.key_data(k_eval).tolist()
         self.given.append(jax.device_get({"params": params, "data": data, "episodes": episodes, "key": key}))
         figure = {"mean": self.means.pop(0) if self.means else 0.0, "ci95": 0.0}
         nothing = np.zeros((1, 1, 1))
-        return engine.Evaluation({self.metric: figure, "loss": figure}, engine.Answers(nothing, nothing, None))
+        return [engine.Evaluation({self.metric: figure, "loss": figure}, engine.Answers(nothing, nothing, None))]
 
 
 def scripted(monkeypatch, script: Scripted) -> None:
     """All that is compiled is as it was but for the evaluation."""
     real = chunks.programs
-    monkeypatch.setattr(chunks, "programs", lambda *a: real(*a)._replace(evaluate=script))
+    monkeypatch.setattr(chunks, "programs", lambda *a: real(*a)._replace(validate=script, test=script))
 
 
 FOUR = (*SMALL, "train.steps=8", "train.eval_every=2", "eval.episodes=5", "eval.val_episodes=3")
@@ -224,10 +225,18 @@ def test_a_logged_row_is_the_mean_over_its_own_period(tmp_path, monkeypatch):
 
 def test_the_final_test_is_made_after_each_number_of_inner_steps_and_with_each_of_shots():
     run = build_run(on_blobs("eval.inner_steps=[0,3]", "eval.shots=[2,4]"))
-    tested = meta_test(run, lambda run, inner_steps: (run.eval_tasks.shots, inner_steps))
+    tested = meta_test(run, lambda run: [(run.eval_tasks.shots, n) for n in (None, *run.other_steps)])
     assert tested.evaluation == (1, None)
     assert tested.by_inner_steps == {"0": (1, 0), "3": (1, 3)}
     for shots in (2, 4):
         other = tested.by_shots[str(shots)]
         assert other == ((shots, None), {"0": (shots, 0), "3": (shots, 3)}, {})
     assert list(tested.by_shots) == ["2", "4"]
+
+
+def test_the_learners_own_number_of_inner_steps_is_not_tested_twice_however_often_it_is_asked_for():
+    run = build_run(on_blobs("learner.inner_steps=3", "eval.inner_steps=[3,1,1,3,0]"))
+    assert run.other_steps == (1, 0)
+    tested = meta_test(run, lambda run: [None, *run.other_steps])
+    assert tested.by_inner_steps == {"3": None, "1": 1, "0": 0}
+    assert build_run(on_blobs("learner=protonet")).other_steps == ()

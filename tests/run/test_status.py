@@ -76,23 +76,23 @@ def test_a_run_says_what_it_is_at_and_its_test_how_far(tmp_path, monkeypatch):
     monkeypatch.setattr(Status, "at", at)
     values = on_blobs(
         "logger=none", "train.steps=2", "train.meta_batch=2", "eval.episodes=7", "eval.val_episodes=4",
-        "eval.inner_steps=[0,1]", "eval.shots=[1,2]", "eval.inductive=false",
+        "eval.inner_steps=[0,1]", "eval.shots=[1,2]", "eval.inductive=none",
     )  # fmt: skip
     train.train(placed(values, tmp_path / "run"))
     order = list(dict.fromkeys(what for what, *_ in places))
     assert order == [
         "loading the data", "preparing the first state", "compiling and timing meta-steps",
         "opening the logger", "compiling the meta-steps", "meta-steps", "validation episodes",
-        "compiling the evaluation", "test episodes", "saving",
+        "compiling the validation", "compiling the test", "test episodes", "saving",
     ]  # fmt: skip
     tests = [(total, done) for what, total, done in places if what == "test episodes"]
-    assert tests[0] == (63, 0)  # 3 numbers of inner steps, 3 of shots, 7 episodes each
-    assert tests[-1] == (63, 63)
-    assert notes["test episodes"] == "(9 evaluations of 7 each)"
+    assert tests[0] == (21, 0)  # 3 numbers of shots, 7 episodes each
+    assert tests[-1] == (21, 21)
+    assert notes["test episodes"] == "(3 evaluations of 7 each)"
     assert tests == sorted(tests)
     assert ("validation episodes", 4, 4) in places
-    compiled = [what for what, *_ in places if what == "compiling the evaluation"]
-    assert len(compiled) == 2  # once for the run's own shots, which validation has too, and once for 2
+    compiled = [what for what, *_ in places if what == "compiling the test"]
+    assert len(compiled) == 2  # once for the run's own shots, and once for 2
 
 
 def test_no_rate_and_no_time_left_is_shown_before_there_is_one(tmp_path, capsys):
