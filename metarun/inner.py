@@ -227,7 +227,7 @@ def _one_for_all(steps: Array, step: Callable[[Array | int, PyTree], PyTree], ca
 
     def between(first: Array | int, end: Array, carry: PyTree, outside: list[Any]) -> PyTree:
         def one(i: Array, carry: PyTree) -> PyTree:
-            return structure.unflatten(jax.core.eval_jaxpr(traced.jaxpr, outside, i, *jax.tree.leaves(carry)))
+            return jax.tree.unflatten(structure, jax.core.eval_jaxpr(traced.jaxpr, outside, i, *jax.tree.leaves(carry)))
 
         return jax.lax.fori_loop(first, end, one, carry)
 

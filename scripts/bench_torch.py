@@ -112,7 +112,7 @@ def metarun(run: Run, task_chunk: int, devices: int | None = None) -> Metarun:
     start, meta_steps, *_ = programs(run.shape, mesh, task_chunk)
     fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
     held = [start(data, run.numbers, engine.stream(0, engine.INIT))]
-    compiled = meta_steps.lower(held[0], *fixed, jnp.int32(1)).compile()
+    compiled = meta_steps.jitted.lower(held[0], *fixed, jnp.int32(1)).compile()
     n = 1
 
     def seconds() -> float:

@@ -41,7 +41,7 @@ def prepared(learner: str) -> tuple[Callable[[], float], int]:
     start, meta_steps, *_ = programs(run.shape, mesh, TASKS)
     fixed = (data, run.numbers, engine.stream(0, engine.TRAIN))
     state = start(data, run.numbers, engine.stream(0, engine.INIT))
-    compiled = meta_steps.lower(state, *fixed, jnp.int32(STEPS)).compile()
+    compiled = meta_steps.jitted.lower(state, *fixed, jnp.int32(STEPS)).compile()
     held = [compiled(state, *fixed, jnp.int32(1))[0]]
 
     def timed() -> float:

@@ -28,8 +28,9 @@ def main() -> None:
     except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
         print("metarun: stopped", file=sys.stderr)
         code = STOPPED
-    loggers = sys.modules.get("metarun.run.loggers")
-    if loggers is not None and loggers.abandoned:  # the interpreter's own end would wait for them
+    loggers, compiled = (sys.modules.get(f"metarun.{name}") for name in ("run.loggers", "engine.compiled"))
+    # The interpreter's own end would wait for them, or break in the middle of XLA.
+    if (loggers is not None and loggers.abandoned) or (compiled is not None and compiled.compiling_ahead()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else FAILED)

@@ -1,18 +1,20 @@
 """The compiled programs: meta-steps and evaluation, how many tasks they take at once, and the machine they run on."""
 
-from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_state, must_fit, until_it_fits
+from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_state, must_fit, sizes, until_it_fits
+from metarun.engine.compiled import Program, ahead, compiling_ahead, shape_of
 from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive
 from metarun.engine.hardware import Hardware
 from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, stream, task_key
 from metarun.engine.meta_step import Guard, Numbers, Report
-from metarun.engine.net import check_shapes
+from metarun.engine.net import check_shapes, episode_size
 from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, without_numbers
 from metarun.engine.send import copied, placed, send, sums_at_zero
 from metarun.engine.speed import Speed, measure
 
 __all__ = [
     "EVAL", "INIT", "TRAIN", "VAL", "Answers", "Asked", "Evaluation", "Figures", "Guard", "Hardware", "Inductive",
-    "Numbers", "OutOfMemory", "Programs", "Report", "Shape", "Speed", "Training", "check_shapes", "choose_chunk",
-    "copied", "first_state", "measure", "must_fit", "nets", "numbers_of", "placed", "programs", "send", "stream",
-    "sums_at_zero", "task_key", "until_it_fits", "without_numbers",
+    "Numbers", "OutOfMemory", "Program", "Programs", "Report", "Shape", "Speed", "Training", "ahead", "check_shapes",
+    "choose_chunk", "compiling_ahead", "copied", "episode_size", "first_state", "measure", "must_fit", "nets",
+    "numbers_of", "placed", "programs", "send", "shape_of", "sizes", "stream", "sums_at_zero", "task_key",
+    "until_it_fits", "without_numbers",
 ]  # fmt: skip

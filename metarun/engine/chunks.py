@@ -7,7 +7,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun.core import Key, PyTree, State
+from metarun.engine.compiled import Program
 from metarun.engine.hardware import Hardware
 from metarun.engine.keys import INIT, stream
 from metarun.engine.meta_step import Numbers
@@ -37,15 +38,18 @@ class OutOfMemory(Exception):
 
 
 def until_it_fits(
-    shape: Shape, mesh: Mesh, task_chunk: int, attempt: Callable[[Programs], PyTree]
+    shape: Shape, mesh: Mesh, task_chunk: int, allowed: Sequence[int], attempt: Callable[[Programs], PyTree]
 ) -> tuple[PyTree, int]:
-    """`attempt` with chunks of `task_chunk`, or of half as many until the memory suffices; and the chunk it took."""
+    """`attempt` with chunks of `task_chunk`, or of half as many until the memory suffices; and the chunk it took.
+
+    Smaller ones are of the `allowed` sizes.
+    """
     while True:
         try:
             with out_of_memory():
                 return jax.block_until_ready(attempt(programs(shape, mesh, task_chunk))), task_chunk
         except OutOfMemory:
-            smaller = [n for n in sizes(shape.meta_batch, mesh) if n <= task_chunk // 2]
+            smaller = [n for n in allowed if n <= task_chunk // 2]
             if not smaller:
                 raise
             log.info(f"{task_chunk} tasks at once on a device need more memory than there is; with {max(smaller)} then")
@@ -63,17 +67,17 @@ def out_of_memory() -> Iterator[None]:
         raise
 
 
-def must_fit(meta_steps: Any, mesh: Mesh, *arguments: PyTree) -> None:
+def must_fit(meta_steps: Program, mesh: Mesh, *arguments: PyTree) -> None:
     """Compiles `meta_steps` and raises OutOfMemory if it needs more than is free.
 
     A GPU says so itself when it runs out. A CPU does not: it takes until the machine swaps or the program is killed.
     """
     with out_of_memory():
-        needed = meta_steps.lower(*arguments).compile().memory_analysis()
+        needed = meta_steps.executable(*arguments).temporary_bytes
     free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
     if free is None or needed is None:  # XLA does not tell everywhere
         return
-    most = 2 * needed.temp_size_in_bytes * mesh.size  # while a call runs, the next one is sent
+    most = 2 * needed * mesh.size  # while a call runs, the next one is sent
     if most > free:
         raise OutOfMemory(f"{most / 2**30:.1f} GiB where {free / 2**30:.1f} are free")
 
@@ -84,7 +88,7 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
     Raises OutOfMemory, before anything is compiled or drawn, for one that is larger than what is free.
     """
     start, arguments = programs(shape, mesh, 1).start, (data, numbers, stream(seed, INIT))
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(start, *arguments)))
+    size = start.output_bytes(*arguments)
     free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
     if free is not None and size * mesh.size > free:
         each = f"{size / 2**30:,.1f} GiB of parameters and optimizer's state on each of {mesh.size} devices"
@@ -145,12 +149,15 @@ def choose_chunk(
 
     seconds: dict[int, float] = {}
 
-    def measured(n: int) -> float:
+    def measured(n: int, worth: float = 0.0) -> float:
         if n not in seconds:
-            seconds[n] = seconds_per_meta_step(shape, mesh, n, training)
+            seconds[n] = seconds_per_meta_step(shape, mesh, n, training, worth)
         return seconds[n]
 
-    if len(allowed) == 1 or steps_left == 0 or measured(guess) * steps_left < WORTH_MEASURING_S:
+    if len(allowed) == 1 or steps_left == 0:
+        return guess
+    worth = WORTH_MEASURING_S / steps_left
+    if measured(guess, worth) < worth:
         return guess
     log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
     best = allowed.index(guess)
@@ -168,8 +175,11 @@ def choose_chunk(
     return allowed[best]
 
 
-def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: Training) -> float:
-    """The median of a few calls on a copy of the state; infinity where memory does not suffice."""
+def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: Training, worth: float = 0.0) -> float:
+    """The median of a few calls on a copy of the state; infinity where memory does not suffice.
+
+    Of a meta-step that takes less than `worth` the first one's time is enough.
+    """
     meta_steps = programs(shape, mesh, task_chunk).meta_steps
     held, *fixed = training._replace(state=copied(training.state))
 
@@ -182,7 +192,8 @@ def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: T
     try:
         must_fit(meta_steps, mesh, held, *fixed, np.int32(1))
         with out_of_memory():
-            seconds(1)
+            if (first := seconds(1)) < worth:
+                return first
             n = max(1, int(0.2 / seconds(1)))
             return statistics.median(seconds(n) for _ in range(3))
     except OutOfMemory:

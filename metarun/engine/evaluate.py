@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
+from metarun.engine.compiled import Program
 from metarun.engine.keys import task_key
 from metarun.engine.send import send
 from metarun.inner import Inner, differentiated
@@ -25,14 +27,11 @@ Inductive = Literal["main", "all", "none"]
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What an evaluation tells beside the figures of the queries, after the learner's own number of inner steps."""
+    """What a test tells beside the figures of the queries after the learner's own number of inner steps."""
 
     after: int  # of how many other numbers of inner steps it tells the figures, too
     inductive: Inductive  # predictions of each query alone as well: after the own number, after all, after none
     measured: bool  # the learner's own figures as well
-
-
-MAIN = Asked(after=0, inductive="none", measured=False)  # what selects a state
 
 
 class Answers(NamedTuple):
@@ -62,13 +61,14 @@ class Told(NamedTuple):
 
 
 def query_metrics(
-    learner: Learner, net: Net, params: PyTree, episode: Episode, key: Key, steps: Array, asked: Asked
+    learner: Learner, net: Net, params: PyTree, episode: Episode, key: Key, steps: Array, whole: Array, asked: Asked
 ) -> Told:
     """A task's metrics on its query set, after `learner.adapt` on its support set, and the outputs they judge.
 
-    After each of the numbers of inner `steps` (numbers,), from one adaptation; a learner that takes none does not see
-    its one number. Inductive metrics are those of predictions made for each query alone, in one batch with the support
-    set: what normalisation by batch statistics gives to a learner that does not have all queries at once.
+    After each of the numbers of inner `steps` (1 + asked.after,), from one adaptation; a learner that takes none does
+    not see its one number. Inductive metrics are those of predictions made for each query alone, in one batch with the
+    support set: what normalisation by batch statistics gives to a learner that does not have all queries at once.
+    Unless it is to be `whole`, () bool, only the metrics and outputs after the first number are computed.
     """
     support, query = episode.support, episode.query
     k_adapt, k_measure = jax.random.split(key) if isinstance(learner, Measured) else (key, key)
@@ -79,39 +79,46 @@ def query_metrics(
     def adapt(n: Array) -> PyTree:
         return after(n).adapt(net, params, support, k_adapt)
 
-    def predict(reached: tuple[Array, PyTree]) -> tuple[Metrics, Array]:
-        n, fast = reached
+    def predict(n: Array, fast: PyTree) -> tuple[Metrics, Array]:
         outputs = after(n).predict(net, fast, query.x)
         return net.loss(outputs, query.y)[1], outputs
 
-    def predict_alone(reached: tuple[Array, PyTree]) -> Metrics:
-        n, fast = reached
-
+    def predict_alone(n: Array, fast: PyTree) -> Metrics:
         def alone(x: Array) -> Array:
             return after(n).predict(net, fast, jnp.concatenate([support.x, x[None]]))[-1]
 
         at_once = queries_at_once(len(support.x), len(query.x))
         return net.loss(jax.lax.map(alone, query.x, batch_size=at_once), query.y)[1]
 
-    reached = (steps, each(adapt, steps, jax.vmap))  # one inner loop answers for all numbers: see inner.loop
-    metrics, outputs = each(predict, reached)
-    ways = {"none": None, "main": jax.tree.map(lambda leaf: leaf[:1], reached), "all": reached}
-    inductive = ways[asked.inductive]
-    return Told(
-        metrics,
-        {} if inductive is None else each(predict_alone, inductive),
-        learner.measure(net, params, episode, k_measure) if asked.measured and isinstance(learner, Measured) else {},
-        outputs,
-        query.y,
-        episode.classes,
-    )
+    steps = jnp.where(whole, steps, steps[0])
+    if len(steps) == 1:
+        reached = (steps, jax.tree.map(lambda leaf: leaf[None], adapt(steps[0])))
+    else:
+        reached = (steps, jax.vmap(adapt)(steps))  # one inner loop passes by all numbers: see inner.loop
+    metrics, outputs = each(predict, reached, jnp.where(whole, len(steps), 1))
+    inductive, measured = {}, {}
+    if asked.inductive != "none":
+        some = reached if asked.inductive == "all" else jax.tree.map(lambda leaf: leaf[:1], reached)
+        inductive = each(predict_alone, some, jnp.where(whole, len(some[0]), 0))
+    if asked.measured and isinstance(learner, Measured):
+        measure = partial(learner.measure, net, params, episode, k_measure)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure))
+        measured = jax.lax.cond(whole, measure, lambda: nothing)
+    return Told(metrics, inductive, measured, outputs, query.y, episode.classes)
 
 
-def each(f: Callable[[PyTree], PyTree], values: PyTree, mapped: Callable[..., Any] | None = None) -> PyTree:
-    """f of each of the `values` (leading axis), one after another or as `mapped`; without a loop where there is one."""
-    if len(jax.tree.leaves(values)[0]) == 1:
-        return jax.tree.map(lambda leaf: leaf[None], f(jax.tree.map(lambda leaf: leaf[0], values)))
-    return mapped(f)(values) if mapped else jax.lax.map(f, values)
+def each(f: Callable[..., PyTree], values: tuple[PyTree, ...], count: Array) -> PyTree:
+    """f(*value) for the first `count` of the `values` (leading axis), one after another; 0 for the others."""
+
+    def value(i: Array | int) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[i], values)
+
+    def add(i: Array, found: PyTree) -> PyTree:
+        return jax.tree.map(lambda every, new: every.at[i].set(new), found, f(*value(i)))
+
+    n = len(jax.tree.leaves(values)[0])
+    blank = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape), leaf.dtype), jax.eval_shape(f, *value(0)))
+    return jax.lax.fori_loop(0, count, add, blank)
 
 
 def queries_at_once(support: int, queries: int) -> int:
@@ -120,69 +127,80 @@ def queries_at_once(support: int, queries: int) -> int:
     return max(n for n in range(1, most + 1) if queries % n == 0)
 
 
-def make_evaluate(
-    learner: Learner, net: Net, tasks: Tasks, mesh: Mesh, task_chunk: int, asked: Asked, how: Inner
-) -> Callable[..., list[Evaluation]]:
-    """(params, data, episodes, seed's key, numbers, after=()) -> evaluations of so many episodes.
+class Evaluate(NamedTuple):
+    """A compiled evaluation, for any number of episodes."""
 
-    The first after the learner's own number of inner steps, then one for each number of `after`, of which there are as
-    many as is `asked`. They and the `numbers`, which stand in for the learner's floats, are arguments: others need no
-    other compilation. The same seed gives the same episodes, whatever the learner, its inner steps or the hardware.
-    Every half a second `pause`(tasks done) is called, which may raise.
-    """
+    program: Program  # (first chunk, chunks, seed's key, (params, data, numbers, steps, whole)) -> Told of each task
+    at_once: int  # tasks in a chunk, of all devices together
+    own_steps: int  # the learner's own number of inner steps
+    asked: Asked
 
-    def per_task(
-        k_episode: Key, k_adapt: Key, params: PyTree, data: PyTree, numbers: dict[str, Any], steps: Array
-    ) -> Told:
-        own = dataclasses.replace(learner, **numbers)  # type: ignore[type-var]
-        with differentiated(how):
-            return query_metrics(own, net, params, tasks.sample(data, k_episode), k_adapt, steps, asked)
+    def arguments(
+        self, params: PyTree, data: PyTree, k_eval: Key, numbers: dict[str, Any], after: tuple[int, ...] | None
+    ) -> tuple[PyTree, ...]:
+        """What `program` is given: of one chunk, the first."""
+        steps = np.full(1 + self.asked.after, self.own_steps, np.int32)
+        if after is not None:
+            steps[1:] = after
+        return np.int32(0), np.int32(1), k_eval, (params, data, numbers, steps, np.bool_(after is not None))
 
-    over_tasks = make_over_tasks(per_task, mesh, task_chunk)
-
-    def evaluate(
+    def __call__(
+        self,
         params: PyTree,
         data: PyTree,
         episodes: int,
         k_eval: Key,
         numbers: dict[str, Any],
-        after: tuple[int, ...] = (),
+        after: tuple[int, ...] | None = None,
         pause: Callable[[int], None] = lambda done: None,
     ) -> list[Evaluation]:
-        assert len(after) == asked.after
-        steps = np.array([getattr(learner, "inner_steps", 0), *after], np.int32)
-        told = over_tasks(pause, episodes, k_eval, params, data, numbers, steps)
+        """Evaluations of so many episodes: after the learner's own number of inner steps, then after each of `after`.
+
+        With `after`, all is told that is `asked`; without, the metrics and answers after the learner's own number
+        alone. All of this is one program: `after`, and the `numbers` that stand in for the learner's floats, are
+        arguments. The same seed gives the same episodes, whatever the learner, its inner steps or the hardware. Every
+        half a second `pause`(tasks done) is called, which may raise.
+        """
+        told = in_chunks(self, episodes, self.arguments(params, data, k_eval, numbers, after), pause)
 
         def evaluation(i: int) -> Evaluation:
-            inductive = told.inductive if i == 0 or asked.inductive == "all" else {}
             metrics = {name: values[:, i] for name, values in told.metrics.items()}
-            metrics |= {f"{name}_inductive": values[:, i] for name, values in inductive.items()}
-            metrics |= told.measured if i == 0 else {}
-            figures = {name: mean_and_interval(values) for name, values in metrics.items()}
+            if after is not None and (i == 0 or self.asked.inductive == "all"):
+                metrics |= {f"{name}_inductive": values[:, i] for name, values in told.inductive.items()}
+            if after is not None and i == 0:
+                metrics |= told.measured
+            figures = {name: mean_and_interval(np.asarray(values)) for name, values in metrics.items()}
             return Evaluation(figures, Answers(told.outputs[:, i], told.y, told.classes))
 
-        return [evaluation(i) for i in range(len(steps))]
-
-    return evaluate
+        return [evaluation(i) for i in range(1 + len(after or ()))]
 
 
-def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int) -> Callable[..., PyTree]:
-    """(pause, tasks, k_eval, *arguments) -> per_task(k_episode, k_adapt, *arguments) for so many tasks, on the host.
+def make_evaluate(
+    learner: Learner,
+    net: Net,
+    tasks: Tasks,
+    mesh: Mesh,
+    task_chunk: int,
+    asked: Asked,
+    how: Inner,
+    made_from: str | None = None,
+) -> Evaluate:
+    """The evaluation of such learners on such tasks; `made_from` as in `compiled.Program`."""
 
-    Compiled once for any number of tasks. The devices are asked for about half a second's worth at a time; in between
-    `pause`(tasks done) is called, and may raise.
-    """
-    at_once = mesh.size * task_chunk
+    def one(
+        index: Array, k_eval: Key, params: PyTree, data: PyTree, numbers: dict[str, Any], steps: Array, whole: Array
+    ) -> Told:
+        k_episode, k_adapt = task_key(k_eval, index)
+        own = dataclasses.replace(learner, **numbers)  # type: ignore[type-var]
+        with differentiated(how):
+            return query_metrics(own, net, params, tasks.sample(data, k_episode), k_adapt, steps, whole, asked)
 
-    def shard(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> PyTree:
-        def one(index: Array) -> PyTree:
-            return per_task(*task_key(k_eval, index), *arguments)
+    def evaluate(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> Told:
+        def chunk(row: Array | int) -> Told:
+            index = (row * mesh.size + jax.lax.axis_index("tasks")) * task_chunk + jnp.arange(task_chunk)
+            return jax.vmap(lambda index: one(index, k_eval, *arguments))(index)
 
-        def chunk(row: Array | int) -> PyTree:
-            index = row * at_once + jax.lax.axis_index("tasks") * task_chunk
-            return jax.vmap(one)(index + jnp.arange(task_chunk))
-
-        def add(i: Array, found: PyTree) -> PyTree:
+        def add(i: Array, found: Told) -> Told:
             return jax.tree.map(lambda every, new: every.at[i].set(new), found, chunk(first + i))
 
         like = jax.eval_shape(chunk, 0)
@@ -190,22 +208,23 @@ def make_over_tasks(per_task: Callable[..., PyTree], mesh: Mesh, task_chunk: int
         return jax.lax.fori_loop(0, count, add, blank)
 
     # A row holds a chunk of every device, side by side: flattened, tasks stand in their order.
-    sharded = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=P(), out_specs=P(None, "tasks"), check_vma=False))
+    sharded = jax.shard_map(evaluate, mesh=mesh, in_specs=P(), out_specs=P(None, "tasks"), check_vma=False)
+    return Evaluate(Program(sharded, made_from), mesh.size * task_chunk, getattr(learner, "inner_steps", 0), asked)
 
-    def over_tasks(pause: Callable[[int], None], tasks: int, k_eval: Key, *arguments: PyTree) -> PyTree:
-        parts, first, count, total = [], 0, 1, -(-tasks // at_once)
-        while first < total:
-            begin = time.perf_counter()
-            found = jax.device_get(send(sharded, np.int32(first), np.int32(count), k_eval, arguments))
-            parts.append(jax.tree.map(lambda leaf, n=count: leaf[:n], found))
-            first += count
-            faster = SECONDS_BETWEEN_PAUSES / (time.perf_counter() - begin)
-            count = min(max(1, int(count * faster)), CHUNKS_AT_ONCE, total - first)
-            pause(min(first * at_once, tasks))
-        every = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:tasks], every)
 
-    return over_tasks
+def in_chunks(evaluate: Evaluate, tasks: int, arguments: tuple[PyTree, ...], pause: Callable[[int], None]) -> Told:
+    """What the program tells of so many tasks, on the host: asked for about half a second's worth at a time."""
+    parts, first, count, total = [], 0, 1, -(-tasks // evaluate.at_once)
+    while first < total:
+        begin = time.perf_counter()
+        found = jax.device_get(send(evaluate.program, np.int32(first), np.int32(count), *arguments[2:]))
+        parts.append(jax.tree.map(lambda leaf, n=count: leaf[:n], found))
+        first += count
+        faster = SECONDS_BETWEEN_PAUSES / (time.perf_counter() - begin)
+        count = min(max(1, int(count * faster)), CHUNKS_AT_ONCE, total - first)
+        pause(min(first * evaluate.at_once, tasks))
+    every = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:tasks], every)
 
 
 def mean_and_interval(values: np.ndarray) -> dict[str, float]:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, Key, Learner, Metrics, Net, PyTree, State, Tasks
+from metarun.engine.compiled import Program
 from metarun.engine.keys import task_key
 from metarun.inner import Inner, clipped, differentiated
 
@@ -37,8 +38,8 @@ class Report(NamedTuple):
     metrics: Metrics  # of the last meta-step that was tried
 
 
-def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer) -> Callable[..., State]:
-    """(data, numbers, seed's key) -> the state before the first meta-step."""
+def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer, made_from: str | None = None) -> Program:
+    """(data, numbers, seed's key) -> the state before the first meta-step. `made_from` as in `compiled.Program`."""
 
     def start(data: PyTree, numbers: Numbers, k_init: Key) -> State:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
@@ -52,7 +53,7 @@ def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer) -
         zero = jnp.zeros((), jnp.int32)
         return State(step, params, optimizer(numbers["optimizer"]).init(params), sums, zero, zero, zero)
 
-    return jax.jit(start)
+    return Program(start, made_from)
 
 
 def make_meta_steps(
@@ -65,7 +66,8 @@ def make_meta_steps(
     task_chunk: int,
     how: Inner,
     guard: Guard,
-) -> Callable[..., tuple[State, Report]]:
+    made_from: str | None = None,
+) -> Program:
     """(state, data, numbers, seed's key, n) -> the state n meta-steps later and its report, compiled once for every n.
 
     Sampling, adaptation, meta-gradient and update all happen on the devices: each has its share of the
@@ -114,7 +116,7 @@ def make_meta_steps(
         return state, Report(state.sums, state.summed, ~going, metrics)
 
     sharded = jax.shard_map(meta_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    return jax.jit(sharded, donate_argnums=0)
+    return Program(sharded, made_from, donate=(0,))
 
 
 def is_finite(values: PyTree) -> Array:

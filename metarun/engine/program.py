@@ -1,26 +1,28 @@
 """The compiled programs of a run; runs that differ only in numbers and seeds share them."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
-from metarun.core import Net, Tasks
-from metarun.engine.evaluate import MAIN, Asked, make_evaluate
+from metarun.core import Array, Episode, Key, Net, PyTree, Tasks
+from metarun.engine.compiled import Indescribable, Program, description
+from metarun.engine.evaluate import Asked, Evaluate, make_evaluate
+from metarun.engine.keys import task_key
 from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
 from metarun.inner import Inner
 
 
 class Programs(NamedTuple):
-    """Each is compiled when it is first called. See their makers for their arguments."""
+    """Each is compiled when it is first called, if not before. See their makers for their arguments."""
 
-    start: Callable[..., Any]  # meta_step.make_start
-    meta_steps: Any  # a jitted function, meta_step.make_meta_steps
-    validate: Callable[..., Any]  # evaluate.make_evaluate, the main figures alone
-    test: Callable[..., Any]  # evaluate.make_evaluate, all that is asked
+    start: Program  # meta_step.make_start
+    meta_steps: Program  # meta_step.make_meta_steps
+    evaluate: Evaluate
+    sample: Program  # (data, seed's key, indices (n,)) -> these episodes of an evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +68,47 @@ def net_of(model: Any, tasks: Tasks, learner: Any) -> Net:
 def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
     """The programs of runs of this shape, for chunks of `task_chunk` tasks on the devices of `mesh`."""
     net, eval_net = nets(shape)
+    training = (shape.learner, shape.model, shape.tasks, net.n_classes, shape.optimizer)
+    testing = (shape.eval_learner, shape.model, shape.eval_tasks, eval_net.n_classes, shape.inner)
+    devices = [device.id for device in mesh.devices.flat]
 
-    def evaluation(asked: Asked) -> Callable[..., Any]:
-        return make_evaluate(shape.eval_learner, eval_net, shape.eval_tasks, mesh, task_chunk, asked, shape.inner)
+    def sample(data: PyTree, k_eval: Key, index: Array) -> Episode:
+        return shape.eval_tasks.sample(data, task_key(k_eval, index)[0])
 
-    validate = evaluation(MAIN)
-    return Programs(
-        start=make_start(shape.learner, net, shape.tasks, shape.optimizer),
-        meta_steps=make_meta_steps(
-            shape.learner,
-            net,
-            shape.tasks,
-            shape.optimizer,
-            mesh,
-            shape.meta_batch,
-            task_chunk,
-            shape.inner,
-            shape.guard,
-        ),
-        validate=validate,
-        test=validate if shape.asked == MAIN else evaluation(shape.asked),
+    how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard)
+    meta_steps = make_meta_steps(
+        shape.learner,
+        net,
+        shape.tasks,
+        shape.optimizer,
+        mesh,
+        shape.meta_batch,
+        task_chunk,
+        shape.inner,
+        shape.guard,
+        described("meta_steps", training, *how),
     )
+    evaluate = make_evaluate(
+        shape.eval_learner,
+        eval_net,
+        shape.eval_tasks,
+        mesh,
+        task_chunk,
+        shape.asked,
+        shape.inner,
+        described("evaluate", testing, devices, task_chunk, shape.asked),
+    )
+    return Programs(
+        start=make_start(shape.learner, net, shape.tasks, shape.optimizer, described("start", training)),
+        meta_steps=meta_steps,
+        evaluate=evaluate,
+        sample=Program(jax.vmap(sample, (None, None, 0)), described("sample", shape.eval_tasks)),
+    )
+
+
+def described(*parts: Any) -> str | None:
+    """What a program is made from; None if some of it cannot be told from another by its description."""
+    try:
+        return description(parts)
+    except Indescribable:
+        return None

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from metarun.engine.chunks import Training
+from metarun.engine.compiled import Program
 from metarun.engine.send import send
 
 REPEATS, SECONDS_PER_REPEAT = 7, 0.5
@@ -33,14 +34,14 @@ class Speed(NamedTuple):
     temporary_bytes: int | None  # of buffers a device; None where XLA does not tell
 
 
-def measure(meta_steps: Any, mesh: Mesh, training: Training, dtype: str | None, trace: Path | None) -> Speed:
+def measure(meta_steps: Program, mesh: Mesh, training: Training, dtype: str | None, trace: Path | None) -> Speed:
     """Compiles and times `meta_steps`, sampling included, after a warm-up; takes the state's memory.
 
     With `trace` a profile of one more repeat is written there.
     """
     held, *fixed = training
     began = time.perf_counter()
-    compiled = meta_steps.lower(held, *fixed, np.int32(1)).compile()
+    compiled = meta_steps.jitted.lower(held, *fixed, np.int32(1)).compile()
     compile_s = time.perf_counter() - began
 
     def seconds(n: int) -> float:

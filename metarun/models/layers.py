@@ -25,7 +25,7 @@ def convolve(
     convolution, tens of times slower on a CPU. Where all that is vmapped shares ONE kernel, a CPU has a convolution
     of its own that is up to 2.5 times as fast for many images: it answers then. Derivatives are those of the patches.
     """
-    kh, kw, channels, features = kernel.shape
+    kh, kw, channels, _ = kernel.shape
     if rest.pop("feature_group_count", 1) != 1 or x.shape[-1] != channels:
         raise NotImplementedError("convolve has no feature groups")
     for dilation in ("lhs_dilation", "rhs_dilation"):

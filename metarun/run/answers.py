@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metarun import engine
@@ -47,7 +46,7 @@ def telling(ranks: np.ndarray) -> np.ndarray:
     return np.array(list(dict.fromkeys([*told, *range(len(ranks))]))[:EPISODES])
 
 
-def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, tested: Tested) -> None:
+def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval: Key, tested: Tested) -> None:
     """Writes classes.json, where classes have names, and examples.npz: a few episodes of the test.
 
     These hold the answers after adaptation and, if the test was also made after 0 inner steps, before it; `index` says
@@ -59,9 +58,7 @@ def keep(run: Run, directory: Path, data: PyTree, k_eval: Key, tested: Tested) -
         write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
     ranks = by_success(np.asarray(answers.outputs), np.asarray(answers.y))
     index = telling(ranks)
-    keys = jax.vmap(lambda index: engine.task_key(k_eval, index)[0])(jnp.array(index))
-    sample = jax.jit(jax.vmap(run.eval_tasks.sample, (None, 0)))
-    support, query, classes = jax.device_get(engine.send(sample, data, keys))
+    support, query, classes = jax.device_get(engine.send(sample, data, k_eval, index.astype(np.int32)))
     arrays: dict[str, Any] = {
         "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
         "outputs": answers.outputs[index],

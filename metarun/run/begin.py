@@ -40,6 +40,7 @@ class Begun(NamedTuple):
     state: State
     host: dict[str, Any]  # what is saved beside the state
     task_chunk: int
+    eval_chunk: int
     metrics_file: MetricsFile
     tracker: Tracker
 
@@ -65,6 +66,10 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     status.at("preparing the first state")
     state, host = first_or_saved(run, mesh, data["train"], checkpoints, longer)
     clock.started()
+    size = engine.episode_size(run.eval_tasks, data["eval"])
+    platform = mesh.devices.flat[0].platform
+    eval_chunk = run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, platform)
+    k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
     watch.at("measuring how many tasks at once are fastest")
     status.at("compiling and timing meta-steps")
     k_train = engine.stream(run.train.seed, engine.TRAIN)
@@ -83,14 +88,12 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
         data=data,
         separation=separate,
         k_train=k_train,
-        k_eval={
-            "val": engine.stream(run.eval.seed, engine.VAL),
-            "eval": engine.stream(run.eval.seed, engine.EVAL),
-        },
+        k_eval=k_eval,
         checkpoints=checkpoints,
         state=state,
         host=host,
         task_chunk=task_chunk,
+        eval_chunk=eval_chunk,
         metrics_file=metrics_file,
         tracker=tracker,
     )

@@ -12,10 +12,11 @@ from metarun import engine
 from metarun.config.run import Run
 from metarun.core import PyTree, State
 from metarun.run import nonfinite
+from metarun.run.answers import EPISODES
 from metarun.run.begin import begin
 from metarun.run.clock import Clock
 from metarun.run.log import words
-from metarun.run.meta_test import Tested, meta_test
+from metarun.run.meta_test import Tested, all_tests, meta_test
 from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop
 from metarun.run.watch import Watch
@@ -45,9 +46,14 @@ class Loop:
         self.k_train, self.k_eval = begun.k_train, begun.k_eval
         self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
         self.seconds_before = self.host["seconds"]
-        self.task_chunk = self.eval_chunk = begun.task_chunk
+        self.task_chunk, self.eval_chunk = begun.task_chunk, begun.eval_chunk
         self.evaluated: set[tuple[engine.Shape, str]] = set()  # what evaluations are compiled for
         self.metrics_file, self.tracker = begun.metrics_file, begun.tracker
+
+    @property
+    def programs(self) -> engine.Programs:
+        """Those of the evaluation, as large as its chunks are by now."""
+        return engine.programs(self.run.shape, self.mesh, self.eval_chunk)
 
     def meta_train(self) -> None:
         """All meta-steps that are left. Raises Interrupted, with all saved, or NotFinite."""
@@ -92,10 +98,26 @@ class Loop:
             engine.must_fit(programs.meta_steps, self.mesh, state, *fixed)
             return engine.send(programs.meta_steps, state, *fixed)
 
-        (self.state, report), self.task_chunk = engine.until_it_fits(shape, self.mesh, self.task_chunk, first)
+        allowed = engine.sizes(shape.meta_batch, self.mesh)
+        (self.state, report), self.task_chunk = engine.until_it_fits(shape, self.mesh, self.task_chunk, allowed, first)
         self.clock.compiled()
+        self.compile_evaluations()
         self.stop.unsaved = True
         return report
+
+    def compile_evaluations(self) -> None:
+        """In a thread of its own, while meta-steps are made: what validates, what tests, and what draws examples.
+
+        Not beside the meta-steps' own compilation: that takes all cores, and most of the memory that a run ever needs.
+        """
+        params = jax.tree.map(engine.shape_of, self.state.params)  # the state's memory goes into the next call
+        programs: list[tuple[engine.Program, tuple[Any, ...]]] = []
+        for split, run in [("val", self.run), *(("eval", run) for run in all_tests(self.run))]:
+            evaluate = engine.programs(run.shape, self.mesh, self.eval_chunk).evaluate
+            given = (self.data[split], self.k_eval[split], run.numbers["eval_learner"], run.other_steps)
+            programs.append((evaluate.program, evaluate.arguments(params, *given)))
+        index = jax.ShapeDtypeStruct((min(EPISODES, self.run.eval.episodes),), np.int32)
+        engine.ahead(*programs, (self.programs.sample, (self.data["eval"], self.k_eval["eval"], index)))
 
     def finish(self, call: Call) -> None:
         """All that the host has to do about a call, while the devices are at the next one."""
@@ -175,8 +197,8 @@ class Loop:
 
         As `engine.programs` has them. `progress` is told how many episodes are done. Raises Interrupted.
         """
-        data, k_eval, numbers = self.data[split], self.k_eval[split], run.numbers["eval_learner"]
-        after = run.other_steps if split == "eval" else ()
+        given = (self.data[split], episodes, self.k_eval[split], run.numbers["eval_learner"])
+        after = run.other_steps if split == "eval" else None
 
         def pause(done: int) -> None:
             self.watch.at("validation" if split == "val" else "the test")
@@ -187,10 +209,10 @@ class Loop:
             pause(0)
             if (run.shape, split) not in self.evaluated:
                 self.status.at("compiling the validation" if split == "val" else "compiling the test")
-            evaluate = programs.validate if split == "val" else programs.test
-            return evaluate(params, data, episodes, k_eval, numbers, after, pause=pause)
+            return programs.evaluate(params, *given, after, pause=pause)
 
-        found, self.eval_chunk = engine.until_it_fits(run.shape, self.mesh, self.eval_chunk, attempt)
+        allowed = range(1, self.eval_chunk)
+        found, self.eval_chunk = engine.until_it_fits(run.shape, self.mesh, self.eval_chunk, allowed, attempt)
         self.evaluated.add((run.shape, split))
         return found
 

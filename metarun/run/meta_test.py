@@ -39,6 +39,11 @@ def meta_test(run: Run, evaluate: Callable[[Run], list[Evaluation]]) -> Tested:
     )
 
 
+def all_tests(run: Run) -> list[Run]:
+    """The runs that `meta_test` evaluates, in its order."""
+    return [run, *(with_other_shots(run, shots) for shots in run.eval.shots)]
+
+
 def with_other_shots(run: Run, shots: int) -> Run:
     """The run, to be tested with so many support examples a class, and with no others."""
     return dataclasses.replace(

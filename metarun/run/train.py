@@ -97,7 +97,7 @@ def write(loop: Loop, found: dict[str, Any], tested: Tested) -> None:
     """Writes the answers, then results.json: with it the run is done. Raises NotWritten with all that is lost."""
     lost = loop.metrics_file.close()
     try:
-        answers.keep(loop.run, loop.directory, loop.data["eval"], loop.k_eval["eval"], tested)
+        answers.keep(loop.run, loop.directory, loop.programs.sample, loop.data["eval"], loop.k_eval["eval"], tested)
     except Exception as error:  # the figures stand, whatever becomes of the pictures
         lost.append(f"classes.json and examples.npz cannot be written ({first_line(error)})")
     try:

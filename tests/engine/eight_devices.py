@@ -20,10 +20,10 @@ data = run.tasks.load("train")
 found = {}
 for devices, task_chunk in ((1, 16), (2, 2), (8, 1)):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-    start, meta_steps, evaluate, _ = programs(run.shape, mesh, task_chunk)
+    start, meta_steps, evaluate, *_ = programs(run.shape, mesh, task_chunk)
     state = start(data, run.numbers, engine.stream(0, engine.INIT))
     state, report = meta_steps(state, data, run.numbers, engine.stream(0, engine.TRAIN), jnp.int32(3))
-    figures = evaluate(state.params, data, 11, engine.stream(0, engine.EVAL), run.numbers["eval_learner"]).figures
+    figures = evaluate(state.params, data, 11, engine.stream(0, engine.EVAL), run.numbers["eval_learner"])[0].figures
     found[f"params_{devices}"] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.params)])
     found[f"figures_{devices}"] = np.array([report.sums["loss"], *(f["mean"] for f in figures.values())])
 np.savez(sys.argv[1], **found)

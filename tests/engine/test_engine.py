@@ -13,12 +13,13 @@ from support import run_of
 
 from metarun import engine, inner
 from metarun.core import ConfigError, Episode
-from metarun.engine.evaluate import MAIN, make_evaluate, mean_and_interval, query_metrics
+from metarun.engine.evaluate import Asked, make_evaluate, mean_and_interval, query_metrics
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
 
 RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
 NET = make_net(RUN.model, RUN.tasks, 1)
+MAIN = Asked(after=0, inductive="none", measured=False)
 
 
 NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 0.01}}
@@ -154,7 +155,7 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     params = run.learner.init(net, jax.random.key(1), support.x)
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
     asked = dataclasses.replace(MAIN, inductive="main")
-    told = query_metrics(run.learner, squared, params, Episode(support, query), None, jnp.array([1]), asked)
+    told = query_metrics(run.learner, squared, params, Episode(support, query), None, jnp.array([1]), True, asked)
     fast = run.learner.adapt(squared, params, support, None)
     together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
     np.testing.assert_allclose(told.inductive["loss"], together.sum(), rtol=1e-5)

@@ -57,9 +57,9 @@ def test_jobs_that_differ_in_numbers_and_seeds_share_one_compilation():
     mesh = one.hardware.set_up(8)
     shared = programs(one.shape, mesh, 2)
     assert programs(other.shape, mesh, 2) is shared
-    before = shared.meta_steps._cache_size()
+    before = len(shared.meta_steps._executables)
     states = [after(one, 2), after(other, 2), after(one, 2, seed=1)]
-    assert shared.meta_steps._cache_size() == before + 1
+    assert len(shared.meta_steps._executables) == before + 1
     first, second, third = (flattened(state.params) for state in states)
     assert not np.allclose(first, second)
     assert not np.allclose(first, third)
@@ -119,7 +119,7 @@ def test_a_chunk_that_does_not_fit_is_halved_with_a_line_that_says_so(tmp_path, 
     for task_chunk in (1, 4):
         start, meta_steps, *_ = programs(run.shape, mesh, task_chunk)
         arguments = (start((), run.numbers, k_init()), (), run.numbers, k_train(), jnp.int32(1))
-        needed.append(2 * mesh.size * meta_steps.lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
+        needed.append(2 * mesh.size * meta_steps.executable(*arguments).temporary_bytes)
     assert needed[0] < needed[1]
     monkeypatch.setattr(chunks, "free_host_bytes", lambda: needed[1] - 1)
     found = train.train(run)

@@ -46,7 +46,7 @@ def test_a_few_hundred_meta_steps_beat_the_untrained_learner(learner):
     run = run_of(f"learner={learner}", *task, *counts, *rate, *OVERRIDES.get(learner, ()))
     mesh = run.hardware.set_up(run.train.meta_batch)
     train, test = run.tasks.load("train"), run.eval_tasks.load("test")
-    start, meta_steps, evaluate, _ = programs(run.shape, mesh, run.train.meta_batch // mesh.size)
+    start, meta_steps, evaluate, *_ = programs(run.shape, mesh, run.train.meta_batch // mesh.size)
 
     def figure(params):
         k_eval = engine.stream(0, engine.EVAL)

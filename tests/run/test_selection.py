@@ -102,7 +102,7 @@ class Scripted:
 def scripted(monkeypatch, script: Scripted) -> None:
     """All that is compiled is as it was but for the evaluation."""
     real = chunks.programs
-    monkeypatch.setattr(chunks, "programs", lambda *a: real(*a)._replace(validate=script, test=script))
+    monkeypatch.setattr(chunks, "programs", lambda *a: real(*a)._replace(evaluate=script))
 
 
 FOUR = (*SMALL, "train.steps=8", "train.eval_every=2", "eval.episodes=5", "eval.val_episodes=3")

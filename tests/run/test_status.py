@@ -83,7 +83,7 @@ def test_a_run_says_what_it_is_at_and_its_test_how_far(tmp_path, monkeypatch):
     assert order == [
         "loading the data", "preparing the first state", "compiling and timing meta-steps",
         "opening the logger", "compiling the meta-steps", "meta-steps", "validation episodes",
-        "compiling the validation", "compiling the test", "test episodes", "saving",
+        "compiling the validation", "test episodes", "compiling the test", "saving",
     ]  # fmt: skip
     tests = [(total, done) for what, total, done in places if what == "test episodes"]
     assert tests[0] == (21, 0)  # 3 numbers of shots, 7 episodes each

@@ -1,0 +1,254 @@
+"""Programs that are compiled once: ahead of their first call if there is time, and for the processes that come after.
+
+jax keeps what XLA has compiled, but traces and lowers a program again to find it: most of a warm start. Here an
+executable is kept under all that shapes it, so that one that is found is neither traced nor lowered. What cannot be
+told from another by its description (a user's own learner, whose code may change) is compiled anew each time.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import os
+import pickle
+import platform
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+from jax.experimental import serialize_executable
+
+import metarun
+from metarun.files import cache_dir, write_bytes_atomically
+
+MOST_BYTES = 2**30  # of all executables that are kept; what was not used for longest goes first
+OURS = ("metarun.", "optax.", "flax.", "jax.")  # whose code the versions and the digest of metarun's sources tell
+
+
+class Executable(NamedTuple):
+    """A program compiled for arguments of certain shapes."""
+
+    call: Any  # jax.stages.Compiled
+    temporary_bytes: int | None  # of buffers a device; None where XLA does not tell
+    output_bytes: int  # of all that it returns, together
+
+
+class Program:
+    """A jitted function whose executables are kept; called like it."""
+
+    def __init__(self, function: Callable[..., Any], made_from: str | None, donate: tuple[int, ...] = ()) -> None:
+        """`made_from` describes all but the arguments that shapes the program; None: it is not kept on the disk."""
+        if made_from is not None:  # a name of its own, by which jax's cache knows it: see `_load_or_compile`
+            function.__name__ += f"_{digest(made_from, *surroundings(), *settings())[:12]}"
+        self.jitted, self.made_from = jax.jit(function, donate_argnums=donate), made_from
+        self._executables: dict[Any, Future[Executable]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.executable(*arguments).call(*arguments)
+
+    def executable(self, *arguments: Any) -> Executable:
+        """For arguments like these, or shapes that stand for them. Waits for a thread that is at it already."""
+        signature = signature_of(arguments)
+        with self._lock:
+            future = self._executables.get(signature)
+            first = future is None
+            if future is None:
+                future = self._executables[signature] = Future()
+        if first:
+            try:
+                future.set_result(self._load_or_compile(signature, arguments))
+            except BaseException as error:
+                with self._lock:
+                    del self._executables[signature]  # whoever calls next meets the error itself
+                future.set_exception(error)
+        return future.result()
+
+    def output_bytes(self, *arguments: Any) -> int:
+        """Of all that it would return for arguments like these; nothing is compiled to tell."""
+        path = self._place(signature_of(arguments))
+        if path is not None and path.exists():
+            return self.executable(*arguments).output_bytes
+        return bytes_of(jax.eval_shape(self.jitted, *arguments))
+
+    def _place(self, signature: Any) -> Path | None:
+        return None if self.made_from is None else place(self.made_from, signature)
+
+    def _load_or_compile(self, signature: Any, arguments: tuple[Any, ...]) -> Executable:
+        path = self._place(signature)
+        if path is not None and (found := load(path)) is not None:
+            return found
+        lowered = self.jitted.lower(*arguments)
+        _from_jax.cache = False
+        compiled = lowered.compile()
+        memory = compiled.memory_analysis()
+        made = Executable(compiled, memory.temp_size_in_bytes if memory else None, bytes_of(lowered.out_info))
+        if path is not None and not _from_jax.cache:  # what was read from one file on a CPU cannot be put into another
+            keep(path, made)
+        return made
+
+
+_from_jax = threading.local()  # .cache: whether the executable that this thread has just made is of jax's own cache
+
+
+def _listen(event: str, **_: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _from_jax.cache = True
+
+
+jax.monitoring.register_event_listener(_listen)
+
+
+_ahead: set[threading.Thread] = set()
+
+
+def ahead(*calls: tuple[Program, tuple[Any, ...]]) -> None:
+    """Compiles programs, one after another, in a thread of their own: for arguments, or shapes that stand for them."""
+
+    def compile_all() -> None:
+        with suppress(Exception):  # whoever calls the program meets the error itself
+            for program, arguments in calls:
+                program.executable(*arguments)
+        _ahead.discard(threading.current_thread())
+
+    thread = threading.Thread(target=compile_all, name="compiling ahead", daemon=True)
+    _ahead.add(thread)
+    thread.start()
+
+
+def compiling_ahead() -> bool:
+    """Whether a thread is at it: an interpreter that ends meanwhile ends badly."""
+    return any(thread.is_alive() for thread in _ahead)
+
+
+def signature_of(arguments: tuple[Any, ...]) -> Any:
+    """The structure of the arguments, and the shape and type of each leaf."""
+    leaves, structure = jax.tree.flatten(arguments)
+
+    def shape(leaf: Any) -> tuple[Any, ...]:
+        aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+        return aval.shape, str(aval.dtype), aval.weak_type
+
+    return structure, tuple(shape(leaf) for leaf in leaves)
+
+
+def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:
+    """What stands for an array where a program is compiled ahead: its memory may be another's by then."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding, weak_type=array.weak_type)
+
+
+class Indescribable(Exception):
+    """A value whose description would not tell it from all others."""
+
+
+def description(value: Any) -> str:
+    """In words, the same in every process; two values of the same description make the same program.
+
+    Raises Indescribable for what is not metarun's, or optax's: its code may change and keep its name.
+    """
+    if isinstance(value, str | int | float | bool | None):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(description, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {description(value[name])}' for name in sorted(value))}}}"
+    kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if not name.startswith(OURS) or "<" in name:
+        raise Indescribable(name)
+    if kind is value:
+        return name
+    if not dataclasses.is_dataclass(value):
+        raise Indescribable(name)
+    fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]  # flax's own
+    return f"{name}({', '.join(f'{field}={description(getattr(value, field))}' for field in fields)})"
+
+
+def place(made_from: str, signature: Any) -> Path:
+    """The file of an executable, by all that shapes it."""
+    return cache_dir() / "executables" / digest(made_from, str(signature), *surroundings(), *settings())[:32]
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def surroundings() -> tuple[str, ...]:
+    """The versions, the code, the devices."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "optax", "numpy")]
+    sources = hashlib.sha256()
+    for path in sorted(Path(metarun.__file__).parent.rglob("*.py")):
+        sources.update(path.read_bytes())
+    device = jax.devices()[0]
+    devices = f"{device.platform} {device.device_kind} {jax.device_count()} {device.client.platform_version}"
+    return (*versions, platform.python_version(), sources.hexdigest(), devices, cpu_features())
+
+
+def settings() -> tuple[str, ...]:
+    """jax's and XLA's, but for those that tell where to keep and what to print."""
+    values = jax.config.values.items()
+    told = [f"{name}={value!r}" for name, value in sorted(values) if not any(w in name for w in ("cache", "log"))]
+    return (*told, os.environ.get("XLA_FLAGS", ""))
+
+
+@cache
+def cpu_features() -> str:
+    """A short digest of what this machine's processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    except OSError:
+        features = [platform.machine(), platform.processor()]
+    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:12]
+
+
+def bytes_of(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+
+
+def keep(path: Path, executable: Executable) -> None:
+    """Writes an executable, with a digest of it before; what cannot be written, or serialised, is done without."""
+    try:
+        compiled, *sizes = executable
+        placements = jax.tree.leaves(compiled.output_shardings)
+        devices = {device.id for placement in placements for device in placement.device_set}
+        content = pickle.dumps((*serialize_executable.serialize(compiled), devices, sizes))
+
+        def write(file: BinaryIO) -> None:
+            os.chmod(file.fileno(), 0o600)
+            file.write(hashlib.sha256(content).digest() + content)
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(path, write)
+        used = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        total = 0
+        for file in used:
+            total += file.stat().st_size
+            if total > MOST_BYTES:
+                file.unlink(missing_ok=True)
+    except Exception:  # jax raises many kinds; the program itself is there
+        pass
+
+
+def load(path: Path) -> Executable | None:
+    """The executable of a file, if it is whole, and written by this user: to load one is to run code."""
+    try:
+        if hasattr(os, "getuid") and (path.stat().st_uid != os.getuid() or path.stat().st_mode & 0o022):
+            return None
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            return None
+        serialized, in_tree, out_tree, ids, sizes = pickle.loads(content[32:])
+        devices = [device for device in jax.devices() if device.id in ids]
+        call = serialize_executable.deserialize_and_load(
+            serialized, in_tree, out_tree, devices[0].client, execution_devices=devices
+        )
+        os.utime(path)
+        return Executable(call, *sizes)
+    except Exception:  # of another version, or not there: compiled anew
+        return None
