@@ -234,6 +234,17 @@ def test_the_final_test_is_made_after_each_number_of_inner_steps_and_with_each_o
     assert list(tested.by_shots) == ["2", "4"]
 
 
+def test_validation_is_after_the_learners_own_number_of_inner_steps(tmp_path):
+    """And not after those that the test also answers after: 0 here, the untrained head's."""
+    settings = (*FOUR, "eval.inner_steps=[1,0]", "learner.inner_steps=2", "learner.inner_lr=0.5")
+    found = []
+    for name, more in (("with", ()), ("without", ("eval.inner_steps=[]",))):
+        loop = opened(build_run(on_blobs(*settings, *more)), tmp_path / name)
+        found.append(loop.evaluate(loop.run, loop.state.params, "val", 20, lambda done: None)[0].figures)
+        loop.close({})
+    assert found[0] == found[1]
+
+
 def test_the_learners_own_number_of_inner_steps_is_not_tested_twice_however_often_it_is_asked_for():
     run = build_run(on_blobs("learner.inner_steps=3", "eval.inner_steps=[3,1,1,3,0]"))
     assert run.other_steps == (1, 0)

@@ -1,0 +1,213 @@
+"""Executables are kept under all that shapes them, and found by processes that come after."""
+
+import dataclasses
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import on_blobs, run_of
+
+from metarun import engine
+from metarun.config.run import build_run
+from metarun.engine import compiled
+from metarun.engine.compiled import Indescribable, Program, description, keep, load
+from metarun.engine.program import programs
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache directory of this test's own; where executables lie in it."""
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    return tmp_path / "executables"
+
+
+@pytest.fixture
+def counted():
+    """Makes a program, and the list of its traces."""
+    this = uuid.uuid4().hex  # what jax's cache has of another time would not be kept
+
+    def make(made_from, donate=()):
+        return traced_twice(made_from and f"{made_from} {this}", donate)
+
+    return make
+
+
+def traced_twice(made_from, donate):
+    traced = []
+
+    def twice(x, y):
+        traced.append(jax.tree.map(jnp.shape, (x, y)))
+        return 2.0 * x + y["y"]
+
+    return Program(twice, made_from, donate), traced
+
+
+def test_a_program_is_compiled_once_for_each_shape_and_called_like_its_function(cache, counted):
+    program, traced = counted("this test")
+    for n in (3, 3, 4):
+        np.testing.assert_array_equal(program(jnp.ones(n), {"y": np.float32(1)}), np.full(n, 3.0))
+    assert len(traced) == 2
+    program(jnp.ones(3), {"y": 1.0})  # a Python number is weakly typed, so another program
+    assert len(traced) == 3
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_another_process_finds_the_executable_and_traces_nothing(cache, counted):
+    counted("this test")[0](jnp.ones(3), {"y": np.float32(1)})
+    program, traced = counted("this test")  # as after a start: it knows no executable
+    assert program.output_bytes(jnp.ones(3), {"y": np.float32(1)}) == 12
+    np.testing.assert_array_equal(program(jnp.full(3, 5.0, jnp.float32), {"y": np.float32(1)}), np.full(3, 11.0))
+    assert not traced
+    np.testing.assert_array_equal(program(jnp.ones(5), {"y": np.float32(1)}), np.full(5, 3.0))
+    other, traced = counted("another description")
+    other(jnp.ones(3), {"y": np.float32(1)})
+    assert len(traced) == 1
+    program, traced = counted(None)
+    program(jnp.ones(3), {"y": np.float32(1)})
+    assert len(traced) == 1
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_an_executable_that_was_found_takes_the_memory_of_what_it_is_given_as_the_compiled_one_does(cache, counted):
+    for _ in range(2):
+        program, _ = counted("donating", donate=(0,))
+        x = jnp.ones(3)
+        np.testing.assert_array_equal(program(x, {"y": np.float32(1)}), np.full(3, 3.0))
+        assert x.is_deleted()
+
+
+def test_an_executable_that_is_damaged_or_anothers_is_not_loaded(cache, counted):
+    counted("this test")[0](jnp.ones(3), {"y": np.float32(1)})
+    (path,) = cache.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load(path) is not None
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:40], b"", content[:32] + bytes([content[32] ^ 1]) + content[33:]):
+        path.write_bytes(damaged)
+        assert load(path) is None
+    path.write_bytes(content)
+    path.chmod(0o620)
+    assert load(path) is None
+    program, traced = counted("this test")
+    np.testing.assert_array_equal(program(jnp.ones(3), {"y": np.float32(1)}), np.full(3, 3.0))
+    assert len(traced) == 1
+    assert load(cache / "none") is None
+
+
+def test_another_code_is_another_executable(tmp_path, monkeypatch):
+    (tmp_path / "metarun").mkdir()
+    file = tmp_path / "metarun" / "__init__.py"
+    found = []
+    for code in ("a = 1", "a = 2", "a = 1"):
+        file.write_text(code)
+        monkeypatch.setattr(compiled.metarun, "__file__", str(file))
+        compiled.surroundings.cache_clear()
+        found.append(compiled.surroundings())
+    compiled.surroundings.cache_clear()
+    assert found[0] == found[2] != found[1]
+
+
+def test_what_comes_from_jaxs_own_cache_is_not_put_into_another_file(cache, tmp_path):
+    """On a CPU it cannot be: the functions of an executable that was read are in no file that it writes."""
+    code = (
+        "import jax, numpy as np, sys; jax.config.update('jax_compilation_cache_dir', sys.argv[1]);"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0);"
+        "from metarun.engine.compiled import Program; import shutil, pathlib, os;"
+        "kept = pathlib.Path(os.environ['METARUN_CACHE_DIR']) / 'executables';"
+        "f = lambda x: (jax.numpy.sin(x) @ x.T).sum(0);"
+        "x = np.ones((64, 64), np.float32);"
+        "one = Program(f, 'a'); a = one(x); had = len(list(kept.glob('*')));"
+        "shutil.rmtree(kept, ignore_errors=True);"
+        "f.__name__ = '<lambda>'; jax.clear_caches(); two = Program(f, 'a'); b = two(x);"
+        "print(had, len(list(kept.glob('*'))), bool((a == b).all()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "xla")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1", "0", "True"]
+
+
+def test_what_shapes_a_program_is_in_its_description():
+    run = run_of()
+    for part in (run.shape.learner, run.shape.model, run.shape.tasks, run.shape.optimizer, run.shape.inner):
+        assert description(part) == description(part)
+    assert description(run.shape.learner) != description(dataclasses.replace(run.shape.learner, first_order=True))
+    assert description(run.shape.model) != description(run_of("model.filters=32").shape.model)
+    assert description(run.shape.tasks) != description(run_of("task.ways=6").shape.tasks)
+    assert description(run.shape.optimizer) != description(run_of("optimizer=sgd").shape.optimizer)
+    halving = [run_of("optimizer=adam_halving", f"optimizer.learning_rate.transition_steps={n}") for n in (10, 20)]
+    assert description(halving[0].shape.optimizer) != description(halving[1].shape.optimizer)
+    assert description(run_of("learner.inner_lr=0.1").shape.learner) == description(run.shape.learner)
+    assert "0x" not in description((run.shape.optimizer, run.shape.learner, run.shape.model))
+
+
+def test_what_is_not_metaruns_own_is_not_kept():
+    run = build_run(on_blobs())
+    with pytest.raises(Indescribable):
+        description(run.tasks)
+    with pytest.raises(Indescribable):
+        description(lambda: 0)
+    mesh = run.hardware.set_up(run.train.meta_batch)
+    made = programs(run.shape, mesh, 1)
+    assert [program.made_from for program in (made.start, made.meta_steps, made.evaluate.program, made.sample)] == [
+        None
+    ] * 4
+    own = run_of("model=mlp", "model.hidden=[8]")
+    made = programs(own.shape, mesh, 1)
+    assert None not in (made.start.made_from, made.meta_steps.made_from, made.evaluate.program.made_from)
+
+
+def test_a_program_that_is_compiled_ahead_is_waited_for_and_compiled_once(cache):
+    begun, may_end = threading.Event(), threading.Event()
+    traced = []
+
+    def slow(x):
+        traced.append(threading.current_thread().name)
+        begun.set()
+        may_end.wait(10)
+        return x + 1
+
+    program = Program(slow, None)
+    engine.ahead((program, (jax.ShapeDtypeStruct((2,), np.float32),)))
+    assert begun.wait(10)
+    assert engine.compiling_ahead()
+    threading.Timer(0.05, may_end.set).start()
+    np.testing.assert_array_equal(program(jnp.ones(2)), np.full(2, 2.0))
+    assert traced == ["compiling ahead"]
+    for _ in range(200):
+        if not engine.compiling_ahead():
+            break
+        time.sleep(0.05)
+    assert not engine.compiling_ahead()
+
+
+def test_what_fails_ahead_fails_again_where_it_is_called(cache):
+    def wrong(x):
+        raise ValueError("not with such a shape")
+
+    program = Program(wrong, None)
+    engine.ahead((program, (jnp.ones(2),)))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not with such a shape"):
+            program(jnp.ones(2))
+
+
+def test_what_was_not_used_for_longest_goes_first(cache, counted, monkeypatch):
+    for i in range(3):
+        counted(f"test {i}")[0](jnp.ones(3), {"y": np.float32(1)})
+        newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        time.sleep(0.02)
+    size = newest.stat().st_size
+    monkeypatch.setattr(compiled, "MOST_BYTES", 2.5 * size)
+    program, _ = counted("test 3")
+    executable = program.executable(jnp.ones(3), {"y": np.float32(1)})
+    assert len(list(cache.iterdir())) == 2
+    assert newest in cache.iterdir()
+    keep(cache / "nowhere" / "\0", executable)  # what cannot be written is done without
