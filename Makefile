@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format figures compare bench reproduce costs soak mutants wheel clean
+.PHONY: help install demo test lint types tests slow format figures compare bench start reproduce costs soak mutants wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each:
 bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 minutes on an idle machine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python scripts/bench_torch.py
+
+start: $(VENV)/installed-dev ## what a start costs by stage, cold and warm: docs/start.md, about 5 minutes on an idle machine
+	$(BIN)/python scripts/measure_start.py
 
 BUDGET ?= 1
 reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md and README's table, days on a CPU; make reproduce BUDGET=0.05 for a part

@@ -90,7 +90,6 @@ def query_metrics(
         at_once = queries_at_once(len(support.x), len(query.x))
         return net.loss(jax.lax.map(alone, query.x, batch_size=at_once), query.y)[1]
 
-    steps = jnp.where(whole, steps, steps[0])
     if len(steps) == 1:
         reached = (steps, jax.tree.map(lambda leaf: leaf[None], adapt(steps[0])))
     else:

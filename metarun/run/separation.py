@@ -1,14 +1,20 @@
 """Whether what a run is tested on is new to it: asked of the data themselves, not of a list of names."""
 
 import hashlib
+import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from metarun.core import DataError, PyTree
+from metarun.files import cache_dir, write_atomically
 
 SPLITS = ("train", "val", "test")
 
@@ -27,10 +33,38 @@ def check(tasks: Mapping[str, Any], data: Mapping[str, PyTree]) -> dict[str, Any
 
     A class is told by the digests of its examples, whatever their order, and by its name. Raises DataError if a class
     is in two splits. None for tasks that are no `Finite`. Examples are compared bit by bit, as the model sees them.
+    What was found of the same classes before, in the cache directory by a digest of all of them, is not found again.
     """
     if not all(isinstance(tasks[split], Finite) for split in SPLITS):
         return None
     classes = {split: tasks[split].examples(split, data[split]) for split in SPLITS}
+    path = cache_dir() / "separation" / f"{digest_of_all(classes)}.json"
+    try:
+        found = json.loads(path.read_text())
+        if found.keys() == {"classes", "duplicate_examples_across_splits", "duplicates"}:
+            return found
+    except (OSError, ValueError, AttributeError):
+        pass  # not there, or damaged
+    found = compare(classes)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(found))
+    return found
+
+
+def digest_of_all(classes: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Of each split's classes, their names and examples in their order: on all cores, for they may be gigabytes.
+
+    And of this file: another version may look for more.
+    """
+    every = [(split, name, found) for split in SPLITS for name, found in classes[split].items()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        told = pool.map(lambda one: f"{one[0]} {one[1]} {one[2].shape} {one[2].dtype} {digest(one[2])}", every)
+        return hashlib.sha256("\n".join([Path(__file__).read_text(), *told]).encode()).hexdigest()[:32]
+
+
+def compare(classes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """What `check` returns. Raises DataError."""
     examples = {
         split: {name: [digest(one) for one in found] for name, found in classes[split].items()} for split in SPLITS
     }

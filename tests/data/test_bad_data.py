@@ -36,6 +36,30 @@ def test_a_class_in_two_splits_is_refused_by_its_examples_or_its_name():
         separation.check({**new, "test": Classes(c=[8, 9])}, data)
 
 
+def test_what_was_found_of_the_same_classes_is_remembered_and_of_others_found_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    compared = []
+    compare = separation.compare
+    monkeypatch.setattr(separation, "compare", lambda classes: compared.append(classes) or compare(classes))
+
+    def check(**test):
+        tasks = {"train": Classes(a=[1, 2]), "val": Classes(c=[5, 6]), "test": Classes(**test)}
+        return separation.check(tasks, dict.fromkeys(tasks)), len(compared)
+
+    found, _ = check(d=[7, 1])
+    assert found["duplicates"] == [["train: a[0]", "test: d[1]"]]
+    assert check(d=[7, 1]) == (found, 1)
+    assert check(d=[7, 8])[0]["duplicates"] == []  # an example
+    assert check(e=[7, 1]) == (found | {"duplicates": [["train: a[0]", "test: e[1]"]]}, 3)  # a name
+    assert check(d=[[7, 1]])[1] == 4  # a shape
+    for path in (tmp_path / "separation").iterdir():
+        path.write_text("{}")
+    assert check(d=[7, 1]) == (found, 5)
+    for _ in range(2):
+        with pytest.raises(DataError, match="'a'"):
+            check(a=[0])
+
+
 ARCHIVE = omniglot.Archive("images_background.zip", 1, "0" * 64)
 
 

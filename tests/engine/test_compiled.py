@@ -92,6 +92,9 @@ def test_an_executable_that_is_damaged_or_anothers_is_not_loaded(cache, counted)
     for damaged in (content[:-1], content[:40], b"", content[:32] + bytes([content[32] ^ 1]) + content[33:]):
         path.write_bytes(damaged)
         assert load(path) is None
+    at = content.rindex(b"K\x0c")  # 12, the bytes of what it returns: only the digest tells that it is another
+    path.write_bytes(content[:at] + b"K\x0d" + content[at + 2 :])
+    assert load(path) is None
     path.write_bytes(content)
     path.chmod(0o620)
     assert load(path) is None

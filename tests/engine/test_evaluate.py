@@ -118,7 +118,7 @@ def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptatio
     episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     net = net._replace(n_classes=20)
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
-    numbers, key, asked = [2, 5, 0, 1, 5], jax.random.key(2), Asked(4, "all", measured=False)
+    numbers, key, asked = [5, 0, 2, 7, 1, 2], jax.random.key(2), Asked(5, "all", measured=False)
     found = alone(run.learner, episode, asked, numbers, params, net, key)
     for i, n in enumerate(numbers):
         own = dataclasses.replace(run.learner, inner_steps=n)

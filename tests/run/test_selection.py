@@ -238,11 +238,11 @@ def test_validation_is_after_the_learners_own_number_of_inner_steps(tmp_path):
     """And not after those that the test also answers after: 0 here, the untrained head's."""
     settings = (*FOUR, "eval.inner_steps=[1,0]", "learner.inner_steps=2", "learner.inner_lr=0.5")
     found = []
-    for name, more in (("with", ()), ("without", ("eval.inner_steps=[]",))):
+    for name, more in (("with", ()), ("without", ("eval.inner_steps=[]",)), ("none", ("learner.inner_steps=0",))):
         loop = opened(build_run(on_blobs(*settings, *more)), tmp_path / name)
         found.append(loop.evaluate(loop.run, loop.state.params, "val", 20, lambda done: None)[0].figures)
         loop.close({})
-    assert found[0] == found[1]
+    assert found[0] == found[1] != found[2]
 
 
 def test_the_learners_own_number_of_inner_steps_is_not_tested_twice_however_often_it_is_asked_for():
