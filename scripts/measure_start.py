@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from pages.marks import write_between
@@ -84,17 +85,8 @@ def measured(tree: Path, words: list[str], cache: Path) -> dict[str, float]:
     """Seconds by stage of one run, and its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         out, run = Path(folder) / "out.json", Path(folder) / "run"
-        command = [
-            sys.executable,
-            "-P",
-            "-c",
-            CHILD,
-            str(out),
-            *words,
-            "logger=none",
-            "train.steps=10",
-            f"run.dir={run}",
-        ]
+        settings = [*words, "logger=none", "train.steps=10", f"run.dir={run}"]
+        command = [sys.executable, "-P", "-c", CHILD, str(out), str(time.time()), *settings]
         environment = {**os.environ, "PYTHONPATH": str(tree), "METARUN_CACHE_DIR": str(cache)}
         subprocess.run(command, check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
         told = json.loads(out.read_text())

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import pickle
 import platform
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 import metarun
@@ -83,13 +85,29 @@ class Program:
         if path is not None and (found := load(path)) is not None:
             return found
         lowered = self.jitted.lower(*arguments)
+        calls = set() if path is None else library_calls(lowered.as_text())
         _from_jax.cache = False
         compiled = lowered.compile()
         memory = compiled.memory_analysis()
         made = Executable(compiled, memory.temp_size_in_bytes if memory else None, bytes_of(lowered.out_info))
-        if path is not None and not _from_jax.cache:  # what was read from one file on a CPU cannot be put into another
-            keep(path, made)
+        # What was read from one file cannot be put into another, on a CPU.
+        if path is not None and not _from_jax.cache and all(call.startswith(LAPACK) for call in calls):
+            keep(path, made, lapack=bool(calls))
         return made
+
+
+LAPACK = "lapack_"
+
+
+def library_calls(text: str) -> set[str]:
+    """The functions outside XLA that a lowered program calls. They have to be ready before it is loaded."""
+    return set(re.findall(r"custom_call @(\w+)", text)) - {"Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"}
+
+
+@cache
+def ready_lapack() -> None:
+    """Makes jax look up LAPACK's functions, as it does when it lowers one; to call them before ends the process."""
+    jax.jit(jnp.linalg.qr).lower(jnp.ones((2, 2)))
 
 
 _from_jax = threading.local()  # .cache: whether the executable that this thread has just made is of jax's own cache
@@ -211,13 +229,13 @@ def bytes_of(shapes: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def keep(path: Path, executable: Executable) -> None:
+def keep(path: Path, executable: Executable, lapack: bool = False) -> None:
     """Writes an executable, with a digest of it before; what cannot be written, or serialised, is done without."""
     try:
         compiled, *sizes = executable
         placements = jax.tree.leaves(compiled.output_shardings)
         devices = {device.id for placement in placements for device in placement.device_set}
-        content = pickle.dumps((*serialize_executable.serialize(compiled), devices, sizes))
+        content = pickle.dumps((*serialize_executable.serialize(compiled), devices, sizes, lapack))
 
         def write(file: BinaryIO) -> None:
             os.chmod(file.fileno(), 0o600)
@@ -243,7 +261,9 @@ def load(path: Path) -> Executable | None:
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
-        serialized, in_tree, out_tree, ids, sizes = pickle.loads(content[32:])
+        serialized, in_tree, out_tree, ids, sizes, lapack = pickle.loads(content[32:])
+        if lapack:
+            ready_lapack()
         devices = [device for device in jax.devices() if device.id in ids]
         call = serialize_executable.deserialize_and_load(
             serialized, in_tree, out_tree, devices[0].client, execution_devices=devices

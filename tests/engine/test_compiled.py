@@ -1,6 +1,8 @@
 """Executables are kept under all that shapes them, and found by processes that come after."""
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import pytest
 from support import on_blobs, run_of
 
 from metarun import engine
+from metarun.config import choices
 from metarun.config.run import build_run
 from metarun.engine import compiled
 from metarun.engine.compiled import Indescribable, Program, description, keep, load
@@ -214,3 +217,40 @@ def test_what_was_not_used_for_longest_goes_first(cache, counted, monkeypatch):
     assert len(list(cache.iterdir())) == 2
     assert newest in cache.iterdir()
     keep(cache / "nowhere" / "\0", executable)  # what cannot be written is done without
+
+
+# MANN's first parameters and R2D2's ridge regression call LAPACK. make slow takes them all.
+WITH_LAPACK = ("mann", "r2d2")
+LEARNERS = [name if name in WITH_LAPACK else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_one_process_compiled_another_runs(learner, tmp_path):
+    """A whole run, its process started twice: the second one compiles nothing, and ends with the same figures."""
+    task = "sinusoid" if learner == "cnp" else "strokes"
+    small = ["model=mlp", "model.hidden=[8]", "train.meta_batch=2", "train.steps=1", "eval.episodes=2"]
+    pool = [] if task == "sinusoid" else ["task.pool=20"]
+    small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []
+    command = [sys.executable, "-P", "-m", "metarun", f"task={task}", f"learner={learner}", *pool, *small]
+    command += ["eval.val_episodes=2", "logger=none"]
+    environment = os.environ | {"METARUN_CACHE_DIR": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    found, kept = [], []
+    for name in ("one", "other"):
+        done = subprocess.run(
+            [*command, f"run.dir={tmp_path / name}"], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / name / "results.json").read_text())["test"])
+        kept.append({path.name: path.stat().st_ino for path in (tmp_path / "executables").iterdir()})
+    assert found[0] == found[1]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) >= (3 if learner in ("scratch", "nearest_neighbour") else 4)
+
+
+def test_a_program_that_calls_what_is_not_known_is_not_kept(cache):
+    def call_back(x):
+        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    for function, there in ((call_back, 0), (lambda x: jnp.linalg.qr(x)[1], 1)):
+        Program(function, "this").executable(jnp.ones((2, 2)))
+        assert len(list(cache.glob("*"))) == there
