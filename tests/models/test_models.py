@@ -53,6 +53,33 @@ def test_convolve_in_blocks_is_the_convolution_of_each_task(monkeypatch):
     assert_close(ours, theirs)
 
 
+def test_many_images_with_one_kernel_are_a_cpus_own_convolution_and_those_with_a_kernel_each_are_not(monkeypatch):
+    """Vmapped over images, over nothing, over kernels too: the convolution, with its first and second derivatives."""
+    monkeypatch.setattr(layers, "MANY_IMAGES", 6)
+    layers._convolution.cache_clear()
+    k_x, k_kernel, k_vx, k_vk = jax.random.split(jax.random.key(0), 4)
+    x, kernel = jax.random.normal(k_x, (3, 2, 7, 5, 3)), jax.random.normal(k_kernel, (3, 3, 3, 3, 4))
+    vx, vk = jax.random.normal(k_vx, x.shape), jax.random.normal(k_vk, kernel.shape)
+
+    def conv(f):
+        return lambda x, kernel: f(x, kernel, (2, 2), "SAME")
+
+    cases = {
+        "one kernel for all": (lambda f: jax.vmap(conv(f), (0, None)), (x, kernel[0]), (vx, vk[0]), True),
+        "a kernel each": (lambda f: jax.vmap(conv(f)), (x, kernel), (vx, vk), False),
+        "an image each, twice": (
+            lambda f: jax.vmap(jax.vmap(conv(f), (0, None)), (None, 0)), (x, kernel), (vx, vk), False,
+        ),
+        "few images": (conv, (x[0], kernel[0]), (vx[0], vk[0]), False),
+    }  # fmt: skip
+    for case, (way, point, direction, own) in cases.items():
+        program = str(jax.make_jaxpr(way(convolve))(*point))
+        assert ("conv_general_dilated" in program) is own, case
+        ours, theirs = (value_and_derivatives(way(f), point, direction) for f in (convolve, reference))
+        assert_close(ours, theirs)
+    layers._convolution.cache_clear()
+
+
 def assert_close(ours, theirs):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-3), ours, theirs)
 
