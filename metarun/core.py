@@ -140,8 +140,8 @@ class Learner(Protocol):
 
     Its floats are arguments of the compiled programs. A field `inner_steps` is an argument of the compiled evaluation,
     which so serves every number of inner steps: there it is a traced () int32. `adapt` and `predict` must loop over it
-    with `inner.loop` or `inner.descend`, where one loop tells after all of the numbers, or `jax.lax.fori_loop`, not Python's
-    `range`, and let no shape depend on it.
+    with `inner.loop` or `inner.descend`, where one loop tells after all of the numbers, or `jax.lax.fori_loop`, not
+    Python's `range`, and let no shape depend on it.
     """
 
     def check(self, tasks: Tasks) -> None:

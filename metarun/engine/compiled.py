@@ -46,7 +46,8 @@ class Program:
         """`made_from` describes all but the arguments that shapes the program; None: it is not kept on the disk."""
         if made_from is not None:  # a name of its own, by which jax's cache knows it: see `_load_or_compile`
             function.__name__ += f"_{digest(made_from, *surroundings(), *settings())[:12]}"
-        self.jitted, self.made_from = jax.jit(function, donate_argnums=donate), made_from
+        self.jitted: Any = jax.jit(function, donate_argnums=donate)
+        self.made_from = made_from
         self._executables: dict[Any, Future[Executable]] = {}
         self._lock = threading.Lock()
 
