@@ -79,7 +79,9 @@ class Program:
         return bytes_of(jax.eval_shape(self.jitted, *arguments))
 
     def _place(self, signature: Any) -> Path | None:
-        return None if self.made_from is None else place(self.made_from, signature)
+        """Where its executable is kept: on a CPU. Accelerators have jax's own cache, until this is tried on them."""
+        kept = self.made_from is not None and jax.devices()[0].platform == "cpu"
+        return place(self.made_from or "", signature) if kept else None
 
     def _load_or_compile(self, signature: Any, arguments: tuple[Any, ...]) -> Executable:
         path = self._place(signature)
