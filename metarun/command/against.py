@@ -37,13 +37,23 @@ class Refused(Exception):
 
 def main(commit: str, settings: list[str], most: int) -> None:
     """Measures both and tells what was found. Ends the program over a mistake."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)  # what is checked out is removed then, too
-    tell(against(Path(metarun.__file__).resolve().parent.parent, commit, settings, most))
+    with all_as_ctrl_c():
+        tell(against(Path(metarun.__file__).resolve().parent.parent, commit, settings, most))
 
 
-def interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+@contextmanager
+def all_as_ctrl_c() -> Iterator[None]:
+    """Signals that would end the program at once end it as Ctrl-C does: what is checked out is removed then, too."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def against(
