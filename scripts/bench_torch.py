@@ -20,7 +20,6 @@ from pathlib import Path
 
 import growth
 import jax
-import torch
 from pages import history
 from pages.speed import compare, page
 from rivals.same import must_be_the_same
@@ -30,30 +29,25 @@ from metarun import machine
 from metarun.engine.speed import matrix_product
 from metarun.files import write_atomically
 from metarun.run import results
-from metarun.run.rounds import agree
+from metarun.run.rounds import FEWEST, agree, enough
 
 DOCS = Path(__file__).parents[1] / "docs"
 KEPT, PAGE, PICTURE = DOCS / "benchmarks.json", DOCS / "benchmarks.md", DOCS / "benchmarks.svg"
-FEWEST, MOST, QUICK = 7, 30, 2  # rounds
+MOST, QUICK = 30, 2  # rounds
 GROWTH = "growth"
-
-
-def enough(rounds: dict[str, list[float]], most: int) -> bool:
-    """Whether as many rounds were made as may be, or as many as agree."""
-    made = min(map(len, rounds.values()))
-    return made >= most or (made >= FEWEST and agree(rounds, history.OURS))
+KEYS = [*(setting.key for setting in SETTINGS), GROWTH]
 
 
 def table(setting: Setting, most: int) -> history.Entry:
     """A setting's rows, in rounds of one time each. Raises AssertionError for a rival that computes something else."""
-    run = run_of(*setting.overrides)
-    must_be_the_same(setting.rival, run)
+    run, rival = run_of(*setting.overrides), setting.rival
+    must_be_the_same(rival, run)
     own = metarun(run)
-    timers = {history.OURS: own.seconds} | theirs(setting, run)
+    timers = {history.OURS: own.seconds} | theirs(rival, run)
     rounds: dict[str, list[float]] = {name: [] for name in timers}
     products = []
     before = machine.cores()
-    while not enough(rounds, most):
+    while not enough(rounds, history.OURS, most):
         products.append(matrix_product(own.mesh, None))
         for name, timer in timers.items():
             rounds[name].append(timer())
@@ -71,7 +65,12 @@ def table(setting: Setting, most: int) -> history.Entry:
 
 
 def begun() -> history.Entry:
-    """What a run of this script is known by, before anything is written."""
+    """Sets the machine up, and says what this run is known by: before it writes anything."""
+    import torch
+
+    torch.manual_seed(0)
+    run_of().hardware.set_up(32)
+    torch.set_num_threads(jax.device_count())
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {
@@ -89,19 +88,21 @@ def begun() -> history.Entry:
     }
 
 
-def arguments() -> argparse.Namespace:
-    keys = [setting.key for setting in SETTINGS]
+def arguments(given: list[str]) -> argparse.Namespace:
+    """The command line; `rows` a list of KEYS, `rounds` the most."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", help=f"some of these, with commas between: {', '.join([*keys, GROWTH])}")
-    parser.add_argument("--rounds", type=int, help=f"at most so many, {MOST} if left out; {FEWEST} can agree")
+    parser.add_argument("--rows", default=",".join(KEYS), help=f"some of these, with commas between: {','.join(KEYS)}")
+    parser.add_argument("--rounds", type=int, help=f"at most so many, {MOST} if left out; {FEWEST} and more can agree")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds, and nothing is written")
     parser.add_argument("--busy", action="store_true", help="measure on a busy machine too; the page says so")
-    given = parser.parse_args()
-    given.rows = [*keys, GROWTH] if given.rows is None else given.rows.split(",")
-    if unknown := [row for row in given.rows if row not in (*keys, GROWTH)]:
-        parser.error(f"--rows {','.join(unknown)}: no such row; allowed: {', '.join([*keys, GROWTH])}")
-    given.rounds = given.rounds or (QUICK if given.quick else MOST)
-    return given
+    found = parser.parse_args(given)
+    found.rows = found.rows.split(",")
+    if unknown := [row for row in found.rows if row not in KEYS]:
+        parser.error(f"--rows {','.join(unknown)}: no such row; allowed: {', '.join(KEYS)}")
+    if found.rounds is not None and found.rounds < 1:
+        parser.error(f"--rounds {found.rounds}: must be at least 1")
+    found.rounds = found.rounds or (QUICK if found.quick else MOST)
+    return found
 
 
 def must_be_idle() -> None:
@@ -114,34 +115,31 @@ def must_be_idle() -> None:
         )
 
 
-def main() -> None:
-    given = arguments()
-    if not (given.quick or given.busy):
+def main(given: list[str]) -> None:
+    asked = arguments(given)
+    if not (asked.quick or asked.busy):
         must_be_idle()
-    torch.manual_seed(0)
-    run_of().hardware.set_up(32)
-    torch.set_num_threads(jax.device_count())
     earlier, this = history.read(KEPT), begun()
 
     def keep() -> None:
         """After each table, so that a run that ends early leaves what it has measured."""
-        if not given.quick:
+        if not asked.quick:
             history.write(KEPT, [*earlier, this])
             write_atomically(PAGE, page([*earlier, this]))
 
     for setting in SETTINGS:
-        if setting.key in given.rows:
+        if setting.key in asked.rows:
             print(setting.title, file=sys.stderr, flush=True)
-            this["tables"][setting.key] = table(setting, given.rounds)
+            this["tables"][setting.key] = table(setting, asked.rounds)
             keep()
-    if GROWTH in given.rows and not given.quick:
+    if GROWTH in asked.rows and not asked.quick:
         print("how it grows", file=sys.stderr, flush=True)
         this["growth"], found = growth.measured()
         growth.draw(found, PICTURE)
         keep()
-    if given.quick:
+    if asked.quick:
         print(page([this]))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

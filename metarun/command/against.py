@@ -18,10 +18,9 @@ import metarun
 from metarun import machine
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.run.figures import commit_in_words
-from metarun.run.rounds import AGREE, agree, interval, middle_half, ratios
+from metarun.run.rounds import AGREE, FEWEST, agree, enough, interval, middle_half, ratios
 from metarun.text import one_line
 
-FEWEST = 6  # rounds; with fewer there is no 95 % interval
 HERE, THERE = "here", "there"
 
 Found = dict[str, Any]  # the line of JSON that `metarun bench` prints
@@ -71,7 +70,7 @@ def against(
         if not (tree / "metarun" / "__main__.py").exists():
             fail(f"{option}: that commit has no metarun that could be run", MISTAKE)
         try:
-            while not enough(every, most):
+            while not enough(seconds(every), HERE, most):
                 every[HERE].append(measure(root, settings))
                 try:
                     every[THERE].append(measure(tree, settings))
@@ -87,12 +86,6 @@ def against(
 def seconds(every: dict[str, list[Found]]) -> dict[str, list[float]]:
     """Name -> seconds a meta-step, in the order of the rounds."""
     return {name: [1 / found["meta_steps_per_s"] for found in rounds] for name, rounds in every.items()}
-
-
-def enough(every: dict[str, list[Found]], most: int) -> bool:
-    """Whether as many rounds were made as may be, or as many as agree."""
-    made = len(every[THERE])
-    return made >= most or (made >= FEWEST and agree(seconds(every), HERE))
 
 
 def compared(every: dict[str, list[Found]], there: str, settings: list[str], others: float | None) -> Found:

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 AGREE = 0.03  # rounds agree when the 95 % interval of each ratio's median is within so much of it, either side
+FEWEST = 6  # rounds; with fewer there is no such interval
 
 
 def middle_half(values: Sequence[float]) -> tuple[float, float]:
@@ -49,3 +50,9 @@ def apart(rounds: Mapping[str, Sequence[float]], ours: str) -> float:
 def agree(rounds: Mapping[str, Sequence[float]], ours: str) -> bool:
     """Whether more rounds would tell little more."""
     return apart(rounds, ours) <= AGREE
+
+
+def enough(rounds: Mapping[str, Sequence[float]], ours: str, most: int) -> bool:
+    """Whether as many rounds were made as agree, or as may be."""
+    made = min(map(len, rounds.values()))
+    return made >= most or (made >= FEWEST and agree(rounds, ours))

@@ -1,6 +1,7 @@
 """What a rival is: a module of PyTorch that computes what a learner of metarun's computes, one or several ways."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -8,10 +9,15 @@ import torch
 from metarun.core import Episode, Key, PyTree
 
 Rows = dict[str, Callable[[], tuple[torch.Tensor, dict[str, torch.Tensor]]]]
+Optimizer = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
+
+ADAM: Optimizer = partial(torch.optim.Adam, lr=0.001)
 
 
 class Rival(Protocol):
-    """The two functions of such a module. Numbers are of the precision that the parameters have."""
+    """What such a module has. Its numbers are of the precision that the parameters have."""
+
+    update: Optimizer | None  # the outer step; None: the times of its rows leave it out
 
     def weights(self, params: PyTree) -> dict[str, torch.Tensor]:
         """metarun's parameters as PyTorch's. It is linear, so it also turns a meta-gradient into one."""

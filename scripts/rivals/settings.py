@@ -1,25 +1,14 @@
-"""What is measured beside PyTorch: the settings, and metarun's own side of each."""
+"""What is measured beside PyTorch: the settings, and both sides of each. Without PyTorch until it is measured."""
 
 import time
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import torch
 from hydra import compose, initialize_config_dir
 from jax.sharding import Mesh
-from rivals import (
-    torch_attention,
-    torch_imaml,
-    torch_maml,
-    torch_mamlpp,
-    torch_protonet,
-    torch_recurrent,
-    torch_reptile,
-)
-from rivals.rival import Rival
 
 from metarun import engine
 from metarun.config import conf_dir
@@ -29,10 +18,6 @@ from metarun.engine.speed import flops
 
 SECONDS = 0.3  # at least, of a time that is taken
 
-Optimizer = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
-ADAM: Optimizer = partial(torch.optim.Adam, lr=0.001)
-REPTILES: Optimizer = partial(torch.optim.SGD, lr=1.0)
-
 
 class Setting(NamedTuple):
     """One table of docs/benchmarks.md."""
@@ -40,38 +25,37 @@ class Setting(NamedTuple):
     key: str
     title: str
     overrides: tuple[str, ...]  # of metarun's configuration
-    rival: Rival  # a module
-    update: Optimizer | None  # the outer step of PyTorch's rows; None: their times leave it out
+    module: str  # of the rival
     target_gflop: float | None = None  # what the project's target counts for a meta-step
+
+    @property
+    def rival(self) -> Any:
+        """A rivals.rival.Rival."""
+        return import_module(f"rivals.{self.module}")
 
 
 MAML = ("learner=maml", "learner.inner_lr=0.04")
+FIRST_ORDER, FIVE_STEPS = "learner.first_order=true", "learner.inner_steps=5"
 SETTINGS = (
     # 10.9 GFLOP: support pass, query pass and Hessian-vector product, where nothing is computed once for two of them.
-    Setting("maml", "MAML, 1 inner step, 32 tasks", (*MAML, "train.meta_batch=32"), torch_maml, None, 10.9),
+    Setting("maml", "MAML, 1 inner step, 32 tasks", (*MAML, "train.meta_batch=32"), "torch_maml", 10.9),
     Setting(
-        "fomaml", "first-order MAML, 1 inner step, 32 tasks",
-        (*MAML, "train.meta_batch=32", "learner.first_order=true"), torch_maml, None,
+        "fomaml", "first-order MAML, 1 inner step, 32 tasks", (*MAML, FIRST_ORDER, "train.meta_batch=32"), "torch_maml"
     ),
-    Setting(
-        "maml_5", "MAML, 5 inner steps, 16 tasks",
-        (*MAML, "train.meta_batch=16", "learner.inner_steps=5"), torch_maml, None,
-    ),
+    Setting("maml_5", "MAML, 5 inner steps, 16 tasks", (*MAML, FIVE_STEPS, "train.meta_batch=16"), "torch_maml"),
     Setting(
         "mamlpp", "MAML++, 5 inner steps, 16 tasks",
-        ("learner=mamlpp", "learner.inner_lr=0.04", "train.meta_batch=16"), torch_mamlpp, ADAM,
+        ("learner=mamlpp", "learner.inner_lr=0.04", "train.meta_batch=16"), "torch_mamlpp",
     ),
     Setting(
         "imaml", "iMAML, 16 inner steps and 5 of conjugate gradients, 16 tasks",
-        ("learner=imaml", "train.meta_batch=16"), torch_imaml, ADAM,
+        ("learner=imaml", "train.meta_batch=16"), "torch_imaml",
     ),
-    Setting("reptile", "Reptile, 5 inner steps of 10 images, 5 tasks", ("learner=reptile",), torch_reptile, REPTILES),
-    Setting(
-        "protonet", "ProtoNet, 20-way 1-shot, 5 queries a class, 4 tasks", ("learner=protonet",), torch_protonet, ADAM
-    ),
-    Setting("mann", "MANN, sequences of 50 images, 16 tasks", ("learner=mann",), torch_recurrent, ADAM),
-    Setting("lstm", "LSTM, sequences of 50 images, 16 tasks", ("learner=lstm",), torch_recurrent, ADAM),
-    Setting("attention", "attention, 32 tasks", ("learner=attention",), torch_attention, ADAM),
+    Setting("reptile", "Reptile, 5 inner steps of 10 images, 5 tasks", ("learner=reptile",), "torch_reptile"),
+    Setting("protonet", "ProtoNet, 20-way 1-shot, 5 queries a class, 4 tasks", ("learner=protonet",), "torch_protonet"),
+    Setting("mann", "MANN, sequences of 50 images, 16 tasks", ("learner=mann",), "torch_recurrent"),
+    Setting("lstm", "LSTM, sequences of 50 images, 16 tasks", ("learner=lstm",), "torch_recurrent"),
+    Setting("attention", "attention, 32 tasks", ("learner=attention",), "torch_attention"),
 )  # fmt: skip
 
 
@@ -128,14 +112,14 @@ def drawn(run: Run, tasks: int) -> tuple[PyTree, Episode, Key]:
     return init(jax.random.key(0), episodes.support.x[0]), episodes, jax.random.split(jax.random.key(2), tasks)
 
 
-def theirs(setting: Setting, run: Run) -> dict[str, Callable[[], float]]:
+def theirs(rival: Any, run: Run) -> dict[str, Callable[[], float]]:
     """Name -> a function that times one meta-step of each of the rival's rows (seconds), each on weights of its own."""
-    given = drawn(run, run.train.meta_batch)
+    params, episodes, keys = drawn(run, run.train.meta_batch)
 
     def timer(name: str) -> Callable[[], float]:
-        weights = setting.rival.weights(given[0])
-        row = setting.rival.rows(run.learner, weights, *given[1:])[name]
-        optimizer = setting.update(list(weights.values())) if setting.update else None
+        weights = rival.weights(params)
+        row = rival.rows(run.learner, weights, episodes, keys)[name]
+        optimizer = rival.update(list(weights.values())) if rival.update else None
 
         def meta_step() -> None:
             _, grads = row()
@@ -156,4 +140,4 @@ def theirs(setting: Setting, run: Run) -> dict[str, Callable[[], float]]:
         n = max(1, int(SECONDS / seconds()))
         return seconds
 
-    return {name: timer(name) for name in setting.rival.rows(run.learner, setting.rival.weights(given[0]), *given[1:])}
+    return {name: timer(name) for name in rival.rows(run.learner, rival.weights(params), episodes, keys)}

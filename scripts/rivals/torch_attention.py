@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import torch
 import torch.nn.functional as F
-from rivals.rival import Rows
+from rivals.rival import ADAM, Rows
 from rivals.torch_conv4 import Weights, features_of_all, gradient, images, labels, leaves, to_torch, under
 from rivals.torch_recurrent import standardised
 
@@ -13,6 +13,7 @@ from metarun import sequence
 from metarun.core import Episode, Key
 
 weights = to_torch
+update = ADAM
 
 
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:

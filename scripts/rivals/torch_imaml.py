@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rivals.rival import Rows
+from rivals.rival import ADAM, Rows
 from rivals.torch_conv4 import Weights, forward, gradient, images, labels, leaves, to_torch
 
 from metarun.core import Episode, Key
 
 weights = to_torch
+update = ADAM
 
 
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:

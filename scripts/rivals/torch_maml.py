@@ -11,6 +11,7 @@ from rivals.torch_conv4 import Weights, forward, gradient, images, labels, leave
 from metarun.core import Episode, Key
 
 weights = to_torch
+update = None  # `higher` has weights of its own
 
 
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:

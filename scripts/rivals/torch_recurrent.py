@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import torch
 import torch.nn.functional as F
-from rivals.rival import Rows
+from rivals.rival import ADAM, Rows
 from rivals.torch_conv4 import Weights, features_of_all, gradient, images, labels, leaves, to_torch, under
 
 from metarun import sequence
 from metarun.core import Episode, Key, PyTree
+
+update = ADAM
 
 
 def weights(params: PyTree) -> Weights:

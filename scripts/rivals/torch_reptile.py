@@ -1,5 +1,6 @@
 """Reptile in PyTorch: a loop over tasks with torch.optim.Adam, and torch.func.vmap over tasks."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from metarun.learners.reptile import minibatch
 BETA, EPSILON = 0.999, 1e-8  # Adam's, as in metarun; its first beta is 0
 
 weights = to_torch
+update = partial(torch.optim.SGD, lr=1.0)
 
 
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:

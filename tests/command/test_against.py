@@ -170,9 +170,10 @@ def test_no_checkout_and_no_git_are_told_in_one_line(checkout, tmp_path, monkeyp
         assert told(capsys).startswith(
             "metarun: bench --against HEAD: metarun is not run from a git checkout, but from "
         )
-    with monkeypatch.context() as without, pytest.raises(SystemExit):
+    with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path))
-        against(checkout, "HEAD", [], 6)
+        with pytest.raises(SystemExit):
+            against(checkout, "HEAD", [], 6)
     assert told(capsys).startswith("metarun: bench --against HEAD: git is not installed")
 
 
