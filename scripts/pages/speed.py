@@ -113,7 +113,8 @@ def work(table: Entry) -> str:
     done = f"{table['gflop']:.1f} GFLOP a meta-step are done, {table['gflop'] * per_second / peak:.0%}"
     of = f"of the {peak:.0f} GFLOP/s of a large matrix product"
     if (target := table["target_gflop"]) is not None:
-        of += f"; with the {target:.1f} GFLOP that the target counts it is {target * per_second / peak:.0%}"
+        share = f"{target * per_second / peak:.0%}"
+        of += f"; on the {target:.1f} GFLOP of the target, where XLA merges no two products, it is {share}"
     return f"metarun: {at_once}{done} {of}."
 
 

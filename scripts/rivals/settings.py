@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 MAML = ("learner=maml", "learner.inner_lr=0.04")
 FIRST_ORDER, FIVE_STEPS = "learner.first_order=true", "learner.inner_steps=5"
 SETTINGS = (
-    # 10.9 GFLOP: support pass, query pass and Hessian-vector product, where nothing is computed once for two of them.
+    # 10.9 GFLOP: support pass, query pass and Hessian-vector product, none of whose products serves two of them.
     Setting("maml", "MAML, 1 inner step, 32 tasks", (*MAML, "train.meta_batch=32"), "torch_maml", 10.9),
     Setting(
         "fomaml", "first-order MAML, 1 inner step, 32 tasks", (*MAML, FIRST_ORDER, "train.meta_batch=32"), "torch_maml"
