@@ -17,10 +17,11 @@ update = ADAM
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
     """Each gives (mean query loss at the adapted parameters, implicit meta-gradient)."""
     assert learner.inner_optimizer == "sgd"
-    sx, qx, y = images(episodes.support.x), images(episodes.query.x), labels(episodes.support.y[0])
+    sx, qx = images(episodes.support.x), images(episodes.query.x)
+    sy, qy = labels(episodes.support.y[0]), labels(episodes.query.y[0])  # class by class, in every task
     tasks, penalty = len(sx), learner.penalty
 
-    def loss(weights: Weights, x: torch.Tensor) -> torch.Tensor:
+    def loss(weights: Weights, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(forward(weights, x), y)
 
     def step(phi: Weights, theta: Weights, grads: Weights) -> Weights:
@@ -31,13 +32,13 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
         phi = weights
         for _ in range(learner.inner_steps):
             at = leaves(phi)
-            phi = step(phi, weights, gradient(loss(at, x), at))
+            phi = step(phi, weights, gradient(loss(at, x, sy), at))
         phi = leaves(phi)
-        query_loss = loss(phi, q)
+        query_loss = loss(phi, q, qy)
         g = gradient(query_loss, phi)
         # The graph of the support gradient serves all of the Hessian's products.
         every = list(phi.values())
-        support_grad = torch.autograd.grad(loss(phi, x), every, create_graph=True)
+        support_grad = torch.autograd.grad(loss(phi, x, sy), every, create_graph=True)
 
         def hessian_times(v: Weights) -> Weights:
             products = torch.autograd.grad(support_grad, every, list(v.values()), retain_graph=True)
@@ -53,10 +54,10 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
     def task(weights: Weights, x: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, Weights]:
         phi = weights
         for _ in range(learner.inner_steps):
-            phi = step(phi, weights, torch.func.grad(loss)(phi, x))
-        g, query_loss = torch.func.grad_and_value(loss)(phi, q)
+            phi = step(phi, weights, torch.func.grad(loss)(phi, x, sy))
+        g, query_loss = torch.func.grad_and_value(loss)(phi, q, qy)
         # The Hessian is symmetric: the gradient's derivative in reverse is its product with a vector.
-        _, in_reverse = torch.func.vjp(lambda phi: torch.func.grad(loss)(phi, x), phi)
+        _, in_reverse = torch.func.vjp(lambda phi: torch.func.grad(loss)(phi, x, sy), phi)
         return query_loss, conjugate_gradient(lambda v: in_reverse(v)[0], g, penalty, learner.cg_steps)
 
     def with_vmap() -> tuple[torch.Tensor, Weights]:

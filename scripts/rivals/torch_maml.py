@@ -6,7 +6,9 @@ import higher
 import torch
 import torch.nn.functional as F
 from rivals.rival import Rows
-from rivals.torch_conv4 import Weights, forward, gradient, images, labels, leaves, to_torch
+from rivals.torch_conv4 import (
+    Norm, Weights, forward, gradient, images, labels, leaves, normalised, normalised_then_scaled, to_torch,
+)  # fmt: skip
 
 from metarun.core import Episode, Key
 
@@ -16,12 +18,13 @@ update = None  # `higher` has weights of its own
 
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
     """Each gives (mean query loss, meta-gradient)."""
-    sx, qx, y = images(episodes.support.x), images(episodes.query.x), labels(episodes.support.y[0])
+    sx, qx = images(episodes.support.x), images(episodes.query.x)
+    sy, qy = labels(episodes.support.y[0]), labels(episodes.query.y[0])  # class by class, in every task
     tasks, steps, second_order = len(sx), learner.inner_steps, not learner.first_order
     step_size = learner.inner_lr * (weights["head/bias"].numel() if learner.inner_loss == "sum_over_shots" else 1)
 
-    def loss(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(forward(weights, x), y)
+    def loss(weights: Weights, x: torch.Tensor, y: torch.Tensor, norm: Norm = normalised) -> torch.Tensor:
+        return F.cross_entropy(forward(weights, x, norm), y)
 
     def loop() -> tuple[torch.Tensor, Weights]:
         theta = leaves(weights)
@@ -29,9 +32,9 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
         for x, q in zip(sx, qx, strict=True):
             fast = theta
             for _ in range(steps):
-                grads = torch.autograd.grad(loss(fast, x), list(fast.values()), create_graph=second_order)
+                grads = torch.autograd.grad(loss(fast, x, sy), list(fast.values()), create_graph=second_order)
                 fast = {name: v - step_size * g for (name, v), g in zip(fast.items(), grads, strict=True)}
-            task_loss = loss(fast, q) / tasks
+            task_loss = loss(fast, q, qy) / tasks
             for name, g in gradient(task_loss, theta).items():
                 total[name] += g
             mean = mean + task_loss.detach()
@@ -58,8 +61,8 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
                 network, descent, copy_initial_weights=False, track_higher_grads=second_order
             ) as (fast, inner_descent):
                 for _ in range(steps):
-                    inner_descent.step(F.cross_entropy(fast(x), y))
-                task_loss = F.cross_entropy(fast(q), y) / tasks
+                    inner_descent.step(F.cross_entropy(fast(x), sy))
+                task_loss = F.cross_entropy(fast(q), qy) / tasks
                 if second_order:
                     task_loss.backward()
                 else:  # then higher cuts the graph: the gradient at the adapted point is the meta-gradient
@@ -69,14 +72,16 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
                 mean = mean + task_loss.detach()
         return mean, {name: network.weights[name.replace("/", "_")].grad for name in weights}
 
+    norm = normalised_then_scaled if second_order else normalised
+
     def task(weights: Weights, x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         fast = weights
         for _ in range(steps):
-            grads = torch.func.grad(loss)(fast, x)
+            grads = torch.func.grad(loss)(fast, x, sy, norm)
             if not second_order:
                 grads = {name: g.detach() for name, g in grads.items()}
             fast = {name: v - step_size * grads[name] for name, v in fast.items()}
-        return loss(fast, q)
+        return loss(fast, q, qy, norm)
 
     def mean_loss(weights: Weights) -> torch.Tensor:
         return torch.func.vmap(task, (None, 0, 0))(weights, sx, qx).mean()

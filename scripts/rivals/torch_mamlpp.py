@@ -19,7 +19,8 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
     assert learner.learn_inner_lr
     assert learner.multi_step_loss > 1
     assert not learner.first_order_steps
-    sx, qx, y = images(episodes.support.x), images(episodes.query.x), labels(episodes.support.y[0])
+    sx, qx = images(episodes.support.x), images(episodes.query.x)
+    sy, qy = labels(episodes.support.y[0]), labels(episodes.query.y[0])  # class by class, in every task
     tasks, steps = len(sx), learner.inner_steps
     ways = weights["theta/head/bias"].numel()
     scale = ways if learner.inner_loss == "sum_over_shots" else 1
@@ -34,11 +35,11 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
             of_step = {name: value[i] for name, value in norms.items()}
 
             def support_loss(theta: Weights, of_step: Weights = of_step) -> torch.Tensor:
-                return scale * F.cross_entropy(forward(theta | of_step, x), y)
+                return scale * F.cross_entropy(forward(theta | of_step, x), sy)
 
             grads = grad(support_loss, theta)
             theta = {name: value - alpha[name][i] * grads[name] for name, value in theta.items()}
-            last = F.cross_entropy(forward(theta | of_step, q), y)
+            last = F.cross_entropy(forward(theta | of_step, q), qy)
             total = total + share * last
         return total, last
 

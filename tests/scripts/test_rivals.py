@@ -22,12 +22,12 @@ SMALL = {  # a few steps say as much as many
     "lstm": ["learner.units=12"],
     "attention": ["learner.units=16", "learner.blocks=2"],
 }
-EXAMPLES = {"reptile": Noise(12, ways=3, shots=3), "mann": Noise(12, queries=4), "lstm": Noise(12, queries=4)}
+EXAMPLES = {"reptile": Noise(12, shots=3), "mann": Noise(12, queries=4), "lstm": Noise(12, queries=4)}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
 def test_a_rival_computes_what_metarun_does(setting):
-    tasks = EXAMPLES.get(setting.key, Noise(12, ways=4, shots=2, queries=3))
+    tasks = EXAMPLES.get(setting.key, Noise(12, shots=2, queries=3))
     run = run_of(*setting.overrides, "model.filters=6", *SMALL.get(setting.key, []), tasks=tasks)
     with jax.debug_key_reuse(False):  # both are given the same episodes, and the same keys for them
         must_be_the_same(setting.rival, run)
