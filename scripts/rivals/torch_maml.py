@@ -7,7 +7,16 @@ import torch
 import torch.nn.functional as F
 from rivals.rival import Rows
 from rivals.torch_conv4 import (
-    Norm, Weights, forward, gradient, images, labels, leaves, normalised, normalised_then_scaled, to_torch,
+    Norm,
+    Weights,
+    forward,
+    gradient,
+    images,
+    labels,
+    leaves,
+    normalised,
+    normalised_then_scaled,
+    to_torch,
 )  # fmt: skip
 
 from metarun.core import Episode, Key
