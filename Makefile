@@ -52,7 +52,7 @@ figures: $(VENV)/installed-dev ## the pictures of README and docs, drawn anew
 compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour
 	$(BIN)/python scripts/compare_learners.py
 
-bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 15 minutes on an idle machine
+bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 25 minutes on an idle machine, and on no other
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python scripts/bench_torch.py
 

@@ -1,26 +1,56 @@
-"""`metarun bench [--trace DIR] [overrides]`: how fast meta-steps are on this machine."""
+"""`metarun bench [--trace DIR | --against COMMIT] [overrides]`: how fast meta-steps are on this machine."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.config import conf_dir, explain, translate
 
 HELP = """
 metarun bench [--trace DIR] [SETTING...]
+metarun bench --against COMMIT [--rounds N] [SETTING...]
 
 Measures how fast the meta-steps of a configuration are here, what memory they take, and
 what part of the speed of a large matrix product they reach: a line of JSON on standard
-output, and a table on a terminal. Settings are those of a run.
+output, and a table on a terminal. Settings are those of a run. Where others took more
+than 5 % of the cores meanwhile, it says that the machine is busy.
 
-  --trace DIR   also writes a profile of some meta-steps to DIR, for xprof or TensorBoard
+  --trace DIR        also writes a profile of some meta-steps to DIR, for xprof or TensorBoard
+  --against COMMIT   measures this checkout and another commit of it in turn, each in a process
+                     of its own, until the rounds agree: which is faster, and how surely. The
+                     commit is checked out into a temporary git worktree, removed afterwards.
+  --rounds N         at most N rounds; 12 if left out, and 6 are the fewest that can agree
 
   metarun bench learner=maml task=omniglot hardware.devices=1
+  metarun bench --against HEAD~1 learner=maml task=omniglot
 """
+
+ROUNDS = 12
+WANTS = {  # the options, and what is said of one without its value
+    "--trace": "names no directory; give one: metarun bench --trace DIR",
+    "--against": "names no commit; give one: metarun bench --against HEAD~1 task=omniglot",
+    "--rounds": "names no number; give one: metarun bench --against HEAD~1 --rounds 6",
+}
+OPTIONS = "--against COMMIT, --rounds N, --trace DIR"
+
+
+class Asked(NamedTuple):
+    """A command line, read."""
+
+    settings: list[str]
+    trace: Path | None  # where a profile is to go
+    against: str | None  # a commit
+    rounds: int  # at most, in turn with that commit
 
 
 def main(arguments: list[str]) -> None:
     """Composes the configuration, measures it, prints what was found. Heavy imports wait until then."""
-    settings, trace = read(arguments)
+    settings, trace, commit, rounds = read(arguments)
+    if commit is not None:
+        from metarun.command import against
+
+        against.main(commit, settings, rounds)
+        return
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -49,22 +79,30 @@ def main(arguments: list[str]) -> None:
         fail(f"needs too much memory ({error}); take fewer examples or a smaller model", FAILED)
 
 
-def read(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """The settings, and where a profile is to go."""
-    settings, trace, rest = [], None, list(arguments)
+def read(arguments: list[str]) -> Asked:
+    """The command line in its parts. Ends the program over what is no option."""
+    values: dict[str, str] = {}
+    settings, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
         if not argument.startswith("-"):
             settings.append(argument)
-        elif name == "--trace":
-            directory = value if equals else "".join(rest[:1])
+        elif name in WANTS:
+            value = value if equals else "".join(rest[:1])
             rest = rest if equals else rest[1:]
-            if not directory or directory.startswith("-"):
-                fail("--trace: names no directory; give one: metarun bench --trace DIR", MISTAKE)
-            trace = Path(directory)
+            if not value or value.startswith("-"):
+                fail(f"{name}: {WANTS[name]}", MISTAKE)
+            values[name] = value
         elif name in ("-m", "--multirun"):
             fail(f"bench {name}: bench takes one run; call it once for each", MISTAKE)
         else:
-            fail(f"bench {name}: no such option; allowed: --trace DIR; a setting has no dashes: task=omniglot", MISTAKE)
-    return settings, trace
+            fail(f"bench {name}: no such option; allowed: {OPTIONS}; a setting has no dashes: task=omniglot", MISTAKE)
+    trace, commit, rounds = (values.get(name) for name in WANTS)
+    if trace is not None and commit is not None:
+        fail("bench --trace --against: one or the other; a profile is of one commit", MISTAKE)
+    if rounds is not None and commit is None:
+        fail(f"bench --rounds {rounds}: counts rounds of --against; name a commit to measure in turn with", MISTAKE)
+    if rounds is not None and not (rounds.isascii() and rounds.isdecimal() and 0 < int(rounds) <= 1000):
+        fail(f"bench --rounds {rounds}: must be a number from 1 to 1000", MISTAKE)
+    return Asked(settings, Path(trace) if trace else None, commit, int(rounds or ROUNDS))

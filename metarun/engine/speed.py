@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from metarun import machine
 from metarun.engine.chunks import Training
 from metarun.engine.compiled import Program
 from metarun.engine.send import send
@@ -32,6 +33,7 @@ class Speed(NamedTuple):
     gflop: float  # a meta-step, on all devices together
     compile_s: float
     temporary_bytes: int | None  # of buffers a device; None where XLA does not tell
+    others: float | None  # the share of the machine's cores that others took meanwhile; None where unknown
 
 
 def measure(meta_steps: Program, mesh: Mesh, training: Training, dtype: str | None, trace: Path | None) -> Speed:
@@ -55,15 +57,17 @@ def measure(meta_steps: Program, mesh: Mesh, training: Training, dtype: str | No
     n, repeats = max(1, int(SECONDS_PER_REPEAT / one)), REPEATS if one < LONG else FEWER_REPEATS
     # Each beside a large matrix product, so that both see the same machine, which others may be using too.
     products, times = [], []
+    before = machine.cores()
     for _ in range(repeats):
         products.append(matrix_product(mesh, dtype))
         times.append(seconds(n))
+    others = machine.taken_by_others(before, machine.cores())
     if trace is not None:
         with jax.profiler.trace(str(trace)):
             seconds(n)
     memory = compiled.memory_analysis()
     gflop = mesh.size * flops(compiled.as_text()) / 1e9
-    return Speed(times, products, n, gflop, compile_s, memory.temp_size_in_bytes if memory else None)
+    return Speed(times, products, n, gflop, compile_s, memory.temp_size_in_bytes if memory else None, others)
 
 
 def matrix_product(mesh: Mesh, dtype: str | None) -> float:

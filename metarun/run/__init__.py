@@ -1,5 +1,6 @@
 """One run at work, from a checked configuration to what stands in its directory.
 
-Its doors: `train` trains and tests a run, `bench` measures one, `nonfinite` runs a meta-step again that was not finite,
-`results` tells the end of a run, `figures` puts figures into words, and `record` reads what a run's directory holds.
+Its doors: `train` trains and tests a run, `bench` measures one, `rounds` says when what is measured in turn agrees,
+`nonfinite` runs a meta-step again that was not finite, `results` tells the end of a run, `figures` puts figures into
+words, and `record` reads what a run's directory holds.
 """

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import metarun
-from metarun import engine
+from metarun import engine, machine
 from metarun.config.run import Run
 from metarun.run import results
 
@@ -56,6 +56,8 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
         "device": f"{device.platform} {device.device_kind}",
         "precision": run.hardware.precision,
         "inner": run.config["inner"],
+        "cores_taken_by_others": speed.others,
+        "busy": machine.is_busy(speed.others),
         "repeats": len(speed.seconds),
         "meta_steps_per_repeat": speed.meta_steps,
         "versions": {
@@ -68,7 +70,10 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
 
 
 def tell(found: dict[str, Any]) -> None:
-    """One JSON line on standard output; where that or standard error is a terminal, a table there."""
+    """One JSON line on standard output; where that or standard error is a terminal, a table there.
+
+    Of a machine that was busy it is said on standard error that it was.
+    """
     if sys.stdout.isatty() or sys.stderr.isatty():
         slowest, fastest = found["meta_steps_per_s_range"]
         table = Table(show_header=False, box=None)
@@ -87,4 +92,11 @@ def tell(found: dict[str, Any]) -> None:
         for name, value in rows.items():
             table.add_row(name, value)
         Console(stderr=not sys.stdout.isatty(), highlight=False).print(table)
+    if found["busy"]:
+        print(busy_line(found["cores_taken_by_others"]), file=sys.stderr)
     print(json.dumps(found), flush=True)
+
+
+def busy_line(share: float | None) -> str:
+    """What is said of figures that others had a share in."""
+    return f"metarun: the machine is busy: {machine.in_words(share)} meanwhile; measure again when it is idle"

@@ -1,77 +1,52 @@
-"""MAML as one would write it in PyTorch, three ways: what scripts/bench_torch.py measures metarun against."""
+"""MAML as one would write it in PyTorch, three ways: a loop over tasks, `higher`, and torch.func.vmap over tasks."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import higher
-import numpy as np
 import torch
 import torch.nn.functional as F
-from flax.traverse_util import flatten_dict
+from rivals.rival import Rows
+from rivals.torch_conv4 import (
+    Norm,
+    Weights,
+    forward,
+    gradient,
+    images,
+    labels,
+    leaves,
+    normalised,
+    normalised_then_scaled,
+    to_torch,
+)  # fmt: skip
 
-from metarun.core import PyTree
+from metarun.core import Episode, Key
 
-Weights = dict[str, torch.Tensor]
-
-
-class Setting(NamedTuple):
-    name: str
-    tasks: int
-    inner_steps: int
-    second_order: bool
-
-
-def to_torch(params: PyTree) -> Weights:
-    """Conv4's parameters: kernels (height, width, in, out) become (out, in, height, width)."""
-    flat = {name: np.array(leaf) for name, leaf in flatten_dict(params, sep="/").items()}
-    return {
-        name: torch.tensor(value.transpose(3, 2, 0, 1).copy() if value.ndim == 4 else value)
-        for name, value in flat.items()
-    }
+weights = to_torch
+update = None  # `higher` has weights of its own
 
 
-def forward(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-    """metarun's conv4: padding SAME with stride 2, statistics of the batch, ReLU, the mean over positions."""
-    for i in range(4):
-        side = x.shape[-1]
-        pad = max((-(-side // 2) - 1) * 2 + 3 - side, 0)
-        x = F.pad(x, (pad // 2, pad - pad // 2) * 2)
-        x = F.conv2d(x, weights[f"conv{i}/kernel"], weights[f"conv{i}/bias"], stride=2)
-        x = F.batch_norm(
-            x, None, None, weights[f"norm{i}/scale"], weights[f"norm{i}/bias"], training=True, eps=1e-3
-        )  # fmt: skip
-        x = F.relu(x)
-    return x.mean((2, 3)) @ weights["head/kernel"] + weights["head/bias"]
+def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
+    """Each gives (mean query loss, meta-gradient)."""
+    sx, qx = images(episodes.support.x), images(episodes.query.x)
+    sy, qy = labels(episodes.support.y[0]), labels(episodes.query.y[0])  # class by class, in every task
+    tasks, steps, second_order = len(sx), learner.inner_steps, not learner.first_order
+    step_size = learner.inner_lr * (weights["head/bias"].numel() if learner.inner_loss == "sum_over_shots" else 1)
 
-
-class Episodes(NamedTuple):
-    support_x: torch.Tensor  # (tasks, n, 1, height, width)
-    query_x: torch.Tensor
-    y: torch.Tensor  # (n,)
-
-
-Rows = dict[str, Callable[[], tuple[torch.Tensor, Weights]]]
-
-
-def torch_rows(setting: Setting, weights: Weights, episodes: Episodes, step_size: float) -> Rows:
-    """Each row gives (mean query loss, meta-gradient)."""
-    sx, qx, y = episodes
-
-    def loss(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(forward(weights, x), y)
+    def loss(weights: Weights, x: torch.Tensor, y: torch.Tensor, norm: Norm = normalised) -> torch.Tensor:
+        return F.cross_entropy(forward(weights, x, norm), y)
 
     def loop() -> tuple[torch.Tensor, Weights]:
-        leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        theta = leaves(weights)
         total, mean = {name: torch.zeros_like(value) for name, value in weights.items()}, torch.zeros(())
         for x, q in zip(sx, qx, strict=True):
-            fast = leaves
-            for _ in range(setting.inner_steps):
-                grads = torch.autograd.grad(loss(fast, x), list(fast.values()), create_graph=setting.second_order)
+            fast = theta
+            for _ in range(steps):
+                grads = torch.autograd.grad(loss(fast, x, sy), list(fast.values()), create_graph=second_order)
                 fast = {name: v - step_size * g for (name, v), g in zip(fast.items(), grads, strict=True)}
-            task_loss = loss(fast, q) / setting.tasks
-            for name, g in zip(leaves, torch.autograd.grad(task_loss, list(leaves.values())), strict=True):
+            task_loss = loss(fast, q, qy) / tasks
+            for name, g in gradient(task_loss, theta).items():
                 total[name] += g
-            mean += task_loss.detach()
+            mean = mean + task_loss.detach()
         return mean, total
 
     class Network(torch.nn.Module):
@@ -92,28 +67,30 @@ def torch_rows(setting: Setting, weights: Weights, episodes: Episodes, step_size
         mean = torch.zeros(())
         for x, q in zip(sx, qx, strict=True):
             with higher.innerloop_ctx(
-                network, descent, copy_initial_weights=False, track_higher_grads=setting.second_order
+                network, descent, copy_initial_weights=False, track_higher_grads=second_order
             ) as (fast, inner_descent):
-                for _ in range(setting.inner_steps):
-                    inner_descent.step(F.cross_entropy(fast(x), y))
-                task_loss = F.cross_entropy(fast(q), y) / setting.tasks
-                if setting.second_order:
+                for _ in range(steps):
+                    inner_descent.step(F.cross_entropy(fast(x), sy))
+                task_loss = F.cross_entropy(fast(q), qy) / tasks
+                if second_order:
                     task_loss.backward()
                 else:  # then higher cuts the graph: the gradient at the adapted point is the meta-gradient
                     grads = torch.autograd.grad(task_loss, list(fast.parameters()))
                     for parameter, g in zip(network.parameters(), grads, strict=True):
                         parameter.grad = g if parameter.grad is None else parameter.grad + g
-                mean += task_loss.detach()
+                mean = mean + task_loss.detach()
         return mean, {name: network.weights[name.replace("/", "_")].grad for name in weights}
+
+    norm = normalised_then_scaled if second_order else normalised
 
     def task(weights: Weights, x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         fast = weights
-        for _ in range(setting.inner_steps):
-            grads = torch.func.grad(loss)(fast, x)
-            if not setting.second_order:
+        for _ in range(steps):
+            grads = torch.func.grad(loss)(fast, x, sy, norm)
+            if not second_order:
                 grads = {name: g.detach() for name, g in grads.items()}
             fast = {name: v - step_size * grads[name] for name, v in fast.items()}
-        return loss(fast, q)
+        return loss(fast, q, qy, norm)
 
     def mean_loss(weights: Weights) -> torch.Tensor:
         return torch.func.vmap(task, (None, 0, 0))(weights, sx, qx).mean()

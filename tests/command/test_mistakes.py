@@ -77,10 +77,16 @@ MISTAKES = [
     # Hydra's own groups
     (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: no such choice; allowed: basic; what Hydra's plugins add"),
     # commands
-    (["bench", "--steps", "0"], "bench --steps: no such option; allowed: --trace DIR"),
+    (["bench", "--steps", "0"], "bench --steps: no such option; allowed: --against COMMIT, --rounds N, --trace DIR"),
     (["bench", "-m", "learner=maml"], "bench -m: bench takes one run"),
     (["bench", "learner=maml,fomaml"], "learner=maml,fomaml: several values are several runs"),
     (["bench", "--trace"], "--trace: names no directory"),
+    (["bench", "--against"], "--against: names no commit"),
+    (["bench", "--against", "HEAD", "--rounds="], "--rounds: names no number"),
+    (["bench", "--against", "HEAD", "--rounds", "0"], "bench --rounds 0: must be a number from 1 to 1000"),
+    (["bench", "--rounds", "3"], "bench --rounds 3: counts rounds of --against"),
+    (["bench", "--against", "HEAD", "--trace", "d"], "bench --trace --against: one or the other"),
+    (["bench", "--against", "nosuchcommit", "task=sinusoid"], "bench --against nosuchcommit: "),
     (["report", ".", "--out", "no/r.html"], "report: no/r.html cannot be written (make the directory first)"),
     (["report", ".", "--csv=."], "report --csv .: is a directory; name a file in it"),
     (["replay", "--task", "3"], "replay: takes one directory"),

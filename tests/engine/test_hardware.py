@@ -186,8 +186,10 @@ def test_a_bench_repeats_a_short_meta_step_often_and_a_long_one_seldom(monkeypat
     monkeypatch.setattr(speed, "SECONDS_PER_REPEAT", 0.0)
     monkeypatch.setattr(speed, "matrix_product", lambda *_: 100.0)
     run = run_of(*SMALL)
+    monkeypatch.setattr(speed.machine, "taken_by_others", lambda before, after: 0.02)
     often = bench.bench(run)
     monkeypatch.setattr(speed, "LONG", 0.0)
+    monkeypatch.setattr(speed.machine, "taken_by_others", lambda before, after: 0.43)
     seldom = bench.bench(run)
     assert [found["repeats"] for found in (often, seldom)] == [7, 3]
     slowest, fastest = often["meta_steps_per_s_range"]
@@ -195,5 +197,13 @@ def test_a_bench_repeats_a_short_meta_step_often_and_a_long_one_seldom(monkeypat
     assert often["tasks_per_s"] == run.train.meta_batch * often["meta_steps_per_s"]
     assert often["gflop_per_meta_step"] == seldom["gflop_per_meta_step"]
     assert often["fraction_of_matrix_product"] == pytest.approx(often["gflop_per_s"] / 100)
-    bench.tell(often)
-    assert json.loads(capsys.readouterr().out) == often
+    assert [(found["cores_taken_by_others"], found["busy"]) for found in (often, seldom)] == [
+        (0.02, False),
+        (0.43, True),
+    ]
+    for found, says in ((often, ""), (seldom, "metarun: the machine is busy: others took 43% of the cores meanwhile")):
+        bench.tell(found)
+        out, err = capsys.readouterr()
+        assert json.loads(out) == found
+        assert err.startswith(says)
+        assert bool(err) == bool(says)
