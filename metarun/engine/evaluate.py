@@ -90,23 +90,26 @@ def query_metrics(
         at_once = queries_at_once(len(support.x), len(query.x))
         return net.loss(jax.lax.map(alone, query.x, batch_size=at_once), query.y)[1]
 
-    if len(steps) == 1:
-        reached = (steps, jax.tree.map(lambda leaf: leaf[None], adapt(steps[0])))
-    else:
-        reached = (steps, jax.vmap(adapt)(steps))  # one inner loop passes by all numbers: see inner.loop
-    metrics, outputs = each(predict, reached, jnp.where(whole, len(steps), 1))
-    inductive, measured = {}, {}
-    if asked.inductive != "none":
-        some = reached if asked.inductive == "all" else jax.tree.map(lambda leaf: leaf[:1], reached)
-        inductive = each(predict_alone, some, jnp.where(whole, len(some[0]), 0))
-    if asked.measured and isinstance(learner, Measured):
-        measure = partial(learner.measure, net, params, episode, k_measure)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measure))
-        measured = jax.lax.cond(whole, measure, lambda: nothing)
-    return Told(metrics, inductive, measured, outputs, query.y, episode.classes)
+    one = len(steps) == 1
+    fasts = jax.tree.map(lambda leaf: leaf[None], adapt(steps[0])) if one else jax.vmap(adapt)(steps)
+    metrics, outputs = each(predict, (steps, fasts), jnp.where(whole, len(steps), 1))
+
+    def alone_after_each() -> Metrics:
+        some = (steps, fasts) if asked.inductive == "all" else jax.tree.map(lambda leaf: leaf[:1], (steps, fasts))
+        return each(predict_alone, some, len(some[0]))
+
+    measure = partial(learner.measure, net, params, episode, k_measure) if isinstance(learner, Measured) else dict
+    return Told(
+        metrics,
+        only_if(whole, alone_after_each) if asked.inductive != "none" else {},
+        only_if(whole, measure) if asked.measured else {},
+        outputs,
+        query.y,
+        episode.classes,
+    )
 
 
-def each(f: Callable[..., PyTree], values: tuple[PyTree, ...], count: Array) -> PyTree:
+def each(f: Callable[..., PyTree], values: tuple[PyTree, ...], count: Array | int) -> PyTree:
     """f(*value) for the first `count` of the `values` (leading axis), one after another; 0 for the others."""
 
     def value(i: Array | int) -> PyTree:
@@ -116,8 +119,16 @@ def each(f: Callable[..., PyTree], values: tuple[PyTree, ...], count: Array) -> 
         return jax.tree.map(lambda every, new: every.at[i].set(new), found, f(*value(i)))
 
     n = len(jax.tree.leaves(values)[0])
+    if n == 1:
+        return jax.tree.map(lambda leaf: leaf[None], f(*value(0)))
     blank = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape), leaf.dtype), jax.eval_shape(f, *value(0)))
     return jax.lax.fori_loop(0, count, add, blank)
+
+
+def only_if(wanted: Array, f: Callable[[], PyTree]) -> PyTree:
+    """f(), or zeros unless it is `wanted`. A loop of no rounds would not do: XLA takes out of it what never changes."""
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(f))
+    return jax.lax.cond(wanted, f, lambda: nothing)
 
 
 def queries_at_once(support: int, queries: int) -> int:
