@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support import composed
 
+from metarun.command import bench
 from metarun.command.main import VERBS
 from metarun.config import choices
 from metarun.config.run import build_run
@@ -114,7 +115,9 @@ def test_a_metarun_command_of_readmes_is_one(line):
     if "--help" in words or words[0] in ("data", "report", "replay"):
         assert words[0] == "--help" or words[0] in VERBS
         return
-    words = [word for word in words if word not in ("bench", "-m", "--cfg", "job")]
+    if words[0] == "bench":
+        words = bench.read(words[1:]).settings
+    words = [word for word in words if word not in ("-m", "--cfg", "job")]
     if [word.partition("=")[0] for word in words] == ["run.dir"]:  # goes on with a run that an earlier line started
         assert README.index(f" {words[0]} ") < README.index(f"`{line}`")
         return
