@@ -17,6 +17,7 @@ from metarun.engine.compiled import Program
 from metarun.engine.keys import task_key
 from metarun.engine.send import send
 from metarun.inner import Inner, differentiated
+from metarun.models.layers import answering
 
 SECONDS_BETWEEN_PAUSES = 0.5
 CHUNKS_AT_ONCE = 64  # at most, that the devices are asked for at a time: what they answer has its place in memory
@@ -80,7 +81,8 @@ def query_metrics(
         return after(n).adapt(net, params, support, k_adapt)
 
     def predict(n: Array, fast: PyTree) -> tuple[Metrics, Array]:
-        outputs = after(n).predict(net, fast, query.x)
+        with answering():
+            outputs = after(n).predict(net, fast, query.x)
         return net.loss(outputs, query.y)[1], outputs
 
     def predict_alone(n: Array, fast: PyTree) -> Metrics:
@@ -88,7 +90,9 @@ def query_metrics(
             return after(n).predict(net, fast, jnp.concatenate([support.x, x[None]]))[-1]
 
         at_once = queries_at_once(len(support.x), len(query.x))
-        return net.loss(jax.lax.map(alone, query.x, batch_size=at_once), query.y)[1]
+        with answering():
+            outputs = jax.lax.map(alone, query.x, batch_size=at_once)
+        return net.loss(outputs, query.y)[1]
 
     one = len(steps) == 1
     fasts = jax.tree.map(lambda leaf: leaf[None], adapt(steps[0])) if one else jax.vmap(adapt)(steps)

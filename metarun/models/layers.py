@@ -1,6 +1,9 @@
 """Layers that models share: convolution and pooling that are fast to differentiate, and stateless normalisation."""
 
 import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -23,7 +26,7 @@ def convolve(
     x (n, height, width, c), kernel (kh, kw, c, features) -> (n, height', width', features). It is patches times a
     matrix: vmap over kernels turns that product into a batched one, and a convolution would become a grouped
     convolution, tens of times slower on a CPU. Where all that is vmapped shares ONE kernel, a CPU has a convolution
-    of its own that is up to 2.5 times as fast for many images: it answers where nothing is differentiated.
+    of its own that is up to 2.5 times as fast for many images: it is taken inside `answering`.
     """
     kh, kw, channels, _ = kernel.shape
     if rest.pop("feature_group_count", 1) != 1 or x.shape[-1] != channels:
@@ -33,7 +36,22 @@ def convolve(
             raise NotImplementedError("convolve has no dilation")
     named = isinstance(padding, str)
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (kh, kw), strides, padding) if named else padding
+    if not _answering.get():
+        return patches_times_matrix(x, kernel, strides, pads, precision)
     return _convolution(tuple(strides), tuple(map(tuple, pads)), precision)(x, kernel)
+
+
+_answering: ContextVar[bool] = ContextVar("answering", default=False)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Convolutions traced inside are not meant to be differentiated (they may be): see `convolve`."""
+    token = _answering.set(True)
+    try:
+        yield
+    finally:
+        _answering.reset(token)
 
 
 @functools.lru_cache
@@ -82,7 +100,7 @@ def _convolution(strides: tuple[int, int], pads: tuple[tuple[int, int], ...], pr
 
 
 def patches_times_matrix(
-    x: Array, kernel: Array, strides: tuple[int, int], pads: tuple[tuple[int, int], ...], precision: Any
+    x: Array, kernel: Array, strides: Sequence[int], pads: Sequence[Sequence[int]], precision: Any
 ) -> Array:
     """`convolve` as every image's patches times the kernel as a matrix.
 
