@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metarun import engine
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
-from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Measured, Positive, Tasks
+from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
 from metarun.inner import Inner
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
@@ -164,7 +164,6 @@ class Run:
         return engine.Asked(
             after=len(self.other_steps),
             inductive=self.eval.inductive if getattr(self.model, "transductive", False) else "none",
-            measured=isinstance(self.eval_learner, Measured),
         )
 
     @property

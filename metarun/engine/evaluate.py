@@ -32,7 +32,6 @@ class Asked:
 
     after: int  # of how many other numbers of inner steps it tells the figures, too
     inductive: Inductive  # predictions of each query alone as well: after the own number, after all, after none
-    measured: bool  # the learner's own figures as well
 
 
 class Answers(NamedTuple):
@@ -102,11 +101,13 @@ def query_metrics(
         some = (steps, fasts) if asked.inductive == "all" else jax.tree.map(lambda leaf: leaf[:1], (steps, fasts))
         return each(predict_alone, some, len(some[0]))
 
-    measure = partial(learner.measure, net, params, episode, k_measure) if isinstance(learner, Measured) else dict
+    measured = {}
+    if isinstance(learner, Measured):
+        measured = only_if(whole, partial(learner.measure, net, params, episode, k_measure))
     return Told(
         metrics,
         only_if(whole, alone_after_each) if asked.inductive != "none" else {},
-        only_if(whole, measure) if asked.measured else {},
+        measured,
         outputs,
         query.y,
         episode.classes,

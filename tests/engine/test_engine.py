@@ -19,7 +19,7 @@ from metarun.engine.net import make_net
 
 RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
 NET = make_net(RUN.model, RUN.tasks, 1)
-MAIN = Asked(after=0, inductive="none", measured=False)
+MAIN = Asked(after=0, inductive="none")
 
 
 NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 0.01}}

@@ -23,7 +23,7 @@ RUN = run_of(
 )  # fmt: skip
 NET = make_net(RUN.model, RUN.tasks, 3)
 TASKS = 7
-MAIN = Asked(after=0, inductive="none", measured=False)
+MAIN = Asked(after=0, inductive="none")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_an_evaluation_is_every_tasks_metrics_one_by_one(drawn):
     """Chunks of two tasks on two devices against a loop in Python: means, intervals, answers, in the tasks' order."""
     params, data, episodes = drawn
     mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
-    asked = Asked(after=2, inductive="all", measured=False)
+    asked = Asked(after=2, inductive="all")
     evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, asked, RUN.inner)
     evaluations = evaluate(params, data, TASKS, engine.stream(3, engine.EVAL), {}, (4, 0))
 
@@ -85,7 +85,7 @@ def test_a_tasks_metrics_are_those_of_its_query_set_after_its_own_support_set(dr
         return NET.apply(theta, query.x), jnp.stack(alone)
 
     together, each_alone = by_hand(params)
-    told = alone(RUN.learner, one_of(episodes), Asked(0, "main", measured=False), [2], params)
+    told = alone(RUN.learner, one_of(episodes), Asked(0, "main"), [2], params)
     np.testing.assert_allclose(told.outputs[0], together, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(told.metrics["loss"][0], NET.loss(together, query.y)[0], rtol=1e-4)
     np.testing.assert_allclose(told.inductive["loss"][0], NET.loss(each_alone, query.y)[0], rtol=1e-4)
@@ -96,7 +96,7 @@ def test_inductive_figures_are_told_where_they_are_asked_for(drawn):
     params, data, _ = drawn
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     for inductive, where in {"main": [True, False], "all": [True, True], "none": [False, False]}.items():
-        asked = Asked(after=1, inductive=inductive, measured=False)
+        asked = Asked(after=1, inductive=inductive)
         evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 1, asked, RUN.inner)
         found = evaluate(params, data, 2, engine.stream(3, engine.EVAL), {}, (1,))
         assert ["loss_inductive" in one.figures for one in found] == where
@@ -118,7 +118,7 @@ def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptatio
     episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     net = net._replace(n_classes=20)
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
-    numbers, key, asked = [5, 0, 2, 7, 1, 2], jax.random.key(2), Asked(5, "all", measured=False)
+    numbers, key, asked = [5, 0, 2, 7, 1, 2], jax.random.key(2), Asked(5, "all")
     found = alone(run.learner, episode, asked, numbers, params, net, key)
     for i, n in enumerate(numbers):
         own = dataclasses.replace(run.learner, inner_steps=n)
@@ -153,7 +153,7 @@ def test_a_learner_that_loops_in_its_own_way_is_told_after_each_number_of_inner_
 
     for kind in ("fori", "start", "twice"):
         learner = Own(**vars(RUN.learner), loop=kind)
-        told = alone(learner, one_of(episodes), Asked(2, "none", measured=False), [3, 0, 7], params)
+        told = alone(learner, one_of(episodes), Asked(2, "none"), [3, 0, 7], params)
         for i, n in enumerate((3, 0, 7)):
             one = alone(learner, one_of(episodes), MAIN, [n], params)
             np.testing.assert_allclose(told.outputs[i], one.outputs[0], rtol=1e-4, atol=1e-5)
@@ -185,7 +185,6 @@ def test_the_numbers_of_an_evaluation_are_arguments_and_inner_steps_are_clipped_
 
 def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predictions_in_a_test():
     run = run_of("learner=cnp", "task=sinusoid", "model.hidden=[4]", "learner.encoder=[4]", "learner.decoder=[4]")
-    assert run.asked.measured
     net = make_net(run.model, run.tasks, None)
     episode = jax.jit(run.tasks.sample)((), jax.random.key(0))
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
@@ -203,7 +202,7 @@ def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predict
 
 def test_what_selects_is_the_main_figure_of_the_whole_test_bit_for_bit(drawn):
     params, data, _ = drawn
-    asked = Asked(after=2, inductive="all", measured=False)
+    asked = Asked(after=2, inductive="all")
     mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
     evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, asked, RUN.inner)
     k_eval = engine.stream(3, engine.EVAL)
