@@ -13,6 +13,7 @@ from support import run_of
 
 from metarun import engine, inner
 from metarun.core import ConfigError, Episode
+from metarun.engine import evaluate
 from metarun.engine.evaluate import Asked, make_evaluate, mean_and_interval, query_metrics
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
@@ -126,8 +127,8 @@ def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, tas
 
     def figures(devices, task_chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, MAIN, RUN.inner)
-        return evaluate(params, (), 13, K_EVAL, {})[0].figures
+        made = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, MAIN, RUN.inner)
+        return made(params, (), 13, K_EVAL, {})[0].figures
 
     expected, got = figures(1, 1), figures(devices, task_chunk)
     for metric in expected:
@@ -141,8 +142,8 @@ def test_evaluation_after_other_inner_steps_is_that_learners():
     found = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 4, asked, RUN.inner)(params, (), 8, K_EVAL, {}, (5,))
     as_argument = found[1].figures
     other = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=5").learner
-    evaluate = make_evaluate(other, NET, RUN.tasks, mesh, 4, MAIN, RUN.inner)
-    as_learner = evaluate(params, (), 8, K_EVAL, {})[0].figures
+    made = make_evaluate(other, NET, RUN.tasks, mesh, 4, MAIN, RUN.inner)
+    as_learner = made(params, (), 8, K_EVAL, {})[0].figures
     np.testing.assert_allclose(as_argument["mse"]["mean"], as_learner["mse"]["mean"], rtol=1e-5)
 
 
@@ -183,6 +184,33 @@ def test_an_automatic_chunk_divides_the_tasks_and_is_small_for_large_episodes_on
     assert hardware.chunk(16, 10 * 28 * 28, "cpu") == 4
     assert hardware.chunk(15, 100 * 84 * 84, "cpu") == 3
     assert hardware.chunk(15, 100 * 84 * 84, "gpu") == 15
+
+
+def test_evaluation_takes_few_tasks_at_once_on_a_cpu_and_what_was_set_where_something_was():
+    hardware = RUN.hardware
+    assert hardware.chunk_of_evaluation(4, 10 * 28 * 28, "cpu") == 4
+    assert hardware.chunk_of_evaluation(4, 20 * 28 * 28, "cpu") == 2
+    assert hardware.chunk_of_evaluation(4, 100 * 84 * 84, "cpu") == 1
+    assert hardware.chunk_of_evaluation(4, 20, "cpu") == 64
+    assert [hardware.chunk_of_evaluation(n, 100 * 84 * 84, "gpu") for n in (4, 100)] == [64, 100]
+    assert dataclasses.replace(hardware, task_chunk=3).chunk_of_evaluation(4, 20, "cpu") == 3
+
+
+def test_a_fast_evaluation_asks_for_no_more_at_a_time_than_has_its_place(monkeypatch):
+    params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    asked_for = []
+
+    def figures(most):
+        monkeypatch.setattr(evaluate, "CHUNKS_AT_ONCE", most)
+        made = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 1, MAIN, RUN.inner)
+        asked_for.clear()
+        return made(params, (), 11, K_EVAL, {}, pause=asked_for.append)[0].figures
+
+    monkeypatch.setattr(evaluate, "SECONDS_BETWEEN_PAUSES", 1e6)
+    expected = figures(64)
+    assert asked_for == [1, 11]
+    assert figures(3) == expected
+    assert asked_for == [1, 4, 7, 10, 11]
 
 
 @pytest.mark.parametrize(
