@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format figures compare bench start reproduce costs soak mutants wheel clean
+.PHONY: help install demo test lint types tests slow format figures compare bench profile start reproduce queue costs soak mutants wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,12 +56,18 @@ bench: $(VENV)/installed-dev ## beside PyTorch: docs/benchmarks.md, about 25 min
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python scripts/bench_torch.py
 
+profile: $(VENV)/installed-dev ## where a meta-step's time goes: docs/speed.md, a minute on an idle machine (Linux)
+	taskset -c 0 $(BIN)/python scripts/profile_meta_step.py
+
 start: $(VENV)/installed-dev ## what a start costs by stage, cold and warm: docs/start.md, about 5 minutes on an idle machine
 	$(BIN)/python scripts/measure_start.py
 
 BUDGET ?= 1
 reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md and README's table, days on a CPU; make reproduce BUDGET=0.05 for a part
 	$(BIN)/python scripts/reproduce.py --budget $(BUDGET)
+
+queue: $(VENV)/installed-dev ## the rows of scripts/plan.yaml in full, one by one at the lowest priority: stop it when you like, and go on
+	$(BIN)/python scripts/reproduce.py --plan
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
 	$(BIN)/python scripts/measure_costs.py

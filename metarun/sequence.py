@@ -4,22 +4,36 @@ Santoro et al. 2016, section 2: the inputs are (x_1, null), (x_2, y_1), ..., (x_
 what was seen before. The classes of an episode have a new random order, so labels are bound to classes anew each time.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from metarun import inner
 from metarun.core import Array, Batch, ConfigError, Episode, Key, Metrics, Net, PyTree, Tasks, examples, must_classify
+
+# How a training sequence comes by its labels. `iid`: each step's class is drawn anew, all equally likely, so that how
+# often a label was seen says nothing of the next. `balanced`: every example once, in a random order.
+Labels = Literal["iid", "balanced"]
+Product = Callable[[str, Array], Array]  # (name, v) -> v times the matrix of this name, plus what is added to it
+GATES = "ifgo"  # of an LSTM: input, forget, candidate, output
 
 
 class Reader(NamedTuple):
-    """A recurrent network and the state in which it begins an episode."""
+    """A recurrent network, the state in which it begins an episode, and what it is given.
 
-    cell: nn.Module  # (carry, input (d,)) -> (carry, outputs (label_width,))
+    Its parts take one sequence or many side by side: states and features are (..., k).
+    """
+
+    init: Callable[[Key, int], PyTree]  # (key, an input's width) -> its parameters
+    prepare: Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # parameters, inputs (n, ..., d) -> see `scan`
+    step: Callable[[Product, PyTree], tuple[PyTree, Array]]  # (product, carry) -> carry, features
     blank: PyTree
     label_width: int
+    labels: Labels
+    standardise: bool  # inputs, each with mean 0 and variance 1
 
 
 class Memory(NamedTuple):
@@ -43,8 +57,8 @@ def init(reader: Reader, net: Net, key: Key, x: Array) -> PyTree:
     """{"encoder": the model's parameters, "cell": the reader's}."""
     k_encoder, k_cell = jax.random.split(key)
     encoder = net.init(k_encoder, x)
-    inputs, _ = one_step_late(embed(net, encoder, x[:1]), jnp.zeros(1, jnp.int32), reader.label_width)
-    return {"encoder": encoder, "cell": reader.cell.init(k_cell, reader.blank, inputs[0])["params"]}
+    width = jax.eval_shape(net.features, encoder, x).shape[1]
+    return {"encoder": encoder, "cell": reader.init(k_cell, width + reader.label_width)}
 
 
 def adapt(reader: Reader, net: Net, params: PyTree, support: Batch, key: Key) -> Memory:
@@ -55,22 +69,31 @@ def adapt(reader: Reader, net: Net, params: PyTree, support: Batch, key: Key) ->
 
 def predict(reader: Reader, net: Net, memory: Memory, x: Array) -> Array:
     """x (n, ...) -> logits (n, net.n_out): each query is one more step from the memory, and leaves no trace in it."""
+    z = embed(net, memory.params["encoder"], x, reader.standardise)
 
     def one(z: Array) -> Array:
-        return step(reader, memory.params, memory.carry, jnp.concatenate([z, memory.label]))[1]
+        return steps(reader, memory.params, memory.carry, jnp.concatenate([z, memory.label])[None])[1][0]
 
-    return jax.vmap(one)(embed(net, memory.params["encoder"], x))[:, : net.n_out]
+    return jax.vmap(one)(z)[:, : net.n_out]
 
 
 def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
-    """The gradient of the loss at every step of the sequence, and metrics: means over tasks."""
+    """The gradient of the loss at every step of the sequences, and metrics: means over tasks.
 
-    def sequence_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
-        batch = whole(episode, key)
-        outputs = read(reader, net, params, batch)[1]
-        return net.loss(outputs[:, : net.n_out], batch.y)
+    The sequences go side by side through ONE scan, in whose products their rows stand together.
+    """
+    sequence = partial(drawn, ways=net.n_out) if reader.labels == "iid" else whole
+    x, y = jax.vmap(sequence)(episodes, keys)
 
-    return inner.mean_grad(sequence_loss, params, episodes, keys)
+    def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
+        z = jax.vmap(lambda x: embed(net, params["encoder"], x, reader.standardise))(x)
+        inputs = jax.vmap(lambda z, y: one_step_late(z, y, reader.label_width)[0])(z, y)
+        blank = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(y), *leaf.shape)), reader.blank)
+        outputs = steps(reader, params, blank, inputs.swapaxes(0, 1))[1].swapaxes(0, 1)
+        losses, metrics = jax.vmap(net.loss)(outputs[..., : net.n_out], y)
+        return losses.mean(), jax.tree.map(jnp.mean, metrics)
+
+    return jax.grad(mean_loss, has_aux=True)(params)
 
 
 def measure(reader: Reader, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
@@ -81,24 +104,95 @@ def measure(reader: Reader, net: Net, params: PyTree, episode: Episode, key: Key
 
 def read(reader: Reader, net: Net, params: PyTree, batch: Batch) -> tuple[PyTree, Array, Array]:
     """(carry at the end, outputs (n, label_width), the last label), after one scan over the batch in its order."""
-    z = embed(net, params["encoder"], batch.x)
+    z = embed(net, params["encoder"], batch.x, reader.standardise)
     inputs, last = one_step_late(z, batch.y, reader.label_width)
-    carry, outputs = jax.lax.scan(lambda carry, x: step(reader, params, carry, x), reader.blank, inputs)
-    return carry, outputs, last
+    return *steps(reader, params, reader.blank, inputs), last
 
 
-def embed(net: Net, encoder: PyTree, x: Array) -> Array:
-    """x (n, ...) -> features (n, d), each example's with mean 0 and variance 1.
+def steps(reader: Reader, params: PyTree, carry: PyTree, inputs: Array) -> tuple[PyTree, Array]:
+    """inputs (n, ..., d) -> the carry after them, and outputs (n, ..., label_width); leaves of the carry (..., k)."""
+    matrices, added = reader.prepare(params["cell"], inputs)
+    carry, features = scan(reader.step, carry, matrices, added)
+    return carry, affine(features, params["cell"]["labels"]["kernel"], params["cell"]["labels"]["bias"])
+
+
+def affine(x: Array, kernel: Array, bias: Array) -> Array:
+    """x (..., d), kernel (d, k), bias (k,) -> (..., k)."""
+    return x @ kernel + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
+
+
+def scan(
+    step: Callable[[Product, PyTree], tuple[PyTree, Array]], carry: PyTree, matrices: PyTree, added: PyTree
+) -> tuple[PyTree, Array]:
+    """`step` once for each of the n rows of what `added` (n, ..., k) holds by name -> the last carry, features.
+
+    In a step product(name, v) is v @ matrices[name] + the step's row of added[name], for each name once: an input's
+    share or a bias is known for all steps before the first. A matrix's derivative is then the sum over steps of v and
+    the derivative of that row: ONE product after the loop, and not a matrix added to at every step.
+    """
+
+    def run(carry: PyTree, added: PyTree, matrices: PyTree) -> tuple[tuple[PyTree, Array], PyTree]:
+        def one(carry: PyTree, rows: PyTree) -> tuple[PyTree, Any]:
+            given = {}
+
+            def product(name: str, v: Array) -> Array:
+                given[name] = v
+                return v @ matrices[name] + rows[name]
+
+            carry, features = step(product, carry)
+            return carry, (features, given)
+
+        carry, (features, given) = jax.lax.scan(one, carry, added)
+        return (carry, features), given
+
+    @jax.custom_vjp
+    def of_all(carry: PyTree, added: PyTree, matrices: PyTree) -> tuple[PyTree, Array]:
+        return run(carry, added, matrices)[0]
+
+    def forward(carry: PyTree, added: PyTree, matrices: PyTree) -> tuple[Any, Any]:
+        result, back, given = jax.vjp(lambda carry, added: run(carry, added, matrices), carry, added, has_aux=True)
+        return result, (back, given)
+
+    def backward(kept: Any, cotangents: Any) -> tuple[PyTree, PyTree, PyTree]:
+        back, given = kept
+        carry, added = back(cotangents)
+        rows = {name: v.reshape(-1, v.shape[-1]) for name, v in given.items()}
+        return carry, added, {name: v.T @ added[name].reshape(len(v), -1) for name, v in rows.items()}
+
+    of_all.defvjp(forward, backward)
+    return of_all(carry, added, matrices)
+
+
+def lstm_parameters(key: Key, width: int, units: int, forget_bias: float) -> PyTree:
+    """Of an LSTM (Hochreiter and Schmidhuber 1997; Gers et al. 2000) over inputs (width,): a kernel and bias a gate."""
+    zeros = jnp.zeros(units)
+    params = nn.OptimizedLSTMCell(units).init(key, (zeros, zeros), jnp.zeros(width))["params"]
+    forget = params["hf"]
+    return {**params, "hf": {**forget, "bias": forget["bias"] + forget_bias}}
+
+
+def lstm_kernels(lstm: PyTree) -> tuple[Array, Array, Array]:
+    """The kernel of the inputs (width, 4 units), that of the hidden state (units, 4 units), and the bias (4 units,)."""
+    of_inputs = jnp.concatenate([lstm[f"i{gate}"]["kernel"] for gate in GATES], axis=1)
+    of_hidden = jnp.concatenate([lstm[f"h{gate}"]["kernel"] for gate in GATES], axis=1)
+    return of_inputs, of_hidden, jnp.concatenate([lstm[f"h{gate}"]["bias"] for gate in GATES])
+
+
+def lstm_step(cell: Array, gates: Array) -> tuple[Array, Array]:
+    """cell (..., units), gates (..., 4 units) before their nonlinearities -> cell, hidden (..., units)."""
+    let_in, keep, candidate, out = jnp.split(gates, len(GATES), axis=-1)
+    cell = nn.sigmoid(keep) * cell + nn.sigmoid(let_in) * jnp.tanh(candidate)
+    return cell, nn.sigmoid(out) * jnp.tanh(cell)
+
+
+def embed(net: Net, encoder: PyTree, x: Array, standardise: bool = True) -> Array:
+    """x (n, ...) -> features (n, d), with `standardise` each example's with mean 0 and variance 1.
 
     A convolution's features are positive and much alike, and a recurrent network takes very long to tell them apart.
     A single feature stays as it is.
     """
     z = net.features(encoder, x)
-    return jax.nn.standardize(z, epsilon=1e-3) if z.shape[1] > 1 else z
-
-
-def step(reader: Reader, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
-    return reader.cell.apply({"params": params["cell"]}, carry, x)  # type: ignore[return-value]
+    return jax.nn.standardize(z, epsilon=1e-3) if standardise and z.shape[1] > 1 else z
 
 
 def one_step_late(z: Array, y: Array, label_width: int) -> tuple[Array, Array]:
@@ -118,13 +212,30 @@ def whole(episode: Episode, key: Key) -> Batch:
     return shuffled(examples(episode), key)
 
 
+def drawn(episode: Episode, key: Key, ways: int) -> Batch:
+    """A sequence as long as the episode: each step's class is drawn anew, with the next of its examples.
+
+    A class that has none left begins again with its first. Every class has as many examples.
+    """
+    k_classes, k_order = jax.random.split(key)
+    mixed = whole(episode, k_order)
+    y = jax.random.randint(k_classes, mixed.y.shape, 0, ways)
+    mine = jnp.argsort(mixed.y).reshape(ways, -1)  # (ways, examples of a class)
+    earlier = instances(y, ways) - 1
+    return Batch(mixed.x[mine[y, earlier % mine.shape[1]]], y)
+
+
+def instances(y: Array, ways: int) -> Array:
+    """y (n,) -> (n,): how often each label has been there, itself included."""
+    return jnp.take_along_axis(jnp.cumsum(jax.nn.one_hot(y, ways, dtype=y.dtype), axis=0), y[:, None], axis=1)[:, 0]
+
+
 def instance_accuracy(outputs: Array, y: Array, ways: int) -> Metrics:
     """{"accuracy_instance_01": ...}: accuracy at the first, second, ... time that a class is seen (table 1).
 
     outputs (n, at least ways) and y (n,) in the order of the sequence, every class as often: n / ways times.
     """
-    seen = jnp.cumsum(jax.nn.one_hot(y, ways), axis=0)  # (n, ways)
-    instance = jnp.take_along_axis(seen, y[:, None], axis=1)[:, 0]
+    instance = instances(y, ways)
     right = (outputs[:, :ways].argmax(-1) == y).astype(outputs.dtype)
     return {
         f"accuracy_instance_{k:02}": jnp.where(instance == k, right, 0.0).sum() / ways

@@ -3,11 +3,13 @@
 Without names, every preset that has a paper's figure. What is finished in `--dir` is skipped, what was stopped there
 goes on: give the same command again. Figures are kept in docs/results.json, beside the page, and outlive the runs'
 directories. README.md's table is made of them, too; of its experiments `demo` has no paper.
-`--table-only` runs none. `--time` runs none either, and measures with `metarun bench` how long those that have not run
-would take.
+`--plan` works through scripts/plan.yaml instead, one run at a time at the lowest priority, and writes the pages after
+each: stopped by Ctrl-C or at a reboot, it goes on exactly where it was. `--table-only` runs none. `--time` runs none
+either, and measures with `metarun bench` how long those that have not run would take.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -15,12 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
 from pages import results as results_page
 from pages.known import beside, experiments, folder_of, keep, known, longest, presets
 
 from metarun.command.exits import FAILED
 from metarun.files import write_atomically
 
+PLAN = Path(__file__).with_name("plan.yaml")
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 
 
@@ -85,6 +89,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=seeds, default=[0], help="e.g. 0,1,2")
     parser.add_argument("--jobs", type=jobs, default=1, help="runs side by side")
     parser.add_argument("--dir", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument(
+        "--plan", type=Path, nargs="?", const=PLAN, help=f"a file like {PLAN.name}, which is the default"
+    )
     parser.add_argument("--table-only", action="store_true")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for each run; may be repeated")
@@ -98,15 +105,41 @@ def main() -> int:
         if arguments.time:
             before = known(arguments.dir)
             codes += [timed(name, arguments.dir) for name in chosen if not longest(before, name)]
+        elif arguments.plan:
+            codes += work_through(arguments.plan, arguments.dir)
         elif not arguments.table_only:
             codes += run_all(chosen, arguments)
     except KeyboardInterrupt:
         codes.append(130)
     finally:
-        what = known(arguments.dir)
-        keep(what)
-        results_page.write(what)
+        write_pages(arguments.dir)
     return max(codes)
+
+
+def write_pages(directory: Path) -> None:
+    what = known(directory)
+    keep(what)
+    results_page.write(what)
+
+
+def work_through(plan: Path, directory: Path) -> list[int]:
+    """Makes the plan's runs that are not finished, in its order; a run's pages are written before the next begins."""
+    os.nice(19)
+    codes = []
+    for preset, seed in planned(plan):
+        codes.append(abs(run(preset, experiments()[preset]["train"]["steps"], seed, directory, [])))
+        write_pages(directory)
+        if codes[-1] not in (0, FAILED):  # stopped: the next command goes on with this one
+            break
+    return codes
+
+
+def planned(plan: Path) -> list[tuple[str, int]]:
+    """A plan's runs, preset and seed. Raises SystemExit over a preset that there is not."""
+    runs = [(row["preset"], seed) for row in yaml.safe_load(plan.read_text()) for seed in row["seeds"]]
+    if wrong := sorted({preset for preset, _ in runs} - presets().keys()):
+        sys.exit(f"{plan}: {', '.join(wrong)}: no such preset; allowed: {', '.join(presets())}")
+    return runs
 
 
 def run_all(chosen: list[str], arguments: argparse.Namespace) -> list[int]:

@@ -3,22 +3,11 @@
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from metarun import sequence
 from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks
-
-
-class Cell(nn.Module):
-    """One step: (carry, input (d,)) -> (carry, outputs (label_width,))."""
-
-    units: int
-    label_width: int
-
-    @nn.compact
-    def __call__(self, carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
-        carry, hidden = nn.OptimizedLSTMCell(self.units, name="lstm")(carry, x)
-        return carry, nn.Dense(self.label_width, name="labels")(hidden)
 
 
 @dataclass(frozen=True)
@@ -27,6 +16,10 @@ class LSTM:
 
     units: Count
     label_width: Count  # most ways there may be: labels are one-hot
+    # As runs were that have no key for it; so are the next two.
+    labels: sequence.Labels = "balanced"
+    standardise: bool = True  # inputs, each example's alone
+    forget_bias: float = 0.0
 
     def check(self, tasks: Tasks) -> None:
         sequence.check(self, self.label_width, tasks)
@@ -36,7 +29,15 @@ class LSTM:
 
     def reader(self) -> sequence.Reader:
         blank = (jnp.zeros(self.units), jnp.zeros(self.units))
-        return sequence.Reader(Cell(self.units, self.label_width), blank, self.label_width)
+        return sequence.Reader(self.parameters, prepare, step, blank, self.label_width, self.labels, self.standardise)
+
+    def parameters(self, key: Key, width: int) -> PyTree:
+        """The parameters of LSTM and labels, for inputs (width,)."""
+        k_lstm, k_labels = jax.random.split(key)
+        return {
+            "lstm": sequence.lstm_parameters(k_lstm, width, self.units, self.forget_bias),
+            "labels": nn.Dense(self.label_width).init(k_labels, jnp.zeros(self.units))["params"],
+        }
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         return sequence.init(self.reader(), net, key, x)
@@ -52,3 +53,14 @@ class LSTM:
 
     def measure(self, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
         return sequence.measure(self.reader(), net, params, episode, key)
+
+
+def prepare(cell: PyTree, inputs: Array) -> tuple[PyTree, PyTree]:
+    of_inputs, of_hidden, bias = sequence.lstm_kernels(cell["lstm"])
+    return {"gates": of_hidden}, {"gates": sequence.affine(inputs, of_inputs, bias)}
+
+
+def step(product: sequence.Product, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+    """(cell, hidden) -> the next, and hidden."""
+    cell, hidden = sequence.lstm_step(carry[0], product("gates", carry[1]))
+    return (cell, hidden), hidden

@@ -1,7 +1,7 @@
 """Memory-augmented neural networks with least-recently-used access. Santoro et al. 2016."""
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,20 @@ import jax.numpy as jnp
 from annotated_types import Ge, Le
 
 from metarun import sequence
-from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import (
+    Array,
+    Batch,
+    ConfigError,
+    Count,
+    Episode,
+    Key,
+    Metrics,
+    Net,
+    NonNegative,
+    Positive,
+    PyTree,
+    Tasks,
+)
 
 
 class Carry(NamedTuple):
@@ -23,47 +36,18 @@ class Carry(NamedTuple):
 
 
 def cosine(keys: Array, memory: Array) -> Array:
-    """Equation 2: keys (heads, width), memory (slots, width) -> similarities (heads, slots)."""
+    """Equation 2: keys (..., heads, width), memory (..., slots, width) -> similarities (..., heads, slots)."""
 
     def inverse_norm(v: Array) -> Array:
         return jax.lax.rsqrt(jnp.square(v).sum(-1) + 1e-6)  # an empty slot is like nothing
 
-    return keys @ memory.T * inverse_norm(keys)[:, None] * inverse_norm(memory)[None]
+    similar = keys @ memory.swapaxes(-1, -2)
+    return similar * inverse_norm(keys)[..., None] * inverse_norm(memory)[..., None, :]
 
 
 def least_used(usage: Array, heads: int) -> Array:
-    """Equation 6: usage (slots,) -> one-hot rows (heads, slots). The h-th least used slot is head h's to write in."""
-    return jax.nn.one_hot(jax.lax.top_k(-usage, heads)[1], len(usage), dtype=usage.dtype)
-
-
-def access(carry: Carry, keys: Array, gate: Array, usage_decay: float, sharpness: float) -> Carry:
-    """Writes `keys` (heads, width) into the memory, then reads by them; `gate` (heads, 1) is sigma(alpha)."""
-    free = least_used(carry.usage, len(keys))  # w^lu, by the usage before this step
-    write_weights = gate * carry.read_weights + (1 - gate) * free  # eq. 7
-    # The least used slots are set to zero before anything is written (section 3.2).
-    memory = carry.memory * (1 - free.sum(0))[:, None] + write_weights.T @ keys  # eq. 8
-    read_weights = jax.nn.softmax(sharpness * cosine(keys, memory))  # eq. 3
-    usage = usage_decay * carry.usage + read_weights.sum(0) + write_weights.sum(0)  # eq. 5
-    return Carry(carry.lstm, memory, usage, read_weights, (read_weights @ memory).reshape(-1))  # eq. 4
-
-
-class Cell(nn.Module):
-    """One step of controller and memory: (carry, input (d,)) -> (carry, outputs (label_width,))."""
-
-    units: int
-    heads: int
-    usage_decay: float
-    sharpness: float
-    label_width: int
-
-    @nn.compact
-    def __call__(self, carry: Carry, x: Array) -> tuple[Carry, Array]:
-        width = carry.memory.shape[1]
-        lstm, hidden = nn.OptimizedLSTMCell(self.units, name="lstm")(carry.lstm, jnp.concatenate([x, carry.read]))
-        keys = jnp.tanh(nn.Dense(self.heads * width, name="keys")(hidden)).reshape(self.heads, width)
-        gate = nn.sigmoid(nn.Dense(self.heads, name="gate")(hidden))[:, None]
-        carry = access(carry._replace(lstm=lstm), keys, gate, self.usage_decay, self.sharpness)
-        return carry, nn.Dense(self.label_width, name="labels")(jnp.concatenate([hidden, carry.read]))
+    """Equation 6: usage (..., slots) -> one-hot rows (..., heads, slots), the least used slot first."""
+    return jax.nn.one_hot(jax.lax.top_k(-usage, heads)[1], usage.shape[-1], dtype=usage.dtype)
 
 
 @dataclass(frozen=True)
@@ -80,6 +64,16 @@ class MANN:
     usage_decay: Annotated[float, Ge(0), Le(1)]  # gamma
     sharpness: Positive  # similarities are multiplied by it before the softmax; equation 3 has 1
     label_width: Count  # most ways there may be: labels are one-hot
+    # As runs were that have no key for it; so are all the next.
+    labels: sequence.Labels = "balanced"
+    standardise: bool = True  # inputs, each example's alone
+    forget_bias: float = 0.0
+    written: Literal["key", "own"] = "key"  # what a head writes: its key (equation 8), or a vector of its own
+    addressed: Literal["before", "after"] = "after"  # reading weights are found in the memory before, or after writing
+    free: Literal["each", "all"] = "each"  # a head may write in one of the least used slots, or in all (equation 6)
+    emptied: Literal["one", "all"] = "all"  # of the least used slots, before anything is written
+    memory_start: NonNegative = 0.0  # in all of an empty memory
+    weights_start: Literal["none", "first"] = "none"  # which slot counts as read and used before anything was
 
     def __post_init__(self) -> None:
         if self.heads > self.memory[0]:
@@ -92,17 +86,70 @@ class MANN:
         """None: the model is an encoder."""
 
     def reader(self) -> sequence.Reader:
+        return sequence.Reader(
+            self.parameters, self.prepare, self.step, self.blank(), self.label_width, self.labels, self.standardise
+        )
+
+    def blank(self) -> Carry:
         slots, width = self.memory
-        blank = Carry(
+        first = jnp.zeros(slots).at[0].set(1.0 if self.weights_start == "first" else 0.0)
+        return Carry(
             lstm=(jnp.zeros(self.units), jnp.zeros(self.units)),
-            memory=jnp.zeros((slots, width)),
-            usage=jnp.zeros(slots),
-            read_weights=jnp.zeros((self.heads, slots)),
+            memory=jnp.full((slots, width), self.memory_start),
+            usage=first,
+            read_weights=jnp.tile(first, (self.heads, 1)),
             read=jnp.zeros(self.heads * width),
         )
-        return sequence.Reader(
-            Cell(self.units, self.heads, self.usage_decay, self.sharpness, self.label_width), blank, self.label_width
-        )
+
+    def parameters(self, key: Key, width: int) -> PyTree:
+        """The parameters of controller, memory and labels, for inputs (width,)."""
+        k_lstm, *keys = jax.random.split(key, 5)
+        read = self.heads * self.memory[1]
+        layers = {"keys": read, "gate": self.heads} | ({"writes": read} if self.written == "own" else {})
+        hidden, features = jnp.zeros(self.units), jnp.zeros(self.units + read)
+        return {
+            "lstm": sequence.lstm_parameters(k_lstm, width + read, self.units, self.forget_bias),
+            "labels": nn.Dense(self.label_width).init(keys[0], features)["params"],
+            **{
+                name: nn.Dense(size).init(k, hidden)["params"]
+                for k, (name, size) in zip(keys[1:], layers.items(), strict=False)
+            },
+        }
+
+    def prepare(self, cell: PyTree, inputs: Array) -> tuple[PyTree, PyTree]:
+        of_inputs, of_hidden, bias = sequence.lstm_kernels(cell["lstm"])
+        width = inputs.shape[-1]
+        layers = [cell[name] for name in ("gate", "keys", "writes") if name in cell]
+        heads, of_heads = (jnp.concatenate([layer[part] for layer in layers], axis=-1) for part in ("kernel", "bias"))
+        matrices = {"gates": jnp.concatenate([of_inputs[width:], of_hidden]), "heads": heads}
+        rows = jnp.broadcast_to(of_heads, (*inputs.shape[:-1], len(of_heads)))
+        return matrices, {"gates": sequence.affine(inputs, of_inputs[:width], bias), "heads": rows}
+
+    def step(self, product: sequence.Product, carry: Carry) -> tuple[Carry, Array]:
+        """One step of controller and memory: carry -> the next, and [hidden, read]."""
+        cell, hidden = carry.lstm
+        cell, hidden = sequence.lstm_step(cell, product("gates", jnp.concatenate([carry.read, hidden], axis=-1)))
+        ends = [self.heads, self.heads * (1 + self.memory[1])]
+        gate, *vectors = jnp.split(product("heads", hidden), ends, axis=-1)
+        keys, *own = (jnp.tanh(v).reshape(*v.shape[:-1], self.heads, -1) for v in vectors if v.shape[-1])
+        carry = carry._replace(lstm=(cell, hidden))
+        carry = self.access(carry, keys, own[0] if own else keys, nn.sigmoid(gate)[..., None])
+        return carry, jnp.concatenate([hidden, carry.read], axis=-1)
+
+    def access(self, carry: Carry, keys: Array, written: Array, gate: Array) -> Carry:
+        """Writes `written` (..., heads, width) and reads by `keys`, as many; `gate` (..., heads, 1): sigma(alpha)."""
+        least = least_used(carry.usage, self.heads)  # w^lu, by the usage before this step
+        free = least if self.free == "each" else least.sum(-2, keepdims=True)
+        write_weights = gate * carry.read_weights + (1 - gate) * free  # eq. 7
+        # Of the least used slots, those to be emptied are set to zero before anything is written (section 3.2).
+        emptied = least.sum(-2) if self.emptied == "all" else least[..., 0, :]
+        memory = carry.memory * (1 - emptied)[..., None] + write_weights.swapaxes(-1, -2) @ written  # eq. 8
+        addressed = carry.memory if self.addressed == "before" else memory
+        read_weights = jax.nn.softmax(self.sharpness * cosine(keys, addressed))  # eq. 3
+        used = jax.lax.stop_gradient(read_weights.sum(-2) + write_weights.sum(-2))  # it decides on slots alone
+        usage = self.usage_decay * carry.usage + used  # eq. 5
+        read = read_weights @ memory  # eq. 4
+        return Carry(carry.lstm, memory, usage, read_weights, read.reshape(*read.shape[:-2], -1))
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         return sequence.init(self.reader(), net, key, x)

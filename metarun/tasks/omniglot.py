@@ -3,17 +3,19 @@
 import hashlib
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Le
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
@@ -66,6 +68,9 @@ class Omniglot:
     queries: Count  # per class
     split: Literal["finn", "vinyals", "lake", "reptile"]
     data_dir: str | None
+    # As Santoro et al. 2016 (section 4.1) do; not at all where a run has no key for it.
+    rotate: Annotated[float, Ge(0), Le(180)] = 0.0  # each drawing by at most so many degrees, either way
+    shift: Annotated[float, Ge(0), Le(0.5)] = 0.0  # and by at most this part of its side, down or up, right or left
     metric = "accuracy"
 
     @property
@@ -121,6 +126,9 @@ class Omniglot:
             turns = jax.random.randint(k_turns, (self.ways,), 0, 4)
             chosen = 4 * chosen + turns
         images = jax.vmap(quarter_turns)(images, turns)
+        if self.rotate or self.shift:
+            by = moves(jax.random.fold_in(key, 1), images.shape[:2], self.rotate, self.shift)
+            images = jax.vmap(jax.vmap(moved))(images.astype(jnp.float32), by)
         return by_class(images[..., None].astype(jnp.float32) / 255, self.shots, chosen)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
@@ -130,6 +138,25 @@ class Omniglot:
 def quarter_turns(images: Array, turns: Array) -> Array:
     """images (..., side, side), all turned counter-clockwise by `turns` () times 90 degrees."""
     return jnp.stack([jnp.rot90(images, k, axes=(-2, -1)) for k in range(4)])[turns]
+
+
+def moves(key: Key, shape: tuple[int, ...], rotate: float, shift: float) -> Array:
+    """(*shape, 3): for `moved`, evenly within `rotate` degrees and the part `shift` of a side, either way."""
+    most = jnp.array([math.radians(rotate), shift * SIDE, shift * SIDE])
+    return most * jax.random.uniform(key, (*shape, 3), minval=-1.0)
+
+
+def moved(image: Array, by: Array) -> Array:
+    """image (side, side), turned about its middle by by[0] (radians), then by[1] pixels down and by[2] to the right.
+
+    Between pixels it is interpolated, linearly each way; beyond its edge there is no ink.
+    """
+    middle = (len(image) - 1) / 2
+    down, right = jnp.meshgrid(*2 * [jnp.arange(len(image)) - middle], indexing="ij")
+    down, right = down - by[1], right - by[2]
+    cos, sin = jnp.cos(by[0]), jnp.sin(by[0])
+    at = [cos * down + sin * right + middle, cos * right - sin * down + middle]
+    return jax.scipy.ndimage.map_coordinates(image, at, order=1)
 
 
 @cache

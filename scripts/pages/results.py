@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pages import overview
 from pages.known import Record, experiments, longest, presets, whole
 from pages.marks import write_between
+from pages.tables import over_seeds, table
 
 from metarun.report import markdown_text
 from metarun.run.figures import commit_in_words, figure_of, main_metric, papers, show, source, unit
@@ -32,7 +34,9 @@ IN_README: dict[str, tuple[str, ...]] = {
 
 
 def write(what: dict[str, Any]) -> None:
-    """Puts the tables between the markers of both pages."""
+    """Puts the tables between the markers of both pages, and draws the picture beside the first."""
+    write_between(PAGE, "overview", overview.page(what))
+    overview.draw(what, PAGE.with_suffix(".svg"))
     write_between(PAGE, "presets", page(what))
     write_between(README, "rows", in_readme(what))
 
@@ -121,12 +125,6 @@ def alone(metric: str, runs: list[Record]) -> str:
     return show(name, over_seeds(found)) if len(found) == len(runs) else "not kept"
 
 
-def over_seeds(figures: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The mean over seeds of the mean and of the interval over tasks; None where a seed's is not a number."""
-    every = {key: [figure.get(key) for figure in figures] for key in ("mean", "ci95")}
-    return {key: None if None in values else float(np.mean(np.array(values, float))) for key, values in every.items()}
-
-
 def spread(metric: str, figures: list[dict[str, Any]]) -> str:
     """The standard deviation of the figure over seeds."""
     means = [figure["mean"] for figure in figures if figure["mean"] is not None]
@@ -191,8 +189,3 @@ def in_full(steps: int, found: dict[str, Any] | None) -> str:
     hours = steps / found["meta_steps_per_s"] / 3600
     long = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     return f"{long} at {found['meta_steps_per_s']:.2g} meta-steps/s, {found['devices']} {found['device'].split()[0]}"
-
-
-def table(heads: Sequence[str], *cells: Sequence[str]) -> list[str]:
-    """A markdown table."""
-    return [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *(f"| {' | '.join(row)} |" for row in cells)]

@@ -1,5 +1,6 @@
 """MANN and the LSTM baseline in PyTorch: the sequences of a whole meta-batch as one batch."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,18 +29,20 @@ def weights(params: PyTree) -> Weights:
 
 def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
     """Each gives (the loss over every step of the sequences, its gradient)."""
-    whole = jax.vmap(sequence.whole)(episodes, keys)  # the episodes as sequences, in metarun's order
+    ways = 1 + int(episodes.support.y.max())
+    drawn = partial(sequence.drawn, ways=ways) if learner.labels == "iid" else sequence.whole
+    whole = jax.vmap(drawn)(episodes, keys)  # the episodes as sequences, in metarun's order
     x = images(whole.x).transpose(0, 1).contiguous()  # (n, tasks, 1, height, width)
     y = labels(whole.y).T  # (n, tasks)
     one_hot = F.one_hot(y, learner.label_width).to(x.dtype)
     late = torch.cat([torch.zeros_like(one_hot[:1]), one_hot[:-1]])  # each step's input has the label before it
-    ways = int(y.max()) + 1
     read = memory_augmented if hasattr(learner, "memory") else recurrent
 
     def in_one_batch() -> tuple[torch.Tensor, Weights]:
         theta = leaves(weights)
-        z = standardised(features_of_all(under(theta, "encoder/"), x)).transpose(0, 1)  # (n, tasks, d)
-        outputs = read(learner, theta, torch.cat([z, late], dim=2))
+        z = features_of_all(under(theta, "encoder/"), x)
+        z = standardised(z) if learner.standardise else z
+        outputs = read(learner, theta, torch.cat([z.transpose(0, 1), late], dim=2))  # inputs (n, tasks, d)
         loss = F.cross_entropy(outputs[..., :ways].flatten(0, 1), y.flatten())
         return loss.detach(), gradient(loss, theta)
 
@@ -64,8 +67,10 @@ def memory_augmented(learner: Any, weights: Weights, inputs: torch.Tensor) -> to
     n, tasks, _ = inputs.shape
     slots, width = learner.memory
     heads = learner.heads
-    memory, usage = inputs.new_zeros(tasks, slots, width), inputs.new_zeros(tasks, slots)
+    memory, usage = inputs.new_full((tasks, slots, width), learner.memory_start), inputs.new_zeros(tasks, slots)
     read_weights, read = inputs.new_zeros(tasks, heads, slots), inputs.new_zeros(tasks, heads * width)
+    if learner.weights_start == "first":
+        usage[:, 0] = read_weights[:, :, 0] = 1
     h = c = inputs.new_zeros(tasks, learner.units)
     no_bias = torch.zeros_like(weights["lstm/bias"])
 
@@ -81,10 +86,14 @@ def memory_augmented(learner: Any, weights: Weights, inputs: torch.Tensor) -> to
         h, c = torch.lstm_cell(x, (h, c), weights["lstm/ih"], weights["lstm/hh"], no_bias, weights["lstm/bias"])
         keys = torch.tanh(dense("keys", h)).unflatten(1, (heads, width))
         gate = torch.sigmoid(dense("gate", h))[:, :, None]
-        free = F.one_hot(usage.topk(heads, largest=False).indices, slots).to(x.dtype)  # (tasks, heads, slots), eq. 6
+        written = torch.tanh(dense("writes", h)).unflatten(1, (heads, width)) if learner.written == "own" else keys
+        least = F.one_hot(usage.topk(heads, largest=False).indices, slots).to(x.dtype)  # (tasks, heads, slots), eq. 6
+        free = least if learner.free == "each" else least.sum(1, keepdim=True)
+        emptied = least.sum(1) if learner.emptied == "all" else least[:, 0]
         write_weights = gate * read_weights + (1 - gate) * free  # eq. 7
-        memory = memory * (1 - free.sum(1))[:, :, None] + write_weights.transpose(1, 2) @ keys  # eq. 8
-        cosine = keys @ memory.transpose(1, 2) * inverse_norm(keys)[:, :, None] * inverse_norm(memory)[:, None]  # eq. 2
+        before, memory = memory, memory * (1 - emptied)[:, :, None] + write_weights.transpose(1, 2) @ written  # eq. 8
+        at = before if learner.addressed == "before" else memory
+        cosine = keys @ at.transpose(1, 2) * inverse_norm(keys)[:, :, None] * inverse_norm(at)[:, None]  # eq. 2
         read_weights = torch.softmax(learner.sharpness * cosine, dim=2)  # eq. 3
         # Nothing is differentiated through the choice of a slot.
         usage = learner.usage_decay * usage + (read_weights.sum(1) + write_weights.sum(1)).detach()  # eq. 5

@@ -1,7 +1,10 @@
 """Learners that read: causality, adapt-then-predict against one long sequence, the memory's closed forms."""
 
 import dataclasses
+import itertools
+from collections import Counter
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +15,22 @@ from metarun import sequence
 from metarun.core import Batch, Episode
 from metarun.learners.attention import Attention, Block
 from metarun.learners.lstm import LSTM
-from metarun.learners.mann import MANN, Carry, access, least_used
+from metarun.learners.mann import MANN, Carry, least_used
 
 WAYS = 3
 NET = identity(WAYS)
 MANN_ = MANN(units=8, memory=(6, 4), heads=2, usage_decay=0.9, sharpness=2.0, label_width=4)
-READERS = [MANN_, LSTM(units=8, label_width=4)]
+OWN = dataclasses.replace(
+    MANN_, labels="iid", standardise=False, forget_bias=1.0, written="own", addressed="before", free="all",
+    emptied="one", memory_start=1e-6, weights_start="first",
+)  # fmt: skip
+READERS = [MANN_, OWN, LSTM(units=8, label_width=4)]
 SUPPORT = Batch(jax.random.normal(jax.random.key(0), (6, 5)), jnp.array([0, 1, 2, 0, 1, 2]))
 QUERY = Batch(jax.random.normal(jax.random.key(1), (6, 5)), jnp.array([0, 0, 1, 1, 2, 2]))
+
+
+def memory_of(heads: int, sharpness: float, usage_decay: float, **how) -> MANN:
+    return MANN(1, memory=(8, 4), heads=heads, usage_decay=usage_decay, sharpness=sharpness, label_width=2, **how)
 
 
 def blank_carry(slots: int, width: int, heads: int) -> Carry:
@@ -33,7 +44,7 @@ def test_a_memory_read_back_after_one_write_returns_what_was_written():
     """Every empty slot has similarity 0 and the written one 1, so it is read with weight e^b / (e^b + slots - 1)."""
     key = jnp.array([[3.0, -4.0, 12.0]])
     for sharpness in (1.0, 40.0):
-        carry = access(blank_carry(8, 3, 1), key, jnp.zeros((1, 1)), 0.9, sharpness)
+        carry = memory_of(1, sharpness, 0.9).access(blank_carry(8, 3, 1), key, key, jnp.zeros((1, 1)))
         expected = np.exp(sharpness) / (np.exp(sharpness) + 7) * key[0]
         np.testing.assert_allclose(carry.read, expected, rtol=1e-4)
 
@@ -41,48 +52,129 @@ def test_a_memory_read_back_after_one_write_returns_what_was_written():
 def test_writes_go_to_the_least_used_slots_and_zero_them_first():
     carry = blank_carry(4, 2, 1)._replace(usage=jnp.array([0.5, 0.1, 0.9, 0.3]), memory=jnp.full((4, 2), 7.0))
     np.testing.assert_array_equal(least_used(carry.usage, 2), [[0, 1, 0, 0], [0, 0, 0, 1]])
-    after = access(carry, jnp.array([[1.0, 2.0]]), jnp.zeros((1, 1)), 0.9, 1.0)
+    key = jnp.array([[1.0, 2.0]])
+    after = memory_of(1, 1.0, 0.9).access(carry, key, key, jnp.zeros((1, 1)))
     np.testing.assert_allclose(after.memory, [[7, 7], [1, 2], [7, 7], [7, 7]])
 
 
 def test_the_gate_chooses_between_the_slots_just_read_and_the_least_used():
     carry = blank_carry(3, 2, 1)._replace(usage=jnp.array([1.0, 1.0, 0.0]), read_weights=jnp.array([[1.0, 0.0, 0.0]]))
-    after = access(carry, jnp.array([[4.0, 8.0]]), jnp.full((1, 1), 0.25), 0.5, 1.0)
+    key = jnp.array([[4.0, 8.0]])
+    after = memory_of(1, 1.0, 0.5).access(carry, key, key, jnp.full((1, 1), 0.25))
     np.testing.assert_allclose(after.memory, [[1, 2], [0, 0], [3, 6]], rtol=1e-6)  # eq. 7 and 8
     expected = 0.5 * carry.usage + after.read_weights.sum(0) + jnp.array([0.25, 0.0, 0.75])  # eq. 5
     np.testing.assert_allclose(after.usage, expected, rtol=1e-6)
 
 
-def accessed(memory, usage, read_weights, keys, gates, decay, sharpness):
+def accessed(memory, usage, read_weights, keys, written, gates, mann):
     """Equations 2 to 8 in numpy, head by head and slot by slot: memory, usage, read weights, what was read."""
     heads, slots = len(keys), len(memory)
-    free = np.argsort(usage, kind="stable")[:heads]  # the h-th least used slot is head h's
-    memory = memory.copy()
-    memory[free] = 0
+    free = np.argsort(usage, kind="stable")[:heads]
+    before, memory = memory, memory.copy()
+    memory[free if mann.emptied == "all" else free[:1]] = 0
     write_weights = gates[:, None] * read_weights
     for h in range(heads):
-        write_weights[h, free[h]] += 1 - gates[h]
+        write_weights[h, free if mann.free == "all" else free[h : h + 1]] += 1 - gates[h]
         for i in range(slots):
-            memory[i] += write_weights[h, i] * keys[h]
+            memory[i] += write_weights[h, i] * written[h]
+    addressed = before if mann.addressed == "before" else memory
     read_weights = np.empty((heads, slots))
     for h in range(heads):
-        lengths = np.linalg.norm(keys[h]) * np.linalg.norm(memory, axis=1)
-        similar = np.where(lengths > 0, memory @ keys[h] / np.maximum(lengths, 1e-9), 0)
-        read_weights[h] = np.exp(sharpness * similar) / np.exp(sharpness * similar).sum()
-    return memory, decay * usage + read_weights.sum(0) + write_weights.sum(0), read_weights, read_weights @ memory
+        lengths = np.sqrt((np.sum(keys[h] ** 2) + 1e-6) * (np.sum(addressed**2, axis=1) + 1e-6))
+        similar = addressed @ keys[h] / lengths
+        read_weights[h] = np.exp(mann.sharpness * similar) / np.exp(mann.sharpness * similar).sum()
+    usage = mann.usage_decay * usage + read_weights.sum(0) + write_weights.sum(0)
+    return memory, usage, read_weights, read_weights @ memory
 
 
-def test_a_memory_of_four_heads_is_numpys():
-    """Five steps: each head has a key, a gate and a least used slot of its own."""
+@pytest.mark.parametrize(
+    ("addressed", "free", "emptied"), list(itertools.product(("before", "after"), ("each", "all"), ("one", "all")))
+)
+def test_a_memory_of_four_heads_is_numpys(addressed, free, emptied):
+    """Five steps: each head has a key, a gate and a vector to write of its own."""
+    mann = memory_of(4, 5.0, 0.95, addressed=addressed, free=free, emptied=emptied)
     draw = np.random.default_rng(0)
     carry = blank_carry(6, 3, 4)
     memory, usage, read_weights = (np.asarray(part, np.float64) for part in carry[1:4])
     for _ in range(5):
-        keys, gates = draw.normal(size=(4, 3)), draw.uniform(size=4)
-        carry = access(carry, jnp.array(keys, jnp.float32), jnp.array(gates[:, None], jnp.float32), 0.95, 5.0)
-        memory, usage, read_weights, read = accessed(memory, usage, read_weights, keys, gates, 0.95, 5.0)
+        keys, written, gates = draw.normal(size=(4, 3)), draw.normal(size=(4, 3)), draw.uniform(size=4)
+        given = (jnp.array(part, jnp.float32) for part in (keys, written, gates[:, None]))
+        carry = mann.access(carry, *given)
+        memory, usage, read_weights, read = accessed(memory, usage, read_weights, keys, written, gates, mann)
         close(carry[1:4], (memory, usage, read_weights), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(carry.read, read.reshape(-1), rtol=1e-3, atol=1e-4)
+
+
+def test_a_memory_begins_as_asked():
+    blank = dataclasses.replace(MANN_, memory_start=0.5, weights_start="first").blank()
+    np.testing.assert_array_equal(blank.memory, np.full((6, 4), 0.5))
+    np.testing.assert_array_equal(blank.usage, [1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(blank.read_weights, [[1, 0, 0, 0, 0, 0]] * 2)
+    assert not any(np.any(part) for part in jax.tree.leaves(MANN_.blank()))
+
+
+@pytest.mark.parametrize("written", ["key", "own"])
+def test_a_step_of_a_mann_is_an_lstm_whose_hidden_state_gives_keys_gates_and_what_is_written(written):
+    mann = dataclasses.replace(MANN_, written=written)
+    params = mann.init(NET, jax.random.key(2), SUPPORT.x)["cell"]
+    carry = mann.blank()._replace(
+        lstm=tuple(jax.random.normal(jax.random.key(3), (2, 8))), read=jax.random.normal(jax.random.key(4), (8,))
+    )
+    x = jax.random.normal(jax.random.key(5), (1, 9))
+    after, outputs = sequence.steps(mann.reader(), {"cell": params}, carry, x)
+
+    def dense(name, v):
+        return v @ params[name]["kernel"] + params[name]["bias"]
+
+    cell = nn.OptimizedLSTMCell(8)
+    lstm, hidden = cell.apply({"params": params["lstm"]}, carry.lstm, jnp.concatenate([x[0], carry.read]))
+    keys = jnp.tanh(dense("keys", hidden)).reshape(2, 4)
+    own = jnp.tanh(dense("writes", hidden)).reshape(2, 4) if written == "own" else keys
+    expected = mann.access(carry._replace(lstm=lstm), keys, own, nn.sigmoid(dense("gate", hidden))[:, None])
+    close(after, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        outputs[0], dense("labels", jnp.concatenate([hidden, expected.read])), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_an_lstm_is_flaxs_and_forgets_little_at_the_start():
+    learner = LSTM(units=8, label_width=4, forget_bias=1.5)
+    params = learner.init(NET, jax.random.key(2), SUPPORT.x)["cell"]
+    np.testing.assert_array_equal(params["lstm"]["hf"]["bias"], np.full(8, 1.5))
+    assert not np.any(params["lstm"]["hi"]["bias"])
+    inputs = jax.random.normal(jax.random.key(3), (5, 9))
+    (_, last), outputs = sequence.steps(learner.reader(), {"cell": params}, learner.reader().blank, inputs)
+    carry = (jnp.zeros(8), jnp.zeros(8))
+    for x, output in zip(inputs, outputs, strict=True):
+        carry, hidden = nn.OptimizedLSTMCell(8).apply({"params": params["lstm"]}, carry, x)
+        expected = hidden @ params["labels"]["kernel"] + params["labels"]["bias"]
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(last, hidden, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("learner", READERS)
+def test_matrices_have_the_derivative_of_every_step(learner):
+    """That of the loop written out, through the outputs and through the state at the end."""
+    reader, params = learner.reader(), learner.init(NET, jax.random.key(2), SUPPORT.x)["cell"]
+    inputs = jax.random.normal(jax.random.key(3), (6, 9))
+
+    def written_out(step, carry, matrices, added):
+        features = []
+        for t in range(6):
+            carry, feature = step(lambda name, v, t=t: v @ matrices[name] + added[name][t], carry)
+            features.append(feature)
+        return carry, jnp.stack(features)
+
+    def value(scan, params, inputs):
+        carry, features = scan(reader.step, reader.blank, *reader.prepare(params, inputs))
+        weighed = [jnp.sum(jnp.sin(leaf + 1.0) ** 2) for leaf in jax.tree.leaves(carry)]
+        return jnp.sum(jnp.cos(features)) + sum(weighed)
+
+    found, expected = (
+        jax.jit(jax.grad(lambda *a, scan=scan: value(scan, *a), (0, 1)))(params, inputs)
+        for scan in (sequence.scan, written_out)
+    )
+    close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_labels_come_one_step_late():
@@ -106,6 +198,39 @@ def test_a_sequence_holds_every_example_once_with_its_label_in_a_new_order():
     expected = {bytes(np.asarray(x)): int(y) for b in (SUPPORT, QUERY) for x, y in zip(b.x, b.y, strict=True)}
     assert rows == expected
     assert not np.array_equal(whole.y, sequence.whole(Episode(SUPPORT, QUERY), jax.random.key(2)).y)
+
+
+def test_labels_drawn_anew_come_with_examples_of_their_class_each_before_any_twice():
+    episode = Episode(SUPPORT, QUERY)  # 4 examples of each of 3 classes
+    of = {bytes(np.asarray(x)): int(y) for b in episode[:2] for x, y in zip(b.x, b.y, strict=True)}
+    drawn = jax.jit(lambda key: sequence.drawn(episode, key, WAYS))
+    counts, first = Counter(), Counter()
+    for seed in range(300):
+        batch = drawn(jax.random.key(seed))
+        assert batch.y.shape == (12,)
+        rows = [bytes(np.asarray(x)) for x in batch.x]
+        assert [of[row] for row in rows] == batch.y.tolist()
+        for label in range(WAYS):
+            mine = [row for row in rows if of[row] == label]
+            assert len(set(mine)) == min(len(mine), 4)
+            counts[len(mine)] += 1
+        first[rows[0]] += 1
+    # Binomial(12, 1/3): 4 of a class is likeliest, and yet in less than a quarter.
+    assert 0.18 < counts[4] / 900 < 0.30
+    assert max(counts) >= 9
+    assert len(first) == 12
+    assert max(first.values()) < 50  # each of 12 examples comes first about 25 times in 300
+
+
+def test_training_reads_labels_as_the_learner_says():
+    params = OWN.init(NET, jax.random.key(2), SUPPORT.x)
+    batch = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY))
+    for learner, sequence_of in ((OWN, lambda e, k: sequence.drawn(e, k, WAYS)), (MANN_, sequence.whole)):
+        mine = learner if learner is OWN else dataclasses.replace(OWN, labels="balanced")
+        _, metrics = jax.jit(lambda *a, mine=mine: mine.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
+        read = sequence_of(one_of(batch), jax.random.key(3))
+        outputs = sequence.read(mine.reader(), NET, params, read)[1][:, :WAYS]
+        np.testing.assert_allclose(metrics["loss"], NET.loss(outputs, read.y)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("learner", READERS)
@@ -150,6 +275,7 @@ def test_features_are_standardised_one_example_at_a_time():
     x = np.asarray(3 + 2 * SUPPORT.x)
     expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-3)
     np.testing.assert_allclose(sequence.embed(NET, {}, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(sequence.embed(NET, {}, x, standardise=False), x)
     np.testing.assert_array_equal(sequence.embed(NET, {}, x[:, :1]), x[:, :1])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import reproduce as script
 from pages import known as results_memory
+from pages import overview
 from pages import results as results_page
 from support import composed, experiments
 
@@ -22,7 +23,8 @@ from metarun.run.figures import figure_of
 def reproduce(tmp_path, monkeypatch):
     """The script's command line, its pages and its memory in a directory of their own."""
     page, readme = tmp_path / "results.md", tmp_path / "README.md"
-    page.write_text("before\n<!-- presets: begin -->\nold\n<!-- presets: end -->\nafter\n")
+    marks = "".join(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->\n" for name in ("overview", "presets"))
+    page.write_text(f"before\n{marks}after\n")
     readme.write_text("before\n<!-- rows: begin -->\nold\n<!-- rows: end -->\nafter\n")
     monkeypatch.setattr(results_page, "PAGE", page)
     monkeypatch.setattr(results_page, "README", readme)
@@ -290,3 +292,74 @@ def test_an_option_that_cannot_be_is_refused(reproduce, wrong, capsys):
     with pytest.raises(SystemExit):
         reproduce("maml_sinusoid_10s", *wrong)
     assert f"argument {wrong[0]}: '{wrong[1]}': give " in capsys.readouterr().err
+
+
+def test_a_plan_is_worked_through_in_its_order_and_stops_where_it_was_stopped(reproduce, tmp_path, monkeypatch):
+    plan, made, written, priority = tmp_path / "plan.yaml", [], [], []
+    rows = ("maml_sinusoid_10s, seeds: [1, 0]", "mann_omniglot_5w, seeds: [0]", "lstm_omniglot_5w, seeds: [0]")
+    plan.write_text("".join(f"- {{preset: {row}}}\n" for row in rows))
+    codes = {("maml_sinusoid_10s", 0): 1, ("mann_omniglot_5w", 0): 75}
+
+    def run(name, steps, seed, directory, settings):
+        made.append((name, steps, seed))
+        assert (directory, settings) == (tmp_path / "runs", [])
+        return codes.get((name, seed), 0)
+
+    monkeypatch.setattr(script, "run", run)
+    monkeypatch.setattr(script, "write_pages", lambda directory: written.append(len(made)))
+    monkeypatch.setattr(script.os, "nice", priority.append)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--dir", str(tmp_path / "runs"), "--plan", str(plan)])
+    assert script.main() == 75
+    assert made == [("maml_sinusoid_10s", 70000, 1), ("maml_sinusoid_10s", 70000, 0), ("mann_omniglot_5w", 100000, 0)]
+    assert written[:3] == [1, 2, 3]
+    assert priority == [19]
+
+
+def test_the_plan_of_the_project_names_presets_and_no_run_twice(tmp_path):
+    runs = script.planned(script.PLAN)
+    assert len(set(runs)) == len(runs) > 20
+    wrong = tmp_path / "plan.yaml"
+    wrong.write_text("- {preset: maml_sinusoid, seeds: [0]}\n")
+    with pytest.raises(SystemExit, match="maml_sinusoid: no such preset; allowed: anil_miniimagenet_5w1s, "):
+        script.planned(wrong)
+
+
+def test_a_figure_is_reached_or_inside_or_short_by_what_it_lacks():
+    def entry(metric, paper, ours):
+        return overview.Entry("p", metric, paper, ours, 1.0, 1)
+
+    assert entry("accuracy", (98.7, 0.4), (98.7, 9.0)).verdict == "reached"
+    assert entry("accuracy", (98.7, 0.4), (98.31, 9.0)).verdict == "inside"
+    assert entry("accuracy", (98.7, 0.4), (98.2, 9.0)).verdict == "0.5 short"
+    assert entry("accuracy", (98.7, None), (98.6, 9.0)).verdict == "0.1 short"
+    assert entry("mse_after_1", (0.67, None), (0.57, None)).verdict == "reached"
+    assert entry("mse_after_1", (0.67, 0.1), (0.76, None)).verdict == "inside"
+    assert entry("mse_after_1", (0.67, 0.1), (0.8, None)).verdict == "0.13 short"
+    assert entry("accuracy_instance_02", (1.0, None), (1.0, None)).name == "p 02"
+
+
+def test_the_overview_has_a_row_for_each_figure_whole_budgets_first_and_counts_them(monkeypatch):
+    papers = {"a": {"accuracy": [0.9, 0.01]}, "b": {"accuracy": [0.8, None]}, "c": {"accuracy": [0.5, None]}}
+    presets = {name: {"train": {"steps": 100}, "paper": {"figures": figures}} for name, figures in papers.items()}
+    monkeypatch.setattr(overview, "presets", lambda: presets)
+
+    def run(preset, mean, steps, seed=0):
+        figures = {"accuracy": {"mean": mean, "ci95": 0.02}}
+        return {
+            "preset": preset,
+            "steps": steps,
+            "seed": seed,
+            "settings": [],
+            "protocol": {"split": "test"},
+            "test": figures,
+        }
+
+    what = {"runs": [run("a", 0.7, 50), run("b", 0.81, 100), run("b", 0.83, 100, 1), run("c", 0.4, 100)]}
+    lines = overview.page(what).splitlines()
+    assert lines[0].startswith("1 of 2 figures at the whole budget ")
+    assert lines[0].endswith("; 1 have run a part of it.")
+    assert lines[4:] == [
+        "| b | 80.00 | 82.00 ± 2.00 | reached | 100% | 2 |",
+        "| c | 50.00 | 40.00 ± 2.00 | 10 short | 100% | 1 |",
+        "| a | 90.00 ± 1.00 | 70.00 ± 2.00 | 20 short | 50% | 1 |",
+    ]

@@ -1,5 +1,6 @@
 """What is particular to each task distribution."""
 
+import dataclasses
 import io
 import zipfile
 from itertools import pairwise
@@ -94,6 +95,37 @@ def test_a_quarter_turn_is_counter_clockwise():
     image = jnp.array([[1, 2], [3, 4]], jnp.uint8)
     np.testing.assert_array_equal(omniglot.quarter_turns(image[None], 1)[0], [[2, 4], [1, 3]])
     np.testing.assert_array_equal(omniglot.quarter_turns(image[None], 0)[0], image)
+
+
+def test_a_moved_drawing_is_turned_counter_clockwise_then_goes_down_and_right():
+    image = jax.random.uniform(jax.random.key(0), (7, 7))
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(omniglot.moved(image, jnp.zeros(3)), image, **close)
+    np.testing.assert_allclose(omniglot.moved(image, jnp.array([jnp.pi / 2, 0, 0])), np.rot90(image), **close)
+    shifted = omniglot.moved(image, jnp.array([0.0, 2.0, -1.0]))
+    np.testing.assert_allclose(shifted[2:, :-1], image[:-2, 1:], **close)
+    assert not np.any(shifted[:2])
+    assert not np.any(shifted[:, -1])
+    half = omniglot.moved(image, jnp.array([0.0, 0.5, 0.0]))
+    np.testing.assert_allclose(half[1:], (image[1:] + image[:-1]) / 2, **close)
+
+
+def test_each_drawing_is_turned_and_shifted_by_itself_within_its_bounds(omniglot_dir):
+    still = Omniglot(ways=3, shots=2, queries=2, split="lake", data_dir=omniglot_dir)
+    moving = dataclasses.replace(still, rotate=10.0, shift=0.1)
+    data = still.load("test")
+    before, after = (jax.jit(task.sample)(data, jax.random.key(5)) for task in (still, moving))
+    np.testing.assert_array_equal(before.classes, after.classes)
+    found = []
+    for x, y in zip(before.query.x[..., 0], after.query.x[..., 0], strict=True):
+        tries = [(a, d, r) for a in np.radians([-10, -5, 0, 5, 10]) for d in (-2, 0, 2) for r in (-2, 0, 2)]
+        apart = [float(jnp.abs(omniglot.moved(x, jnp.array(by)) - y).mean()) for by in tries]
+        found.append(tries[int(np.argmin(apart))])
+        assert min(apart) < float(jnp.abs(x - y).mean())
+    assert len(set(found)) > 2
+    moves = np.array(omniglot.moves(jax.random.key(0), (50, 60), 10.0, 0.1))
+    np.testing.assert_allclose(np.abs(moves).max((0, 1)), [np.radians(10), 2.8, 2.8], rtol=0.01)
+    assert (np.abs(moves.mean((0, 1))) < [0.01, 0.15, 0.15]).all()
 
 
 def test_choose_takes_different_numbers_evenly():
