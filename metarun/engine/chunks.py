@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from metarun import machine
 from metarun.core import Key, PyTree, State
 from metarun.engine.compiled import Program
 from metarun.engine.hardware import Hardware
@@ -131,7 +132,7 @@ def choose_chunk(
 
     Measuring begins with a guess and goes up and down from it while that is clearly faster. A run that is short takes
     the guess. What was found is kept in the cache directory, for device, versions, shapes and `settings`, which are
-    those that shape the programs.
+    those that shape the programs; but not if others took cores meanwhile, for then times are theirs as well.
     """
     size = episode_size(shape.tasks, training.data)
     guess = hardware.chunk(shape.meta_batch // mesh.size, size, mesh.devices.flat[0].platform)
@@ -160,12 +161,16 @@ def choose_chunk(
     if measured(guess, worth) < worth:
         return guess
     log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
-    best = allowed.index(guess)
+    best, before = allowed.index(guess), machine.cores()
     for direction in (-1, 1):
         while 0 <= best + direction < len(allowed):
             if measured(allowed[best + direction]) > CLEARLY_FASTER * measured(allowed[best]):
                 break
             best += direction
+    others = machine.taken_by_others(before, machine.cores())
+    if machine.is_busy(others):
+        log.info(f"{allowed[best]} tasks at once were fastest, which is not remembered: {machine.in_words(others)}")
+        return allowed[best]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = {"task_chunk": allowed[best], "seconds_per_meta_step": seconds, "measured_for": key}

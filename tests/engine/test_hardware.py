@@ -137,7 +137,9 @@ def test_a_model_that_no_memory_holds_is_refused_before_anything_of_it_is_made(m
         engine.first_state(run.shape, mesh, (), run.numbers, 0)
 
 
-def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch):
+def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch, caplog):
+    others = [0.04]
+    monkeypatch.setattr(chunks.machine, "taken_by_others", lambda before, after: others[0])
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(chunks, "WORTH_MEASURING_S", 0.0)
     times = {1: 3.0, 2: 1.0, 4: 2.0}
@@ -171,6 +173,21 @@ def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch
     asked.clear()
     assert chosen(run) == 2
     assert asked != []
+
+    # What is measured while others compute is theirs as well: it serves once.
+    others[0] = 0.43
+    other = run_of(*SMALL, "model.hidden=[10]")
+    caplog.set_level("INFO", logger="metarun")
+    for _ in range(2):
+        asked.clear()
+        assert chosen(other) == 2
+        assert asked != []
+    assert "2 tasks at once were fastest, which is not remembered: others took 43% of the cores" in caplog.text
+    others[0] = None  # where the system does not tell, it is remembered
+    assert chosen(other) == 2
+    asked.clear()
+    assert chosen(other) == 2
+    assert asked == []
 
 
 @pytest.mark.parametrize("steps", [1, 7])
