@@ -75,6 +75,41 @@ def test_matching_outputs_are_the_logarithms_of_attention_summed_by_label():
     np.testing.assert_allclose(np.exp(outputs), expected, rtol=1e-5)
 
 
+def test_full_context_embeddings_are_numpys():
+    """Vinyals et al. 2016, appendix A: a bidirectional LSTM over the support set; a query reads it K times."""
+    learner, net, key = Matching("cosine", 1.0, context_steps=3), identity(WAYS), jax.random.key(5)
+    params = learner.init(net, jax.random.key(1), SUPPORT.x)
+    d = SUPPORT.x.shape[1]
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+
+    def lstm(name, x, hidden, cell):
+        p = jax.tree.map(np.asarray, params[name])
+        i, f, g, o = (x @ p[f"i{k}"]["kernel"] + hidden @ p[f"h{k}"]["kernel"] + p[f"h{k}"]["bias"] for k in "ifgo")
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(cell), cell
+
+    order = np.asarray(jax.random.permutation(key, len(SUPPORT.y)))
+    z, y = np.asarray(SUPPORT.x)[order], np.asarray(SUPPORT.y)[order]
+    g = z.copy()
+    for name, places in (("forwards", range(len(z))), ("backwards", reversed(range(len(z))))):
+        hidden = cell = np.zeros(d)
+        for i in places:
+            hidden, cell = lstm(name, z[i], hidden, cell)
+            g[i] += hidden
+    expected = []
+    for x in np.asarray(QUERY.x):
+        hidden = cell = read = np.zeros(d)
+        for _ in range(3):
+            out, cell = lstm("query", np.concatenate([x, read]), hidden, cell)
+            hidden = out + x
+            weights = np.exp(g @ hidden)
+            read = weights / weights.sum() @ g
+        similar = np.exp(g @ hidden / np.linalg.norm(g, axis=1) / np.linalg.norm(hidden))
+        expected.append(similar / similar.sum() @ np.eye(WAYS)[y])
+    outputs = learner.predict(net, learner.adapt(net, params, SUPPORT, key), QUERY.x)
+    np.testing.assert_allclose(np.exp(outputs), expected, rtol=1e-4)
+
+
 def test_proto_maml_before_its_first_step_is_a_prototypical_network():
     params = NET.init(jax.random.key(1), SUPPORT.x)
     unadapted = ProtoMAML(inner_lr=0.1, inner_steps=0, inner_optimizer="sgd", inner_loss="mean", first_order=False)
