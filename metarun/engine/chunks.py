@@ -130,7 +130,7 @@ def choose_chunk(
 ) -> int:
     """The chunk for a run on this machine: the setting, else the fastest one known, else the fastest one measured.
 
-    Measuring begins with a guess and goes up and down from it while that is clearly faster. A run that is short takes
+    Measuring begins with a guess and goes down and up from it while that is clearly faster. A run that is short takes
     the guess. What was found is kept in the cache directory, for device, versions, shapes and `settings`, which are
     those that shape the programs; but not if others took cores meanwhile, for then times are theirs as well.
     """
@@ -162,11 +162,15 @@ def choose_chunk(
         return guess
     log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
     best, before = allowed.index(guess), machine.cores()
-    for direction in (-1, 1):
-        while 0 <= best + direction < len(allowed):
-            if measured(allowed[best + direction]) > CLEARLY_FASTER * measured(allowed[best]):
-                break
-            best += direction
+    # Half of the tasks may be no faster, and a quarter twice as fast: what a task computes then fits into the caches.
+    for direction, patience in ((-1, 1), (1, 0)):
+        at, missed = best, 0
+        while missed <= patience and 0 <= at + direction < len(allowed):
+            at += direction
+            if measured(allowed[at]) <= CLEARLY_FASTER * measured(allowed[best]):
+                best, missed = at, 0
+            else:
+                missed += 1
     others = machine.taken_by_others(before, machine.cores())
     if machine.is_busy(others):
         log.info(f"{allowed[best]} tasks at once were fastest, which is not remembered: {machine.in_words(others)}")

@@ -174,6 +174,11 @@ def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch
     assert chosen(run) == 2
     assert asked != []
 
+    # One task at once is tried where two are no faster than four.
+    times.update({1: 0.5, 2: 3.0})
+    assert chosen(run_of(*SMALL, "model.hidden=[11]")) == 1
+    times.update({1: 3.0, 2: 1.0})
+
     # What is measured while others compute is theirs as well: it serves once.
     others[0] = 0.43
     other = run_of(*SMALL, "model.hidden=[10]")

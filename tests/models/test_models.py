@@ -97,6 +97,24 @@ def value_and_derivatives(f, point, direction):
     return everything(point, direction)
 
 
+def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
+    """Forward over reverse, as inner loops take them, and reverse over reverse; one matrix for all, and one each."""
+    k_rows, k_matrix, k_v, k_w = jax.random.split(jax.random.key(0), 4)
+    rows, v = jax.random.normal(k_rows, (3, 5, 4)), jax.random.normal(k_v, (3, 5, 4))
+    matrix, w = jax.random.normal(k_matrix, (3, 4, 2)), jax.random.normal(k_w, (3, 4, 2))
+
+    def reverse_twice(f, point, direction):
+        gradient = jax.grad(lambda point: jnp.sin(f(*point)).sum())
+        return jax.jit(jax.vjp(gradient, point)[1])(direction)
+
+    for of_each, (m, d) in ((0, (matrix, w)), (None, (matrix[0], w[0]))):
+        ours = jax.vmap(lambda x, m: layers.product(x, m, None), (0, of_each))
+        theirs = jax.vmap(jnp.matmul, (0, of_each))
+        for derivatives in (value_and_derivatives, reverse_twice):
+            found, expected = (derivatives(f, (rows, m), (v, d)) for f in (ours, theirs))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 2), (3, 4)])
 def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size, stride):
