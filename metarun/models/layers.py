@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metarun.core import Array, ConfigError
+from metarun.models.product import product
 
 BLOCK_BYTES = 2**20  # of patches and features, per task
 MANY_IMAGES = 60  # with one kernel: from so many on a CPU's own convolution is faster than patches
@@ -27,7 +28,6 @@ def convolve(
     matrix: vmap over kernels turns that product into a batched one, and a convolution would become a grouped
     convolution, tens of times slower on a CPU. Where all that is vmapped shares ONE kernel, a CPU has a convolution
     of its own that is up to 2.5 times as fast for many images: it is taken inside `answering`.
-    `jax.grad` and `jax.vjp` differentiate it, and `jax.jvp` differentiates their results; not `jax.jvp` alone.
     """
     kh, kw, channels, _ = kernel.shape
     if rest.pop("feature_group_count", 1) != 1 or x.shape[-1] != channels:
@@ -79,12 +79,24 @@ def _convolution(strides: tuple[int, int], pads: tuple[tuple[int, int], ...], pr
         y = one_kernel(x.reshape(-1, *x.shape[2:]), kernel)
         return y.reshape(size, -1, *y.shape[1:]), True
 
-    @jax.custom_vjp
+    @jax.custom_jvp
     def convolution(x: Array, kernel: Array) -> Array:
         return one_kernel(x, kernel)
 
-    # Where it is differentiated the way there is patches, too: the way back shares them.
-    convolution.defvjp(lambda x, kernel: jax.vjp(as_patches, x, kernel), lambda back, y: back(y))
+    @functools.partial(convolution.defjvp, symbolic_zeros=True)
+    def derivative(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
+        """Of patches times a matrix, in what varies. The way there is patches, too, and the way back shares them."""
+        varies = [not isinstance(tangent, jax.custom_derivatives.SymbolicZero) for tangent in tangents]
+
+        def of(*those: Array) -> Array:
+            rest = iter(those)
+            return as_patches(*(next(rest) if one else primal for one, primal in zip(varies, primals, strict=True)))
+
+        def chosen(pair: tuple[Any, Any]) -> tuple[Any, ...]:
+            return tuple(part for one, part in zip(varies, pair, strict=True) if one)
+
+        return jax.jvp(of, chosen(primals), chosen(tangents))
+
     return convolution
 
 
@@ -117,29 +129,6 @@ def patches_times_matrix(
         return images(x)
     in_blocks = functools.partial(jax.lax.map, jax.checkpoint(lambda x: images(x[None])[0]), batch_size=block)
     return jax.lax.platform_dependent(x, cpu=in_blocks, default=jax.checkpoint(images))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(rows: Array, matrix: Array, precision: Any) -> Array:
-    """rows (m, k) @ matrix (k, n), whose derivative in `matrix` is written as rows^T y.
-
-    jax writes it as (y^T rows)^T, and XLA's CPU compiler then computes what y comes from in the order of y^T, against
-    the grain of its memory: an eighth of a meta-step's time.
-    """
-    return jnp.matmul(rows, matrix, precision=precision)
-
-
-def _product_forward(rows: Array, matrix: Array, precision: Any) -> tuple[Array, tuple[Array, Array]]:
-    return jnp.matmul(rows, matrix, precision=precision), (rows, matrix)
-
-
-def _product_backward(precision: Any, kept: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
-    rows, matrix = kept
-    of_rows = jax.lax.dot_general(y, matrix, (((1,), (1,)), ((), ())), precision=precision)
-    return of_rows, jax.lax.dot_general(rows, y, (((0,), (0,)), ((), ())), precision=precision)
-
-
-product.defvjp(_product_forward, _product_backward)
 
 
 def max_pool_2x2(x: Array, stride: Literal[1, 2] = 2) -> Array:

@@ -1,5 +1,6 @@
 """The convolution against XLA's own, normalisation against its definition."""
 
+import itertools
 import re
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
 from metarun.models.layers import Normalisation, convolve, max_pool_2x2
 from metarun.models.mlp import MLP
+from metarun.models.product import product
 from metarun.models.resnet12 import ResNet12
 
 
@@ -98,21 +100,39 @@ def value_and_derivatives(f, point, direction):
 
 
 def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
-    """Forward over reverse, as inner loops take them, and reverse over reverse; one matrix for all, and one each."""
-    k_rows, k_matrix, k_v, k_w = jax.random.split(jax.random.key(0), 4)
-    rows, v = jax.random.normal(k_rows, (3, 5, 4)), jax.random.normal(k_v, (3, 5, 4))
-    matrix, w = jax.random.normal(k_matrix, (3, 4, 2)), jax.random.normal(k_w, (3, 4, 2))
+    """Forward over reverse, as inner loops take them, and reverse over reverse, for all ways to vmap it twice."""
+    draw = np.random.default_rng(0)
 
     def reverse_twice(f, point, direction):
         gradient = jax.grad(lambda point: jnp.sin(f(*point)).sum())
         return jax.jit(jax.vjp(gradient, point)[1])(direction)
 
-    for of_each, (m, d) in ((0, (matrix, w)), (None, (matrix[0], w[0]))):
-        ours = jax.vmap(lambda x, m: layers.product(x, m, None), (0, of_each))
-        theirs = jax.vmap(jnp.matmul, (0, of_each))
+    ways = [(None, None), (0, None), (None, 0), (0, 0), (1, 0), (0, 1)]
+    for outer, inner in itertools.product(ways[1:4], ways):
+        shapes = []
+        for i, shape in enumerate(((5, 4), (4, 2))):
+            for axis, size in ((inner[i], 3), (outer[i], 2)):
+                shape = shape if axis is None else (*shape[:axis], size, *shape[axis:])
+            shapes.append(shape)
+        point, direction = (tuple(jnp.array(draw.normal(size=shape), jnp.float32) for shape in shapes) for _ in "pd")
+
+        def mapped(f, inner=inner, outer=outer):
+            for axes in (inner, outer):
+                f = f if axes == (None, None) else jax.vmap(f, axes)
+            return f
+
         for derivatives in (value_and_derivatives, reverse_twice):
-            found, expected = (derivatives(f, (rows, m), (v, d)) for f in (ours, theirs))
+            found, expected = (derivatives(mapped(f), point, direction) for f in (product, jnp.matmul))
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    np.testing.assert_allclose(*(f(jnp.ones((5, 4)), jnp.ones((4, 2))) for f in (product, jnp.matmul)))
+
+
+def test_rows_of_tasks_with_one_matrix_are_one_product_in_both_directions():
+    rows, matrix = jnp.ones((3, 5, 4)), jnp.ones((4, 2))
+    of_all = jax.vmap(product, (0, None))
+    text = str(jax.make_jaxpr(jax.grad(lambda matrix: of_all(rows, matrix).sum()))(matrix))
+    assert "f32[15,2]" in text
+    assert "f32[3,4,2]" not in text
 
 
 @pytest.mark.parametrize("stride", [1, 2])
