@@ -143,7 +143,7 @@ def quarter_turns(images: Array, turns: Array) -> Array:
 def moves(key: Key, shape: tuple[int, ...], rotate: float, shift: float) -> Array:
     """(*shape, 3): for `moved`, evenly within `rotate` degrees and the part `shift` of a side, either way."""
     most = jnp.array([math.radians(rotate), shift * SIDE, shift * SIDE])
-    return most * jax.random.uniform(key, (*shape, 3), minval=-1.0)
+    return jax.random.uniform(key, (*shape, 3), minval=-most, maxval=most)
 
 
 def moved(image: Array, by: Array) -> Array:

@@ -77,7 +77,7 @@ def test_matching_outputs_are_the_logarithms_of_attention_summed_by_label():
 
 def test_full_context_embeddings_are_numpys():
     """Vinyals et al. 2016, appendix A: a bidirectional LSTM over the support set; a query reads it K times."""
-    learner, net, key = Matching("cosine", 1.0, context_steps=3), identity(WAYS), jax.random.key(5)
+    learner, net, key = Matching("cosine", 1.0, context_steps=3), identity(WAYS), lambda: jax.random.key(5)
     params = learner.init(net, jax.random.key(1), SUPPORT.x)
     d = SUPPORT.x.shape[1]
     sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
@@ -88,7 +88,7 @@ def test_full_context_embeddings_are_numpys():
         cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
         return sigmoid(o) * np.tanh(cell), cell
 
-    order = np.asarray(jax.random.permutation(key, len(SUPPORT.y)))
+    order = np.asarray(jax.random.permutation(key(), len(SUPPORT.y)))
     z, y = np.asarray(SUPPORT.x)[order], np.asarray(SUPPORT.y)[order]
     g = z.copy()
     for name, places in (("forwards", range(len(z))), ("backwards", reversed(range(len(z))))):
@@ -106,7 +106,7 @@ def test_full_context_embeddings_are_numpys():
             read = weights / weights.sum() @ g
         similar = np.exp(g @ hidden / np.linalg.norm(g, axis=1) / np.linalg.norm(hidden))
         expected.append(similar / similar.sum() @ np.eye(WAYS)[y])
-    outputs = learner.predict(net, learner.adapt(net, params, SUPPORT, key), QUERY.x)
+    outputs = learner.predict(net, learner.adapt(net, params, SUPPORT, key()), QUERY.x)
     np.testing.assert_allclose(np.exp(outputs), expected, rtol=1e-4)
 
 
