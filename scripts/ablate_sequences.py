@@ -6,19 +6,18 @@ there goes on. A row departs in one setting from `as it is`, which has the learn
 
 import argparse
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pages.marks import write_between
+from pages.runs import make, work_through
 from pages.tables import table
 
 from metarun.run.figures import commit_in_words
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-METARUN = [sys.executable, "-P", "-m", "metarun"]
 INSTANCES = ("01", "02", "03", "05", "10")
 AS_IT_IS = "as it is"
 EARLIER = (
@@ -89,16 +88,9 @@ def folder_of(directory: Path, part: str, departure: tuple[str, ...]) -> Path:
 
 def run(part: str, departure: tuple[str, ...], directory: Path) -> int:
     """Makes one run, unless it is finished. Its exit code."""
-    folder = folder_of(directory, part, departure)
-    if (folder / "results.json").exists():
-        return 0
-    given = [*PARTS[part].common, *(word for setting in departure for word in setting.split()), "logger=none"]
-    begun = (folder / "config.yaml").exists()
-    command = [*METARUN, *([] if begun else [*given, "eval.state=last"]), f"run.dir={folder}"]
-    print("metarun", *command[4:], flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.log").open("a") as log:
-        return subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode
+    words = [word for setting in departure for word in setting.split()]
+    given = [*PARTS[part].common, *words, "logger=none", "eval.state=last"]
+    return make(folder_of(directory, part, departure), given)
 
 
 def page(directory: Path) -> str:
@@ -122,7 +114,7 @@ def page(directory: Path) -> str:
         lines += [f"### {part.title}", ""]
         lines += table(("departure", *(f"instance {int(k)}" for k in INSTANCES)), *rows)
         lines += ["", f"`{' '.join(part.common)}`, one seed; {', '.join(made)}, {', '.join(dates)}", ""]
-    return "\n".join(lines).strip()
+    return "\n".join(lines).strip() or "No row has run yet."
 
 
 def main() -> int:
@@ -133,14 +125,18 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: no such part; allowed: {', '.join(PARTS)}")
-    os.nice(19)
     codes = [0]
-    if not given.table_only:
-        for part in given.parts or PARTS:
-            for departure in PARTS[part].departures:
-                codes.append(abs(run(part, departure, given.dir)))
-                write_between(PAGE, "ablation", page(given.dir))
-    write_between(PAGE, "ablation", page(given.dir))
+
+    def write() -> None:
+        write_between(PAGE, "ablation", page(given.dir))
+
+    jobs = [partial(run, part, one, given.dir) for part in given.parts or PARTS for one in PARTS[part].departures]
+    try:
+        codes += [] if given.table_only else work_through(jobs, write)
+    except KeyboardInterrupt:
+        codes.append(130)
+    finally:
+        write()
     return max(codes)
 
 

@@ -9,40 +9,34 @@ either, and measures with `metarun bench` how long those that have not run would
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import yaml
 from pages import results as results_page
 from pages.known import beside, experiments, folder_of, keep, known, longest, presets
+from pages.runs import METARUN, make, work_through
 
 from metarun.command.exits import FAILED
 from metarun.files import write_atomically
 
 PLAN = Path(__file__).with_name("plan.yaml")
-METARUN = [sys.executable, "-P", "-m", "metarun"]
 
 
 def run(name: str, steps: int, seed: int, directory: Path, settings: list[str]) -> int:
-    """Makes one run, unless it is finished; its lines go to a file beside its directory. Gives the exit code."""
+    """Makes one run, unless it is finished; what an error said stays beside its directory. Gives the exit code."""
     folder = folder_of(directory, name, steps, seed, settings)
-    if (folder / "results.json").exists():
-        return 0
-    given = [f"experiment={name}", f"train.steps={steps}", f"train.seed={seed}", "logger=none", *settings]
-    command = [*METARUN, *([] if (folder / "config.yaml").exists() else given), f"run.dir={folder}"]
-    print("metarun", *command[4:], flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    finished = (folder / "results.json").exists()
+    code = make(folder, [f"experiment={name}", f"train.steps={steps}", f"train.seed={seed}", "logger=none", *settings])
+    if finished:
+        return code
     lines, failed = beside(folder, ".log"), beside(folder, ".failed")
-    with lines.open("a") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode
     failed.unlink(missing_ok=True)
-    if code:
-        print(f"{name}: exit code {code}; {lines} has its lines", flush=True)
     if code == FAILED:  # what was stopped goes on another time, and a mistake is no result
         said = lines.read_text(errors="replace").split("\n")
         write_atomically(failed, next((line for line in reversed(said) if line.strip()), f"exit code {code}"))
@@ -106,7 +100,11 @@ def main() -> int:
             before = known(arguments.dir)
             codes += [timed(name, arguments.dir) for name in chosen if not longest(before, name)]
         elif arguments.plan:
-            codes += work_through(arguments.plan, arguments.dir)
+            planned_runs = [
+                partial(run, preset, experiments()[preset]["train"]["steps"], seed, arguments.dir, [])
+                for preset, seed in planned(arguments.plan)
+            ]
+            codes += work_through(planned_runs, lambda: write_pages(arguments.dir))
         elif not arguments.table_only:
             codes += run_all(chosen, arguments)
     except KeyboardInterrupt:
@@ -120,18 +118,6 @@ def write_pages(directory: Path) -> None:
     what = known(directory)
     keep(what)
     results_page.write(what)
-
-
-def work_through(plan: Path, directory: Path) -> list[int]:
-    """Makes the plan's runs that are not finished, in its order; a run's pages are written before the next begins."""
-    os.nice(19)
-    codes = []
-    for preset, seed in planned(plan):
-        codes.append(abs(run(preset, experiments()[preset]["train"]["steps"], seed, directory, [])))
-        write_pages(directory)
-        if codes[-1] not in (0, FAILED):  # stopped: the next command goes on with this one
-            break
-    return codes
 
 
 def planned(plan: Path) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from metarun import inner, sequence
 from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks, must_classify
+from metarun.learners import lstm
 from metarun.learners.protonet import Distance, similarity
 
 
@@ -68,26 +69,19 @@ class Matching:
         return inner.query_grad(self, net, params, episodes, keys)
 
 
-def states(lstm: PyTree, z: Array) -> Array:
+def states(params: PyTree, z: Array) -> Array:
     """z (n, d) -> the LSTM's hidden states (n, d) after each of them."""
-    of_inputs, of_hidden, bias = sequence.lstm_kernels(lstm)
-
-    def step(product: sequence.Product, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-        cell, hidden = sequence.lstm_step(carry[0], product("gates", carry[1]))
-        return (cell, hidden), hidden
-
     blank = jnp.zeros_like(z[0])
-    added = sequence.affine(z, of_inputs, bias)
-    return sequence.scan(step, (blank, blank), {"gates": of_hidden}, {"gates": added})[1]
+    return sequence.scan(lstm.step, (blank, blank), *lstm.prepare({"lstm": params}, z))[1]
 
 
-def in_context(lstm: PyTree, z: Array, g: Array, steps: int) -> Array:
+def in_context(params: PyTree, z: Array, g: Array, steps: int) -> Array:
     """f of appendix A.1: z (n, d) = f'(x), support g (m, d) -> (n, d), each query read on its own.
 
     h_k = LSTM([z, r_{k-1}], h_{k-1}) + z, with r the support set weighted by the softmax of h . g; what an LSTM is
     given of r stands in the paper beside its hidden state, which is the same.
     """
-    of_inputs, of_hidden, bias = sequence.lstm_kernels(lstm)
+    of_inputs, of_hidden, bias = sequence.lstm_kernels(params)
     of_z, of_read = jnp.split(of_inputs, 2)
     gates = sequence.affine(z, of_z, bias)
     hidden = cell = read = jnp.zeros_like(z)

@@ -58,9 +58,7 @@ def _batch(operands: tuple[Array, Array], axes: tuple[int | None, int | None], *
     return y.reshape(*rows.shape[:2], *y.shape[1:]), 0
 
 
-product_p.def_impl(
-    lambda *operands, precision: jax.jit(_times, static_argnames="precision")(*operands, precision=precision)
-)
+product_p.def_impl(_times)
 product_p.def_abstract_eval(
     lambda rows, matrix, *, precision: jax.core.ShapedArray((*rows.shape[:-1], matrix.shape[-1]), rows.dtype)
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import reproduce as script
 from pages import known as results_memory
-from pages import overview
+from pages import overview, runs
 from pages import results as results_page
 from support import composed, experiments
 
@@ -256,7 +256,7 @@ def test_an_interrupt_starts_no_other_run_and_writes_the_page(reproduce, monkeyp
         time.sleep(0.5)  # a run saves its state before it stops
         return subprocess.CompletedProcess(command, 75)
 
-    monkeypatch.setattr(script.subprocess, "run", interrupted)
+    monkeypatch.setattr(runs.subprocess, "run", interrupted)
     assert "Not run yet" in reproduce("maml_sinusoid_10s", "--seeds", "0,1,2", code=130)
     assert len(begun) == 1
 
@@ -307,7 +307,7 @@ def test_a_plan_is_worked_through_in_its_order_and_stops_where_it_was_stopped(re
 
     monkeypatch.setattr(script, "run", run)
     monkeypatch.setattr(script, "write_pages", lambda directory: written.append(len(made)))
-    monkeypatch.setattr(script.os, "nice", priority.append)
+    monkeypatch.setattr(runs.os, "nice", priority.append)
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "--dir", str(tmp_path / "runs"), "--plan", str(plan)])
     assert script.main() == 75
     assert made == [("maml_sinusoid_10s", 70000, 1), ("maml_sinusoid_10s", 70000, 0), ("mann_omniglot_5w", 100000, 0)]
@@ -316,8 +316,8 @@ def test_a_plan_is_worked_through_in_its_order_and_stops_where_it_was_stopped(re
 
 
 def test_the_plan_of_the_project_names_presets_and_no_run_twice(tmp_path):
-    runs = script.planned(script.PLAN)
-    assert len(set(runs)) == len(runs) > 20
+    rows = script.planned(script.PLAN)
+    assert len(set(rows)) == len(rows) > 20
     wrong = tmp_path / "plan.yaml"
     wrong.write_text("- {preset: maml_sinusoid, seeds: [0]}\n")
     with pytest.raises(SystemExit, match="maml_sinusoid: no such preset; allowed: anil_miniimagenet_5w1s, "):
@@ -363,3 +363,21 @@ def test_the_overview_has_a_row_for_each_figure_whole_budgets_first_and_counts_t
         "| c | 50.00 | 40.00 ± 2.00 | 10 short | 100% | 1 |",
         "| a | 90.00 ± 1.00 | 70.00 ± 2.00 | 20 short | 50% | 1 |",
     ]
+
+
+def test_ctrl_c_waits_until_a_plans_run_has_saved_its_state(reproduce, tmp_path, monkeypatch):
+    """In the main thread `subprocess.run` would kill the run a quarter of a second after Ctrl-C."""
+    plan, ended = tmp_path / "plan.yaml", []
+    plan.write_text("- {preset: maml_sinusoid_10s, seeds: [0, 1]}\n")
+
+    def interrupted(command, **_):
+        time.sleep(0.2)  # until the main thread waits for this one
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)
+        ended.append(command)
+        return subprocess.CompletedProcess(command, 75)
+
+    monkeypatch.setattr(runs.subprocess, "run", interrupted)
+    monkeypatch.setattr(runs.os, "nice", lambda _: None)
+    reproduce("--plan", str(plan), code=130)
+    assert len(ended) == 1
