@@ -135,6 +135,15 @@ class Named(Protocol):
         ...
 
 
+@runtime_checkable
+class Telling(Protocol):
+    """A task distribution whose data have something to be told of: what is left out, and why."""
+
+    def told(self) -> list[str]:
+        """A line each."""
+        ...
+
+
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys.
 

@@ -6,7 +6,8 @@ import jax
 
 from metarun import losses
 from metarun.core import Array, Count, Episode, Key, Metrics, PyTree
-from metarun.tasks.episode import by_class, choose
+from metarun.data import choose
+from metarun.tasks.episode import by_class
 
 CENTERS = {"train": 0, "val": 1, "test": 2}
 

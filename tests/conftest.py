@@ -85,13 +85,33 @@ def miniimagenet_dir(small_miniimagenet, monkeypatch) -> str:
     return str(small_miniimagenet)
 
 
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory) -> Path:
+    """A folder of images with a directory for each of 25 classes: 8 images, whose colours tell class and number."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("folder") / "colours"
+    for c in range(25):
+        (folder / f"class {c:02}").mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (20 + c, 30), (10 * c, 20 + i, 200)).save(folder / f"class {c:02}" / f"{i}.png")
+    return folder
+
+
 @pytest.fixture
-def data_dir_for(request) -> Callable[[str], str]:
+def data_for(request) -> Callable[[str], str]:
     """The setting that lets a task find its data, whichever it is; a skip where they are not at hand."""
+    needs = {
+        "omniglot": ("data_dir", "omniglot_dir"),
+        "miniimagenet": ("data_dir", "miniimagenet_dir"),
+        "folder": ("task.path", "small_folder"),
+    }
 
     def setting(task: str) -> str:
-        needs = {"omniglot": "omniglot_dir", "miniimagenet": "miniimagenet_dir"}
-        return f"data_dir={request.getfixturevalue(needs[task]) if task in needs else 'null'}"
+        if task not in needs:
+            return "data_dir=null"
+        key, fixture = needs[task]
+        return f"{key}={request.getfixturevalue(fixture)}"
 
     return setting
 

@@ -20,9 +20,9 @@ SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture(params=TASKS)
-def task(request, data_dir_for):
+def task(request, data_for):
     """A task distribution as its yaml gives it, and its data (a skip where they are not at hand)."""
-    tasks = build("task", composed(f"task={request.param}", data_dir_for(request.param))["task"])
+    tasks = build("task", composed(f"task={request.param}", data_for(request.param))["task"])
     return tasks, {split: tasks.load(split) for split in SPLITS}
 
 

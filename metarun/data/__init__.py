@@ -1,7 +1,17 @@
-"""Data sets on disk: found where the user has them, fetched where he has not, and kept as arrays once decoded."""
+"""Data sets on disk: found where the user has them, fetched where he has not, and kept as arrays once decoded.
 
-from metarun.data.cache import cached
+And a user's own. Whatever has classes, or groups, becomes a `Pool`, from which `draw` takes what an episode needs.
+"""
+
+from metarun.data.cache import cached, empty
 from metarun.data.fetch import download
+from metarun.data.folder import images_in
+from metarun.data.images import Image
 from metarun.data.local import find, must_be_a_folder
+from metarun.data.pool import Classes, Found, Pool, choose, draw, examples_of, large_enough, pool_of
+from metarun.data.splits import SPLITS, must_be_fractions
 
-__all__ = ["cached", "download", "find", "must_be_a_folder"]
+__all__ = [
+    "SPLITS", "Classes", "Found", "Image", "Pool", "cached", "choose", "download", "draw", "empty", "examples_of",
+    "find", "images_in", "large_enough", "must_be_a_folder", "must_be_fractions", "pool_of",
+]  # fmt: skip

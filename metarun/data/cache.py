@@ -2,41 +2,66 @@
 
 import contextlib
 import os
+import shutil
 import socket
-import zipfile
-import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from metarun.files import cache_dir
 
+Arrays = dict[str, np.ndarray]
 
-def cached(
-    name: str, make: Callable[[], dict[str, np.ndarray]], is_whole: Callable[[dict[str, np.ndarray]], bool]
-) -> dict[str, np.ndarray]:
-    """The arrays that `make` gives, kept as cache_dir()/`name` (npz), where they stay as long as they are `is_whole`.
 
-    The file is written beside its place and then moved, so that processes which make it at the same time
-    all succeed and none sees half a file. One that cannot be read is made anew; a cache that cannot be
-    written is done without.
+def cached(name: str, make: Callable[[Path], Arrays], is_whole: Callable[[Arrays], bool]) -> Arrays:
+    """The arrays that `make` gives, kept as cache_dir()/`name`/*.npy, where they stay as long as they are `is_whole`.
+
+    What comes back is mapped from the disk: read where it is used, so that no start waits for all of it. `make` is
+    given a folder: an array that it has laid there itself (`empty`) is never whole in memory. The folder is filled
+    beside its place and then moved, so that processes which make it at the same time all succeed and none sees half
+    of it. What cannot be read is made anew; a cache that cannot be written is done without.
     """
-    path = cache_dir() / name
+    place = cache_dir() / name
+    if (found := read(place)) is not None and is_whole(found):
+        return found
+    partial = place.with_name(f".{place.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        if is_whole(arrays):
-            return arrays
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
-        pass  # not there, or damaged: made anew
-    arrays = make()
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+        partial.mkdir(parents=True)
+    except OSError:
+        return make(Path(os.devnull))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(path)
+        arrays = make(partial)
+        with contextlib.suppress(OSError):
+            for key, values in arrays.items():
+                if not isinstance(values, np.memmap):
+                    np.save(partial / f"{key}.npy", values, allow_pickle=False)
+                else:
+                    values.flush()
+            shutil.rmtree(place, ignore_errors=True)  # damaged
+            partial.replace(place)
+        return arrays if (kept := read(place)) is None or not is_whole(kept) else kept
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def empty(folder: Path, name: str, shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:
+    """An array of zeros for `make` to fill: on the disk if `folder` can have it, else in memory."""
+    path = folder / f"{name}.npy"
+    try:
+        array = np.lib.format.open_memmap(path, "w+", np.dtype(kind), shape)
+        with path.open("r+b") as file:  # a mapped page that the disk has no room for would end the process
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
     except OSError:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return arrays
+            path.unlink(missing_ok=True)
+        return np.zeros(shape, kind)
+
+
+def read(place: Path) -> Arrays | None:
+    """The arrays of a folder; None if they are not there, or damaged."""
+    try:
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(place.glob("*.npy"))}
+    except (OSError, ValueError, EOFError):
+        return None

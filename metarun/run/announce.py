@@ -7,13 +7,16 @@ import jax
 from jax.sharding import Mesh
 
 from metarun.config.run import Run
-from metarun.core import PyTree
+from metarun.core import PyTree, Telling
 
 log = logging.getLogger("metarun")
 
 
 def announce(run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separation: dict[str, Any] | None) -> None:
-    """What the run is, in a line; duplicates among its data and devices that it leaves idle, if there are any."""
+    """What the run is, in a line; what of its data is left out or doubled, and devices that it leaves idle, if any."""
+    lines = [line for tasks in (run.tasks, run.eval_tasks) if isinstance(tasks, Telling) for line in tasks.told()]
+    for line in dict.fromkeys(lines):
+        log.warning(line)
     if separation and separation["duplicate_examples_across_splits"]:
         some = "; ".join(" = ".join(places) for places in separation["duplicates"][:3])
         log.warning(f"{separation['duplicate_examples_across_splits']} examples stand in two splits alike: {some}")

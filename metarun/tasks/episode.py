@@ -3,10 +3,9 @@
 import math
 import os
 
-import jax
 import jax.numpy as jnp
 
-from metarun.core import Array, Batch, ConfigError, Episode, Key
+from metarun.core import Array, Batch, ConfigError, Episode
 
 # What a model computes of an episode takes some fifty times the memory of the episode.
 PART = 64
@@ -37,8 +36,3 @@ def by_class(x: Array, shots: int, classes: Array) -> Episode:
         return Batch(x.reshape(-1, *x.shape[2:]), jnp.repeat(jnp.arange(ways), per_class))
 
     return Episode(batch(x[:, :shots]), batch(x[:, shots:]), classes)
-
-
-def choose(key: Key, n: int, k: int) -> Array:
-    """k different numbers (k,) below n, every ordered choice equally likely."""
-    return jax.lax.top_k(jax.random.uniform(key, (n,)), k)[1]

@@ -13,8 +13,8 @@ import numpy as np
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
-from metarun.data import cached, must_be_a_folder
-from metarun.tasks.episode import by_class, choose, must_fit
+from metarun.data import cached, choose, must_be_a_folder
+from metarun.tasks.episode import by_class, must_fit
 from metarun.text import first_line
 
 SIDE = 84
@@ -138,7 +138,7 @@ def photographs(data_dir: str | None, split: str) -> np.ndarray:
         state.update(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}\n".encode())
     shape = (len(names), PER_CLASS, SIDE, SIDE, 3)
 
-    def decode() -> dict[str, np.ndarray]:
+    def decode(_: Path) -> dict[str, np.ndarray]:
         from rich.console import Console
         from rich.progress import track
 
@@ -154,7 +154,7 @@ def photographs(data_dir: str | None, split: str) -> np.ndarray:
     def is_whole(arrays: dict[str, np.ndarray]) -> bool:
         return arrays.keys() == {"images"} and arrays["images"].shape == shape
 
-    return cached(f"miniimagenet-{split}-{state.hexdigest()[:16]}-{SIDE}.npz", decode, is_whole)["images"]
+    return cached(f"miniimagenet-{split}-{state.hexdigest()[:16]}-{SIDE}", decode, is_whole)["images"]
 
 
 def find_images(folder: Path, split: str, names: dict[str, list[str]]) -> list[Path]:

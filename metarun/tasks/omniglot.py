@@ -19,8 +19,8 @@ from annotated_types import Ge, Le
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
-from metarun.data import cached, download, find
-from metarun.tasks.episode import by_class, choose
+from metarun.data import Pool, cached, download, draw, find
+from metarun.tasks.episode import by_class
 
 SIDE = 28
 DRAWERS = 20
@@ -43,8 +43,8 @@ EVALUATION = Archive("images_evaluation.zip", 659, "f5165eb5f20d18e13c6515650b69
 class Drawings(NamedTuple):
     """What `sample` needs of a split."""
 
-    images: Array | np.ndarray  # (characters, DRAWERS, SIDE, SIDE) uint8, ink = 255
-    classes: Array | np.ndarray  # (classes, 2) int32: a class's character, and its fixed number of quarter turns
+    pool: Pool  # x (characters * DRAWERS, SIDE, SIDE) uint8, ink = 255; a character's turned classes share its rows
+    turns: Array | np.ndarray  # (classes,) int32: by how many quarter turns a class is always turned
 
 
 @dataclass(frozen=True)
@@ -104,30 +104,31 @@ class Omniglot:
         names, images = load_drawings(self.data_dir)
         row = {name: i for i, name in enumerate(names)}
         chosen = characters(self.split)[split]
-        classes = [(character, turn) for character in range(len(chosen)) for turn in self.turns(split)]
-        return Drawings(images[[row[name] for name in chosen]], np.array(classes, np.int32))
+        turns = self.turns(split)
+        x = images[[row[name] for name in chosen]].reshape(-1, SIDE, SIDE)
+        first = np.repeat(np.arange(0, len(x), DRAWERS, dtype=np.int32), len(turns))
+        return Drawings(
+            Pool(x, first, np.full(len(first), DRAWERS, np.int32)), np.tile(np.array(turns, np.int32), len(chosen))
+        )
 
     def examples(self, split: str, data: PyTree) -> dict[str, np.ndarray]:
-        return dict(zip(characters(self.split)[split], data.images, strict=True))
+        drawings = data.pool.x.reshape(-1, DRAWERS, SIDE, SIDE)
+        return dict(zip(characters(self.split)[split], drawings, strict=True))
 
     def digest(self, split: str) -> str:
         return hashlib.sha256("\n".join(characters(self.split)[split]).encode()).hexdigest()[:16]
 
     def sample(self, data: PyTree, key: Key) -> Episode:
-        k_classes, k_drawers, k_turns = jax.random.split(key, 3)
-        chosen = choose(k_classes, len(data.classes), self.ways)
-        classes = data.classes[chosen]  # (ways, 2)
-        drawers = jax.vmap(lambda key: choose(key, DRAWERS, self.shots + self.queries))(
-            jax.random.split(k_drawers, self.ways)
-        )
-        images = data.images[classes[:, :1], drawers]  # (ways, shots + queries, SIDE, SIDE)
-        turns = classes[:, 1]
+        k_draw, k_turns, k_moves = jax.random.split(key, 3)
+        chosen, rows = draw(data.pool, k_draw, self.ways, self.shots + self.queries)
+        images = data.pool.x[rows]  # (ways, shots + queries, SIDE, SIDE)
+        turns = data.turns[chosen]
         if self.split == "finn":
             turns = jax.random.randint(k_turns, (self.ways,), 0, 4)
             chosen = 4 * chosen + turns
         images = jax.vmap(quarter_turns)(images, turns)
         if self.rotate or self.shift:
-            by = moves(jax.random.fold_in(key, 1), images.shape[:2], self.rotate, self.shift)
+            by = moves(k_moves, images.shape[:2], self.rotate, self.shift)
             images = jax.vmap(jax.vmap(moved))(images.astype(jnp.float32), by)
         return by_class(images[..., None].astype(jnp.float32) / 255, self.shots, chosen)
 
@@ -210,7 +211,7 @@ def load_drawings(data_dir: str | None) -> tuple[list[str], np.ndarray]:
             path.unlink(missing_ok=True)  # what was delivered is not the data set: the next try downloads again
             raise
 
-    def decode() -> dict[str, np.ndarray]:
+    def decode(_: Path) -> dict[str, np.ndarray]:
         parts = [part(archive) for archive in (BACKGROUND, EVALUATION)]
         names = [name for part in parts for name in part]
         return {"names": np.array(names), "images": np.stack([part[n] for part in parts for n in part])}
@@ -223,7 +224,7 @@ def load_drawings(data_dir: str | None) -> tuple[list[str], np.ndarray]:
             and arrays["images"].shape == (total, DRAWERS, SIDE, SIDE)
         )
 
-    arrays = cached(f"omniglot-{BACKGROUND.digest[:8]}-{EVALUATION.digest[:8]}-{SIDE}.npz", decode, is_whole)
+    arrays = cached(f"omniglot-{BACKGROUND.digest[:8]}-{EVALUATION.digest[:8]}-{SIDE}", decode, is_whole)
     return arrays["names"].tolist(), arrays["images"]
 
 

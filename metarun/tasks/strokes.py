@@ -9,7 +9,8 @@ import numpy as np
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree, Ways
-from metarun.tasks.episode import by_class, choose, must_fit
+from metarun.data import choose
+from metarun.tasks.episode import by_class, must_fit
 
 SIDE = 28  # pixels
 STROKES = 4  # at most, in one character

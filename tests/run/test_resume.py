@@ -84,13 +84,13 @@ def test_every_learner_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("task", quick_and_slow(choices("task")))
-def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, data_dir_for, task):
+def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, data_for, task):
     overrides = (
         f"task={task}",
         "learner=maml" if task in ("sinusoid", "miniimagenet") else "learner=protonet",
         "model=mlp",
     )
-    results = whole_and_broken(tmp_path, monkeypatch, *overrides, "model.hidden=[8]", data_dir_for(task))
+    results = whole_and_broken(tmp_path, monkeypatch, *overrides, "model.hidden=[8]", data_for(task))
     assert_same_end(tmp_path, results)
 
 

@@ -13,7 +13,6 @@ from PIL import Image
 
 from metarun.core import DataError
 from metarun.tasks import omniglot, strokes
-from metarun.tasks.episode import choose
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.strokes import Strokes
@@ -128,20 +127,14 @@ def test_each_drawing_is_turned_and_shifted_by_itself_within_its_bounds(omniglot
     assert (np.abs(moves.mean((0, 1))) < [0.01, 0.15, 0.15]).all()
 
 
-def test_choose_takes_different_numbers_evenly():
-    chosen = np.asarray(jax.vmap(lambda key: choose(key, 6, 3))(jax.random.split(jax.random.key(0), 6000)))
-    assert all(len(set(row)) == 3 for row in chosen.tolist())
-    counts = np.stack([np.bincount(chosen[:, i], minlength=6) for i in range(3)])
-    assert np.abs(counts - 1000).max() < 150  # five standard deviations
-
-
 def test_omniglot_episode_shows_the_drawings_turned_per_class(omniglot_dir):
     """Each image of an episode is a drawing of one character, turned by its class's number of quarter turns."""
     task = Omniglot(ways=5, shots=2, queries=3, split="finn", data_dir=omniglot_dir)
     data = task.load("test")
+    drawings = data.pool.x.reshape(-1, omniglot.DRAWERS, omniglot.SIDE, omniglot.SIDE)
     lookup = {
-        np.rot90(data.images[c, d], turn).tobytes(): (c, d, turn)
-        for c in range(len(data.images))
+        np.rot90(drawings[c, d], turn).tobytes(): (c, d, turn)
+        for c in range(len(drawings))
         for d in range(omniglot.DRAWERS)
         for turn in range(4)
     }
@@ -165,10 +158,10 @@ def test_omniglot_episode_shows_the_drawings_turned_per_class(omniglot_dir):
 
 def test_omniglot_vinyals_counts_a_rotation_as_a_class_and_lake_turns_nothing(omniglot_dir):
     vinyals = Omniglot(5, 1, 1, "vinyals", omniglot_dir).load("train")
-    assert vinyals.classes.shape == (4 * 1028, 2)
+    assert vinyals.turns.tolist() == [0, 1, 2, 3] * 1028
+    assert vinyals.pool.first.tolist() == [20 * c for c in range(1028) for _ in range(4)]
     lake = Omniglot(5, 1, 1, "lake", omniglot_dir).load("test")
-    assert lake.classes.shape == (659, 2)
-    assert (lake.classes[:, 1] == 0).all()
+    assert lake.turns.tolist() == [0] * 659
 
 
 def test_omniglot_drawings_are_ink_1_on_paper_0(omniglot_dir):
@@ -243,6 +236,6 @@ def test_omniglot_numbers_a_turned_character_as_a_class_of_its_own(omniglot_dir)
         task = Omniglot(ways=5, shots=1, queries=1, split=split, data_dir=omniglot_dir)
         data = task.load("train")
         drawn = jax.jit(jax.vmap(task.sample, (None, 0)))(data, jax.random.split(jax.random.key(0), 400))
-        assert task.n_classes("train") == turns * len(data.images) == len(task.class_names("train"))
+        assert task.n_classes("train") == turns * len(data.pool.x) // omniglot.DRAWERS == len(task.class_names("train"))
         assert 0 <= drawn.classes.min() < drawn.classes.max() < task.n_classes("train")
         assert drawn.classes.max() > 0.95 * task.n_classes("train")

@@ -1,0 +1,247 @@
+"""A folder, zip or tar of images, one directory a class: whose files they are, and the images themselves."""
+
+import csv
+import hashlib
+import io
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from metarun.core import DataError
+from metarun.data.cache import cached, empty
+from metarun.data.files import File, contents, files_of
+from metarun.data.images import FORMATS, Image, decoded
+from metarun.data.pool import Classes, Found, Pool
+from metarun.data.splits import NAMES, SPLITS, completed, drawn
+from metarun.text import first_line, one_line
+
+AT_MOST_TOLD = 5  # names of a kind, in a line about many
+
+Sorted = dict[str, dict[str, list[int]]]  # split -> class -> the numbers of its files
+
+
+class Sorting(NamedTuple):
+    """Which file is of which class, and in which split."""
+
+    files: list[File]
+    splits: Sorted
+    told: list[str]
+
+
+@lru_cache(maxsize=8)
+def images_in(path: str, image: Image, fractions: tuple[float, ...], seed: int) -> Found:
+    """The images of a folder or archive, by split and class. Raises ConfigError and DataError.
+
+    Splits are the folder's own, as sub-directories train, val and test or as lists (train.txt or train.csv, ...); what
+    has none is drawn from the classes by `fractions` and `seed`. Decoded once, and kept in the cache directory as
+    long as the files stay as they are.
+    """
+    place = Path(path).expanduser()
+    files, splits, told = sort(place, fractions, seed)
+    order = [(split, name, i) for split in SPLITS for name in sorted(splits[split]) for i in splits[split][name]]
+    state = hashlib.sha256(f"{image}".encode())
+    for split, name, i in order:
+        state.update(f"{split} {name} {files[i].name} {files[i].size} {files[i].stamp}\n".encode())
+    shape = (len(order), *image.shape)
+
+    def make(folder: Path) -> dict[str, np.ndarray]:
+        return decode(place, [files[i] for _, _, i in order], image, folder)
+
+    def is_whole(arrays: dict[str, np.ndarray]) -> bool:
+        return arrays.keys() == {"images", "good", "why"} and arrays["images"].shape == shape
+
+    fingerprint = state.hexdigest()[:32]
+    arrays = cached(f"images-{fingerprint}", make, is_whole)
+    bad = np.flatnonzero(~arrays["good"])
+    if len(bad):
+        told = [*told, unreadable(place, [files[order[i][2]].name for i in bad], arrays["why"])]
+    if len(bad) == len(order):
+        raise DataError(told[-1])
+    return Found(by_split(order, arrays), tuple(told), fingerprint)
+
+
+def by_split(order: list[tuple[str, str, int]], arrays: dict[str, np.ndarray]) -> dict[str, Classes]:
+    """The decoded images (the good ones stand first, in their order) as the pools of the splits."""
+    found = {}
+    good = [one for one, is_good in zip(order, arrays["good"], strict=True) if is_good]
+    for split in SPLITS:
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, (its_split, name, _) in enumerate(good):
+            if its_split == split:
+                rows[name].append(row)
+        start = min((of_class[0] for of_class in rows.values()), default=0)
+        end = max((of_class[-1] + 1 for of_class in rows.values()), default=0)
+        first = np.array([of_class[0] - start for of_class in rows.values()], np.int32)
+        size = np.array([len(of_class) for of_class in rows.values()], np.int32)
+        found[split] = Classes(tuple(rows), Pool(arrays["images"][start:end], first, size))
+    return found
+
+
+def decode(path: Path, files: list[File], image: Image, folder: Path) -> dict[str, np.ndarray]:
+    """The files' images (n, ...), the good ones first; which are `good` (n,), and `why` the others are not."""
+    from rich.console import Console
+    from rich.progress import track
+
+    images = empty(folder, "images", (len(files), *image.shape), np.uint8)
+    good = np.ones(len(files), bool)
+    why = []
+    found = track(
+        decoded(contents(path, files), image),
+        printable_name(path),
+        len(files),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    row = 0
+    for i, one in found:
+        if isinstance(one, ValueError):
+            good[i] = False
+            why.append(str(one))
+        else:
+            images[row] = one
+            row += 1
+    return {"images": images, "good": good, "why": np.array(why or [""])}
+
+
+def printable_name(path: Path) -> str:
+    return one_line(path.name).replace("[", "(")  # rich reads brackets as markup
+
+
+def unreadable(path: Path, names: list[str], why: np.ndarray) -> str:
+    told = "; ".join(f"{name} ({reason})" for name, reason in zip(names[:AT_MOST_TOLD], why, strict=False))
+    more = f" and {len(names) - AT_MOST_TOLD:,} more" if len(names) > AT_MOST_TOLD else ""
+    return one_line(f"{path}: {len(names):,} files cannot be read as images and are left out: {told}{more}")
+
+
+def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
+    """The image files below `path` by split and class. Raises ConfigError and DataError."""
+    files = files_of(path)
+    is_image = [PurePosixPath(file.name).suffix.lower() in FORMATS for file in files]
+    names = without_wrapper([file.name for file in files])
+    numbers = [i for i, image in enumerate(is_image) if image]
+    if not numbers:
+        raise DataError(f"{path} holds no images among its {len(files):,} files: a directory a class is wanted")
+    lists = {
+        split: (names[i], files[i])
+        for i, image in enumerate(is_image)
+        if not image and "/" not in names[i]
+        for stem, split in NAMES.items()
+        if names[i] in (f"{stem}.txt", f"{stem}.csv")
+    }
+    told = []
+    if lists:
+        splits = by_lists(path, names, numbers, lists)
+    else:
+        loose = [names[i] for i in numbers if "/" not in names[i]]
+        if len(loose) == len(numbers):
+            raise DataError(
+                f"{path}: its {len(loose):,} images stand in no directory: a directory a class is wanted, "
+                f"such as {path.name}/CLASS/{loose[0]}"
+            )
+        if loose:
+            told.append(f"{path}: {len(loose):,} images stand in no class's directory and are left out: {some(loose)}")
+        splits = by_directories(path, names, [i for i in numbers if "/" in names[i]])
+    if set(splits) == {"all"}:
+        chosen = drawn(splits["all"], fractions, seed)
+    else:
+        if "train" not in splits:
+            raise DataError(f"{path} has {' and '.join(splits)}, and no train: give all three, or none")
+        chosen = completed(splits, fractions, seed)
+    every = {name: (split, of_class) for split, classes in splits.items() for name, of_class in classes.items()}
+    named = sum(len(classes) for classes in splits.values())
+    if len(every) < named:
+        twice = next(n for s, c in splits.items() for n in c if every[n][0] != s)
+        where = " and ".join(split for split, classes in splits.items() if twice in classes)
+        raise DataError(f"{path}: the class {twice!r} stands in {where}: a split needs classes of its own")
+    if len(every) < 2:
+        raise DataError(f"{path} holds one class only, {next(iter(every))!r}: an episode needs two, and each split")
+    return Sorting(files, {split: {name: every[name][1] for name in chosen[split]} for split in SPLITS}, told)
+
+
+def without_wrapper(names: list[str]) -> list[str]:
+    """The names, without directories in which all that has a directory stands, and which hold no file themselves."""
+    while True:
+        tops = {name.partition("/")[0] for name in names}
+        if len(tops) != 1 or not all(name.count("/") >= 2 or not is_image(name) for name in names):
+            return names
+        if any("/" not in name for name in names):
+            return names
+        names = [name.partition("/")[2] for name in names]
+
+
+def is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in FORMATS
+
+
+def by_directories(path: Path, names: list[str], numbers: list[int]) -> dict[str, dict[str, list[int]]]:
+    """Split -> class -> files: splits are the directories at the top if all are named so, else there is one, "all"."""
+    tops = {names[i].partition("/")[0] for i in numbers}
+    with_splits = all(top.lower() in NAMES for top in tops) and all(names[i].count("/") >= 2 for i in numbers)
+    found: dict[str, dict[str, list[int]]] = {}
+    for i in numbers:
+        top, _, rest = names[i].partition("/")
+        split, rest = (NAMES[top.lower()], rest) if with_splits else ("all", names[i])
+        found.setdefault(split, {}).setdefault(rest.rpartition("/")[0], []).append(i)
+    return found
+
+
+def by_lists(
+    path: Path, names: list[str], numbers: list[int], lists: dict[str, tuple[str, File]]
+) -> dict[str, dict[str, list[int]]]:
+    """Split -> class -> files, by the lists that stand at the top: a .txt names classes, or files, one a line; a .csv
+    has a head, and columns `filename` and `label`, for files that may stand in one folder all together."""
+    of_class: dict[str, list[int]] = defaultdict(list)
+    for i in numbers:
+        of_class[names[i].rpartition("/")[0]].append(i)
+    of_file = by_last_part([names[i] for i in numbers])
+    number = {names[i]: i for i in numbers}
+    short = by_last_part(list(of_class))
+    found: dict[str, dict[str, list[int]]] = {}
+    for split, (listed, file) in lists.items():
+        try:
+            text = file.read().decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {listed} cannot be read ({first_line(error)})") from error
+        classes: dict[str, list[int]] = {}
+        missing = []
+        if listed.endswith(".csv"):
+            rows = csv.DictReader(io.StringIO(text))
+            if not {"filename", "label"} <= set(rows.fieldnames or ()):
+                has = ", ".join(rows.fieldnames or ())
+                raise DataError(f"{path}: {listed} has the columns {has}; filename and label are wanted")
+            for row in rows:
+                name = of_file.get(row["filename"] or "")
+                if name is None:
+                    missing.append(row["filename"])
+                else:
+                    classes.setdefault(row["label"], []).append(number[name])
+        else:
+            for line in filter(None, map(str.strip, text.splitlines())):
+                if line in short:
+                    classes[line] = of_class[short[line]]
+                elif line in of_file:
+                    classes.setdefault(of_file[line].rpartition("/")[0], []).append(number[of_file[line]])
+                else:
+                    missing.append(line)
+        if missing:
+            raise DataError(
+                f"{path}: {len(missing):,} names of {listed} are neither a class's nor an image's: {some(missing)}"
+            )
+        found[split] = {name: list(dict.fromkeys(of_class)) for name, of_class in classes.items()}
+    return found
+
+
+def by_last_part(names: list[str]) -> dict[str, str]:
+    """Each name by itself, and by its last part where that is no other's."""
+    last: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        last[name.rpartition("/")[2]].append(name)
+    return {part: same[0] for part, same in last.items() if len(same) == 1} | {name: name for name in names}
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - AT_MOST_TOLD:,} more" if len(names) > AT_MOST_TOLD else ""
+    return one_line(", ".join(names[:AT_MOST_TOLD]) + more)

@@ -1,0 +1,110 @@
+"""N-way K-shot episodes from data in classes: what every such task distribution does, given what it `found`.
+
+A task distribution's own file says where its data come from; the rest of it is these functions, as its methods:
+
+    check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
+"""
+
+import hashlib
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from metarun import losses
+from metarun.core import Array, ConfigError, Episode, Key, Metrics, PyTree
+from metarun.data import Classes, Found, draw, examples_of, large_enough
+from metarun.tasks.episode import by_class, must_fit
+
+
+class InClasses(Protocol):
+    """N-way K-shot tasks whose splits are finite sets of classes."""
+
+    @property
+    def ways(self) -> int: ...
+    @property
+    def shots(self) -> int: ...
+    @property
+    def queries(self) -> int: ...  # per class
+    def found(self) -> Found: ...  # the same each time, and cheap after the first
+
+
+def n_out(self: InClasses) -> int:
+    return self.ways
+
+
+def check(self: InClasses, split: str) -> None:
+    """Raises ConfigError if the split has fewer classes than an episode needs, or all but these are too small."""
+    every, least = self.found().splits[split], self.shots + self.queries
+    usable = len(large_enough(every, least).names)
+    if self.ways > len(every.names):
+        raise ConfigError("ways", self.ways, f"at most {len(every.names)}, the {split} classes")
+    if self.ways > usable:
+        size = sorted(every.pool.size.tolist())[-self.ways]
+        raise ConfigError(
+            "shots+queries",
+            f"{self.shots}+{self.queries}",
+            f"at most {size} together: only {usable} of the {len(every.names)} {split} classes have more, "
+            f"and ways={self.ways}",
+        )
+    must_fit(every.pool.x.shape[1:], self.shots, self.queries, self.ways)
+
+
+def usable(self: InClasses, split: str) -> Classes:
+    """The split's classes that are large enough for an episode."""
+    return large_enough(self.found().splits[split], self.shots + self.queries)
+
+
+def n_classes(self: InClasses, split: str) -> int:
+    return len(usable(self, split).names)
+
+
+def class_names(self: InClasses, split: str) -> list[str]:
+    return list(usable(self, split).names)
+
+
+def load(self: InClasses, split: str) -> PyTree:
+    """A `Pool`."""
+    return usable(self, split).pool
+
+
+def examples(self: InClasses, split: str, data: PyTree) -> dict[str, np.ndarray]:
+    return examples_of(Classes(usable(self, split).names, data))
+
+
+def digest(self: InClasses, split: str) -> str:
+    found = usable(self, split)
+    text = "\n".join(f"{name} {size}" for name, size in zip(found.names, found.pool.size, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(self: InClasses, split: str) -> str | None:
+    known = self.found().fingerprint
+    return known and f"{known} {split} {digest(self, split)}"
+
+
+def told(self: InClasses) -> list[str]:
+    """What is to be said of the data, a line each: what is left out, and why."""
+    lines = list(self.found().told)
+    for split, every in self.found().splits.items():
+        small = len(every.names) - n_classes(self, split)
+        if small:
+            lines.append(
+                f"{small} of {len(every.names)} {split} classes have fewer than {self.shots}+{self.queries} examples, "
+                "shots and queries of an episode, and are left out"
+            )
+    return lines
+
+
+def sample(self: InClasses, data: PyTree, key: Key) -> Episode:
+    chosen, rows = draw(data, key, self.ways, self.shots + self.queries)
+    return by_class(as_input(data.x[rows]), self.shots, chosen)
+
+
+def as_input(x: Array) -> Array:
+    """Bytes as numbers from 0 to 1; all else as it is."""
+    return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
+
+
+def loss(self: InClasses, outputs: Array, y: Array) -> tuple[Array, Metrics]:
+    return losses.cross_entropy(outputs, y)
