@@ -154,7 +154,7 @@ def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
     named = sum(len(classes) for classes in splits.values())
     if len(every) < named:
         twice = next(n for s, c in splits.items() for n in c if every[n][0] != s)
-        where = " and ".join(split for split, classes in splits.items() if twice in classes)
+        where = " and ".join(split for split in SPLITS if twice in splits.get(split, ()))
         raise DataError(f"{path}: the class {twice!r} stands in {where}: a split needs classes of its own")
     if len(every) < 2:
         raise DataError(f"{path} holds one class only, {next(iter(every))!r}: an episode needs two, and each split")
@@ -167,7 +167,7 @@ def without_wrapper(names: list[str]) -> list[str]:
         tops = {name.partition("/")[0] for name in names}
         if len(tops) != 1 or not all(name.count("/") >= 2 or not is_image(name) for name in names):
             return names
-        if any("/" not in name for name in names):
+        if any("/" not in name for name in names) or next(iter(tops)).lower() in NAMES:
             return names
         names = [name.partition("/")[2] for name in names]
 
@@ -200,7 +200,7 @@ def by_lists(
     number = {names[i]: i for i in numbers}
     short = by_last_part(list(of_class))
     found: dict[str, dict[str, list[int]]] = {}
-    for split, (listed, file) in lists.items():
+    for split, (listed, file) in sorted(lists.items(), key=lambda item: SPLITS.index(item[0])):
         try:
             text = file.read().decode("utf-8-sig")
         except (OSError, ValueError) as error:
