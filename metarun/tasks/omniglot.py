@@ -121,43 +121,58 @@ class Omniglot:
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_draw, k_turns, k_moves = jax.random.split(key, 3)
         chosen, rows = draw(data.pool, k_draw, self.ways, self.shots + self.queries)
-        images = data.pool.x[rows]  # (ways, shots + queries, SIDE, SIDE)
         turns = data.turns[chosen]
         if self.split == "finn":
             turns = jax.random.randint(k_turns, (self.ways,), 0, 4)
             chosen = 4 * chosen + turns
-        images = jax.vmap(quarter_turns)(images, turns)
-        if self.rotate or self.shift:
-            by = moves(k_moves, images.shape[:2], self.rotate, self.shift)
-            images = jax.vmap(jax.vmap(moved))(images.astype(jnp.float32), by)
-        return by_class(images[..., None].astype(jnp.float32) / 255, self.shots, chosen)
+        by = moves(k_moves, rows.shape, self.rotate, self.shift) if self.rotate or self.shift else None
+        return by_class(look(data.pool.x, rows, turns, by)[..., None] / 255, self.shots, chosen)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
         return losses.cross_entropy(outputs, y)
 
 
-def quarter_turns(images: Array, turns: Array) -> Array:
-    """images (..., side, side), all turned counter-clockwise by `turns` () times 90 degrees."""
-    return jnp.stack([jnp.rot90(images, k, axes=(-2, -1)) for k in range(4)])[turns]
-
-
 def moves(key: Key, shape: tuple[int, ...], rotate: float, shift: float) -> Array:
-    """(*shape, 3): for `moved`, evenly within `rotate` degrees and the part `shift` of a side, either way."""
+    """(*shape, 3): for `look`, evenly within `rotate` degrees and the part `shift` of a side, either way."""
     most = jnp.array([math.radians(rotate), shift * SIDE, shift * SIDE])
     return jax.random.uniform(key, (*shape, 3), minval=-most, maxval=most)
 
 
-def moved(image: Array, by: Array) -> Array:
-    """image (side, side), turned about its middle by by[0] (radians), then by[1] pixels down and by[2] to the right.
+def look(x: Array, rows: Array, turns: Array, by: Array | None = None) -> Array:
+    """The drawings `rows` (ways, each) of x (n, side, side), turned: (ways, each, side, side) float32.
 
-    Between pixels it is interpolated, linearly each way; beyond its edge there is no ink.
+    Each is turned counter-clockwise by its class's `turns` (ways,) times 90 degrees. `by` (ways, each, 3) then turns it
+    about its middle by by[..., 0] radians, counter-clockwise, and moves it by by[..., 1] pixels down and by[..., 2] to
+    the right; between pixels it is interpolated, linearly each way, and beyond its edge there is no ink.
+
+    Every pixel is fetched from where it comes from, and that is told by a matrix product. Turned copies to choose from,
+    or angles whose cosine is taken at each pixel, are computed anew by XLA for each of the pixels that look at them.
     """
-    middle = (len(image) - 1) / 2
-    down, right = jnp.meshgrid(*2 * [jnp.arange(len(image)) - middle], indexing="ij")
-    down, right = down - by[1], right - by[2]
-    cos, sin = jnp.cos(by[0]), jnp.sin(by[0])
-    at = [cos * down + sin * right + middle, cos * right - sin * down + middle]
-    return jax.scipy.ndimage.map_coordinates(image, at, order=1)
+    side, pixels = x.shape[-1], x.reshape(len(x), -1)
+    last, shape = side - 1, (*rows.shape, side, side)
+    grid = jnp.stack(jnp.meshgrid(*2 * [2 * jnp.arange(side) - last], indexing="ij")).reshape(2, -1)  # in half pixels
+    turn = jnp.array([[[1, 0], [0, 1]], [[0, 1], [-1, 0]], [[-1, 0], [0, -1]], [[0, -1], [1, 0]]])[turns]
+    if by is None:
+        down, right = jnp.moveaxis((turn @ grid + last) // 2, 1, 0)[..., None, :]  # (ways, 1, side * side) each
+        return pixels[rows[..., None], side * down + right].astype(jnp.float32).reshape(shape)
+
+    cos, sin = jnp.cos(by[..., 0]), jnp.sin(by[..., 0])
+    angle = jnp.stack([cos, sin, -sin, cos], -1).reshape(*rows.shape, 2, 2)
+    back = jnp.einsum("wij,wejk->weik", turn, angle, precision="highest")
+    at = jnp.einsum("weik,kp->weip", back, grid / 2, precision="highest")
+    at = at - jnp.einsum("weik,wek->wei", back, by[..., 1:], precision="highest")[..., None] + last / 2
+    down, right = jnp.moveaxis(at, 2, 0)  # (ways, each, side * side) each
+    top, left = jnp.floor(down), jnp.floor(right)
+
+    def corner(i: Array, j: Array) -> Array:
+        """What the pixels (i, j) add: their ink, by how near they are."""
+        near = (1 - jnp.abs(down - i)) * (1 - jnp.abs(right - j))
+        inside = (i >= 0) & (i <= last) & (j >= 0) & (j <= last)
+        i, j = (jnp.clip(index, 0, last).astype(jnp.int32) for index in (i, j))
+        return jnp.where(inside, near * pixels[rows[..., None], side * i + j], 0)
+
+    ink = corner(top, left) + corner(top, left + 1) + corner(top + 1, left) + corner(top + 1, left + 1)
+    return ink.reshape(shape)
 
 
 @cache

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from PIL import Image
 
 from metarun.core import DataError
@@ -90,23 +91,41 @@ def test_omniglot_finn_split_never_changes():
     assert digests == ["13e0c6e855f6524d", "e170cfddb721fba5", "075c149fb04efe7a"]
 
 
-def test_a_quarter_turn_is_counter_clockwise():
-    image = jnp.array([[1, 2], [3, 4]], jnp.uint8)
-    np.testing.assert_array_equal(omniglot.quarter_turns(image[None], 1)[0], [[2, 4], [1, 3]])
-    np.testing.assert_array_equal(omniglot.quarter_turns(image[None], 0)[0], image)
+def test_a_quarter_turn_is_counter_clockwise_and_each_drawing_is_its_own():
+    images = jax.random.randint(jax.random.key(0), (5, 6, 6), 0, 256, jnp.uint8)
+    rows, turns = jnp.array([[4, 0], [1, 2], [3, 3], [0, 1]]), jnp.array([1, 0, 3, 2])
+    expected = [[np.rot90(images[row], turn) for row in of_class] for of_class, turn in zip(rows, turns, strict=True)]
+    np.testing.assert_array_equal(omniglot.look(images, rows, turns), expected)
+    still = jnp.zeros((4, 2, 3))
+    np.testing.assert_allclose(omniglot.look(images, rows, turns, still), expected, atol=1e-4)
+    by = still.at[..., 1].set(2.0)  # down, whichever way it was turned
+    np.testing.assert_allclose(
+        omniglot.look(images, rows, turns, by)[..., 2:, :], np.array(expected)[..., :-2, :], atol=1e-4
+    )
+
+
+def moved(image, by):
+    """One image (side, side), moved `by` (3,)."""
+    return omniglot.look(image[None], jnp.array([[0]]), jnp.array([0]), jnp.asarray(by)[None, None])[0, 0]
 
 
 def test_a_moved_drawing_is_turned_counter_clockwise_then_goes_down_and_right():
     image = jax.random.uniform(jax.random.key(0), (7, 7))
     close = {"rtol": 1e-5, "atol": 1e-5}
-    np.testing.assert_allclose(omniglot.moved(image, jnp.zeros(3)), image, **close)
-    np.testing.assert_allclose(omniglot.moved(image, jnp.array([jnp.pi / 2, 0, 0])), np.rot90(image), **close)
-    shifted = omniglot.moved(image, jnp.array([0.0, 2.0, -1.0]))
+    np.testing.assert_allclose(moved(image, jnp.zeros(3)), image, **close)
+    np.testing.assert_allclose(moved(image, jnp.array([jnp.pi / 2, 0, 0])), np.rot90(image), **close)
+    shifted = moved(image, jnp.array([0.0, 2.0, -1.0]))
     np.testing.assert_allclose(shifted[2:, :-1], image[:-2, 1:], **close)
     assert not np.any(shifted[:2])
     assert not np.any(shifted[:, -1])
-    half = omniglot.moved(image, jnp.array([0.0, 0.5, 0.0]))
+    half = moved(image, jnp.array([0.0, 0.5, 0.0]))
     np.testing.assert_allclose(half[1:], (image[1:] + image[:-1]) / 2, **close)
+    by = np.array([0.3, 0.7, -1.2])
+    down, right = np.meshgrid(*2 * [np.arange(7) - 3], indexing="ij") - by[1:, None, None]
+    at = [np.cos(0.3) * down + np.sin(0.3) * right + 3, np.cos(0.3) * right - np.sin(0.3) * down + 3]
+    np.testing.assert_allclose(
+        moved(image, by), scipy.ndimage.map_coordinates(image, at, order=1, mode="grid-constant"), **close
+    )
 
 
 def test_each_drawing_is_turned_and_shifted_by_itself_within_its_bounds(omniglot_dir):
@@ -118,7 +137,7 @@ def test_each_drawing_is_turned_and_shifted_by_itself_within_its_bounds(omniglot
     found = []
     for x, y in zip(before.query.x[..., 0], after.query.x[..., 0], strict=True):
         tries = [(a, d, r) for a in np.radians([-10, -5, 0, 5, 10]) for d in (-2, 0, 2) for r in (-2, 0, 2)]
-        apart = [float(jnp.abs(omniglot.moved(x, jnp.array(by)) - y).mean()) for by in tries]
+        apart = [float(jnp.abs(moved(x, jnp.array(by)) - y).mean()) for by in tries]
         found.append(tries[int(np.argmin(apart))])
         assert min(apart) < float(jnp.abs(x - y).mean())
     assert len(set(found)) > 2
