@@ -22,8 +22,7 @@ def features(
     """
     parts, missing, unknown, constant = [], {}, {}, []
     for name in names:
-        if name not in categories and is_of_numbers(table, name):
-            values = finite(table, name)
+        if name not in categories and (values := as_numbers(table, name)) is not None:
             missing[name] = int(np.isnan(values).sum())
             mean, spread = moments(table, name, values[training])
             if spread == 0:
@@ -68,7 +67,9 @@ def targets(table: Table, names: Sequence[str], training: np.ndarray) -> tuple[n
     """The columns `names` as y (n, d) float32, each with mean 0 and standard deviation 1 among the `training` rows."""
     columns, spreads = [], []
     for name in names:
-        values = finite(table, name)
+        values, text = numbers(table.columns[name])
+        must_be_numbers(table, name, text)
+        must_be_finite(table, name, values)
         mean, spread = moments(table, name, values[training])
         if spread == 0:
             raise DataError(one_line(f"{table.path}: the target {name} is {mean:g} in all of training"))
@@ -87,30 +88,27 @@ def moments(table: Table, name: str, values: np.ndarray) -> tuple[float, float]:
     return mean, spread if np.ptp(there) > 0 and spread > 1e-12 * abs(mean) else 0.0
 
 
-def is_of_numbers(table: Table, name: str) -> bool:
-    """Whether all cells that hold something are numbers. Raises DataError for a column of numbers with text in it."""
+def as_numbers(table: Table, name: str) -> np.ndarray | None:
+    """The column's numbers if all its cells that hold something are numbers, else None: it is of text.
+
+    Raises DataError for a column of numbers with some text in it.
+    """
     values, text = numbers(table.columns[name])
     many = int(np.count_nonzero(~np.isnan(values)))
-    if text and many > len(text):
-        must_be_numbers(table, name, text)
-    return many > 0 and not text
+    if many > len(text):
+        must_be_numbers(table, name, text, "mend it, leave the column out, or name it in task.category_columns")
+    return must_be_finite(table, name, values) if many and not text else None
 
 
-def must_be_numbers(table: Table, name: str, text: list[int]) -> None:
+def must_be_numbers(table: Table, name: str, text: list[int], how: str = "mend it") -> None:
     """Raises DataError if there are rows with text."""
     if text:
-        cells, more = table.columns[name], f", and {len(text) - 1:,} rows more" if len(text) > 1 else ""
-        raise DataError(
-            one_line(
-                f"{table.path}, {table.place(text[0])}: {cells[text[0]]!r} is no number, in the column {name}{more}; "
-            )
-            + " mend it, leave the column out, or name it among task.category_columns"
-        )
+        cell, place = table.columns[name][text[0]], table.place(text[0])
+        more = f" (nor are {len(text) - 1:,} more)" if len(text) > 1 else ""
+        raise DataError(one_line(f"{table.path}, {place}: {cell!r} in the column {name} is no number{more}; {how}"))
 
 
-def finite(table: Table, name: str) -> np.ndarray:
-    values, text = numbers(table.columns[name])
-    must_be_numbers(table, name, text)
+def must_be_finite(table: Table, name: str, values: np.ndarray) -> np.ndarray:
     if len(infinite := np.flatnonzero(np.isinf(values))):
         raise DataError(one_line(f"{table.path}, {table.place(int(infinite[0]))}: {name} is infinite"))
     return values

@@ -21,9 +21,7 @@ def splits_of(
     every = list(dict.fromkeys(names))
     if len(every) < len(SPLITS):
         few = " and ".join(map(repr, every)) or "none"
-        raise DataError(
-            one_line(f"{where}: {few} is all there is of a {kind}: each of train, val and test needs its own")
-        )
+        raise DataError(one_line(f"{where}: {plural(kind)}: {few} only; each of train, val and test needs its own"))
     if given is None:
         return drawn(every, fractions, seed)
     split_of: dict[str, str] = {}

@@ -31,16 +31,12 @@ class Table:
 
     def __post_init__(self) -> None:
         must_be_fractions(self.fractions)
+        both = "the class's for a classification; or group_column and target_columns for a regression, and this null"
         if (self.class_column is None) == (self.group_column is None):
-            raise ConfigError(
-                "class_column",
-                self.class_column,
-                f"and group_column={self.group_column}: a classification has the one, a regression the other",
-            )
+            raise ConfigError("class_column", "null" if self.class_column is None else self.class_column, both)
         if (self.group_column is None) == bool(self.target_columns):
-            raise ConfigError(
-                "target_columns", list(self.target_columns), "with task.group_column at least one, without it none"
-            )
+            allowed = "none in a classification" if self.group_column is None else "at least one, with group_column"
+            raise ConfigError("target_columns", list(self.target_columns), allowed)
 
     def found(self) -> Found:
         kind, by = ("group", self.group_column) if self.class_column is None else ("class", self.class_column)
