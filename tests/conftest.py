@@ -14,6 +14,7 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ["METARUN_ALLOW"] = "blobs,hanging"  # tests/blobs.py stands for a user's own component
 
 import jax
+import numpy as np
 import pytest
 
 from metarun.engine.xla_flags import PATIENT, set_flags
@@ -98,22 +99,69 @@ def small_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def text_dir() -> str:
+    """The folder that holds text/, with CLINC150 and BANKING77, or a skip."""
+    found = data_dir()
+    if found is None or not (found / "text" / "clinc150_data_full.json").exists():
+        pytest.skip("text/ is in neither $METARUN_DATA_DIR nor ../shared/data")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def small_arrays(tmp_path_factory) -> Path:
+    """25 classes of 12 points in the plane, each about a centre of its own."""
+    random, y = np.random.default_rng(0), np.repeat(np.arange(25), 12)
+    path = tmp_path_factory.mktemp("arrays") / "points.npz"
+    np.savez(path, x=random.normal(size=(25, 2))[y] + 0.1 * random.normal(size=(300, 2)), y=y)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_table(tmp_path_factory) -> Path:
+    """25 people of 12 rows each, with a dose, a ward and a response to the dose that is the person's own."""
+    random = np.random.default_rng(0)
+    lines = ["person,dose,ward,response"]
+    for person in range(25):
+        slope, level = random.normal(size=2)
+        for dose in random.uniform(-1, 1, 12):
+            lines.append(f"p{person},{dose:.5f},{'north' if person % 2 else 'south'},{level + slope * dose:.5f}")
+    path = tmp_path_factory.mktemp("table") / "people.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_texts(tmp_path_factory) -> Path:
+    """25 classes of 8 texts, which share a word."""
+    rows = [{"text": f"please {i} word{c} now", "label": f"l{c}"} for c in range(25) for i in range(8)]
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
 @pytest.fixture
-def data_for(request) -> Callable[[str], str]:
-    """The setting that lets a task find its data, whichever it is; a skip where they are not at hand."""
+def data_for(request) -> Callable[[str], list[str]]:
+    """The settings that let a task find its data, whichever it is; a skip where they are not at hand."""
     needs = {
         "omniglot": ("data_dir", "omniglot_dir"),
         "miniimagenet": ("data_dir", "miniimagenet_dir"),
         "folder": ("task.path", "small_folder"),
+        "arrays": ("task.path", "small_arrays"),
+        "table": ("task.path", "small_table"),
+        "text": ("task.path", "small_texts"),
+        "clinc150": ("data_dir", "text_dir"),
+        "banking77": ("data_dir", "text_dir"),
     }
+    more = {"table": ["task.group_column=person", "task.target_columns=[response]"]}
 
-    def setting(task: str) -> str:
+    def settings(task: str) -> list[str]:
         if task not in needs:
-            return "data_dir=null"
+            return ["data_dir=null"]
         key, fixture = needs[task]
-        return f"{key}={request.getfixturevalue(fixture)}"
+        return [f"{key}={request.getfixturevalue(fixture)}", *more.get(task, [])]
 
-    return setting
+    return settings
 
 
 @pytest.fixture(scope="session")
