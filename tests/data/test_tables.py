@@ -92,7 +92,8 @@ def test_a_parquet_file_is_the_csv_of_the_same_rows(tmp_path):
     c, s, a, colour, t = zip(*rows, strict=True)
     whole = pa.table({
         "c": pa.array(c).dictionary_encode(), "s": s, "a": [int(v) if v else None for v in a],
-        "colour": [v or None for v in colour], "t": [float(v) for v in t], "when": pa.array([0] * 7, pa.timestamp("ms")),
+        "colour": [v or None for v in colour], "t": [float(v) for v in t],
+        "when": pa.array([0] * 7, pa.timestamp("ms")),
     })  # fmt: skip
     pq.write_table(whole, tmp_path / "t.parquet")
     found = table_in(str(tmp_path / "t.parquet"), Roles("group", "c", ("t",), None, (), "s"), *DRAWN)
