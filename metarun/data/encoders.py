@@ -36,8 +36,9 @@ class Encoder(Protocol):
 class HashedNGrams:
     """Words and parts of words, counted: each n-gram adds 1 + log(count), or takes it away, at one place by its hash.
 
-    Weinberger et al. 2009. Vectors have length 1. It is written out here, as scikit-learn's, which does the same, is
-    forty times the size of metarun; the hash is BLAKE2's, as a checksum puts n-grams that differ alike apart alike.
+    Weinberger et al. 2009. Vectors have length 1. It is written out here, as scikit-learn, whose HashingVectorizer
+    does the same, is much to install for so little. The hash is BLAKE2's: with a checksum, n-grams that differ in the
+    same letters would all be as far apart.
     """
 
     dimension: Annotated[int, Ge(8), Le(65_536)]

@@ -64,8 +64,8 @@ def test_what_was_encoded_is_kept_until_the_texts_or_the_encoder_are_others(tmp_
     assert len(made) == 1
     np.testing.assert_array_equal(first, encode(ENCODER, TEXTS))
     assert encoded(TEXTS[::-1], ENCODER).tolist() == first[::-1].tolist()
+    assert not np.array_equal(encoded(TEXTS, HashedNGrams(1024, (1, 1), (3, 5))), first)
     assert encoded(TEXTS, HashedNGrams(512, (1, 2), (3, 5))).shape == (5, 512)
-    encoded(TEXTS, HashedNGrams(1024, (1, 1), (3, 5)))
     assert len(made) == 4
     encoded(["ab", "c"], ENCODER)
     encoded(["a", "bc"], ENCODER)
