@@ -14,7 +14,7 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ["METARUN_ALLOW"] = "blobs,hanging"  # tests/blobs.py stands for a user's own component
 
 import jax
-import numpy as np
+import owned
 import pytest
 
 from metarun.engine.xla_flags import PATIENT, set_flags
@@ -110,34 +110,17 @@ def text_dir() -> str:
 
 @pytest.fixture(scope="session")
 def small_arrays(tmp_path_factory) -> Path:
-    """25 classes of 12 points in the plane, each about a centre of its own."""
-    random, y = np.random.default_rng(0), np.repeat(np.arange(25), 12)
-    path = tmp_path_factory.mktemp("arrays") / "points.npz"
-    np.savez(path, x=random.normal(size=(25, 2))[y] + 0.1 * random.normal(size=(300, 2)), y=y)
-    return path
+    return owned.points(tmp_path_factory.mktemp("arrays"))
 
 
 @pytest.fixture(scope="session")
 def small_table(tmp_path_factory) -> Path:
-    """25 people of 12 rows each, with a dose, a ward and a response to the dose that is the person's own."""
-    random = np.random.default_rng(0)
-    lines = ["person,dose,ward,response"]
-    for person in range(25):
-        slope, level = random.normal(size=2)
-        for dose in random.uniform(-1, 1, 12):
-            lines.append(f"p{person},{dose:.5f},{'north' if person % 2 else 'south'},{level + slope * dose:.5f}")
-    path = tmp_path_factory.mktemp("table") / "people.csv"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return owned.people(tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture(scope="session")
 def small_texts(tmp_path_factory) -> Path:
-    """25 classes of 8 texts, which share a word."""
-    rows = [{"text": f"please {i} word{c} now", "label": f"l{c}"} for c in range(25) for i in range(8)]
-    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return path
+    return owned.texts(tmp_path_factory.mktemp("texts"))
 
 
 @pytest.fixture
@@ -153,7 +136,7 @@ def data_for(request) -> Callable[[str], list[str]]:
         "clinc150": ("data_dir", "text_dir"),
         "banking77": ("data_dir", "text_dir"),
     }
-    more = {"table": ["task.group_column=person", "task.target_columns=[response]"]}
+    more = {"table": owned.OF_PEOPLE}
 
     def settings(task: str) -> list[str]:
         if task not in needs:

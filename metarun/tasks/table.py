@@ -31,7 +31,7 @@ class Table:
 
     def __post_init__(self) -> None:
         must_be_fractions(self.fractions)
-        both = "the class's for a classification; or group_column and target_columns for a regression, and this null"
+        both = "a classification names its class here; a regression group_column and target_columns, and no class"
         if (self.class_column is None) == (self.group_column is None):
             raise ConfigError("class_column", "null" if self.class_column is None else self.class_column, both)
         if (self.group_column is None) == bool(self.target_columns):
