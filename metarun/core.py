@@ -130,8 +130,8 @@ class Tasks(Protocol):
 class Named(Protocol):
     """A task distribution whose classes have names: reports give accuracy by class, and what was taken for what."""
 
-    def class_names(self, split: str) -> list[str]:
-        """The names of a split's classes, by their numbers in `Episode.classes`."""
+    def class_names(self, split: str) -> list[str] | None:
+        """The names of a split's classes, by their numbers in `Episode.classes`; None where there are no classes."""
         ...
 
 

@@ -14,6 +14,7 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ["METARUN_ALLOW"] = "blobs,hanging"  # tests/blobs.py stands for a user's own component
 
 import jax
+import owned
 import pytest
 
 from metarun.engine.xla_flags import PATIENT, set_flags
@@ -98,22 +99,52 @@ def small_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def text_dir() -> str:
+    """The folder that holds text/, with CLINC150 and BANKING77, or a skip."""
+    found = data_dir()
+    if found is None or not (found / "text" / "clinc150_data_full.json").exists():
+        pytest.skip("text/ is in neither $METARUN_DATA_DIR nor ../shared/data")
+    return str(found)
+
+
+@pytest.fixture(scope="session")
+def small_arrays(tmp_path_factory) -> Path:
+    return owned.points(tmp_path_factory.mktemp("arrays"))
+
+
+@pytest.fixture(scope="session")
+def small_table(tmp_path_factory) -> Path:
+    return owned.people(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture(scope="session")
+def small_texts(tmp_path_factory) -> Path:
+    return owned.texts(tmp_path_factory.mktemp("texts"))
+
+
 @pytest.fixture
-def data_for(request) -> Callable[[str], str]:
-    """The setting that lets a task find its data, whichever it is; a skip where they are not at hand."""
+def data_for(request) -> Callable[[str], list[str]]:
+    """The settings that let a task find its data, whichever it is; a skip where they are not at hand."""
     needs = {
         "omniglot": ("data_dir", "omniglot_dir"),
         "miniimagenet": ("data_dir", "miniimagenet_dir"),
         "folder": ("task.path", "small_folder"),
+        "arrays": ("task.path", "small_arrays"),
+        "table": ("task.path", "small_table"),
+        "text": ("task.path", "small_texts"),
+        "clinc150": ("data_dir", "text_dir"),
+        "banking77": ("data_dir", "text_dir"),
     }
+    more = {"table": owned.OF_PEOPLE}
 
-    def setting(task: str) -> str:
+    def settings(task: str) -> list[str]:
         if task not in needs:
-            return "data_dir=null"
+            return ["data_dir=null"]
         key, fixture = needs[task]
-        return f"{key}={request.getfixturevalue(fixture)}"
+        return [f"{key}={request.getfixturevalue(fixture)}", *more.get(task, [])]
 
-    return setting
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -237,7 +237,7 @@ def describe(kind: Any) -> str:
     if origin is dict:
         typed = args and Any not in args
         return f"a group of settings, each {describe(args[0])}: {describe(args[1])}" if typed else "a group of settings"
-    return str(kind)
+    return f"a group of settings whose _target_ names one of {kind.__module__}" if inspect.isclass(kind) else str(kind)
 
 
 def unknown(values: Mapping[str, Any], allowed: set[str], key: str) -> None:

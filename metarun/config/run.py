@@ -11,7 +11,7 @@ import flax.linen as nn
 import optax
 from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from metarun import engine
 from metarun.config.build import Recipe, build, recipe, unknown
@@ -274,6 +274,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, every interpolation replaced by what it stands for."""
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(key, "(nothing)", f"needs a value: {key}=...") from error
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0]
         raise ConfigError(str(getattr(error, "full_key", "config")), "?", message) from error

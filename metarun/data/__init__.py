@@ -3,15 +3,20 @@
 And a user's own. Whatever has classes, or groups, becomes a `Pool`, from which `draw` takes what an episode needs.
 """
 
+from metarun.data.arrays import arrays_in, with_groups
 from metarun.data.cache import cached, empty
+from metarun.data.encoders import Encoder
 from metarun.data.fetch import download
 from metarun.data.folder import images_in
 from metarun.data.images import Image
 from metarun.data.local import find, must_be_a_folder
 from metarun.data.pool import Classes, Found, Pool, choose, draw, examples_of, large_enough, pool_of
 from metarun.data.splits import SPLITS, must_be_fractions
+from metarun.data.table import Roles, table_in
+from metarun.data.texts import by_label, must_be_an_encoder, texts_in
 
 __all__ = [
-    "SPLITS", "Classes", "Found", "Image", "Pool", "cached", "choose", "download", "draw", "empty", "examples_of",
-    "find", "images_in", "large_enough", "must_be_a_folder", "must_be_fractions", "pool_of",
+    "SPLITS", "Classes", "Encoder", "Found", "Image", "Pool", "Roles", "arrays_in", "by_label", "cached", "choose",
+    "download", "draw", "empty", "examples_of", "find", "images_in", "large_enough", "must_be_a_folder",
+    "must_be_an_encoder", "must_be_fractions", "pool_of", "table_in", "texts_in", "with_groups",
 ]  # fmt: skip

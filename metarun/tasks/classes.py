@@ -17,16 +17,21 @@ from metarun.data import Classes, Found, draw, examples_of, large_enough
 from metarun.tasks.episode import by_class, must_fit
 
 
-class InClasses(Protocol):
-    """N-way K-shot tasks whose splits are finite sets of classes."""
+class InPools(Protocol):
+    """Tasks whose splits are finite sets of classes, or of groups."""
 
-    @property
-    def ways(self) -> int: ...
     @property
     def shots(self) -> int: ...
     @property
     def queries(self) -> int: ...  # per class
     def found(self) -> Found: ...  # the same each time, and cheap after the first
+
+
+class InClasses(InPools, Protocol):
+    """N-way K-shot tasks."""
+
+    @property
+    def ways(self) -> int: ...
 
 
 def n_out(self: InClasses) -> int:
@@ -50,12 +55,12 @@ def check(self: InClasses, split: str) -> None:
     must_fit(every.pool.x.shape[1:], self.shots, self.queries, self.ways)
 
 
-def usable(self: InClasses, split: str) -> Classes:
+def usable(self: InPools, split: str) -> Classes:
     """The split's classes that are large enough for an episode."""
     return large_enough(self.found().splits[split], self.shots + self.queries)
 
 
-def n_classes(self: InClasses, split: str) -> int:
+def n_classes(self: InPools, split: str) -> int:
     return len(usable(self, split).names)
 
 
@@ -63,7 +68,7 @@ def class_names(self: InClasses, split: str) -> list[str]:
     return list(usable(self, split).names)
 
 
-def load(self: InClasses, split: str) -> PyTree:
+def load(self: InPools, split: str) -> PyTree:
     """A `Pool`."""
     return usable(self, split).pool
 
@@ -72,26 +77,31 @@ def examples(self: InClasses, split: str, data: PyTree) -> dict[str, np.ndarray]
     return examples_of(Classes(usable(self, split).names, data))
 
 
-def digest(self: InClasses, split: str) -> str:
+def digest(self: InPools, split: str) -> str:
     found = usable(self, split)
     text = "\n".join(f"{name} {size}" for name, size in zip(found.names, found.pool.size, strict=True))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def fingerprint(self: InClasses, split: str) -> str | None:
+def fingerprint(self: InPools, split: str) -> str | None:
     known = self.found().fingerprint
     return known and f"{known} {split} {digest(self, split)}"
 
 
 def told(self: InClasses) -> list[str]:
     """What is to be said of the data, a line each: what is left out, and why."""
-    lines = list(self.found().told)
+    return [*self.found().told, *left_out(self, "classes", "examples")]
+
+
+def left_out(self: InPools, classes: str, examples: str) -> list[str]:
+    """How many are too small for an episode, a line for each split that has some; called by what they are."""
+    lines = []
     for split, every in self.found().splits.items():
         small = len(every.names) - n_classes(self, split)
         if small:
             lines.append(
-                f"{small} of {len(every.names)} {split} classes have fewer than {self.shots}+{self.queries} examples, "
-                "shots and queries of an episode, and are left out"
+                f"{small} of {len(every.names)} {split} {classes} have fewer than {self.shots}+{self.queries} "
+                f"{examples}, shots and queries of an episode, and are left out"
             )
     return lines
 

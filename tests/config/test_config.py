@@ -98,9 +98,9 @@ def test_an_episode_that_omniglot_cannot_give_is_refused_without_its_files(overr
     assert allowed in str(error.value)
 
 
-def test_the_defaults_of_every_learner_and_task_build():
-    for task in choices("task"):
-        assert run_of(f"task={task}").tasks.n_out in (1, 5)
+@pytest.mark.parametrize("task", choices("task"))
+def test_the_defaults_of_a_task_build(task, data_for):
+    assert run_of(f"task={task}", *data_for(task)).tasks.n_out in (1, 5)
 
 
 def test_a_period_ends_with_its_last_meta_step_and_with_the_run():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import owned
 import pytest
 from conftest import data_dir
 from hypothesis import HealthCheck, Phase, event, given, seed, settings
@@ -44,7 +45,13 @@ SMALL_MODEL = {
 }
 
 # What compiles quickly comes more often: most of the time goes into that.
-WITH_DATA = {"omniglot": bool(data_dir()), "miniimagenet": False}
+WITH_DATA = {
+    "omniglot": bool(data_dir()),
+    "miniimagenet": False,
+    "folder": False,
+    "clinc150": False,
+    "banking77": False,
+}
 TASKS = ["sinusoid"] * 4 + [task for task in choices("task") if WITH_DATA.get(task, True)]
 GROUP_CHOICES = st.fixed_dictionaries(
     {
@@ -65,9 +72,21 @@ VALUES = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(ODD), st.text(strin
 
 
 @cache
+def of_data(task: str) -> list[str]:
+    """The settings without which a task of the user's own data is none."""
+    make = {"arrays": owned.points, "table": owned.people, "text": owned.texts}
+    if task not in make:
+        return []
+    folder = Path(os.environ["METARUN_CACHE_DIR"]) / "owned" / str(os.getpid())
+    folder.mkdir(parents=True, exist_ok=True)
+    path = make[task](folder)
+    return [f"task.path={path}", *(owned.OF_PEOPLE if task == "table" else [])]
+
+
+@cache
 def settings_of(group: str, choice: str) -> dict[str, Any]:
     """The settings that a choice of a group has."""
-    values = flat(composed(f"{group}={choice}"))
+    values = flat(composed(f"{group}={choice}", *(of_data(choice) if group == "task" else [])))
     return {key: value for key, value in values.items() if key.startswith(f"{group}.")}
 
 
@@ -117,7 +136,7 @@ def commands(draw) -> list[str]:
             }[kind]
         )
     small = SMALL | SMALL_MODEL.get(chosen["model"], {})
-    return [*(f"{key}={value}" for key, value in {**chosen, **small}.items()), *settings_]
+    return [*(f"{key}={value}" for key, value in {**chosen, **small}.items()), *of_data(chosen["task"]), *settings_]
 
 
 ENDS: Counter[str] = Counter()

@@ -51,7 +51,7 @@ def assert_replayed(directory, values) -> None:
 
 @pytest.mark.parametrize("task", quick_and_slow(choices("task")))
 def test_on_every_task(tmp_path, data_for, task):
-    small = ("model=mlp", "model.hidden=[8]", "learner=maml", data_for(task))
+    small = ("model=mlp", "model.hidden=[8]", "learner=maml", *data_for(task))
     assert_replayed(tmp_path / "run", composed(*SMALL, f"task={task}", *small))
 
 

@@ -71,10 +71,14 @@ def used(run: Run, directory: Path, monkeypatch) -> tuple[set[bytes], set[bytes]
     return validated, tested
 
 
-@pytest.mark.parametrize("task", [*choices("task"), "blobs", "a user's, whose splits are the same"])
+LIKE_TEXT = ("clinc150", "banking77")  # drawn by the same functions: make slow takes them, too
+TASKS = [pytest.param(task, marks=pytest.mark.slow) if task in LIKE_TEXT else task for task in choices("task")]
+
+
+@pytest.mark.parametrize("task", [*TASKS, "blobs", "a user's, whose splits are the same"])
 def test_no_episode_that_a_run_selects_by_is_one_that_it_is_tested_on(task, tmp_path, monkeypatch, data_for):
     """Also with `eval.split=val`, where both come from the same data."""
-    settings = (f"task={task}", "model=pixels", data_for(task))
+    settings = (f"task={task}", "model=pixels", *data_for(task))
     run = build_run(composed(*settings, *FINGERPRINT) if task in choices("task") else on_blobs(*FINGERPRINT))
     if task.startswith("a user's"):
         run = dataclasses.replace(run, tasks=SameData(run.tasks), eval_tasks=SameData(run.eval_tasks))
