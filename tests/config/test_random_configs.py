@@ -44,7 +44,7 @@ SMALL_MODEL = {
 }
 
 # What compiles quickly comes more often: most of the time goes into that.
-WITH_DATA = {"omniglot": bool(data_dir()), "miniimagenet": False}
+WITH_DATA = {"omniglot": bool(data_dir()), **dict.fromkeys(("miniimagenet", "cifar_fs", "fc100", "folder"), False)}
 TASKS = ["sinusoid"] * 4 + [task for task in choices("task") if WITH_DATA.get(task, True)]
 GROUP_CHOICES = st.fixed_dictionaries(
     {
