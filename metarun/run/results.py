@@ -44,7 +44,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "metric": run.tasks.metric,
             "episodes": run.eval.episodes,
             "seed": run.eval.seed,
-            "task": tested_on(run),
+            "task": evaluated_on(run),
             "learner": {**run.config["learner"], **run.eval.learner},
             "interval": "ci95: 1.96 standard errors of the mean over tasks",
             "transductive": getattr(run.model, "transductive", False),
@@ -95,7 +95,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tested_on(run: Run) -> dict[str, Any]:
+def evaluated_on(run: Run) -> dict[str, Any]:
     """The settings of the test's tasks: of images as they are, however training's are changed."""
     settings = {**run.config["task"], **run.eval.task}
     return settings | ({"augment": None} if "augment" in settings else {})

@@ -104,8 +104,8 @@ def records(path: Path) -> np.ndarray:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if member.isfile() and sizes.get(name) == member.size and name not in contents:
-                    content = archive.extractfile(member)
-                    contents[name] = content.read() if content is not None else b""
+                    file = archive.extractfile(member)
+                    contents[name] = file.read() if file is not None else b""
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{refused}: it cannot be read ({first_line(error)}); {remedy}") from error
     if missing := [part.name for part in PARTS if len(contents.get(part.name, b"")) != sizes[part.name]]:

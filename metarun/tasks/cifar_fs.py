@@ -16,7 +16,7 @@ class CifarFS:
     shots: Count
     queries: Count  # per class
     data_dir: str | None
-    augment: Augmentation | None
+    augment: Augmentation | None = None
     facts = cifar100.facts("cifar_fs")
     metric = "accuracy"
 

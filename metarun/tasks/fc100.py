@@ -16,7 +16,7 @@ class FC100:
     shots: Count
     queries: Count  # per class
     data_dir: str | None
-    augment: Augmentation | None
+    augment: Augmentation | None = None
     facts = cifar100.facts("fc100")
     metric = "accuracy"
 

@@ -23,7 +23,7 @@ class Folder:
     image: Image
     fractions: tuple[float, float, float]
     seed: int
-    augment: Augmentation | None
+    augment: Augmentation | None = None
     metric = "accuracy"
 
     def __post_init__(self) -> None:

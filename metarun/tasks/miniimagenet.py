@@ -38,7 +38,7 @@ class MiniImageNet:
     shots: Count
     queries: Count  # per class
     data_dir: str | None
-    augment: Augmentation | None
+    augment: Augmentation | None = None
     facts = Facts({split: tuple(CLASSES[split]) for split in SPLITS}, 600, IMAGE.shape)
     metric = "accuracy"
 
