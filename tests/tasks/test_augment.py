@@ -84,9 +84,11 @@ def test_brightness_contrast_and_saturation_are_factors_within_their_bounds():
         np.testing.assert_allclose(factors.std(), 0.3 / np.sqrt(3), atol=0.005)
 
 
-def test_colours_stay_from_0_to_1():
-    x = images(200, low=0.0)
-    found = after(how(brightness=1.0, contrast=1.0, saturation=1.0), x)
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colours_stay_from_0_to_1(name):
+    x = np.array(images(200, low=0.0))
+    x[:, 0, 0], x[:, 0, 1] = [1, 0, 0], [1, 1, 0]  # of the strongest colours, so that all three would leave the range
+    found = after(how(**{name: 1.0}), x)
     assert found.min() == 0
     assert found.max() == 1
 
