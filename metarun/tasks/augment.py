@@ -94,7 +94,7 @@ def changed(image: Array, u: Array, how: Augment) -> Array:
     if how.brightness:
         image = jnp.clip(image * factor(u[4], how.brightness), 0, 1)
     if how.contrast:
-        image = away_from(grey(image).mean(), image, factor(u[5], how.contrast))
+        image = away_from(grey(image.mean((0, 1), keepdims=True)), image, factor(u[5], how.contrast))
     if how.saturation:
         image = away_from(grey(image), image, factor(u[6], how.saturation))
     if how.cutout:
