@@ -83,8 +83,7 @@ def changed(image: Array, u: Array, how: Augment) -> Array:
     """image (side, side, channels), changed by the random numbers u (9,) from 0 to 1."""
     side = len(image)
     if how.rotate:
-        turn = jnp.stack([math.radians(how.rotate) * (2 * u[0] - 1), jnp.zeros(()), jnp.zeros(())])
-        image = jax.vmap(moved, (2, None), 2)(image, turn)
+        image = turned(image, math.radians(how.rotate) * (2 * u[0] - 1))
     if how.crop:
         framed = jnp.pad(image, ((how.crop, how.crop), (how.crop, how.crop), (0, 0)))
         down, right = place(u[1], 2 * how.crop + 1), place(u[2], 2 * how.crop + 1)
@@ -126,14 +125,13 @@ def away_from(middle: Array, image: Array, by: Array) -> Array:
     return jnp.clip(middle + by * (image - middle), 0, 1)
 
 
-def moved(image: Array, by: Array) -> Array:
-    """image (side, side), turned about its middle by by[0] (radians), then by[1] pixels down and by[2] to the right.
+def turned(image: Array, angle: Array) -> Array:
+    """image (side, side, channels) about its middle by angle () radians, counter-clockwise, black beyond its edge.
 
-    Between pixels it is interpolated, linearly each way; beyond its edge there is nothing, 0.
+    Between pixels it is interpolated, linearly each way.
     """
     middle = (len(image) - 1) / 2
     down, right = jnp.meshgrid(*2 * [jnp.arange(len(image)) - middle], indexing="ij")
-    down, right = down - by[1], right - by[2]
-    cos, sin = jnp.cos(by[0]), jnp.sin(by[0])
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
     at = [cos * down + sin * right + middle, cos * right - sin * down + middle]
-    return jax.scipy.ndimage.map_coordinates(image, at, order=1)
+    return jax.vmap(lambda colour: jax.scipy.ndimage.map_coordinates(colour, at, order=1), 2, 2)(image)

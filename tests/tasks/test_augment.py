@@ -11,7 +11,7 @@ from support import composed, equal, run_of
 from metarun.config.build import build
 from metarun.core import ConfigError
 from metarun.tasks import classes
-from metarun.tasks.augment import Augment, Augmentation, augmented, changed
+from metarun.tasks.augment import Augment, Augmentation, augmented, changed, turned
 
 OFF = Augment(rotate=0.0, crop=0, flip=False, brightness=0.0, contrast=0.0, saturation=0.0, cutout=0)
 SIDE, N = 6, 6000
@@ -107,6 +107,12 @@ def test_a_rotation_is_within_its_bounds_and_of_all_colours_alike():
     assert 28 < np.abs(angles).max() < 31
     np.testing.assert_allclose(angles.mean(), 0, atol=4)
     np.testing.assert_allclose(angles.std(), 30 / np.sqrt(3), atol=1.5)
+
+
+def test_an_image_is_turned_counter_clockwise_about_its_middle():
+    x = images(1)[0]
+    for quarters in range(-1, 3):
+        np.testing.assert_allclose(turned(x, jnp.float32(quarters * np.pi / 2)), np.rot90(x, quarters), atol=1e-5)
 
 
 def test_each_image_is_changed_by_itself_and_what_is_switched_on_moves_nothing_else():
