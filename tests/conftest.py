@@ -14,6 +14,7 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ["METARUN_ALLOW"] = "blobs,hanging"  # tests/blobs.py stands for a user's own component
 
 import jax
+import numpy as np
 import owned
 import pytest
 
@@ -74,16 +75,84 @@ def small_miniimagenet(tmp_path_factory) -> Path:
 @pytest.fixture
 def miniimagenet_dir(small_miniimagenet, monkeypatch) -> str:
     """`small_miniimagenet`, taken for the published lists."""
+    from metarun.data import images_in
     from metarun.tasks import miniimagenet
+    from metarun.tasks.published import Facts
 
-    def published(split: str) -> miniimagenet.Published:
-        lines = sorted((small_miniimagenet / "miniimagenet" / f"{split}.csv").read_text().split())
-        return miniimagenet.Published((len(lines) - 1) // 20, sha256("\n".join(lines).encode()).hexdigest())
+    def lines(split: str) -> list[str]:
+        return sorted((small_miniimagenet / "miniimagenet" / f"{split}.csv").read_text().split())
 
+    digests = {split: sha256("\n".join(lines(split)).encode()).hexdigest() for split in miniimagenet.LISTS}
+    labels = {split: sorted({line.split(",")[1] for line in lines(split)} - {"label"}) for split in digests}
     monkeypatch.setenv("METARUN_CACHE_DIR", str(small_miniimagenet / "cache"))
-    monkeypatch.setattr(miniimagenet, "PER_CLASS", 20)
-    monkeypatch.setattr(miniimagenet, "LISTS", {split: published(split) for split in miniimagenet.LISTS})
+    monkeypatch.setattr(miniimagenet, "LISTS", digests)
+    facts = Facts({split: tuple(names) for split, names in labels.items()}, 20, (84, 84, 3))
+    monkeypatch.setattr(miniimagenet.MiniImageNet, "facts", facts)
+    images_in.cache_clear()
     return str(small_miniimagenet)
+
+
+CIFAR_CLASSES = {"train": 12, "val": 5, "test": 6}  # of 20 images each, 15 of them in the part train.bin
+CIFAR_SPLITS = ("cifar_fs", "fc100")
+
+
+@pytest.fixture(scope="session")
+def small_cifar(tmp_path_factory) -> Path:
+    """A data_dir with an archive like CIFAR-100's, of few classes. Image i of class c is of the colour (10 c, 12 i, 7),
+    but for its first row, which is black, and its last column, which is white."""
+    import io
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("cifar") / "cifar100"
+    folder.mkdir()
+    with tarfile.open(folder / "cifar-100-binary.tar.gz", "w:gz", compresslevel=1) as archive:
+        for name, numbers in (("train.bin", range(15)), ("test.bin", range(15, 20))):
+            content = bytearray()
+            for i in reversed(numbers):
+                for c in range(sum(CIFAR_CLASSES.values())):
+                    image = np.zeros((3, 32, 32), np.uint8)
+                    image[:] = np.array([10 * c, 12 * i, 7]).reshape(3, 1, 1)
+                    image[:, 0] = 0
+                    image[:, :, -1] = 255
+                    content += bytes([c // 5, c]) + image.tobytes()
+            member = tarfile.TarInfo(f"cifar-100-binary/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return folder.parent
+
+
+@pytest.fixture
+def cifar_dir(small_cifar, monkeypatch) -> str:
+    """`small_cifar`, taken for the published archive: classes a, b, c, ... shared out in that order."""
+    from metarun.tasks import cifar100
+    from metarun.tasks.cifar_fs import CifarFS
+    from metarun.tasks.fc100 import FC100
+
+    labels = [chr(ord("a") + c) for c in range(sum(CIFAR_CLASSES.values()))]
+    train, val, test = CIFAR_CLASSES.values()
+    shared_out = {"train": labels[:train], "val": labels[train : train + val], "test": labels[-test:]}
+    content = {part.name: in_archive(small_cifar, part.name) for part in cifar100.PARTS}
+    parts = [
+        cifar100.Part(name, len(rows), sha256(b"".join(sorted(rows))).hexdigest()) for name, rows in content.items()
+    ]
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(small_cifar / "cache"))
+    monkeypatch.setattr(cifar100, "CLASSES", dict.fromkeys(CIFAR_SPLITS, shared_out))
+    monkeypatch.setattr(cifar100, "LABELS", labels)
+    monkeypatch.setattr(cifar100, "EACH", 20)
+    monkeypatch.setattr(cifar100, "PARTS", parts)
+    for task, name in ((CifarFS, "cifar_fs"), (FC100, "fc100")):
+        monkeypatch.setattr(task, "facts", cifar100.facts(name))
+    cifar100.found.cache_clear()
+    return str(small_cifar)
+
+
+def in_archive(folder: Path, name: str) -> list[bytes]:
+    """The records of one of the archive's files."""
+    import tarfile
+
+    with tarfile.open(folder / "cifar100" / "cifar-100-binary.tar.gz") as archive:
+        content = archive.extractfile(f"cifar-100-binary/{name}").read()
+    return [content[i : i + 3074] for i in range(0, len(content), 3074)]
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +204,8 @@ def data_for(request) -> Callable[[str], list[str]]:
         "text": ("task.path", "small_texts"),
         "clinc150": ("data_dir", "text_dir"),
         "banking77": ("data_dir", "text_dir"),
+        "cifar_fs": ("data_dir", "cifar_dir"),
+        "fc100": ("data_dir", "cifar_dir"),
     }
     more = {"table": owned.OF_PEOPLE}
 

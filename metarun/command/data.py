@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     from metarun.core import ConfigError, DataError
     from metarun.tasks import miniimagenet, omniglot
+    from metarun.tasks.miniimagenet import MiniImageNet
 
     directory, wanted = os.environ.get("METARUN_DATA_DIR"), "omniglot"
     for argument in arguments:
@@ -36,8 +37,8 @@ def main(arguments: list[str]) -> None:
             names, images = omniglot.load_drawings(directory)
             found = f"{len(names):,} characters, {images.shape[0] * images.shape[1]:,} drawings"
         else:
-            shapes = [miniimagenet.photographs(directory, split).shape for split in miniimagenet.LISTS]
-            found = f"{sum(n for n, *_ in shapes):,} classes, {sum(n * each for n, each, *_ in shapes):,} images"
+            pools = [classes.pool for classes in miniimagenet.found(directory, MiniImageNet.facts).splits.values()]
+            found = f"{sum(len(p.size) for p in pools):,} classes, {sum(len(p.x) for p in pools):,} images"
     except ConfigError as error:
         fail(error, MISTAKE)
     except DataError as error:

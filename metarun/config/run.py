@@ -193,8 +193,14 @@ def build_run(config: dict[str, Any]) -> Run:
     learner = build("learner", config["learner"], kind=Learner)
     # Before a key of train.task that only a classification has.
     learner.check(build("task", config["task"], kind=Tasks))
+    for key, overrides in {"train.task": train.task, "eval.task": evaluation.task}.items():
+        if "augment" in overrides:
+            allowed = "goes under task.augment: it is of training's images, and of no others"
+            raise ConfigError(f"{key}.augment", overrides["augment"], allowed)
     tasks = build("train.task", {**config["task"], **known("train.task", train.task, config["task"])})
-    eval_tasks = build("eval.task", {**config["task"], **known("eval.task", evaluation.task, config["task"])})
+    eval_tasks = as_they_are(
+        build("eval.task", {**config["task"], **known("eval.task", evaluation.task, config["task"])})
+    )
     eval_learner = build(
         "eval.learner",
         {**config["learner"], **known("eval.learner", evaluation.learner, config["learner"])},
@@ -262,6 +268,11 @@ def must_hold_no_key(config: dict[str, Any]) -> None:
 def with_shots(tasks: Tasks, shots: int) -> Tasks:
     """The same tasks with another number of support examples a class."""
     return dataclasses.replace(tasks, shots=shots)  # type: ignore[type-var]
+
+
+def as_they_are(tasks: Tasks) -> Tasks:
+    """The same tasks, of images as they are: only training's are changed at random (metarun.tasks.augment)."""
+    return dataclasses.replace(tasks, augment=None) if hasattr(tasks, "augment") else tasks  # type: ignore[type-var]
 
 
 SECTIONS = (

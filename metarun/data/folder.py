@@ -230,7 +230,8 @@ def by_lists(
             raise DataError(
                 f"{path}: {len(missing):,} names of {listed} are neither a class's nor an image's: {some(missing)}"
             )
-        found[split] = {name: list(dict.fromkeys(of_class)) for name, of_class in classes.items()}
+        # In the order of the files, as without lists: the order of a list means nothing.
+        found[split] = {name: sorted(set(of_class)) for name, of_class in classes.items()}
     return found
 
 

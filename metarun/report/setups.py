@@ -46,6 +46,8 @@ def setup(run: SavedRun, stage: Stage, without: tuple[str, ...] = ()) -> Setup:
         found: dict[str, Any] = tested
     else:
         found = under(run, "task.") | under(run, "train.task." if stage == "train" else "eval.task.")
+    if stage != "train":
+        found = {k: v for k, v in found.items() if k.partition(".")[0] != "augment"}  # only training's images
     left = {k: v for k, v in found.items() if v is not None and k not in (*NO_MATTER, *without)}
     return Setup(tuple(sorted((k, str(v)) for k, v in left.items())))
 

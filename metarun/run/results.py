@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import metarun
+from metarun.config.run import Run
 from metarun.run.figures import main_metric, papers, show, source
 from metarun.run.log import console
 from metarun.run.loop import Loop
@@ -43,7 +44,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "metric": run.tasks.metric,
             "episodes": run.eval.episodes,
             "seed": run.eval.seed,
-            "task": {**run.config["task"], **run.eval.task},
+            "task": evaluated_on(run),
             "learner": {**run.config["learner"], **run.eval.learner},
             "interval": "ci95: 1.96 standard errors of the mean over tasks",
             "transductive": getattr(run.model, "transductive", False),
@@ -92,6 +93,12 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def evaluated_on(run: Run) -> dict[str, Any]:
+    """The settings of the test's tasks: of images as they are, however training's are changed."""
+    settings = {**run.config["task"], **run.eval.task}
+    return settings | ({"augment": None} if "augment" in settings else {})
 
 
 def counted(number: str, what: str) -> str:

@@ -6,6 +6,7 @@ A task distribution's own file says where its data come from; the rest of it is 
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -40,19 +41,23 @@ def n_out(self: InClasses) -> int:
 
 def check(self: InClasses, split: str) -> None:
     """Raises ConfigError if the split has fewer classes than an episode needs, or all but these are too small."""
-    every, least = self.found().splits[split], self.shots + self.queries
-    usable = len(large_enough(every, least).names)
-    if self.ways > len(every.names):
-        raise ConfigError("ways", self.ways, f"at most {len(every.names)}, the {split} classes")
+    every = self.found().splits[split]
+    must_give(self, split, every.pool.size.tolist(), every.pool.x.shape[1:])
+
+
+def must_give(self: InClasses, split: str, sizes: Sequence[int], shape: tuple[int, ...]) -> None:
+    """What `check` asks of a split with classes of these sizes, of examples of this shape."""
+    usable = sum(size >= self.shots + self.queries for size in sizes)
+    if self.ways > len(sizes):
+        raise ConfigError("ways", self.ways, f"at most {len(sizes)}, the {split} classes")
     if self.ways > usable:
-        size = sorted(every.pool.size.tolist())[-self.ways]
         raise ConfigError(
             "shots+queries",
             f"{self.shots}+{self.queries}",
-            f"at most {size} together: only {usable} of the {len(every.names)} {split} classes have more, "
-            f"and ways={self.ways}",
+            f"at most {sorted(sizes)[-self.ways]} together: only {usable} of the {len(sizes)} {split} classes have "
+            f"more, and ways={self.ways}",
         )
-    must_fit(every.pool.x.shape[1:], self.shots, self.queries, self.ways)
+    must_fit(shape, self.shots, self.queries, self.ways)
 
 
 def usable(self: InPools, split: str) -> Classes:

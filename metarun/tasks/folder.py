@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from metarun.core import Count, Ways
 from metarun.data import Found, Image, images_in, must_be_fractions
 from metarun.tasks import classes
+from metarun.tasks.augment import Augmentation, must_suit, sample_images
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class Folder:
     image: Image
     fractions: tuple[float, float, float]
     seed: int
+    augment: Augmentation | None = None
     metric = "accuracy"
 
     def __post_init__(self) -> None:
         must_be_fractions(self.fractions)
+        must_suit(self.augment, self.image.shape)
 
     def found(self) -> Found:
         return images_in(self.path, self.image, self.fractions, self.seed)
@@ -34,4 +37,4 @@ class Folder:
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
     load, examples, told = classes.load, classes.examples, classes.told
     digest, fingerprint = classes.digest, classes.fingerprint
-    sample, loss = classes.sample, classes.loss
+    sample, loss = sample_images, classes.loss

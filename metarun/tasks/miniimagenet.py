@@ -1,39 +1,28 @@
 """mini-ImageNet: 100 classes of ImageNet, 600 images each. Vinyals et al. 2016, split by Ravi and Larochelle 2017."""
 
 import hashlib
-import os
-from concurrent.futures import ThreadPoolExecutor
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from metarun import losses
-from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
-from metarun.data import cached, choose, must_be_a_folder
-from metarun.tasks.episode import by_class, must_fit
+from metarun.core import Count, DataError, Ways
+from metarun.data import SPLITS, Found, Image, images_in, must_be_a_folder
+from metarun.tasks import classes, published
+from metarun.tasks.augment import Augmentation, must_suit, sample_images
+from metarun.tasks.published import Facts
 from metarun.text import first_line
 
-SIDE = 84
-PER_CLASS = 600
+IMAGE = Image(side=84, colour="rgb", fit="stretch", invert=False)
 LISTS_HOME = "github.com/twitter-research/meta-learning-lstm, data/miniImagenet"
-
-
-class Published(NamedTuple):
-    """What a split's list must be."""
-
-    classes: int
-    digest: str  # sha256 over its lines, sorted, with a line feed between them
-
-
+# What a split's list must be: sha256 over its lines, sorted, with a line feed between them.
 LISTS = {
-    "train": Published(64, "04248b9d354668fcf26c53aab36b722818cb21ea1e592b5e2598497f5151ec04"),
-    "val": Published(16, "dd3f05f2e6ffc6ee100b97c214cdddc207a7fca3e8c5e8172d59d69f63cff8ae"),
-    "test": Published(20, "1fbcd7418801a5f7179eab6f8cab9f19d345e24733d46d3ac8ff2a1d8f5233ad"),
+    "train": "04248b9d354668fcf26c53aab36b722818cb21ea1e592b5e2598497f5151ec04",
+    "val": "dd3f05f2e6ffc6ee100b97c214cdddc207a7fca3e8c5e8172d59d69f63cff8ae",
+    "test": "1fbcd7418801a5f7179eab6f8cab9f19d345e24733d46d3ac8ff2a1d8f5233ad",
 }
+# WordNet's numbers of the classes.
+CLASSES = json.loads(Path(__file__).with_name("miniimagenet_classes.json").read_text())
+PICKLES = {".pkl", ".pickle", ".plk", ".p"}
 
 
 @dataclass(frozen=True)
@@ -41,60 +30,59 @@ class MiniImageNet:
     """N-way classification of photographs, 84x84 in colour, of classes that were not seen in training.
 
     The images are ImageNet's and may not be passed on, so nothing is downloaded: whoever has them puts them, of any
-    size, beside the three published lists, as data_dir/miniimagenet/{train,val,test}.csv and images/NAME, or
-    SPLIT/CLASS/NAME, as the code of Finn et al. leaves them.
+    size, into data_dir/miniimagenet, either beside the three published lists (train.csv, val.csv, test.csv), in
+    images/ or in directories, or without lists as SPLIT/CLASS/NAME.
     """
 
     ways: Ways
     shots: Count
     queries: Count  # per class
     data_dir: str | None
+    augment: Augmentation | None = None
+    facts = Facts({split: tuple(CLASSES[split]) for split in SPLITS}, 600, IMAGE.shape)
     metric = "accuracy"
 
-    @property
-    def n_out(self) -> int:
-        return self.ways
+    def __post_init__(self) -> None:
+        must_suit(self.augment, self.facts.shape)
 
-    def check(self, split: str) -> None:
-        if self.ways > LISTS[split].classes:
-            raise ConfigError("ways", self.ways, f"at most {LISTS[split].classes}, the {split} classes")
-        if self.shots + self.queries > PER_CLASS:
-            raise ConfigError(
-                "shots+queries", f"{self.shots}+{self.queries}", f"at most {PER_CLASS} together, the images of a class"
+    def found(self) -> Found:
+        return found(self.data_dir, self.facts)
+
+    n_out = property(classes.n_out)
+    check, n_classes, class_names = published.check, published.n_classes, published.class_names
+    load, examples, told = classes.load, classes.examples, classes.told
+    digest, fingerprint = published.digest, classes.fingerprint
+    sample, loss = sample_images, classes.loss
+
+
+def found(data_dir: str | None, facts: Facts) -> Found:
+    """The images of data_dir/miniimagenet, whole. Raises DataError, and ConfigError for a data_dir that is no folder.
+
+    Decoded once and kept in the user's cache directory for as long as the files stay as they are.
+    """
+    folder = home(data_dir)
+    must_have_files(folder)
+    for split in SPLITS if any((folder / f"{split}.csv").exists() for split in SPLITS) else ():
+        must_be_published(folder / f"{split}.csv", LISTS[split])
+    sets = images_in(str(folder), IMAGE, fractions=(0.64, 0.16, 0.2), seed=0)
+    for split, names in facts.classes.items():
+        here = sets.splits[split]
+        if set(here.names) != set(names):
+            lacking, more = set(names) - set(here.names), set(here.names) - set(names)
+            wrong = f"lacks {min(lacking)}" if lacking else f"has {min(more)}, which is none of them"
+            raise DataError(
+                f"{folder}: its {split} images are of {len(here.names)} classes, not of the {len(names)} that Ravi and "
+                f"Larochelle 2017 published: it {wrong}; for splits of your own take task=folder task.path={folder}"
             )
-        must_fit((SIDE, SIDE, 3), self.shots, self.queries, self.ways)
-
-    def n_classes(self, split: str) -> int:
-        return LISTS[split].classes
-
-    def class_names(self, split: str) -> list[str]:
-        """WordNet's numbers of the classes."""
-        return list(listed(self.data_dir, split))
-
-    def load(self, split: str) -> PyTree:
-        """(classes, PER_CLASS, SIDE, SIDE, 3) uint8."""
-        return photographs(self.data_dir, split)
-
-    def examples(self, split: str, data: PyTree) -> dict[str, np.ndarray]:
-        return dict(zip(self.class_names(split), data, strict=True))
-
-    def digest(self, split: str) -> str:
-        return LISTS[split].digest[:16]
-
-    def sample(self, data: PyTree, key: Key) -> Episode:
-        k_classes, k_images = jax.random.split(key)
-        classes = choose(k_classes, len(data), self.ways)
-        images = jax.vmap(lambda key: choose(key, PER_CLASS, self.shots + self.queries))(
-            jax.random.split(k_images, self.ways)
-        )
-        return by_class(data[classes[:, None], images].astype(jnp.float32) / 255, self.shots, classes)
-
-    def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
-        return losses.cross_entropy(outputs, y)
+        for name, size in zip(here.names, here.pool.size.tolist(), strict=True):
+            if size != facts.each:
+                why = "".join(f"; {line}" for line in sets.told)
+                raise DataError(f"{folder}: {split}'s class {name} has {size} images, not {facts.each}{why}")
+    return sets
 
 
 def home(data_dir: str | None) -> Path:
-    """The folder of the lists and images. Raises DataError, and ConfigError for a data_dir that is no folder."""
+    """The folder of the images. Raises DataError, and ConfigError for a data_dir that is no folder."""
     if data_dir is None:
         raise DataError(
             "no miniimagenet data: neither data_dir= nor METARUN_DATA_DIR is set, and ImageNet's images may not be "
@@ -105,79 +93,27 @@ def home(data_dir: str | None) -> Path:
     if not folder.is_dir():
         raise DataError(
             f"no miniimagenet data: {folder} is no folder; it is to hold train.csv, val.csv, test.csv ({LISTS_HOME}) "
-            "and the images of ImageNet that they name, which may not be passed on, so they are not downloaded"
+            "and the images of ImageNet that they name, or the same as SPLIT/CLASS/NAME; they may not be passed on, so "
+            "they are not downloaded"
         )
     return folder
 
 
-def listed(data_dir: str | None, split: str) -> dict[str, list[str]]:
-    """Class -> the names of its images, both in alphabetical order. Raises DataError."""
-    path = home(data_dir) / f"{split}.csv"
+def must_have_files(folder: Path) -> None:
+    """Raises DataError where the images are in pickles only, in which much code passes them on."""
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+    if pickles and not any(path.suffix.lower() in (".jpg", ".jpeg", ".png") for path in folder.rglob("*")):
+        raise DataError(
+            f"{folder} holds {pickles[0]}, a pickle, and no images: to open a pickle runs whatever program is in it, "
+            "so metarun opens none; if you trust it, write its images as files once, SPLIT/CLASS/NUMBER.png"
+        )
+
+
+def must_be_published(path: Path, digest: str) -> None:
+    """Raises DataError for a list that is not the published one, in whichever order."""
     try:
         lines = sorted(path.read_text(encoding="ascii").split())
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({first_line(error)}); it is to be had from {LISTS_HOME}") from error
-    if hashlib.sha256("\n".join(lines).encode()).hexdigest() != LISTS[split].digest:
+    if hashlib.sha256("\n".join(lines).encode()).hexdigest() != digest:
         raise DataError(f"{path} is not the published list of Ravi and Larochelle 2017; it is at {LISTS_HOME}")
-    names: dict[str, list[str]] = {}
-    for name, label in (line.split(",") for line in lines if line != "filename,label"):
-        names.setdefault(label, []).append(name)
-    return dict(sorted(names.items()))
-
-
-def photographs(data_dir: str | None, split: str) -> np.ndarray:
-    """A split's images (classes, PER_CLASS, SIDE, SIDE, 3) uint8, in the order of `listed`. Raises DataError.
-
-    Decoded once and kept in the user's cache directory for as long as the files stay as they are.
-    """
-    names = listed(data_dir, split)
-    paths = find_images(home(data_dir), split, names)
-    state = hashlib.sha256()
-    for path in paths:
-        found = path.stat()
-        state.update(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}\n".encode())
-    shape = (len(names), PER_CLASS, SIDE, SIDE, 3)
-
-    def decode(_: Path) -> dict[str, np.ndarray]:
-        from rich.console import Console
-        from rich.progress import track
-
-        images = np.empty((len(paths), SIDE, SIDE, 3), np.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            decoded = track(
-                pool.map(read, paths), f"miniimagenet {split}", len(paths), console=Console(stderr=True), transient=True
-            )
-            for i, image in enumerate(decoded):
-                images[i] = image
-        return {"images": images.reshape(shape)}
-
-    def is_whole(arrays: dict[str, np.ndarray]) -> bool:
-        return arrays.keys() == {"images"} and arrays["images"].shape == shape
-
-    return cached(f"miniimagenet-{split}-{state.hexdigest()[:16]}-{SIDE}", decode, is_whole)["images"]
-
-
-def find_images(folder: Path, split: str, names: dict[str, list[str]]) -> list[Path]:
-    """Where the images are, class by class. Raises DataError."""
-    paths, missing = [], []
-    for label, of_class in names.items():
-        for name in of_class:
-            path = next((p for p in (folder / "images" / name, folder / split / label / name) if p.is_file()), None)
-            paths.append(path) if path else missing.append(name)
-    if missing:
-        raise DataError(
-            f"{folder} lacks {len(missing):,} of the {len(paths) + len(missing):,} images of {split}.csv, the first "
-            f"{missing[0]}; put them into {folder / 'images'}, or into {folder / split}/CLASS"
-        )
-    return paths
-
-
-def read(path: Path) -> np.ndarray:
-    """One image, (SIDE, SIDE, 3) uint8. Raises DataError."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({first_line(error)}); replace it") from error

@@ -49,6 +49,8 @@ WITH_DATA = {
     "omniglot": bool(data_dir()),
     "miniimagenet": False,
     "folder": False,
+    "cifar_fs": False,
+    "fc100": False,
     "clinc150": False,
     "banking77": False,
 }

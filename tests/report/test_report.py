@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import MARKUP, Page, changed
+from support import MARKUP, Page, changed, composed
 
 from metarun.command import report
+from metarun.config import flat
 from metarun.report import experiments, page, paths, runs
+from metarun.report.setups import setup
 
 
 def test_the_page_holds_every_section_and_needs_nothing_else(two_runs):
@@ -181,3 +183,14 @@ def test_a_summary_too_wide_for_the_page_lets_lesser_columns_give_way_and_says_s
     assert all(name in found["said"] for name in gone)
     assert (found["cut"], found["page"]) == (True, True)
     assert found["now"].startswith("Scroll sideways for more columns")
+
+
+def test_how_training_images_are_changed_sets_no_validations_apart():
+    plain, flipped = (
+        runs.SavedRun(Path(), "", "", "", flat(composed("task=cifar_fs", *settings)), None, [], None, None)
+        for settings in ((), ("task.augment.query.flip=true",))
+    )
+    assert setup(plain, "val") == setup(flipped, "val")
+    assert setup(plain, "test") == setup(flipped, "test")
+    assert setup(plain, "train") != setup(flipped, "train")
+    assert setup(flipped, "val").words == "cifar_fs, 5-way 1-shot"

@@ -1,0 +1,33 @@
+"""CIFAR-FS: CIFAR-100's classes shared out at random, 64/16/20. Bertinetto et al. 2019."""
+
+from dataclasses import dataclass
+
+from metarun.core import Count, Ways
+from metarun.data import Found
+from metarun.tasks import cifar100, classes, published
+from metarun.tasks.augment import Augmentation, must_suit, sample_images
+
+
+@dataclass(frozen=True)
+class CifarFS:
+    """N-way classification of small photographs, 32x32 in colour, of classes that were not seen in training."""
+
+    ways: Ways
+    shots: Count
+    queries: Count  # per class
+    data_dir: str | None
+    augment: Augmentation | None = None
+    facts = cifar100.facts("cifar_fs")
+    metric = "accuracy"
+
+    def __post_init__(self) -> None:
+        must_suit(self.augment, self.facts.shape)
+
+    def found(self) -> Found:
+        return cifar100.found("cifar_fs", self.data_dir)
+
+    n_out = property(classes.n_out)
+    check, n_classes, class_names = published.check, published.n_classes, published.class_names
+    load, examples, told = classes.load, classes.examples, classes.told
+    digest, fingerprint = published.digest, classes.fingerprint
+    sample, loss = sample_images, classes.loss

@@ -1,0 +1,17 @@
+"""What a finished run states of itself."""
+
+import dataclasses
+
+from support import run_of
+
+from metarun.run.results import evaluated_on
+
+
+def test_what_is_tested_is_images_as_they_are():
+    run = run_of("task=cifar_fs", "task.augment.support.flip=true", "++eval.task.queries=7")
+    assert evaluated_on(run) == {**run.config["task"], "queries": 7, "augment": None}
+    assert evaluated_on(run_of("task=sinusoid")).keys() == run_of("task=sinusoid").config["task"].keys()
+    fields = [field.name for field in dataclasses.fields(run.eval_tasks)]
+    assert {name: getattr(run.eval_tasks, name) for name in fields} == {
+        name: value for name, value in evaluated_on(run).items() if name != "_target_"
+    }
