@@ -32,7 +32,9 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError("eval.tasks", asked, f"must be a group of tasks, each with its settings: {EXAMPLE}")
     if all(is_whole(values) for values in asked.values()):
         return config
-    whole = {name: values if is_whole(values) else expanded(name, values or {}, config) for name, values in asked.items()}
+    whole = {
+        name: values if is_whole(values) else expanded(name, values or {}, config) for name, values in asked.items()
+    }
     return {**config, "eval": {**evaluation, "tasks": whole}}
 
 
@@ -56,7 +58,7 @@ def expanded(name: Any, values: Any, config: dict[str, Any]) -> dict[str, Any]:
         given["fractions"] = [0.0, *([1.0, 0.0] if evaluation["split"] == "val" else [0.0, 1.0])]
     try:
         merged = OmegaConf.create({**config, "task": OmegaConf.merge(base, given, values)})
-        found = OmegaConf.to_container(merged, resolve=True)["task"]  # type: ignore[index,call-overload]
+        found: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)["task"]  # type: ignore
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}.task", choice, first_line(error)) from error
     if missing := next((part for part, value in flat(found).items() if value == "???"), None):

@@ -223,9 +223,7 @@ def build_run(config: dict[str, Any]) -> Run:
         raise ConfigError(
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
-    others = build_domains(
-        evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width
-    )
+    others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
     if not isinstance(build("optimizer", config["optimizer"]), optax.GradientTransformation):
         raise ConfigError(
             "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
