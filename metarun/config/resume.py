@@ -99,8 +99,9 @@ def is_domains_place(key: str) -> bool:
 
 
 def is_named(key: str, named: Collection[str]) -> bool:
-    """Whether the command names the key, or a group that it is of."""
-    return any(f"{key}.".startswith(f"{one}.") for one in named)
+    """Whether the command names the key, or a group that it is of; a key of a domain brings all of the domain along."""
+    groups = [".".join(one.split(".")[:3]) if one.startswith("eval.tasks.") else one for one in named]
+    return any(f"{key}.".startswith(f"{one}.") for one in groups)
 
 
 def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, Any], named: Collection[str]) -> None:
