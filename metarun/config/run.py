@@ -11,7 +11,7 @@ import flax.linen as nn
 import optax
 from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from metarun import engine
 from metarun.config.build import Recipe, build, recipe, unknown
@@ -254,6 +254,11 @@ def build_run(config: dict[str, Any]) -> Run:
     )
 
 
+def build_tasks(config: dict[str, Any]) -> Tasks:
+    """The tasks of a resolved configuration, and no more of it. Raises ConfigError."""
+    return build("task", config["task"], kind=Tasks)
+
+
 SHORTEST_KEY = 16  # a shorter one is a stand-in, and may be any word
 
 
@@ -280,6 +285,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, every interpolation replaced by what it stands for."""
     try:
         config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(str(error.full_key), "(nothing)", "needs a value") from error
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0]
         raise ConfigError(str(getattr(error, "full_key", "config")), "?", message) from error
