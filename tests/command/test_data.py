@@ -81,11 +81,11 @@ def test_a_class_in_two_splits_is_damaged_data(command, tmp_path, capfd):
 def test_what_is_shown_is_as_large_as_the_split_can_give_and_can_be_seen(small_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
     tasks = run_of("task=folder", f"task.path={small_folder}", "task.queries=3").tasks
-    fractions = {"ways": 7, "shots": 2, "queries": 6, "fractions": (0.04, 0.16, 0.8)}
+    fractions = {"ways": 7, "shots": 1, "queries": 7, "fractions": (0.04, 0.16, 0.8)}
     few = type(tasks)(**{**vars(tasks), **fractions})  # one class to train on, four, and twenty
     shown = data.show(few, data.look(few))
     assert shown is not None
-    assert (shown.split, shown.tasks.ways, shown.tasks.shots, shown.tasks.queries) == ("val", 4, 2, 6)
+    assert (shown.split, shown.tasks.ways, shown.tasks.shots, shown.tasks.queries) == ("val", 4, 1, 6)
     names = few.class_names("val")
     for episode, called in zip(shown.episodes, shown.names, strict=True):
         assert called == [names[c] for c in episode.classes]
