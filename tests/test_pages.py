@@ -14,7 +14,7 @@ from support import composed
 
 from metarun.command import bench
 from metarun.command.main import VERBS
-from metarun.config import choices
+from metarun.config import choices, translate
 from metarun.config.run import build_run
 from metarun.core import Named, Tasks
 from metarun.run.separation import Finite
@@ -125,7 +125,7 @@ def test_a_metarun_command_of_readmes_is_one(line):
         return  # run by the test above
     if "-m" in line.split():
         words = [re.sub(r"=([^,]+),.*", r"=\1", word) for word in words]  # of a sweep the first
-    build_run(composed(*words))
+    build_run(composed(*translate(words)))
 
 
 def test_the_other_commands_of_readmes_are_there():

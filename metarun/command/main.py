@@ -92,7 +92,8 @@ def help_text() -> str:
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
         "  metarun report RUN...                            one page about runs: --out FILE.html, --csv, --markdown",
-        "  metarun data omniglot                            find or fetch, check and prepare a data set",
+        "  metarun data omniglot                            find or fetch, check and prepare a data set; what is in it",
+        "  metarun data task=folder task.path=DIR           what is in your own data, and two episodes to look at",
         "  metarun bench --help                             more about a command",
     ]
     width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))

@@ -7,7 +7,7 @@ from typing import Any
 from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
 
 PLUGINS = "; what Hydra's plugins add to that (hydra-optuna-sweeper, say) is there once they are installed"
-LAID_OVER = ("train.task", "eval.task", "eval.learner")  # not in the yaml until they are named
+LAID_OVER = ("train.task", "eval.task", "eval.tasks", "eval.learner")  # not in the yaml until they are named
 
 
 def translate(settings: list[str], multirun: bool = False) -> list[str]:

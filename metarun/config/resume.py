@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from metarun.config.conf import conf_dir, flat
+from metarun.config.domains import complete
 from metarun.config.run import SECTIONS
 from metarun.core import ConfigError
 
@@ -16,7 +17,9 @@ MAY_CHANGE = (
     "train.on_nonfinite", "train.skip_at_most",
 )  # fmt: skip
 # What changes nothing but the final test; the rest of `eval` changes validations, too, which choose the best state.
-OF_THE_TEST = ("eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots", "eval.inductive")
+OF_THE_TEST = (
+    "eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots", "eval.inductive", "eval.tasks",
+)  # fmt: skip
 PERIODS = ("train.log_every", "train.eval_every", "train.save_every")
 # A command that chooses one of these tells of a whole run; one that does not, of changes to the run that is there.
 WHOLE = {"task", "learner", "model", "optimizer", "experiment"}
@@ -32,9 +35,10 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     stored = read(directory, config)
     if not WHOLE & set(named):
         config = changed(stored, config, ["run.dir", *named])
+    config = complete(config)
     before, now = flat(stored), flat(config)
     differing = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
-    differing = {key for key in differing if not key.startswith(MAY_CHANGE)}
+    differing = {key for key in differing if not key.startswith(MAY_CHANGE) and not is_domains_place(key)}
     asked = {key for key in differing if is_named(key, named)}  # not what a default, or an experiment, brings along
     longer = "train.steps" in asked
     if longer:
@@ -89,9 +93,15 @@ def changed(stored: dict[str, Any], config: dict[str, Any], keys: Collection[str
     return result
 
 
+def is_domains_place(key: str) -> bool:
+    """Whether the key says where a domain's data are: eval.tasks.omniglot.data_dir"""
+    return key.startswith("eval.tasks.") and key.endswith(".data_dir")
+
+
 def is_named(key: str, named: Collection[str]) -> bool:
-    """Whether the command names the key, or a group that it is of."""
-    return any(f"{key}.".startswith(f"{one}.") for one in named)
+    """Whether the command names the key, or a group that it is of; a key of a domain brings all of the domain along."""
+    groups = [".".join(one.split(".")[:3]) if one.startswith("eval.tasks.") else one for one in named]
+    return any(f"{key}.".startswith(f"{one}.") for one in groups)
 
 
 def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, Any], named: Collection[str]) -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from metarun import engine
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
+from metarun.config.domains import as_they_are, build_domains, complete
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
 from metarun.inner import Inner
 
@@ -90,6 +91,7 @@ class Eval:
     inductive: engine.Inductive
     task: dict[str, Any]
     learner: dict[str, Any]
+    tasks: dict[str, dict[str, Any]]  # other domains for the test, by their names
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Run:
     learner: Learner
     eval_tasks: Tasks
     eval_learner: Learner
+    domains: dict[str, Tasks]  # to be tested on, too, by their names
     model: Any  # a flax module, its number of outputs set
     optimizer: Recipe  # of an optax.GradientTransformation
     numbers: dict[str, dict[str, Any]]  # the floats of learner, eval_learner and optimizer: arguments of the programs
@@ -184,6 +187,7 @@ def build_run(config: dict[str, Any]) -> Run:
         if section not in config:
             raise ConfigError(section, "(nothing)", "every run needs it: leave it in")
     must_hold_no_key(config)
+    config = complete(config)
     train = build("train", config["train"], Train)
     evaluation = build("eval", config["eval"], Eval)
     hardware = build("hardware", config["hardware"], kind=engine.Hardware)
@@ -225,6 +229,7 @@ def build_run(config: dict[str, Any]) -> Run:
         raise ConfigError(
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
+    others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
     if not isinstance(build("optimizer", config["optimizer"]), optax.GradientTransformation):
         raise ConfigError(
             "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
@@ -237,6 +242,7 @@ def build_run(config: dict[str, Any]) -> Run:
         learner=learner,
         eval_tasks=eval_tasks,
         eval_learner=eval_learner,
+        domains=others,
         model=build("model", config["model"], kind=nn.Module, n_out=width, dtype=hardware.dtype),
         optimizer=optimizer,
         numbers={
@@ -254,6 +260,11 @@ def build_run(config: dict[str, Any]) -> Run:
     )
 
 
+def build_tasks(config: dict[str, Any]) -> Tasks:
+    """The tasks of a resolved configuration, and no more of it. Raises ConfigError."""
+    return build("task", config["task"], kind=Tasks)
+
+
 SHORTEST_KEY = 16  # a shorter one is a stand-in, and may be any word
 
 
@@ -268,11 +279,6 @@ def must_hold_no_key(config: dict[str, Any]) -> None:
 def with_shots(tasks: Tasks, shots: int) -> Tasks:
     """The same tasks with another number of support examples a class."""
     return dataclasses.replace(tasks, shots=shots)  # type: ignore[type-var]
-
-
-def as_they_are(tasks: Tasks) -> Tasks:
-    """The same tasks, of images as they are: only training's are changed at random (metarun.tasks.augment)."""
-    return dataclasses.replace(tasks, augment=None) if hasattr(tasks, "augment") else tasks  # type: ignore[type-var]
 
 
 SECTIONS = (

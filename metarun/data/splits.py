@@ -17,15 +17,19 @@ def drawn(
 ) -> dict[str, list[str]]:
     """`names` shared out among the splits `into` (train among them), by `fractions` of train, val and test.
 
-    Each split gets its share, rounded, and at least one class while there are as many; training gets what is left.
-    The same names, fractions and seed give the same splits, on every machine.
+    Each split gets its share, rounded, and at least one class while there are as many; training gets what is left, or
+    the last one that has a share, where training has none: 0, 0, 1 is all for the test. The same names, fractions and
+    seed give the same splits, on every machine.
     """
     shuffled = [sorted(names)[i] for i in np.random.RandomState(seed).permutation(len(names))]
     share = dict(zip(SPLITS, fractions, strict=True))
     total = sum(share[split] for split in into)
+    having = [split for split in SPLITS if split in into and share[split]]
     found: dict[str, list[str]] = {}
     for split in reversed([split for split in SPLITS if split in into and split != "train"]):
-        n = min(max(1, round(len(names) * share[split] / total)), max(0, len(shuffled) - 1))
+        n = min(max(1, round(len(names) * share[split] / total)), max(0, len(shuffled) - 1)) if share[split] else 0
+        if having[:1] == [split]:
+            n = len(shuffled)
         found[split] = sorted(shuffled[len(shuffled) - n :])
         shuffled = shuffled[: len(shuffled) - n]
     return {"train": sorted(shuffled)} | dict(reversed(found.items()))
@@ -39,8 +43,8 @@ def completed(given: Mapping[str, Collection[str]], fractions: Sequence[float], 
 
 
 def must_be_fractions(fractions: Sequence[float]) -> None:
-    """Raises ConfigError unless there is a part for each split, together 1."""
-    if not all(part > 0 for part in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+    """Raises ConfigError unless there is a part for each split, which may be 0, together 1."""
+    if not all(part >= 0 for part in fractions) or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
         raise ConfigError(
-            "fractions", list(fractions), "parts of the classes for train, val and test, each above 0, together 1"
+            "fractions", list(fractions), "parts of the classes for train, val and test, none below 0, together 1"
         )

@@ -73,6 +73,12 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained
     return params
 
 
+def input_of(tasks: Tasks, data: PyTree) -> jax.ShapeDtypeStruct:
+    """What stands for one example, as a model sees it. Traces only."""
+    episode = jax.eval_shape(lambda data: tasks.sample(data, jax.random.key(0)), data)
+    return jax.ShapeDtypeStruct(episode.support.x.shape[1:], episode.support.x.dtype)
+
+
 def episode_size(tasks: Tasks, data: PyTree) -> int:
     """How many numbers the inputs of one episode have. Traces only."""
     episode = jax.eval_shape(lambda data: tasks.sample(data, jax.random.key(0)), data)

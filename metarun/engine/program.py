@@ -53,11 +53,9 @@ def without_numbers(component: Any) -> Any:
 
 
 def nets(shape: Shape) -> tuple[Net, Net]:
-    """What learners see in training and in evaluation."""
-    return (
-        net_of(shape.model, shape.tasks, shape.learner),
-        net_of(shape.model, shape.eval_tasks, shape.eval_learner),
-    )
+    """What learners see in training and in evaluation, wherever that is: the classes trained on are training's."""
+    net = net_of(shape.model, shape.tasks, shape.learner)
+    return net, net_of(shape.model, shape.eval_tasks, shape.eval_learner)._replace(n_classes=net.n_classes)
 
 
 def net_of(model: Any, tasks: Tasks, learner: Any) -> Net:

@@ -67,3 +67,13 @@ def sums_at_zero(state: State) -> State:
 def placed(tree: PyTree, mesh: Mesh) -> PyTree:
     """The tree, whole, on each of the mesh's devices. It goes by the host: a transfer, and no program."""
     return jax.device_put(jax.device_get(tree), NamedSharding(mesh, P()))
+
+
+def to_be_placed(tree: PyTree, mesh: Mesh) -> PyTree:
+    """What stands for `placed(tree, mesh)` where a program is compiled ahead."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        aval = jax.typeof(leaf)  # of an array on the host: as it will be on a device
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=NamedSharding(mesh, P()))
+
+    return jax.tree.map(shape, tree)

@@ -1,8 +1,12 @@
 """One page about one run or many: `runs` reads them, `plots` draws, `page` puts it together. Imports no jax program."""
 
+from metarun.report.drawn import Drawn, draw_episodes, episodes_as_text, is_images
 from metarun.report.page import html
 from metarun.report.paths import as_text, find
 from metarun.report.runs import damaged, read
 from metarun.report.written import as_csv, as_markdown, markdown_text
 
-__all__ = ["as_csv", "as_markdown", "as_text", "damaged", "find", "html", "markdown_text", "read"]
+__all__ = [
+    "Drawn", "as_csv", "as_markdown", "as_text", "damaged", "draw_episodes", "episodes_as_text", "find", "html",
+    "is_images", "markdown_text", "read",
+]  # fmt: skip

@@ -56,6 +56,7 @@ def html(runs: list[SavedRun]) -> str:
         alike=alike,
         lesser=tables.LESSER,
         beside_papers=tables.beside_papers(runs),
+        elsewhere=tables.elsewhere(runs),
         over_seeds=tables.over_seeds(together),
         differences=tables.what_differs(runs),
         parts={part: [c for c in drawn if c.part == part] for part in dict.fromkeys(c.part for c in drawn)},

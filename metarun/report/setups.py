@@ -48,7 +48,12 @@ def setup(run: SavedRun, stage: Stage, without: tuple[str, ...] = ()) -> Setup:
         found = under(run, "task.") | under(run, "train.task." if stage == "train" else "eval.task.")
     if stage != "train":
         found = {k: v for k, v in found.items() if k.partition(".")[0] != "augment"}  # only training's images
-    left = {k: v for k, v in found.items() if v is not None and k not in (*NO_MATTER, *without)}
+    return setup_of(found, without)
+
+
+def setup_of(task: dict[str, Any], without: tuple[str, ...] = ()) -> Setup:
+    """Of a task's settings; `without` some of them."""
+    left = {k: v for k, v in task.items() if v is not None and k not in (*NO_MATTER, *without)}
     return Setup(tuple(sorted((k, str(v)) for k, v in left.items())))
 
 

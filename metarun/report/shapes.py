@@ -25,6 +25,15 @@ class OtherShots(BaseModel):
     by_inner_steps: dict[Digits, Figures]
 
 
+class OnDomain(BaseModel):
+    """A test on another domain."""
+
+    figures: Figures
+    by_inner_steps: dict[Digits, Figures]
+    by_shots: dict[Digits, OtherShots]
+    task: dict[str, Any]
+
+
 class Tested(BaseModel):
     """The parts of results.json whose names begin with the split."""
 
@@ -81,6 +90,10 @@ PARTS: dict[str, Any] = {
 }
 
 
+# Those that older runs do not have.
+SINCE: dict[str, Any] = {"paper": Paper | None, "tests": dict[str, OnDomain]}
+
+
 class Row(BaseModel):
     """A row of metrics.jsonl."""
 
@@ -107,7 +120,7 @@ def results(found: Any) -> tuple[dict[str, Any], list[str]]:
     for measured in (tested.figures, *tested.by_inner_steps.values(), *others):
         if metric not in measured:
             raise ValueError(f"no {metric}")
-    parts = PARTS | ({"paper": Paper | None} if "paper" in found else {})
+    parts = PARTS | {name: kind for name, kind in SINCE.items() if name in found}
     lacking = [name for name, kind in parts.items() if name not in found or not fits(found[name], kind)]
     return {name: part for name, part in found.items() if name not in lacking}, lacking
 

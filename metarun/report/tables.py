@@ -6,7 +6,7 @@ import numpy as np
 
 from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
-from metarun.report.setups import setup
+from metarun.report.setups import setup, setup_of
 from metarun.run.figures import figure_of, papers, show, source, unit
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
@@ -131,6 +131,30 @@ def beside_papers(runs: list[SavedRun]) -> Table | None:
             theirs = Cell(papers(run.results or {}, metric), paper["figures"][metric][0])
             rows.append([text(run.name), name, ours, theirs, text(source(paper))])
     return Table(["run", "figure", "this run", "paper", "source"], rows) if rows else None
+
+
+def elsewhere(runs: list[SavedRun]) -> Table | None:
+    """A row for each run that was tested on other domains, a column for each of these; None if there is none.
+
+    Figures of a domain stand in one column if they are of the same ways and shots.
+    """
+    found: dict[str, dict[str, Cell]] = {}
+    for run in runs:
+        for name, test in run.part("tests").items():
+            shown = {test["task"].get("shots"): test["figures"]}
+            shown |= {int(shots): other["figures"] for shots, other in test["by_shots"].items()}
+            for shots, figures in shown.items():
+                words = setup_of(test["task"] | {"shots": shots}).words
+                column = words if words.startswith(f"{name},") else f"{name} ({words})"
+                if (figure := figures.get(run.metric)) is not None:
+                    cell = Cell(show(run.metric, figure), "" if figure["mean"] is None else figure["mean"])
+                    found.setdefault(run.name, {})[column] = cell
+    columns = list(dict.fromkeys(column for cells in found.values() for column in cells))
+    tested = [run for run in runs if run.name in found]
+    own = [[text(run.name), text(setup(run, "test").words), figure_cell(run, run.metric)] for run in tested]
+    every = [[found[run.name].get(column, text(None)) for column in columns] for run in tested]
+    rows = [[*mine, *others] for mine, others in zip(own, every, strict=True)]
+    return Table(["run", "trained for", "there", *columns], rows) if rows else None
 
 
 def whys(runs: list[SavedRun]) -> Table | None:

@@ -7,7 +7,7 @@ from typing import Any
 from metarun.report.experiments import differences, groups, learner
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup
-from metarun.report.tables import Table, beside_papers, over_seeds, summary, tasks_tested, whys
+from metarun.report.tables import Table, beside_papers, elsewhere, over_seeds, summary, tasks_tested, whys
 from metarun.run.figures import figure_of, unit
 
 # Settings that a column of their own has already, or that say where a run was, not what it was.
@@ -59,6 +59,9 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
             row |= in_columns(metric, figure.get("mean"), figure.get("ci95"))
         if paper := run.part("paper").get("figures", {}).get(metric):
             row |= in_columns(f"paper_{metric}", *paper)
+    for domain, test in run.part("tests").items():
+        if figure := test["figures"].get(run.metric):
+            row |= in_columns(f"{run.metric}_on_{domain}", figure.get("mean"), figure.get("ci95"))
     return row | {
         "meta_steps": run.steps,
         "meta_steps_asked": run.config.get("train.steps"),
@@ -78,8 +81,10 @@ def in_columns(name: str, mean: float | None, ci95: float | None) -> dict[str, f
 
 
 def as_markdown(runs: list[SavedRun]) -> str:
-    """The summary as a markdown table; below it those beside the papers, over seeds, and of what went wrong, if any."""
-    tables = (summary(runs), beside_papers(runs), over_seeds(groups(runs)), whys(runs))
+    """The summary as a markdown table; below it those beside the papers, on other domains, over seeds, and of what went
+    wrong, if any.
+    """
+    tables = (summary(runs), beside_papers(runs), elsewhere(runs), over_seeds(groups(runs)), whys(runs))
     return "\n".join(markdown_table(table) for table in tables if table)
 
 

@@ -1,6 +1,7 @@
 """What a run says of itself at its start."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,14 +13,15 @@ from metarun.core import PyTree, Telling
 log = logging.getLogger("metarun")
 
 
-def announce(run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separation: dict[str, Any] | None) -> None:
+def announce(
+    run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separations: Sequence[dict[str, Any] | None]
+) -> None:
     """What the run is, in a line; what of its data is left out or doubled, and devices that it leaves idle, if any."""
-    lines = [line for tasks in (run.tasks, run.eval_tasks) if isinstance(tasks, Telling) for line in tasks.told()]
+    every = (run.tasks, run.eval_tasks, *run.domains.values())
+    lines = [line for tasks in every if isinstance(tasks, Telling) for line in tasks.told()]
+    lines += [doubled(found) for found in separations if found and found["duplicate_examples_across_splits"]]
     for line in dict.fromkeys(lines):
         log.warning(line)
-    if separation and separation["duplicate_examples_across_splits"]:
-        some = "; ".join(" = ".join(places) for places in separation["duplicates"][:3])
-        log.warning(f"{separation['duplicate_examples_across_splits']} examples stand in two splits alike: {some}")
     log.info(
         f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, "
         f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} "
@@ -29,6 +31,12 @@ def announce(run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separation: 
     chunk = 1 if run.hardware.task_chunk == "auto" else run.hardware.task_chunk
     if told := idle(run.train.meta_batch, mesh.size, found, chunk):
         log.warning(told)
+
+
+def doubled(separation: dict[str, Any]) -> str:
+    """That examples stand in two splits, and some of them."""
+    some = "; ".join(" = ".join(places) for places in separation["duplicates"][:3])
+    return f"{separation['duplicate_examples_across_splits']} examples stand in two splits alike: {some}"
 
 
 def idle(meta_batch: int, used: int, found: int, chunk: int) -> str | None:

@@ -13,10 +13,11 @@ from metarun import engine
 from metarun.config.run import Run
 from metarun.core import Key, PyTree, State, Tracker
 from metarun.files import write_atomically
-from metarun.run import earlier, separation
+from metarun.run import domains, earlier, separation
 from metarun.run.announce import announce
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.clock import Clock
+from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
 from metarun.run.loggers import without_key
 from metarun.run.status import Status
@@ -34,6 +35,7 @@ class Begun(NamedTuple):
     mesh: Mesh
     data: dict[str, PyTree]  # to train on ("train"), to select by ("val"), to test on ("eval"), on every device
     separation: dict[str, Any] | None  # see separation.check
+    domains: dict[str, Domain]  # others to test on
     k_train: Key
     k_eval: dict[str, Key]  # of "val" and of "eval"
     checkpoints: Checkpoints
@@ -53,7 +55,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     directory = Path(run.info.dir)
     must_have_a_source(run, directory)
     status.at("loading the data")
-    data, separate = load(run)
+    data, separate, others = load(run)
     mesh = run.hardware.set_up(run.train.meta_batch)
     stop.how_to_go_on = f"metarun run.dir={directory}"
     longer = open_directory(run, directory, status)
@@ -81,12 +83,13 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     metrics_file = MetricsFile(directory / "metrics.jsonl", int(state.step), unfinished)
     status.at("opening the logger")
     tracker = run.logger.open(directory, run.config, run.info.name, run.info.tags)
-    announce(run, mesh, task_chunk, state.params, separate)
+    announce(run, mesh, task_chunk, state.params, [separate, *(domain.separation for domain in others.values())])
     return Begun(
         directory=directory,
         mesh=mesh,
         data=data,
         separation=separate,
+        domains=others,
         k_train=k_train,
         k_eval=k_eval,
         checkpoints=checkpoints,
@@ -107,8 +110,10 @@ def must_have_a_source(run: Run, directory: Path) -> None:
         raise no_run(Path(source))
 
 
-def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None]:
+def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, Domain]]:
     """The data to train on ("train"), to select by ("val") and to test on ("eval"), and how they are separate.
+
+    And of other domains to test on.
 
     Raises DataError, and ConfigError for a model that does not fit the data.
     """
@@ -117,7 +122,8 @@ def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None]:
     net, eval_net = engine.nets(run.shape)
     shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
     engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data[run.eval.split], shapes)
-    return {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}, separate
+    others = domains.load(run, data, shapes)
+    return {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}, separate, others
 
 
 def open_directory(run: Run, directory: Path, status: Status) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from metarun.config import conf_dir
 from metarun.config.resume import up_to_date
 
 log = logging.getLogger("metarun")
@@ -33,10 +34,13 @@ def asked_for(directory: Path) -> tuple[Any, Any] | None:
 def is_another(directory: Path, config: dict[str, Any]) -> bool:
     """Whether `config` asks for more meta-steps, or another test, than the configuration in `directory`.
 
-    A setting that was not there yet, in the configuration of an earlier version, is no difference.
+    A setting that was not there yet, in the configuration of an earlier version, was as it is by default.
     """
     before, (steps, test) = asked_for(directory), steps_and_test(config)
-    return before is not None and (before[0] != steps or any(test.get(key) != old for key, old in before[1].items()))
+    if before is None:
+        return False
+    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())["eval"]
+    return before[0] != steps or any(before[1].get(key, defaults.get(key)) != test.get(key) for key in test)
 
 
 def set_aside(directory: Path, config: dict[str, Any]) -> None:

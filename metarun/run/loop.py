@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from metarun.run import nonfinite
 from metarun.run.answers import EPISODES
 from metarun.run.begin import begin
 from metarun.run.clock import Clock
+from metarun.run.domains import on
 from metarun.run.log import words
 from metarun.run.meta_test import Tested, all_tests, meta_test
 from metarun.run.status import AGAIN, Status
@@ -43,6 +45,7 @@ class Loop:
         begun = begin(run, stop, watch, status, self.clock)
         self.directory, self.checkpoints = begun.directory, begun.checkpoints
         self.mesh, self.data, self.separation = begun.mesh, begun.data, begun.separation
+        self.domains = begun.domains
         self.k_train, self.k_eval = begun.k_train, begun.k_eval
         self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
         self.seconds_before = self.host["seconds"]
@@ -112,9 +115,15 @@ class Loop:
         """
         params = jax.tree.map(engine.shape_of, self.state.params)  # the state's memory goes into the next call
         programs: list[tuple[engine.Program, tuple[Any, ...]]] = []
-        for split, run in [("val", self.run), *(("eval", run) for run in all_tests(self.run))]:
+        own = [(self.run, "val", self.data["val"]), *((run, "eval", self.data["eval"]) for run in all_tests(self.run))]
+        elsewhere = [
+            (run, "eval", engine.to_be_placed(domain.data, self.mesh))
+            for name, domain in self.domains.items()
+            for run in all_tests(on(self.run, name))
+        ]
+        for run, split, data in [*own, *elsewhere]:
             evaluate = engine.programs(run.shape, self.mesh, self.eval_chunk).evaluate
-            given = (self.data[split], self.k_eval[split], run.numbers["eval_learner"], run.other_steps)
+            given = (data, self.k_eval[split], run.numbers["eval_learner"], run.other_steps)
             programs.append((evaluate.program, evaluate.arguments(params, *given)))
         index = jax.ShapeDtypeStruct((min(EPISODES, self.run.eval.episodes),), np.int32)
         engine.ahead(*programs, (self.programs.sample, (self.data["eval"], self.k_eval["eval"], index)))
@@ -192,12 +201,15 @@ class Loop:
         split: str,
         episodes: int,
         progress: Callable[[int], None],
+        elsewhere: PyTree = None,
     ) -> list[engine.Evaluation]:
         """The validation ("val") or the test ("eval") of `run`, the run itself or it with other test tasks.
 
-        As `engine.programs` has them. `progress` is told how many episodes are done. Raises Interrupted.
+        These draw from the same data, or from those of another domain, `elsewhere`. As `engine.programs` has them.
+        `progress` is told how many episodes are done. Raises Interrupted.
         """
-        given = (self.data[split], episodes, self.k_eval[split], run.numbers["eval_learner"])
+        data = self.data[split] if elsewhere is None else elsewhere
+        given = (data, episodes, self.k_eval[split], run.numbers["eval_learner"])
         after = run.other_steps if split == "eval" else None
 
         def pause(done: int) -> None:
@@ -222,19 +234,23 @@ class Loop:
         use_best = self.run.eval.state == "best" and best is not None
         params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
-        times, before = 1 + len(self.run.eval.shots), 0
+        times, before = (1 + len(self.domains)) * len(all_tests(self.run)), 0
         note = f"({times} evaluations of {episodes:,} each)" if times > 1 else ""
 
         def progress(done: int) -> None:
             self.status.at("test episodes", times * episodes, before + done, note)
 
-        def one(run: Run) -> list[engine.Evaluation]:
+        def one(run: Run, elsewhere: PyTree = None) -> list[engine.Evaluation]:
             nonlocal before
-            found = self.evaluate(run, params, "eval", episodes, progress)
+            found = self.evaluate(run, params, "eval", episodes, progress, elsewhere)
             before += episodes
             return found
 
-        return meta_test(self.run, one), used
+        tested, by_domain = meta_test(self.run, one), {}
+        for name, domain in self.domains.items():  # only one of them is on the devices at a time
+            there = engine.placed(domain.data, self.mesh)
+            by_domain[name] = meta_test(on(self.run, name), partial(one, elsewhere=there))
+        return tested._replace(by_domain=by_domain), used
 
     def close(self, summary: dict[str, float]) -> None:
         """Waits until all is written that can be."""

@@ -1,4 +1,4 @@
-"""The final test of a run: as it was configured, after other numbers of inner steps, and with other shots."""
+"""The final test of a run: as it was configured, after other numbers of inner steps, with other shots, elsewhere."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,15 +9,27 @@ from metarun.engine import Evaluation, Figures
 
 
 class Tested(NamedTuple):
-    """A test's evaluations; the keys are numbers of inner steps, and of shots."""
+    """A test's evaluations; the keys are numbers of inner steps, and of shots, and names of other domains."""
 
     evaluation: Evaluation
     by_inner_steps: dict[str, Evaluation]  # empty for learners that take none
     by_shots: dict[str, "Tested"]
+    by_domain: dict[str, "Tested"]  # of a whole run: see Loop.test
 
     @property
     def figures_by_inner_steps(self) -> dict[str, Figures]:
         return {steps: one.figures for steps, one in self.by_inner_steps.items()}
+
+    @property
+    def figures_by_domain(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {
+                "figures": one.evaluation.figures,
+                "by_inner_steps": one.figures_by_inner_steps,
+                "by_shots": one.figures_by_shots,
+            }
+            for name, one in self.by_domain.items()
+        }
 
     @property
     def figures_by_shots(self) -> dict[str, dict[str, Any]]:
@@ -36,6 +48,7 @@ def meta_test(run: Run, evaluate: Callable[[Run], list[Evaluation]]) -> Tested:
         evaluation=found[0],
         by_inner_steps={} if own is None else {str(n): after[n] for n in run.eval.inner_steps},
         by_shots={str(shots): meta_test(with_other_shots(run, shots), evaluate) for shots in run.eval.shots},
+        by_domain={},
     )
 
 

@@ -37,6 +37,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
         split: tested.evaluation.figures,
         f"{split}_by_inner_steps": tested.figures_by_inner_steps,
         f"{split}_by_shots": tested.figures_by_shots,
+        "tests": {name: found | on_domain(loop, name) for name, found in tested.figures_by_domain.items()},
         "state": used,
         "paper": run.config["paper"],
         "protocol": {
@@ -101,6 +102,16 @@ def evaluated_on(run: Run) -> dict[str, Any]:
     return settings | ({"augment": None} if "augment" in settings else {})
 
 
+def on_domain(loop: Loop, name: str) -> dict[str, Any]:
+    """What a domain's figures are of."""
+    run = loop.run
+    return {
+        "task": run.config["eval"]["tasks"][name],
+        "classes": run.domains[name].digest(run.eval.split),
+        "separation": loop.domains[name].separation,
+    }
+
+
 def counted(number: str, what: str) -> str:
     """`1 shot`, `5 shots`"""
     return f"{number} {what}{'' if number == '1' else 's'}"
@@ -128,6 +139,10 @@ def tell(found: dict[str, Any], directory: Path) -> None:
         row(name, show(main, figures[main]), papers(found, f"{main}_after_{steps}"))
     for shots, other in found.get(f"{split}_by_shots", {}).items():
         row(f"  with {counted(shots, 'shot')}", show(main, other["figures"][main]))
+    for name, test in found.get("tests", {}).items():
+        row(f"on {name}", show(main, test["figures"][main]), style="bold")
+        for shots, other in test["by_shots"].items():
+            row(f"  with {counted(shots, 'shot')}", show(main, other["figures"][main]))
     table.add_section()
     row("held-out tasks", f"{found['protocol']['episodes']:,}, for 95 % intervals")
     row("state", f"{found['state']['state']}, of meta-step {found['state']['step']:,}")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,14 @@ class Known(Protocol):
         ...
 
 
+class Part(NamedTuple):
+    """A split of tasks, with its data."""
+
+    tasks: Any
+    split: str
+    data: PyTree
+
+
 def check(tasks: Mapping[str, Any], data: Mapping[str, PyTree]) -> dict[str, Any] | None:
     """For each split its tasks and data -> how many classes each split has, and examples that stand in two splits.
 
@@ -44,10 +52,15 @@ def check(tasks: Mapping[str, Any], data: Mapping[str, PyTree]) -> dict[str, Any
     is in two splits. None for tasks that are no `Finite`. Examples are compared bit by bit, as the model sees them.
     What was found of the same classes before, in the cache directory by a digest of all of them, is not found again.
     """
-    if not all(isinstance(tasks[split], Finite) for split in SPLITS):
+    return apart({split: Part(tasks[split], split, data[split]) for split in SPLITS})
+
+
+def apart(parts: Mapping[str, Part]) -> dict[str, Any] | None:
+    """Of each what is to share nothing with the others: what `check` says of splits. No other part's names tell it."""
+    if not all(isinstance(part.tasks, Finite) for part in parts.values()):
         return None
-    classes = {split: tasks[split].examples(split, data[split]) for split in SPLITS}
-    path = cache_dir() / "separation" / f"{known(tasks) or digest_of_all(classes)}.json"
+    classes = {name: part.tasks.examples(part.split, part.data) for name, part in parts.items()}
+    path = cache_dir() / "separation" / f"{known(parts) or digest_of_all(classes)}.json"
     try:
         found = json.loads(path.read_text())
         if found.keys() == {"classes", "duplicate_examples_across_splits", "duplicates"}:
@@ -61,12 +74,12 @@ def check(tasks: Mapping[str, Any], data: Mapping[str, PyTree]) -> dict[str, Any
     return found
 
 
-def known(tasks: Mapping[str, Any]) -> str | None:
-    """A digest of all splits' fingerprints; None if one of them has none."""
-    prints = [tasks[split].fingerprint(split) if isinstance(tasks[split], Known) else None for split in SPLITS]
+def known(parts: Mapping[str, Part]) -> str | None:
+    """A digest of all parts' fingerprints; None if one of them has none."""
+    prints = [part.tasks.fingerprint(part.split) if isinstance(part.tasks, Known) else None for part in parts.values()]
     if not all(prints):
         return None
-    return hashlib.sha256("\n".join([Path(__file__).read_text(), *map(str, prints)]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join([Path(__file__).read_text(), *parts, *map(str, prints)]).encode()).hexdigest()[:32]
 
 
 def digest_of_all(classes: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -74,35 +87,37 @@ def digest_of_all(classes: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 
     And of this file: another version may look for more.
     """
-    every = [(split, name, found) for split in SPLITS for name, found in classes[split].items()]
+    every = [(split, name, found) for split in classes for name, found in classes[split].items()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         told = pool.map(lambda one: f"{one[0]} {one[1]} {one[2].shape} {one[2].dtype} {digest(one[2])}", every)
         return hashlib.sha256("\n".join([Path(__file__).read_text(), *told]).encode()).hexdigest()[:32]
 
 
 def compare(classes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """What `check` returns. Raises DataError."""
+    """What `apart` returns. Raises DataError."""
     examples = {
-        split: {name: [digest(one) for one in found] for name, found in classes[split].items()} for split in SPLITS
+        split: {name: [digest(one) for one in found] for name, found in classes[split].items()} for split in classes
     }
-    whole = {split: {" ".join(sorted(found)): name for name, found in examples[split].items()} for split in SPLITS}
-    for one, other in combinations(SPLITS, 2):
+    whole = {split: {" ".join(sorted(found)): name for name, found in examples[split].items()} for split in classes}
+    for one, other in combinations(classes, 2):
         same = {(whole[one][d], whole[other][d]) for d in whole[one].keys() & whole[other].keys()}
-        same |= {(name, name) for name in classes[one].keys() & classes[other].keys()}
+        if {one, other} <= set(SPLITS):
+            same |= {(name, name) for name in classes[one].keys() & classes[other].keys()}
         if same:
             name, again = min(same)
+            remedy = "mend the splits" if other in SPLITS else f"leave them out there, or {other} itself"
             raise DataError(
                 f"{len(same)} classes stand in {one} and in {other} alike, {name!r} ({again!r} there) among them: "
-                f"a figure on {other} would not be of new classes; mend the splits"
+                f"a figure on {other} would not be of new classes; {remedy}"
             )
     places: dict[str, list[str]] = defaultdict(list)
-    for split in SPLITS:
+    for split in classes:
         for name, found in examples[split].items():
             for i, one in enumerate(found):
                 places[one].append(f"{split}: {name}[{i}]")
     across = [found for found in places.values() if len({place.split(":")[0] for place in found}) > 1]
     return {
-        "classes": {split: len(classes[split]) for split in SPLITS},
+        "classes": {split: len(classes[split]) for split in classes},
         "duplicate_examples_across_splits": len(across),
         "duplicates": across[:20],
     }

@@ -54,7 +54,7 @@ def train(run: Run) -> dict[str, Any]:
             loop.meta_train()
             tested, used = loop.test()
             found = results.summary(loop, tested, used)
-            summary = {f"{run.eval.split}/{name}": figure["mean"] for name, figure in tested.evaluation.figures.items()}
+            summary = means(run.eval.split, tested)
             write(loop, found, tested)
             return found
         except Interrupted:
@@ -64,6 +64,14 @@ def train(run: Run) -> dict[str, Any]:
             raise
         finally:
             loop.close(summary)
+
+
+def means(split: str, tested: Tested) -> dict[str, float]:
+    """The test's means by their names for the tracker: `test/accuracy`, and `test/on mednist/accuracy`."""
+    found = {f"{split}/{name}": figure["mean"] for name, figure in tested.evaluation.figures.items()}
+    for domain, other in tested.by_domain.items():
+        found |= {f"{split}/on {domain}/{name}": figure["mean"] for name, figure in other.evaluation.figures.items()}
+    return found
 
 
 def earlier_results(directory: Path) -> dict[str, Any]:

@@ -74,6 +74,17 @@ MISTAKES = [
     (["data_dir=/no/such/folder", "task=omniglot"], "data_dir=/no/such/folder: no such folder"),
     (["data_dir=/no/such/folder", "task=miniimagenet"], "data_dir=/no/such/folder: no such folder"),
     (["data", "omniglot", "data_dir=/no/such/folder"], "data_dir=/no/such/folder: no such folder"),
+    (["data"], "data: names no task; name one: metarun data omniglot; there are folder, "),
+    (["data", "mnist"], "task=mnist: no such choice; did you mean"),
+    (["data", "task=folder"], "task.path=(nothing): needs a value"),
+    (["data", "folder", "task.path=nothere"], "task.path=nothere: no such folder, zip or tar"),
+    (["data", "folder", "task.image.sde=3", "task.path=."], "task.image.sde: no such key; did you mean side?"),
+    (["data", "omniglot", "--out", "no/e.png"], "data --out no/e.png: cannot be written (make the directory first)"),
+    (["data", "omniglot", "--out=."], "data --out .: is there already; name another file, or move it away"),
+    (["data", "omniglot", "--seed", "1"], "data --seed: no such option; allowed: --out FILE"),
+    (["data", "omniglot", "task=strokes"], "data: names 2 tasks, omniglot, strokes"),
+    (["learner=protonet", "eval.tasks.omniglt={}"], "eval.tasks.omniglt.task=omniglt: no such task; did you mean omni"),
+    (["eval.tasks={a b: {}}", "learner=protonet"], "eval.tasks=a b: names a domain; a name has letters"),
     # Hydra's own groups
     (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: no such choice; allowed: basic; what Hydra's plugins add"),
     # commands

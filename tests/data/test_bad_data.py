@@ -11,6 +11,7 @@ from support import serve, start
 
 from metarun.core import DataError
 from metarun.run import separation
+from metarun.run.separation import Part
 from metarun.tasks import omniglot
 
 
@@ -34,6 +35,15 @@ def test_a_class_in_two_splits_is_refused_by_its_examples_or_its_name():
         separation.check({**new, "test": Classes(other=[4, 3])}, data)
     with pytest.raises(DataError, match="stand in val and in test alike, 'c'"):
         separation.check({**new, "test": Classes(c=[8, 9])}, data)
+
+
+def test_classes_that_stand_in_training_are_refused_in_a_domain_by_their_contents_and_doubled_examples_told():
+    own = {"train": Part(Classes(a=[1, 2], b=[3, 4]), "train", None), "val": Part(Classes(c=[5, 6]), "val", None)}
+    found = separation.apart({**own, "eval.tasks.x": Part(Classes(a=[7, 1], c=[8, 9]), "test", None)})
+    assert found["classes"] == {"train": 2, "val": 1, "eval.tasks.x": 2}  # other data may have the same names
+    assert found["duplicates"] == [["train: a[0]", "eval.tasks.x: a[1]"]]
+    with pytest.raises(DataError, match=r"1 classes stand in val and in eval\.tasks\.x alike, 'c' \('d' there\)"):
+        separation.apart({**own, "eval.tasks.x": Part(Classes(d=[6, 5]), "test", None)})
 
 
 def test_what_was_found_of_the_same_classes_is_remembered_and_of_others_found_anew(tmp_path, monkeypatch):

@@ -295,3 +295,40 @@ def test_what_is_not_a_number_is_left_out_of_the_plots(two_runs, tmp_path):
     assert list(charts.by_inner_steps(found)) == [1]
     assert charts.by_instance(found) == {}
     assert "not a number" in Page(page.html([found])).text
+
+
+def test_other_domains_have_a_column_each_with_their_ways_and_shots(two_runs, tmp_path):
+    def test_on(name: str, mean: float | None, **task: int) -> dict[str, Any]:
+        def figures(mean: float | None) -> dict[str, Any]:
+            return {"accuracy": {"mean": mean, "ci95": 0.01}, "loss": {"mean": 1.0, "ci95": 0.1}}
+
+        by_shots = {"5": {"figures": figures(0.9), "by_inner_steps": {}}} if mean else {}
+        task = {"_target_": f"metarun.tasks.{name}.X", "ways": 2, "shots": 1, **task}
+        return {"figures": figures(mean), "by_inner_steps": {}, "by_shots": by_shots, "task": task}
+
+    tested = (
+        {"omniglot": test_on("omniglot", 0.7), "mine": test_on("folder", 0.5, ways=3)},
+        {"omniglot": test_on("omniglot", None)},
+        {},
+        {"omniglot": {"figures": "damaged"}},
+    )
+    for i, tests in enumerate(tested):
+        shutil.copytree(two_runs / "blobs", tmp_path / str(i), ignore=shutil.ignore_patterns("checkpoints"))
+        changed(tmp_path / str(i) / "results.json", lambda content, tests=tests: content.update(tests=tests))
+    found = runs.read(paths.find([tmp_path]))
+    table = tables.elsewhere(found)
+    assert table is not None
+    omniglot, mine = "omniglot, 2-way {}-shot", "mine (folder, 3-way {}-shot)"
+    columns = ["run", "trained for", "there", *(form.format(n) for form in (omniglot, mine) for n in (1, 5))]
+    assert table.columns == columns
+    cells = {row[0].text: [cell.text for cell in row[3:]] for row in table.rows}
+    assert cells == {
+        "0": ["70.00 ± 1.00 %", "90.00 ± 1.00 %", "50.00 ± 1.00 %", "90.00 ± 1.00 %"],
+        "1": ["not a number", "", "", ""],
+    }
+    assert table.rows[0][2] == tables.figure_cell(found[0], "accuracy")
+    assert "results.json has no tests that can be read" in found[3].missing
+    assert written.as_csv(found).splitlines()[1].count(",70.0,1.0,50.0,1.0,") == 1
+    assert "| mine \\(folder" in written.as_markdown(found) or "| mine (folder" in written.as_markdown(found)
+    assert "On other domains" in page.html(found)
+    assert tables.elsewhere(found[2:3]) is None

@@ -234,7 +234,7 @@ def test_the_final_test_is_made_after_each_number_of_inner_steps_and_with_each_o
     assert tested.by_inner_steps == {"0": (1, 0), "3": (1, 3)}
     for shots in (2, 4):
         other = tested.by_shots[str(shots)]
-        assert other == ((shots, None), {"0": (shots, 0), "3": (shots, 3)}, {})
+        assert other == ((shots, None), {"0": (shots, 0), "3": (shots, 3)}, {}, {})
     assert list(tested.by_shots) == ["2", "4"]
 
 
