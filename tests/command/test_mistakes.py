@@ -74,7 +74,7 @@ MISTAKES = [
     (["data_dir=/no/such/folder", "task=omniglot"], "data_dir=/no/such/folder: no such folder"),
     (["data_dir=/no/such/folder", "task=miniimagenet"], "data_dir=/no/such/folder: no such folder"),
     (["data", "omniglot", "data_dir=/no/such/folder"], "data_dir=/no/such/folder: no such folder"),
-    (["data"], "data: names no task; name one: metarun data omniglot; there are folder, "),
+    (["data"], "data: names no task; name one: metarun data omniglot; there are arrays, "),
     (["data", "mnist"], "task=mnist: no such choice; did you mean"),
     (["data", "task=folder"], "task.path=(nothing): needs a value"),
     (["data", "folder", "task.path=nothere"], "task.path=nothere: no such folder, zip or tar"),

@@ -181,7 +181,7 @@ ON = ("task.augment.support.flip=true", "task.augment.query.crop=4", "augment@ta
 
 @pytest.mark.parametrize("task", ["cifar_fs", "fc100", "miniimagenet", "folder"])
 def test_only_training_is_augmented(task, data_for):
-    plain, on = (run_of(f"task={task}", data_for(task), *settings) for settings in ((), ON))
+    plain, on = (run_of(f"task={task}", *data_for(task), *settings) for settings in ((), ON))
     assert on.tasks.augment == Augmentation(
         how(flip=True), how(crop=4, flip=True, brightness=0.4, contrast=0.4, saturation=0.4)
     )
