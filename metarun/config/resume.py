@@ -1,11 +1,13 @@
 """Going on with a run: its own configuration, and what of it a command may change."""
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from metarun.config.build import locate
 from metarun.config.conf import conf_dir, flat
 from metarun.config.domains import complete
 from metarun.config.run import SECTIONS
@@ -68,7 +70,18 @@ def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> 
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
-    return {**stored, "eval": up_to_date(stored["eval"])}
+    components = {group: as_it_was(group, stored[group]) for group in ("task", "learner")}
+    return {**stored, **components, "eval": up_to_date(stored["eval"])}
+
+
+def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A component's settings, with its class's own default for a key that an earlier version did not have."""
+    try:
+        fields = dataclasses.fields(locate(f"{group}._target_", values.get("_target_", "")))  # type: ignore[arg-type]
+    except (ConfigError, TypeError):
+        return values  # which `build` tells of
+    had = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {**had, **values}
 
 
 def up_to_date(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -138,6 +138,20 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_new_keys_as_they_are_by_de
         given(tmp_path, "train.clip_norm=10")
 
 
+def test_what_its_task_and_learner_had_no_key_for_was_as_the_class_says(tmp_path):
+    """Not as today's yaml says, which may have another recipe."""
+    stored = composed("task=omniglot", "learner=mann", "train.steps=20", "model=pixels")
+    assert stored["learner"]["labels"] == "iid"
+    for group, key in (("task", "rotate"), ("task", "shift"), ("learner", "labels")):
+        del stored[group][key]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    now = given(tmp_path)
+    assert (now["task"]["rotate"], now["task"]["shift"], now["learner"]["labels"]) == (0.0, 0.0, "balanced")
+    assert build_run(now).learner.labels == "balanced"
+    with pytest.raises(ConfigError, match=r"learner\.labels"):  # a whole command of today is another run
+        given(tmp_path, "task=omniglot", "learner=mann", "train.steps=20", "model=pixels", "learner.labels=iid")
+
+
 @pytest.mark.parametrize("content", ["[1]", "{train: [1]}", "logger: null"])
 def test_a_directory_with_another_config_yaml_is_refused(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
