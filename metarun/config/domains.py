@@ -22,7 +22,7 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
 
     What is not given is as in the yaml of the choice, but for the size of an episode, which is that of the run's own
     evaluation. Nothing is trained on another domain, so classes without a split of their own are all of the split that
-    the run is tested on. Raises ConfigError.
+    the run is tested on; not those of a table, whose training rows tell how to standardise. Raises ConfigError.
     """
     evaluation = config.get("eval")
     asked = evaluation.get("tasks") if isinstance(evaluation, Mapping) else None
@@ -54,7 +54,7 @@ def expanded(name: Any, values: Any, config: dict[str, Any]) -> dict[str, Any]:
     evaluation, task = config["eval"], config.get("task")
     own = {**(task if isinstance(task, Mapping) else {}), **(evaluation.get("task") or {})}
     given = {part: own[part] for part in OF_AN_EPISODE if part in own and part in base}
-    if "fractions" in base and evaluation.get("split") in ("val", "test"):
+    if "fractions" in base and "feature_columns" not in base and evaluation.get("split") in ("val", "test"):
         given["fractions"] = [0.0, *([1.0, 0.0] if evaluation["split"] == "val" else [0.0, 1.0])]
     try:
         merged = OmegaConf.create({**config, "task": OmegaConf.merge(base, given, values)})

@@ -39,6 +39,7 @@ class Found(NamedTuple):
     splits: dict[str, Classes]  # train, val, test
     told: tuple[str, ...]  # what was left out, or is not as it may seem: a line each
     fingerprint: str | None = None  # of all that it holds; None where only a look at all of it tells
+    texts: dict[str, list[str]] | None = None  # that the rows of each split's pool were made from
 
 
 def large_enough(classes: Classes, least: int) -> Classes:

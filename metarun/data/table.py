@@ -59,6 +59,8 @@ def table_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -
     given = None if roles.split is None else texts(table.columns[roles.split])
     splits = splits_of(path, roles.kind, labels, given, fractions, seed)
     train = set(splits["train"])
+    if not train:
+        raise ConfigError("fractions", list(fractions), "a part for train: its rows tell how to standardise all")
     training = np.array([name in train for name in labels])
     x, told_x = features(table, chosen, roles.categories, training)
     y, told_y = targets(table, roles.targets, training) if roles.targets else (None, [])

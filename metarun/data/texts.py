@@ -13,7 +13,7 @@ from metarun.data.cache import cached
 from metarun.data.cells import complete, must_have, read, taken, texts
 from metarun.data.encoders import Encoder
 from metarun.data.labelled import pools, splits_of
-from metarun.data.pool import Classes, Found
+from metarun.data.pool import Found
 
 
 @lru_cache(maxsize=8)
@@ -41,14 +41,16 @@ def texts_in(
         raise DataError(f"{path}: no row has both a text and a label")
     text, labels, *given = (texts(taken(table.columns[name], rows)) for name in used)
     splits = splits_of(path, "class", labels, given[0] if given else None, fractions, seed)
-    return Found(by_label(text, labels, splits, encoder), (*table.told, *told))
+    return by_label(text, labels, splits, encoder)._replace(told=(*table.told, *told))
 
 
 def by_label(
     text: Sequence[str], labels: Sequence[str], splits: Mapping[str, Iterable[str]], encoder: Encoder
-) -> dict[str, Classes]:
+) -> Found:
     """Texts (n,) of the classes `labels` (n,) as pools of their vectors (n, encoder.dimension)."""
-    return pools(encoded(text, encoder), labels, splits)
+    rows = pools(np.arange(len(text)), labels, splits)
+    texts = {split: [text[row] for row in found.pool.x] for split, found in rows.items()}
+    return Found(pools(encoded(text, encoder), labels, splits), (), texts=texts)
 
 
 def encoded(text: Sequence[str], encoder: Encoder) -> np.ndarray:

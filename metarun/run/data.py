@@ -1,7 +1,7 @@
 """What a task distribution has to draw from: classes and examples by split, and which episodes they can give."""
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,15 +17,6 @@ from metarun.text import printable
 
 ASKED = ((5, 1), (5, 5))  # ways and shots
 MOST = {"ways": 10, "shots": 5, "queries": 6}  # of an episode that is shown
-
-
-@runtime_checkable
-class Written(Protocol):
-    """Tasks whose examples were made from text, which tells people more than numbers do."""
-
-    def originals(self, split: str) -> list[str]:
-        """The texts that the rows of the split's pool were made from."""
-        ...
 
 
 class Seen(NamedTuple):
@@ -149,11 +140,16 @@ def show(tasks: Any, seen: Seen, count: int = 2) -> Shown | None:
         keys = jax.random.split(jax.random.key(0), count)
         episodes = [jax.device_get(sample(seen.loaded[split], key)) for key in keys]
         names = [names_of(smaller, split, episode) for episode in episodes]
-        texts = tasks.originals(split) if isinstance(tasks, Written) else []
-        rows = tasks.found().splits[split].pool.x if texts else []
-        originals = {np.asarray(row).tobytes(): text for row, text in zip(rows, texts, strict=True)}
-        return Shown(split, smaller, episodes, names, originals)
+        return Shown(split, smaller, episodes, names, originals(tasks, split))
     return None
+
+
+def originals(tasks: Any, split: str) -> dict[bytes, str]:
+    """An example's bytes -> the text that it was made from, which tells people more than numbers do."""
+    if not hasattr(tasks, "found") or (found := tasks.found()).texts is None:
+        return {}
+    rows = zip(np.asarray(found.splits[split].pool.x), found.texts[split], strict=True)
+    return {row.tobytes(): text for row, text in rows}
 
 
 def small(tasks: Any, split: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from metarun.core import Count, DataError, Ways
-from metarun.data import Classes, Encoder, Found, by_label, download, find, must_be_an_encoder
+from metarun.data import Encoder, Found, by_label, download, find, must_be_an_encoder
 from metarun.tasks import classes
 from metarun.text import first_line
 
@@ -41,7 +41,7 @@ class Banking77:
         must_be_an_encoder(self.encoder)
 
     def found(self) -> Found:
-        return Found(queries_by_split(self.data_dir, self.split, self.encoder), ())
+        return queries_by_split(self.data_dir, self.split, self.encoder)
 
     n_out = property(classes.n_out)
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
@@ -51,7 +51,7 @@ class Banking77:
 
 
 @lru_cache(maxsize=8)
-def queries_by_split(data_dir: str | None, split: Split, encoder: Encoder) -> dict[str, Classes]:
+def queries_by_split(data_dir: str | None, split: Split, encoder: Encoder) -> Found:
     texts, intents = read(data_dir)
     return by_label(texts, intents, splits(sorted(set(intents)), split), encoder)
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from metarun.core import Count, DataError, Ways
-from metarun.data import Classes, Encoder, Found, by_label, download, find, must_be_an_encoder
+from metarun.data import Encoder, Found, by_label, download, find, must_be_an_encoder
 from metarun.tasks import classes
 from metarun.text import first_line
 
@@ -53,7 +53,7 @@ class Clinc150:
         must_be_an_encoder(self.encoder)
 
     def found(self) -> Found:
-        return Found(utterances_by_split(self.data_dir, self.split, self.encoder), ())
+        return utterances_by_split(self.data_dir, self.split, self.encoder)
 
     n_out = property(classes.n_out)
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
@@ -63,7 +63,7 @@ class Clinc150:
 
 
 @lru_cache(maxsize=8)
-def utterances_by_split(data_dir: str | None, split: Split, encoder: Encoder) -> dict[str, Classes]:
+def utterances_by_split(data_dir: str | None, split: Split, encoder: Encoder) -> Found:
     found = read(data_dir)
     return by_label(found.texts, found.intents, splits(found.domains, split), encoder)
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from support import run_of
+from support import composed, run_of
 
 from metarun import report
 from metarun.command import main
+from metarun.config.run import build_tasks
 from metarun.core import Batch
 from metarun.data import pool_of
 from metarun.report import drawn
@@ -124,3 +125,19 @@ def test_a_split_without_groups_has_no_sizes(capsys):
     assert rows(out)["train"] == ["3", "15", "2", "4", "9", "yes"]
     assert rows(out)["val"] == ["0", "0", "no"]
     assert out.endswith("mine: x; episodes with 1 query\nno 5 shots episode of val: ways=5: at most 0\nleft out\n")
+
+
+def test_texts_are_shown_as_they_were_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    lines = [f"{word} number {i},{word}" for word in ("card", "bank", "loan", "coin") for i in range(4)]
+    (tmp_path / "asked.csv").write_text("\n".join(["text,label", *lines]))
+    overrides = ("task.ways=2", "task.queries=2", "task.fractions=[0.5,0,0.5]", f"task.path={tmp_path}/asked.csv")
+    tasks = build_tasks(composed("task=text", *overrides))
+    shown = data.show(tasks, data.look(tasks))
+    assert shown is not None
+    both = zip(shown.episodes, shown.names, strict=True)
+    episodes = [report.Drawn("", e.support, e.query, names, shown.originals) for e, names in both]
+    said = [line.split() for line in report.episodes_as_text(episodes).splitlines() if "number" in line]
+    assert len(said) == 2 * 2 * 3
+    assert all(called == word for called, word, *_ in said)
+    assert len({tuple(words) for words in said[:6]}) == 6

@@ -39,6 +39,8 @@ def test_settings_in_groups_are_laid_over_the_yamls_and_classes_without_splits_a
     assert asked("eval.split=val", f"++eval.tasks={{mine: {mine}}}}}")["mine"]["fractions"] == [0.0, 1.0, 0.0]
     given = f"++eval.tasks={{mine: {mine}, fractions: [0.6, 0.2, 0.2]}}}}"
     assert asked(given)["mine"]["fractions"] == [0.6, 0.2, 0.2]
+    table = asked("++eval.tasks={rows: {task: table, path: FILE, class_column: kind}}")["rows"]
+    assert table["fractions"] == [0.6, 0.2, 0.2]  # its training rows tell how to standardise the others
 
 
 def test_a_task_whose_yaml_also_chooses_a_model_gives_the_task_alone():
