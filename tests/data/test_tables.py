@@ -364,3 +364,9 @@ def test_json_lines_that_are_none_are_refused_with_their_number(tmp_path, lines,
         texts(tmp_path / "a.jsonl", *lines)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_table_without_training_rows_has_nothing_to_be_standardised_by(tmp_path):
+    path = written(tmp_path / "t.csv", "c,a", "x,1", "y,2", "z,3")
+    with pytest.raises(ConfigError, match=r"^fractions=\[0\.0, 0\.0, 1\.0\]: a part for train"):
+        table_in(path, Roles("class", "c", (), None, (), None), (0.0, 0.0, 1.0), 0)
