@@ -9,6 +9,8 @@ from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
 PLUGINS = "; what Hydra's plugins add to that (hydra-optuna-sweeper, say) is there once they are installed"
 LAID_OVER = ("train.task", "eval.task", "eval.tasks", "eval.learner")  # not in the yaml until they are named
 
+WITHIN = ("augment", "encoder")  # chosen by name within a task
+
 
 def translate(settings: list[str], multirun: bool = False) -> list[str]:
     """Spares the user some of Hydra's subtleties."""
@@ -23,6 +25,9 @@ def spare(setting: str, multirun: bool) -> list[str]:
         return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
         return [f"~{key}", f"+{setting}"]  # it takes the place of the yaml's; Hydra would add to that
+    for group in WITHIN:
+        if group in key.split(".")[1:] and value in choices(group):
+            return [f"{group}@{setting}"]  # task.encoder=wordllama
     if multirun and key == "run.dir":
         return [f"hydra.sweep.{setting.removeprefix('run.')}"]  # one directory for all, with one inside for each
     return [setting]

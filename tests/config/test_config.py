@@ -103,6 +103,14 @@ def test_the_defaults_of_a_task_build(task, data_for):
     assert run_of(f"task={task}", *data_for(task)).tasks.n_out in (1, 5)
 
 
+def test_what_is_chosen_within_a_task_is_chosen_by_its_name():
+    texts = translate(["task=text", "task.path=x.csv", "task.encoder=wordllama"])
+    assert composed(*texts)["task"]["encoder"] == {"_target_": "metarun.data.encoders.WordLlama", "dimension": 256}
+    images = translate(["task=folder", "task.path=x", "task.augment.query=standard", "task.augment.query.crop=2"])
+    found = composed(*images)["task"]["augment"]
+    assert (found["query"]["flip"], found["query"]["crop"], found["support"]["flip"]) == (True, 2, False)
+
+
 def test_a_period_ends_with_its_last_meta_step_and_with_the_run():
     """125 meta-steps: a row every 2, a validation and a save every 12, and all of them at the end."""
     train = run_of("train.steps=125").train

@@ -11,6 +11,7 @@ import pytest
 
 from metarun.core import ConfigError
 from metarun.models import layers
+from metarun.models.adapter import Adapter
 from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
 from metarun.models.layers import Normalisation, convolve, max_pool_2x2
@@ -189,6 +190,21 @@ def test_the_papers_variants_have_their_papers_sizes():
     features, params = jax.eval_shape(resnet.init_with_output, jax.random.key(0), jnp.zeros((2, 84, 84, 3)))
     assert features.shape == (2, 640 * 5 * 5)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 12_424_320
+
+
+def test_an_untrained_adapter_gives_what_it_was_given_and_a_trained_one_adds_to_it():
+    x = jax.random.normal(jax.random.key(0), (5, 6))
+    features = Adapter(hidden=3, scale=4.0, n_out=None)
+    params = jax.jit(features.init)(jax.random.key(1), x)
+    np.testing.assert_allclose(features.apply(params, x), 4 * x, rtol=1e-6)
+    up = jax.random.normal(jax.random.key(2), (3, 6))
+    found = params["params"] | {"up": {"kernel": up, "bias": jnp.ones(6)}, "scale": jnp.array(2.0)}
+    down = np.maximum(x @ found["down"]["kernel"] + found["down"]["bias"][None], 0)
+    np.testing.assert_allclose(features.apply({"params": found}, x), 2 * (x + down @ up + 1), rtol=1e-4, atol=1e-5)
+    head = Adapter(hidden=3, scale=1.0, n_out=2)
+    params = head.init(jax.random.key(3), x)["params"]
+    expected = x @ params["head"]["kernel"] + params["head"]["bias"][None]
+    np.testing.assert_allclose(head.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_conv4_and_the_mlp_are_what_their_papers_say():
