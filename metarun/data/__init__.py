@@ -10,6 +10,7 @@ from metarun.data.fetch import download
 from metarun.data.folder import images_in
 from metarun.data.images import Image
 from metarun.data.local import find, must_be_a_folder
+from metarun.data.mapped import let_go, look_up
 from metarun.data.pool import Classes, Found, Pool, choose, draw, examples_of, large_enough, pool_of
 from metarun.data.splits import SPLITS, must_be_fractions
 from metarun.data.table import Roles, table_in
@@ -17,6 +18,6 @@ from metarun.data.texts import by_label, must_be_an_encoder, texts_in
 
 __all__ = [
     "SPLITS", "Classes", "Encoder", "Found", "Image", "Pool", "Roles", "arrays_in", "by_label", "cached", "choose",
-    "download", "draw", "empty", "examples_of", "find", "images_in", "large_enough", "must_be_a_folder",
-    "must_be_an_encoder", "must_be_fractions", "pool_of", "table_in", "texts_in", "with_groups",
+    "download", "draw", "empty", "examples_of", "find", "images_in", "large_enough", "let_go", "look_up",
+    "must_be_a_folder", "must_be_an_encoder", "must_be_fractions", "pool_of", "table_in", "texts_in", "with_groups",
 ]  # fmt: skip

@@ -189,6 +189,14 @@ def description(value: Any) -> str:
     return f"{name}({', '.join(f'{field}={description(getattr(value, field))}' for field in fields)})"
 
 
+def described(*parts: Any) -> str | None:
+    """What a program is made from; None if some of it cannot be told from another by its description."""
+    try:
+        return description(parts)
+    except Indescribable:
+        return None
+
+
 def place(made_from: str, signature: Any) -> Path:
     """The file of an executable, by all that shapes it."""
     return cache_dir() / "executables" / digest(made_from, str(signature), *surroundings(), *settings())[:32]

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
 from metarun.engine.compiled import Program
+from metarun.engine.gathered import at, shares
 from metarun.engine.keys import task_key
 from metarun.engine.send import send
 from metarun.inner import Inner, differentiated
@@ -203,17 +204,25 @@ def make_evaluate(
     """The evaluation of such learners on such tasks; `made_from` as in `compiled.Program`."""
 
     def one(
-        index: Array, k_eval: Key, params: PyTree, data: PyTree, numbers: dict[str, Any], steps: Array, whole: Array
+        row: Array | int,
+        index: Array,
+        k_eval: Key,
+        params: PyTree,
+        data: PyTree,
+        numbers: dict[str, Any],
+        steps: Array,
+        whole: Array,
     ) -> Told:
         k_episode, k_adapt = task_key(k_eval, index)
         own = dataclasses.replace(learner, **numbers)  # type: ignore[type-var]
         with differentiated(how):
-            return query_metrics(own, net, params, tasks.sample(data, k_episode), k_adapt, steps, whole, asked)
+            episode = tasks.sample(at(data, row, index), k_episode)
+            return query_metrics(own, net, params, episode, k_adapt, steps, whole, asked)
 
-    def evaluate(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> Told:
+    def on_a_device(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> Told:
         def chunk(row: Array | int) -> Told:
             index = (row * mesh.size + jax.lax.axis_index("tasks")) * task_chunk + jnp.arange(task_chunk)
-            return jax.vmap(lambda index: one(index, k_eval, *arguments))(index)
+            return jax.vmap(lambda index: one(row, index, k_eval, *arguments))(index)
 
         def add(i: Array, found: Told) -> Told:
             return jax.tree.map(lambda every, new: every.at[i].set(new), found, chunk(first + i))
@@ -222,9 +231,14 @@ def make_evaluate(
         blank = jax.tree.map(lambda leaf: jnp.zeros((CHUNKS_AT_ONCE, *leaf.shape), leaf.dtype), like)
         return jax.lax.fori_loop(0, count, add, blank)
 
-    # A row holds a chunk of every device, side by side: flattened, tasks stand in their order.
-    sharded = jax.shard_map(evaluate, mesh=mesh, in_specs=P(), out_specs=P(None, "tasks"), check_vma=False)
-    return Evaluate(Program(sharded, made_from), mesh.size * task_chunk, getattr(learner, "inner_steps", 0), asked)
+    def evaluate(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> Told:
+        params, data, *others = arguments
+        # A row holds a chunk of every device, side by side: flattened, tasks stand in their order.
+        specs = (P(), P(), P(), (P(), shares(data), *[P()] * len(others)))
+        sharded = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=P(None, "tasks"), check_vma=False)
+        return sharded(first, count, k_eval, arguments)
+
+    return Evaluate(Program(evaluate, made_from), mesh.size * task_chunk, getattr(learner, "inner_steps", 0), asked)
 
 
 def in_chunks(evaluate: Evaluate, tasks: int, arguments: tuple[PyTree, ...], pause: Callable[[int], None]) -> Told:

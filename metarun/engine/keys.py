@@ -19,3 +19,21 @@ def task_key(key: Key, index: Array) -> tuple[Key, Key]:
     """
     k_episode, k_adapt = jax.random.split(jax.random.fold_in(key, index))
     return k_episode, k_adapt
+
+
+# The episode's key of a task, by itself: what is gathered on the host is gathered for the same keys.
+
+
+def of_first_state(k_init: Key, number: Array, task: Array, tasks: int) -> Key:
+    """Of the one episode whose shapes the first parameters are made for."""
+    return jax.random.split(k_init)[1]
+
+
+def of_meta_step(k_train: Key, step: Array, task: Array, tasks: int) -> Key:
+    """Of the task with this index among the `tasks` of the meta-step after `step`."""
+    return task_key(jax.random.fold_in(k_train, step), task)[0]
+
+
+def of_evaluation(k_eval: Key, row: Array, task: Array, tasks: int) -> Key:
+    """Of the task in this place of a row of `tasks`."""
+    return task_key(k_eval, row * tasks + task)[0]

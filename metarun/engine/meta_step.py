@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, Key, Learner, Metrics, Net, PyTree, State, Tasks
 from metarun.engine.compiled import Program
+from metarun.engine.gathered import at, shares, within
 from metarun.engine.keys import task_key
 from metarun.inner import Inner, clipped, differentiated
 
@@ -44,7 +45,7 @@ def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer, m
     def start(data: PyTree, numbers: Numbers, k_init: Key) -> State:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
         k_init, k_episode = jax.random.split(k_init)
-        episode = tasks.sample(data, k_episode)
+        episode = tasks.sample(at(data, 0, 0), k_episode)
         params = own.init(net, k_init, episode.support.x)
         episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, k_episode))
         step = jnp.zeros((), jnp.int32)
@@ -77,13 +78,14 @@ def make_meta_steps(
     """
     local = meta_batch // mesh.size
 
-    def meta_steps(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
+    def on_a_device(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
         outer = optimizer(numbers["optimizer"])
+        n = within(data, state.step, n)
 
         def chunk_grad(state: State, indices: Array) -> tuple[PyTree, Metrics]:
             k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(jax.random.fold_in(k_train, state.step), indices)
-            episodes = jax.vmap(tasks.sample, (None, 0))(data, k_episodes)
+            episodes = jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes)
             with differentiated(how):
                 return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
@@ -115,8 +117,12 @@ def make_meta_steps(
         _, state, going, metrics = jax.lax.while_loop(lambda carry: (carry[0] < n) & carry[2], meta_step, start)
         return state, Report(state.sums, state.summed, ~going, metrics)
 
-    sharded = jax.shard_map(meta_steps, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    return Program(sharded, made_from, donate=(0,))
+    def meta_steps(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
+        specs = (P(), shares(data), P(), P(), P())
+        sharded = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+        return sharded(state, data, numbers, k_train, n)
+
+    return Program(meta_steps, made_from, donate=(0,))
 
 
 def is_finite(values: PyTree) -> Array:

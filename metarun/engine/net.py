@@ -9,6 +9,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
+from metarun.engine.gathered import at
 
 
 def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
@@ -81,5 +82,5 @@ def input_of(tasks: Tasks, data: PyTree) -> jax.ShapeDtypeStruct:
 
 def episode_size(tasks: Tasks, data: PyTree) -> int:
     """How many numbers the inputs of one episode have. Traces only."""
-    episode = jax.eval_shape(lambda data: tasks.sample(data, jax.random.key(0)), data)
+    episode = jax.eval_shape(lambda data: tasks.sample(at(data, 0, 0), jax.random.key(0)), data)
     return episode.support.x.size + episode.query.x.size

@@ -5,11 +5,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from metarun.core import Array, Episode, Key, Net, PyTree, Tasks
-from metarun.engine.compiled import Indescribable, Program, description
+from metarun.engine.compiled import Program, described
 from metarun.engine.evaluate import Asked, Evaluate, make_evaluate
+from metarun.engine.gathered import at
 from metarun.engine.keys import task_key
 from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
@@ -71,7 +73,10 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
     devices = [device.id for device in mesh.devices.flat]
 
     def sample(data: PyTree, k_eval: Key, index: Array) -> Episode:
-        return shape.eval_tasks.sample(data, task_key(k_eval, index)[0])
+        def one(place: Array, index: Array) -> Episode:
+            return shape.eval_tasks.sample(at(data, place, 0), task_key(k_eval, index)[0])
+
+        return jax.vmap(one)(jnp.arange(len(index)), index)
 
     how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard)
     meta_steps = make_meta_steps(
@@ -100,13 +105,5 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
         start=make_start(shape.learner, net, shape.tasks, shape.optimizer, described("start", training)),
         meta_steps=meta_steps,
         evaluate=evaluate,
-        sample=Program(jax.vmap(sample, (None, None, 0)), described("sample", shape.eval_tasks)),
+        sample=Program(sample, described("sample", shape.eval_tasks)),
     )
-
-
-def described(*parts: Any) -> str | None:
-    """What a program is made from; None if some of it cannot be told from another by its description."""
-    try:
-        return description(parts)
-    except Indescribable:
-        return None
