@@ -8,8 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +19,13 @@ from metarun import machine
 from metarun.core import Key, PyTree, State
 from metarun.engine.compiled import Program
 from metarun.engine.hardware import Hardware
-from metarun.engine.keys import INIT, stream
+from metarun.engine.keys import INIT, of_first_state, stream
+from metarun.engine.memory import free_host_bytes
 from metarun.engine.meta_step import Numbers
 from metarun.engine.net import episode_size
 from metarun.engine.program import Programs, Shape, programs
 from metarun.engine.send import copied, placed, send
+from metarun.engine.source import for_episodes
 from metarun.files import cache_dir, write_atomically
 
 log = logging.getLogger("metarun")
@@ -88,7 +89,8 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
 
     Raises OutOfMemory, before anything is compiled or drawn, for one that is larger than what is free.
     """
-    start, arguments = programs(shape, mesh, 1).start, (data, numbers, stream(seed, INIT))
+    start, k_init = programs(shape, mesh, 1).start, stream(seed, INIT)
+    arguments = (for_episodes(data, of_first_state, k_init, np.zeros(1)), numbers, k_init)
     size = start.output_bytes(*arguments)
     free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
     if free is not None and size * mesh.size > free:
@@ -96,18 +98,6 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
         raise OutOfMemory(f"{each}, where {free / 2**30:.1f} are free")
     with out_of_memory():
         return placed(send(start, *arguments), mesh)
-
-
-def free_host_bytes() -> int | None:
-    """What this process may still take of the machine's memory, or of its control group's; None where unknown."""
-    free = []
-    with suppress(OSError):
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free.append(int(meminfo["MemAvailable"].split()[0]) * 1024)
-    with suppress(OSError, ValueError):  # no such group, or a limit of "max"
-        group = Path("/sys/fs/cgroup")
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return min(free, default=None)
 
 
 def sizes(meta_batch: int, mesh: Mesh) -> list[int]:
@@ -120,7 +110,7 @@ class Training(NamedTuple):
     """What a call of the meta-steps is given, but for their number."""
 
     state: State
-    data: PyTree
+    data: PyTree  # as the source has them for the first meta-step
     numbers: Numbers
     k_train: Key
 

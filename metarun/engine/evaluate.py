@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
 from metarun.engine.compiled import Program
 from metarun.engine.gathered import at, shares
-from metarun.engine.keys import task_key
+from metarun.engine.keys import of_evaluation, task_key
 from metarun.engine.send import send
+from metarun.engine.source import Source, source, stand_in
 from metarun.inner import Inner, differentiated
 from metarun.models.layers import answering
 
@@ -154,11 +155,15 @@ class Evaluate(NamedTuple):
     def arguments(
         self, params: PyTree, data: PyTree, k_eval: Key, numbers: dict[str, Any], after: tuple[int, ...] | None
     ) -> tuple[PyTree, ...]:
-        """What `program` is given: of one chunk, the first."""
+        """What `program` is given: of one chunk, the first. `data` as a source has them, or what stands for them."""
         steps = np.full(1 + self.asked.after, self.own_steps, np.int32)
         if after is not None:
             steps[1:] = after
         return np.int32(0), np.int32(1), k_eval, (params, data, numbers, steps, np.bool_(after is not None))
+
+    def stand_in(self, data: PyTree) -> PyTree:
+        """What stands for a split's data among the `arguments`, where the program is compiled ahead."""
+        return stand_in(data, self.at_once, CHUNKS_AT_ONCE)
 
     def __call__(
         self,
@@ -177,7 +182,8 @@ class Evaluate(NamedTuple):
         arguments. The same seed gives the same episodes, whatever the learner, its inner steps or the hardware. Every
         half a second `pause`(tasks done) is called, which may raise.
         """
-        told = in_chunks(self, episodes, self.arguments(params, data, k_eval, numbers, after), pause)
+        rows = source(data, of_evaluation, k_eval, self.at_once, -(-episodes // self.at_once), CHUNKS_AT_ONCE)
+        told = in_chunks(self, episodes, rows, lambda data: self.arguments(params, data, k_eval, numbers, after), pause)
 
         def evaluation(i: int) -> Evaluation:
             metrics = {name: values[:, i] for name, values in told.metrics.items()}
@@ -232,7 +238,7 @@ def make_evaluate(
         return jax.lax.fori_loop(0, count, add, blank)
 
     def evaluate(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> Told:
-        params, data, *others = arguments
+        _, data, *others = arguments
         # A row holds a chunk of every device, side by side: flattened, tasks stand in their order.
         specs = (P(), P(), P(), (P(), shares(data), *[P()] * len(others)))
         sharded = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=P(None, "tasks"), check_vma=False)
@@ -241,12 +247,20 @@ def make_evaluate(
     return Evaluate(Program(evaluate, made_from), mesh.size * task_chunk, getattr(learner, "inner_steps", 0), asked)
 
 
-def in_chunks(evaluate: Evaluate, tasks: int, arguments: tuple[PyTree, ...], pause: Callable[[int], None]) -> Told:
+def in_chunks(
+    evaluate: Evaluate,
+    tasks: int,
+    rows: Source,
+    arguments: Callable[[PyTree], tuple[PyTree, ...]],
+    pause: Callable[[int], None],
+) -> Told:
     """What the program tells of so many tasks, on the host: asked for about half a second's worth at a time."""
     parts, first, count, total = [], 0, 1, -(-tasks // evaluate.at_once)
     while first < total:
         begin = time.perf_counter()
-        found = jax.device_get(send(evaluate.program, np.int32(first), np.int32(count), *arguments[2:]))
+        data, most = rows.at(first)
+        count = min(count, most)
+        found = jax.device_get(send(evaluate.program, np.int32(first), np.int32(count), *arguments(data)[2:]))
         parts.append(jax.tree.map(lambda leaf, n=count: leaf[:n], found))
         first += count
         faster = SECONDS_BETWEEN_PAUSES / (time.perf_counter() - begin)

@@ -75,7 +75,7 @@ def can_be_gathered(tasks: Tasks, data: PyTree) -> bool:
     """Whether the data have one pool, and an episode looks its examples up at once. Traces only."""
     if len(pools(data)) != 1:
         return False
-    example = example_of(pools(data)[0].x)
+    example = example_of(np.asarray(pools(data)[0].x))
 
     def episode(data: PyTree, key: Key) -> Episode:
         rows = rows_of(tasks, data, example, key)
@@ -119,6 +119,5 @@ def is_gathered(part: Any) -> bool:
 
 def shares(data: PyTree) -> PyTree:
     """How an argument `data` is laid on the devices: what is gathered, each device's tasks on it; all else whole."""
-    return jax.tree.map(
-        lambda part: Gathered(P(None, "tasks"), P()) if is_gathered(part) else P(), data, is_leaf=is_gathered
-    )
+    split: Any = Gathered(P(None, "tasks"), P())  # type: ignore[arg-type]
+    return jax.tree.map(lambda part: split if is_gathered(part) else P(), data, is_leaf=is_gathered)

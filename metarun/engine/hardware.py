@@ -16,6 +16,9 @@ from metarun.engine.compiled import cpu_features
 from metarun.engine.xla_flags import PATIENT, set_flags
 from metarun.files import cache_dir
 
+# What jax is told to use: beside the devices themselves the host's own, where data are that the devices cannot hold.
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -26,6 +29,7 @@ class Hardware:
     task_chunk: Count | Literal["auto"]
     precision: Literal["float32", "tf32", "bfloat16"]
     deterministic: bool  # also on a GPU the same numbers in each run, bit for bit
+    data: Literal["auto", "device", "host"] = "auto"  # where examples are held; auto: on the host, if there are many
 
     @property
     def dtype(self) -> str | None:
@@ -58,7 +62,7 @@ class Hardware:
         keep_compiled_programs()
         set_flags(PATIENT | ({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {}))
         if self.platform != "auto":
-            jax.config.update("jax_platforms", {"gpu": "cuda"}.get(self.platform, self.platform))
+            jax.config.update("jax_platforms", PLATFORMS[self.platform])
         if self.platform in ("auto", "cpu"):
             wanted = cores() if self.devices == "auto" else self.devices
             # Once a device has been touched (a later job of a sweep) the first job's number holds.

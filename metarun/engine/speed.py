@@ -19,6 +19,7 @@ from metarun import machine
 from metarun.engine.chunks import Training
 from metarun.engine.compiled import Program
 from metarun.engine.send import send
+from metarun.engine.source import Source
 
 REPEATS, SECONDS_PER_REPEAT = 7, 0.5
 FEWER_REPEATS, LONG = 3, 10.0  # of a meta-step that takes more than so many seconds
@@ -36,20 +37,30 @@ class Speed(NamedTuple):
     others: float | None  # the share of the machine's cores that others took meanwhile; None where unknown
 
 
-def measure(meta_steps: Program, mesh: Mesh, training: Training, dtype: str | None, trace: Path | None) -> Speed:
+def measure(
+    meta_steps: Program, mesh: Mesh, training: Training, parts: Source, dtype: str | None, trace: Path | None
+) -> Speed:
     """Compiles and times `meta_steps`, sampling included, after a warm-up; takes the state's memory.
+
+    From the first meta-step on, on data from `parts`.
 
     With `trace` a profile of one more repeat is written there.
     """
-    held, *fixed = training
+    held, data, *fixed = training
     began = time.perf_counter()
-    compiled = meta_steps.jitted.lower(held, *fixed, np.int32(1)).compile()
+    compiled = meta_steps.jitted.lower(held, data, *fixed, np.int32(1)).compile()
     compile_s = time.perf_counter() - began
 
+    step = 0
+
     def seconds(n: int) -> float:
-        nonlocal held
-        begin = time.perf_counter()
-        held = jax.block_until_ready(send(compiled, held, *fixed, np.int32(n))[0])
+        nonlocal held, step
+        begin, end = time.perf_counter(), step + n
+        while step < end:
+            data, most = parts.at(step)
+            held, _ = send(compiled, held, data, *fixed, np.int32(min(end - step, most)))
+            step += min(end - step, most)
+        jax.block_until_ready(held)
         return (time.perf_counter() - begin) / n
 
     seconds(1)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import Key, PyTree, State, Tracker
+from metarun.core import Key, PyTree, State, Tasks, Tracker
 from metarun.files import write_atomically
 from metarun.run import domains, earlier, separation
 from metarun.run.announce import announce
@@ -33,7 +33,8 @@ class Begun(NamedTuple):
 
     directory: Path
     mesh: Mesh
-    data: dict[str, PyTree]  # to train on ("train"), to select by ("val"), to test on ("eval"), on every device
+    data: dict[str, PyTree]  # to train on ("train"), to select by ("val"), to test on ("eval"): as `engine.held`
+    parts: engine.Source  # of the first of them, for the meta-steps
     separation: dict[str, Any] | None  # see separation.check
     domains: dict[str, Domain]  # others to test on
     k_train: Key
@@ -63,19 +64,20 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     watch.saved = lambda: saved_in_words(run, directory, checkpoints)
 
     watch.at("placing the data on the devices")
-    data = engine.placed(data, mesh)
+    size = engine.episode_size(run.eval_tasks, data["eval"])
+    data = engine.held(run.hardware.data, with_tasks(run, data), mesh)
     watch.at("the first state")
     status.at("preparing the first state")
     state, host = first_or_saved(run, mesh, data["train"], checkpoints, longer)
     clock.started()
-    size = engine.episode_size(run.eval_tasks, data["eval"])
     platform = mesh.devices.flat[0].platform
     eval_chunk = run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, platform)
     k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
     watch.at("measuring how many tasks at once are fastest")
     status.at("compiling and timing meta-steps")
     k_train = engine.stream(run.train.seed, engine.TRAIN)
-    training = engine.Training(state, data["train"], run.numbers, k_train)
+    parts = engine.source(data["train"], engine.of_meta_step, k_train, run.train.meta_batch, run.train.steps)
+    training = engine.Training(state, parts.at(int(state.step))[0], run.numbers, k_train)
     left = run.train.steps - int(state.step)
     task_chunk = engine.choose_chunk(run.shape, mesh, run.hardware, training, left, run.shaping)
 
@@ -88,6 +90,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
         directory=directory,
         mesh=mesh,
         data=data,
+        parts=parts,
         separation=separate,
         domains=others,
         k_train=k_train,
@@ -123,7 +126,15 @@ def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, 
     shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
     engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data[run.eval.split], shapes)
     others = domains.load(run, data, shapes)
-    return {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}, separate, others
+    found = {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}
+    elsewhere = {name: (run.domains[name], domain.data) for name, domain in others.items()}
+    engine.must_have_examples(run.hardware.data, with_tasks(run, found) | elsewhere)
+    return found, separate, others
+
+
+def with_tasks(run: Run, data: dict[str, PyTree]) -> dict[str, tuple[Tasks, PyTree]]:
+    """Each split's data with the tasks that are drawn from them."""
+    return {split: (run.tasks if split == "train" else run.eval_tasks, data[split]) for split in data}
 
 
 def open_directory(run: Run, directory: Path, status: Status) -> bool:

@@ -26,13 +26,15 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
     """
     data = run.tasks.load("train")
     mesh = run.hardware.set_up(run.train.meta_batch)
-    data = engine.placed(data, mesh)
+    data = engine.held(run.hardware.data, {"train": (run.tasks, data)}, mesh)["train"]
     state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
-    training = engine.Training(state, data, run.numbers, engine.stream(run.train.seed, engine.TRAIN))
+    k_train = engine.stream(run.train.seed, engine.TRAIN)
+    parts = engine.source(data, engine.of_meta_step, k_train, run.train.meta_batch, 2**31 - 1)
+    training = engine.Training(state, parts.at(0)[0], run.numbers, k_train)
     task_chunk = engine.choose_chunk(run.shape, mesh, run.hardware, training, run.train.steps, run.shaping)
     meta_steps = engine.programs(run.shape, mesh, task_chunk).meta_steps
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    speed = engine.measure(meta_steps, mesh, training, run.hardware.dtype, trace)
+    speed = engine.measure(meta_steps, mesh, training, parts, run.hardware.dtype, trace)
     median, device = statistics.median(speed.seconds), mesh.devices.flat[0]
     return {
         "run": run.info.name,

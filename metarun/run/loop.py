@@ -46,6 +46,7 @@ class Loop:
         self.directory, self.checkpoints = begun.directory, begun.checkpoints
         self.mesh, self.data, self.separation = begun.mesh, begun.data, begun.separation
         self.domains = begun.domains
+        self.parts = begun.parts
         self.k_train, self.k_eval = begun.k_train, begun.k_eval
         self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
         self.seconds_before = self.host["seconds"]
@@ -65,8 +66,9 @@ class Loop:
         if self.host["unvalidated"]:
             self.look_after(self.state, self.step, last=False)
         while self.step < steps and not self.stop.asked:
-            n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call())
-            report = self.advance(n)
+            data, most = self.parts.at(self.step)
+            n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call(), most)
+            report = self.advance(data, n)
             self.step += n
             if call is not None:
                 self.finish(call)
@@ -85,10 +87,10 @@ class Loop:
         self.checkpoints.wait()
         self.stop.unsaved = self.checkpoints.unsaved is not None
 
-    def advance(self, n: int) -> engine.Report:
+    def advance(self, data: PyTree, n: int) -> engine.Report:
         """n meta-steps further, not waited for: but for the first time, when memory may turn out too small."""
         self.watch.at(f"meta-steps {self.step + 1} to {self.step + n}")
-        shape, fixed = self.run.shape, (self.data["train"], self.run.numbers, self.k_train, np.int32(n))
+        shape, fixed = self.run.shape, (data, self.run.numbers, self.k_train, np.int32(n))
         if self.clock.compile_s is not None:
             meta_steps = engine.programs(shape, self.mesh, self.task_chunk).meta_steps
             self.state, report = engine.send(meta_steps, self.state, *fixed)
@@ -123,10 +125,13 @@ class Loop:
         ]
         for run, split, data in [*own, *elsewhere]:
             evaluate = engine.programs(run.shape, self.mesh, self.eval_chunk).evaluate
+            data = evaluate.stand_in(data)
             given = (data, self.k_eval[split], run.numbers["eval_learner"], run.other_steps)
             programs.append((evaluate.program, evaluate.arguments(params, *given)))
-        index = jax.ShapeDtypeStruct((min(EPISODES, self.run.eval.episodes),), np.int32)
-        engine.ahead(*programs, (self.programs.sample, (self.data["eval"], self.k_eval["eval"], index)))
+        kept = min(EPISODES, self.run.eval.episodes)
+        index = jax.ShapeDtypeStruct((kept,), np.int32)
+        data = engine.stand_in(self.data["eval"], 1, kept)
+        engine.ahead(*programs, (self.programs.sample, (data, self.k_eval["eval"], index)))
 
     def finish(self, call: Call) -> None:
         """All that the host has to do about a call, while the devices are at the next one."""

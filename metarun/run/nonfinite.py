@@ -78,23 +78,26 @@ def replay(directory: Path) -> dict[str, Any]:
     run = build_run({**config, "run": {**config["run"], "dir": str(directory)}})
     data = run.tasks.load("train")
     mesh = run.hardware.set_up(run.train.meta_batch)
-    data = engine.placed(data, mesh)
+    data = engine.held(run.hardware.data, {"train": (run.tasks, data)}, mesh)["train"]
     state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
     state = restore_tree(folder / "state", state)
+    k_train, step = engine.stream(run.train.seed, engine.TRAIN), int(state.step)
+    data, _ = engine.source(data, engine.of_meta_step, k_train, run.train.meta_batch, step + 1).at(step)
     net, _ = engine.nets(run.shape)
 
     @jax.jit
-    def one(state: State, data: Any, k_episode: Any, k_adapt: Any) -> tuple[Any, Any]:
-        episodes, k_adapts = jax.tree.map(lambda leaf: leaf[None], (run.tasks.sample(data, k_episode), k_adapt))
+    def one(state: State, data: Any, task: Any, k_episode: Any, k_adapt: Any) -> tuple[Any, Any]:
+        episode = run.tasks.sample(engine.at(data, state.step, task), k_episode)
+        episodes, k_adapts = jax.tree.map(lambda leaf: leaf[None], (episode, k_adapt))
         with differentiated(run.inner):
             return run.learner.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
     tasks = []
-    for task in report["keys"]:
+    for i, task in enumerate(report["keys"]):
         k_episode, k_adapt = (
             jax.random.wrap_key_data(jnp.array(task[use], jnp.uint32)) for use in ("episode", "adapt")
         )
-        grads, metrics = jax.device_get(engine.send(one, state, data, k_episode, k_adapt))
+        grads, metrics = jax.device_get(engine.send(one, state, data, np.int32(i), k_episode, k_adapt))
         leaves = jax.tree_util.tree_leaves_with_path(grads)
         bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, g in leaves if not np.isfinite(g).all()]
         tasks.append({"metrics": {name: float(value) for name, value in metrics.items()}, "not_finite": bad})

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import combinations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from metarun.core import DataError, PyTree
+from metarun.data import let_go
 from metarun.files import cache_dir, write_atomically
 
 SPLITS = ("train", "val", "test")
@@ -89,15 +90,13 @@ def digest_of_all(classes: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     """
     every = [(split, name, found) for split in classes for name, found in classes[split].items()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        told = pool.map(lambda one: f"{one[0]} {one[1]} {one[2].shape} {one[2].dtype} {digest(one[2])}", every)
+        told = pool.map(lambda one: f"{one[0]} {one[1]} {one[2].shape} {one[2].dtype} {digests([one[2]])[0]}", every)
         return hashlib.sha256("\n".join([Path(__file__).read_text(), *told]).encode()).hexdigest()[:32]
 
 
 def compare(classes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """What `apart` returns. Raises DataError."""
-    examples = {
-        split: {name: [digest(one) for one in found] for name, found in classes[split].items()} for split in classes
-    }
+    examples = {split: {name: digests(found) for name, found in classes[split].items()} for split in classes}
     whole = {split: {" ".join(sorted(found)): name for name, found in examples[split].items()} for split in classes}
     for one, other in combinations(classes, 2):
         same = {(whole[one][d], whole[other][d]) for d in whole[one].keys() & whole[other].keys()}
@@ -123,5 +122,9 @@ def compare(classes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     }
 
 
-def digest(example: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(example).tobytes()).hexdigest()
+def digests(arrays: Sequence[np.ndarray] | np.ndarray) -> list[str]:
+    """Of each example, or of whole classes; of what is mapped from the disk nothing is kept in memory."""
+    found = [hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for array in arrays]
+    for array in arrays[:1]:
+        let_go(array)
+    return found

@@ -1,0 +1,27 @@
+"""How much memory is free."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+
+def free_device_bytes(mesh: Mesh) -> int | None:
+    """What each of the mesh's devices may hold; a CPU's share the host's memory. None where unknown."""
+    device = mesh.devices.flat[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    free = free_host_bytes()
+    return None if free is None else free // mesh.size
+
+
+def free_host_bytes() -> int | None:
+    """What this process may still take of the machine's memory, or of its control group's; None where unknown."""
+    free = []
+    with suppress(OSError):
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(meminfo["MemAvailable"].split()[0]) * 1024)
+    with suppress(OSError, ValueError):  # no such group, or a limit of "max"
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(free, default=None)

@@ -1,0 +1,212 @@
+"""Where the programs' data come from: the devices' memory, or the host's disk, a part at a time, ahead of its use.
+
+Of data on the host, the rows that the coming episodes need are told by a small program on the host's own device, from
+the keys that the meta-steps themselves fold; they are looked up, and sent to the devices, in a thread, while the
+devices are at the part before. A part is some meta-steps long, or some rows of an evaluation, always the same number:
+one compilation serves all.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from math import prod
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from metarun.core import Array, ConfigError, Key, PyTree, Tasks
+from metarun.data import look_up
+from metarun.engine.compiled import Program, described
+from metarun.engine.gathered import Gathered, can_be_gathered, example_of, pools, rows_of, shares, with_x
+from metarun.engine.memory import free_device_bytes
+from metarun.engine.send import placed
+
+log = logging.getLogger("metarun")
+
+SHARE = 1 / 4  # of a device's memory: what data may take of it before they stay on the host by themselves
+PART_BYTES = 2**25  # of what is sent ahead at a time; of such parts there are two or three in memory
+LONGEST_PART = 256  # meta-steps, or rows: each episode's rows have to be told, too
+NO_END = 2**31 - 1
+
+Rule = Callable[[Key, Array, Array, int], Key]  # of engine.keys: (seed's key, number, task, tasks) -> its episode's key
+Where = Literal["auto", "device", "host"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnHost:
+    """A split's data, of which the examples stay on the host."""
+
+    tasks: Tasks
+    x: np.ndarray  # mapped from the disk, where the data come from there
+    rest: PyTree  # without them, on every device of the mesh
+    beside: PyTree  # the same on the host's own device
+    mesh: Mesh
+
+    @property
+    def one(self) -> jax.ShapeDtypeStruct:
+        """What one episode looks up."""
+        example = example_of(self.x)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        rows = jax.eval_shape(lambda data, key: rows_of(self.tasks, data, example, key), self.beside, key)
+        return jax.ShapeDtypeStruct((*rows.shape, *example.shape), example.dtype)
+
+    def longest_part(self, tasks: int) -> int:
+        """How many meta-steps, or rows, of so many tasks are sent at a time."""
+        size = tasks * prod(self.one.shape) * self.one.dtype.itemsize
+        return max(1, min(LONGEST_PART, PART_BYTES // size))
+
+    def gathered(self, rule: Rule, key: Key, numbers: np.ndarray, wanted: int, tasks: int, first: int) -> PyTree:
+        """The argument `data` of a program for the first `wanted` of these meta-steps, or rows, of so many tasks.
+
+        In the program they count from `first`. Where the devices share the tasks, each is sent its own.
+        """
+        host = next(iter(jax.tree.leaves(self.beside)[0].devices()))
+        program = rows_program(self.tasks, example_of(self.x), rule, tasks)
+        rows = np.asarray(program(self.beside, jax.device_put(key, host), numbers.astype(np.int32)))
+        x = np.zeros((*rows.shape, *self.x.shape[1:]), self.x.dtype)  # where it is not filled, it takes no memory
+        look_up(self.x, rows[:wanted], x[:wanted])
+        data = with_x(self.rest, Gathered(x, np.int32(first)))  # type: ignore[arg-type]
+        return jax.device_put(data, self.placements(data, tasks))
+
+    def like(self, tasks: int, length: int) -> PyTree:
+        """What stands for what `gathered` gives, where a program is compiled ahead."""
+        x = jax.ShapeDtypeStruct((length, tasks, *self.one.shape), self.one.dtype)
+        data = with_x(self.rest, Gathered(x, jax.ShapeDtypeStruct((), jnp.int32)))  # type: ignore[arg-type]
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            data,
+            self.placements(data, tasks),
+        )
+
+    def placements(self, data: PyTree, tasks: int) -> PyTree:
+        """Each device has its own tasks, or, where they cannot be shared evenly, all."""
+        specs = jax.tree.map(lambda _: P(), data) if tasks % self.mesh.size else shares(data)
+        return jax.tree.map(lambda of: NamedSharding(self.mesh, of), specs, is_leaf=lambda part: isinstance(part, P))
+
+
+@lru_cache(maxsize=64)
+def rows_program(tasks: Any, example: jax.ShapeDtypeStruct, rule: Rule, count: int) -> Program:
+    """(data without x, seed's key, numbers) -> the rows (numbers, count, ...) that their episodes look up."""
+
+    def rows(data: PyTree, key: Key, numbers: Array) -> Array:
+        def one(number: Array, task: Array) -> Array:
+            return rows_of(tasks, data, example, rule(key, number, task, count))
+
+        return jax.vmap(lambda number: jax.vmap(lambda task: one(number, task))(jnp.arange(count)))(numbers)
+
+    return Program(rows, described("rows", tasks, example.shape, str(example.dtype), rule, count))
+
+
+class Source(Protocol):
+    """What programs are given for their argument `data`."""
+
+    def at(self, number: int) -> tuple[PyTree, int]:
+        """From the meta-step after `number` on, or this row; and for how many of them it serves."""
+        ...
+
+
+class Whole:
+    """All of the data, which are on the devices."""
+
+    def __init__(self, data: PyTree) -> None:
+        self.data = data
+
+    def at(self, number: int) -> tuple[PyTree, int]:
+        return self.data, NO_END
+
+
+class Ahead:
+    """Of data on the host a part, and the next one on its way."""
+
+    def __init__(self, data: OnHost, rule: Rule, key: Key, tasks: int, end: int, longest: int) -> None:
+        self.data, self.rule, self.key, self.tasks, self.end = data, rule, key, tasks, end
+        self.length = min(longest, data.longest_part(tasks))
+        self.first: int | None = None  # of the part that is there
+        self.part: PyTree = None
+        self.next: tuple[int, Future[PyTree]] | None = None
+        self.thread = ThreadPoolExecutor(1, "gathering ahead")
+
+    def at(self, number: int) -> tuple[PyTree, int]:
+        if self.first is None or not self.first <= number < self.first + self.length:
+            coming = self.next if self.next is not None and self.next[0] == number else self.gather(number)
+            self.first, self.part = number, coming[1].result()
+            after = number + self.length
+            self.next = self.gather(after) if after < self.end else None
+        return self.part, self.first + self.length - number
+
+    def gather(self, first: int) -> tuple[int, Future[PyTree]]:
+        numbers = np.arange(first, first + self.length)
+        wanted = max(0, min(self.length, self.end - first))
+        return first, self.thread.submit(self.data.gathered, self.rule, self.key, numbers, wanted, self.tasks, first)
+
+
+def source(data: PyTree, rule: Rule, key: Key, tasks: int, end: int, longest: int = NO_END) -> Source:
+    """What programs are given of a split's data, for meta-steps, or rows, of so many tasks, up to `end`."""
+    return Ahead(data, rule, key, tasks, end, longest) if isinstance(data, OnHost) else Whole(data)
+
+
+def for_episodes(data: PyTree, rule: Rule, key: Key, numbers: np.ndarray) -> PyTree:
+    """What a program is given that samples one episode for each of these numbers."""
+    return data.gathered(rule, key, numbers, len(numbers), tasks=1, first=0) if isinstance(data, OnHost) else data
+
+
+def stand_in(data: PyTree, tasks: int, longest: int = NO_END) -> PyTree:
+    """What stands for the argument `data` of a program that is compiled ahead."""
+    return data.like(tasks, min(longest, data.longest_part(tasks))) if isinstance(data, OnHost) else data
+
+
+def must_have_examples(where: Where, data: Mapping[str, tuple[Tasks, PyTree]]) -> None:
+    """Raises ConfigError for tasks whose examples cannot stay on the host, and are to. Touches no device."""
+    if where == "host":
+        for tasks, of_split in data.values():
+            if not can_be_gathered(tasks, of_split):
+                name = type(tasks).__module__.rpartition(".")[2]
+                raise ConfigError(
+                    "hardware.data",
+                    "host",
+                    f"{name} has no pool of examples that each episode looks up once; use auto or device",
+                )
+
+
+def held(where: Where, data: Mapping[str, tuple[Tasks, PyTree]], mesh: Mesh) -> dict[str, PyTree]:
+    """Each split's data, on every device or `OnHost`: as `where` says, or by their size. Raises ConfigError."""
+    must_have_examples(where, data)
+    size = sum(leaf.nbytes for _, of_split in data.values() for leaf in jax.tree.leaves(of_split))
+    free = free_device_bytes(mesh) if where == "auto" else None
+    if not stays_on_host(where, size, free):
+        return {split: placed(of_split, mesh) for split, (_, of_split) in data.items()}
+    on_host = {split: of_split for split, of_split in data.items() if can_be_gathered(*of_split)}
+    if free is not None and on_host:
+        log.info(
+            f"the examples stay on the host: the data take {size / 2**30:.2g} GiB on each device, more than a quarter "
+            f"of the {free / 2**30:.2g} there are; hardware.data=device would place them all the same"
+        )
+    return {
+        split: kept_on_host(tasks, of_split, mesh) if split in on_host else placed(of_split, mesh)
+        for split, (tasks, of_split) in data.items()
+    }
+
+
+def stays_on_host(where: Where, size: int, free: int | None) -> bool:
+    """Whether data of so many bytes do, where a device has so many `free`; None: nobody knows."""
+    return where == "host" or (where == "auto" and free is not None and size > SHARE * free)
+
+
+def kept_on_host(tasks: Tasks, data: PyTree, mesh: Mesh) -> OnHost:
+    (pool,) = pools(data)
+    rest: Any = with_x(data, None)
+    return OnHost(tasks, pool.x, placed(rest, mesh), jax.device_put(rest, host_device()), mesh)  # type: ignore[arg-type]
+
+
+def host_device() -> jax.Device:
+    """The host's own, whatever else there is: where jax has been told of none, the first of all."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
