@@ -90,7 +90,7 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
     Raises OutOfMemory, before anything is compiled or drawn, for one that is larger than what is free.
     """
     start, k_init = programs(shape, mesh, 1).start, stream(seed, INIT)
-    arguments = (for_episodes(data, of_first_state, k_init, np.zeros(1)), numbers, k_init)
+    arguments = (for_episodes(shape.tasks, data, of_first_state, k_init, np.zeros(1)), numbers, k_init)
     size = start.output_bytes(*arguments)
     free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
     if free is not None and size * mesh.size > free:

@@ -17,7 +17,7 @@ from metarun.engine.compiled import Program
 from metarun.engine.gathered import at, shares
 from metarun.engine.keys import of_evaluation, task_key
 from metarun.engine.send import send
-from metarun.engine.source import Source, source, stand_in
+from metarun.engine.source import Source, in_parts, stand_in
 from metarun.inner import Inner, differentiated
 from metarun.models.layers import answering
 
@@ -148,6 +148,7 @@ class Evaluate(NamedTuple):
     """A compiled evaluation, for any number of episodes."""
 
     program: Program  # (first chunk, chunks, seed's key, (params, data, numbers, steps, whole)) -> Told of each task
+    tasks: Tasks
     at_once: int  # tasks in a chunk, of all devices together
     own_steps: int  # the learner's own number of inner steps
     asked: Asked
@@ -163,7 +164,7 @@ class Evaluate(NamedTuple):
 
     def stand_in(self, data: PyTree) -> PyTree:
         """What stands for a split's data among the `arguments`, where the program is compiled ahead."""
-        return stand_in(data, self.at_once, CHUNKS_AT_ONCE)
+        return stand_in(self.tasks, data, self.at_once, CHUNKS_AT_ONCE)
 
     def __call__(
         self,
@@ -182,7 +183,8 @@ class Evaluate(NamedTuple):
         arguments. The same seed gives the same episodes, whatever the learner, its inner steps or the hardware. Every
         half a second `pause`(tasks done) is called, which may raise.
         """
-        rows = source(data, of_evaluation, k_eval, self.at_once, -(-episodes // self.at_once), CHUNKS_AT_ONCE)
+        end = -(-episodes // self.at_once)
+        rows = in_parts(self.tasks, data, of_evaluation, k_eval, self.at_once, end, CHUNKS_AT_ONCE)
         told = in_chunks(self, episodes, rows, lambda data: self.arguments(params, data, k_eval, numbers, after), pause)
 
         def evaluation(i: int) -> Evaluation:
@@ -244,7 +246,9 @@ def make_evaluate(
         sharded = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=P(None, "tasks"), check_vma=False)
         return sharded(first, count, k_eval, arguments)
 
-    return Evaluate(Program(evaluate, made_from), mesh.size * task_chunk, getattr(learner, "inner_steps", 0), asked)
+    return Evaluate(
+        Program(evaluate, made_from), tasks, mesh.size * task_chunk, getattr(learner, "inner_steps", 0), asked
+    )
 
 
 def in_chunks(

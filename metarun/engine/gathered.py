@@ -8,12 +8,16 @@ given one that has been looked up before. It is the same function, called with t
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from metarun.core import Array, Episode, Key, PyTree, Tasks
+from metarun.core import Array, Key, PyTree, Tasks
 from metarun.data import Pool
+
+# jax 0.8 has it in jax.core, of which later ones warn.
+current_trace: Any = getattr(jax.extend.core, "get_opaque_trace_state", None) or jax.core.get_opaque_trace_state
 
 
 class Gathered(NamedTuple):
@@ -30,6 +34,8 @@ class Found:
         self.x = x
 
     def __getitem__(self, rows: Array) -> Array:
+        if self.x.shape[: rows.ndim] != rows.shape:
+            raise ValueError(f"{rows.shape} examples are asked for where {self.x.shape} were gathered")
         return self.x
 
 
@@ -37,9 +43,11 @@ class Asked:
     """Stands for x while an episode is asked which rows it needs."""
 
     def __init__(self, example: jax.ShapeDtypeStruct) -> None:
-        self.example, self.rows = example, list[Array]()
+        self.example, self.rows, self.trace = example, list[Array](), current_trace(convention="flax")
 
     def __getitem__(self, rows: Array) -> Array:
+        if current_trace(convention="flax") != self.trace:  # under a vmap of its own, say: these are not all the rows
+            raise TypeError("an episode looks its examples up at once, outside of vmap, scan and jit")
         self.rows.append(rows)
         return jnp.zeros((*rows.shape, *self.example.shape), self.example.dtype)
 
@@ -76,13 +84,11 @@ def can_be_gathered(tasks: Tasks, data: PyTree) -> bool:
     if len(pools(data)) != 1:
         return False
     example = example_of(np.asarray(pools(data)[0].x))
-
-    def episode(data: PyTree, key: Key) -> Episode:
-        rows = rows_of(tasks, data, example, key)
-        return tasks.sample(with_x(data, Found(jnp.zeros((*rows.shape, *example.shape), example.dtype))), key)
-
+    rest, key = with_x(data, None), jax.eval_shape(lambda: jax.random.key(0))
     try:
-        jax.eval_shape(episode, with_x(data, None), jax.eval_shape(lambda: jax.random.key(0)))
+        rows = jax.eval_shape(lambda data, key: rows_of(tasks, data, example, key), rest, key)
+        found = jax.ShapeDtypeStruct((*rows.shape, *example.shape), example.dtype)
+        jax.eval_shape(lambda data, key, x: tasks.sample(with_x(data, Found(x)), key), rest, key, found)
     except Exception:  # whatever a task distribution of the user's own does with what is no array
         return False
     return True

@@ -6,13 +6,12 @@ devices are at the part before. A part is some meta-steps long, or some rows of 
 one compilation serves all.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -38,60 +37,63 @@ Rule = Callable[[Key, Array, Array, int], Key]  # of engine.keys: (seed's key, n
 Where = Literal["auto", "device", "host"]
 
 
-@dataclasses.dataclass(frozen=True)
-class OnHost:
+class OnHost(NamedTuple):
     """A split's data, of which the examples stay on the host."""
 
-    tasks: Tasks
     x: np.ndarray  # mapped from the disk, where the data come from there
     rest: PyTree  # without them, on every device of the mesh
     beside: PyTree  # the same on the host's own device
     mesh: Mesh
 
-    @property
-    def one(self) -> jax.ShapeDtypeStruct:
+    def one(self, tasks: Tasks) -> jax.ShapeDtypeStruct:
         """What one episode looks up."""
         example = example_of(self.x)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        rows = jax.eval_shape(lambda data, key: rows_of(self.tasks, data, example, key), self.beside, key)
+        rows = jax.eval_shape(lambda data, key: rows_of(tasks, data, example, key), self.beside, key)
         return jax.ShapeDtypeStruct((*rows.shape, *example.shape), example.dtype)
 
-    def longest_part(self, tasks: int) -> int:
-        """How many meta-steps, or rows, of so many tasks are sent at a time."""
-        size = tasks * prod(self.one.shape) * self.one.dtype.itemsize
-        return max(1, min(LONGEST_PART, PART_BYTES // size))
+    def longest_part(self, tasks: Tasks, count: int) -> int:
+        """How many meta-steps, or rows, of `count` tasks are sent at a time."""
+        one = self.one(tasks)
+        return max(1, min(LONGEST_PART, PART_BYTES // (count * prod(one.shape) * one.dtype.itemsize)))
 
-    def gathered(self, rule: Rule, key: Key, numbers: np.ndarray, wanted: int, tasks: int, first: int) -> PyTree:
-        """The argument `data` of a program for the first `wanted` of these meta-steps, or rows, of so many tasks.
+    def gathered(
+        self, tasks: Tasks, rule: Rule, key: Key, numbers: np.ndarray, wanted: int, count: int, first: int
+    ) -> PyTree:
+        """The argument `data` of a program for the first `wanted` of these meta-steps, or rows, of `count` tasks each.
 
         In the program they count from `first`. Where the devices share the tasks, each is sent its own.
         """
         host = next(iter(jax.tree.leaves(self.beside)[0].devices()))
-        program = rows_program(self.tasks, example_of(self.x), rule, tasks)
+        program = rows_program(tasks, example_of(self.x), rule, count)  # type: ignore[arg-type]
         rows = np.asarray(program(self.beside, jax.device_put(key, host), numbers.astype(np.int32)))
         x = np.zeros((*rows.shape, *self.x.shape[1:]), self.x.dtype)  # where it is not filled, it takes no memory
         look_up(self.x, rows[:wanted], x[:wanted])
-        data = with_x(self.rest, Gathered(x, np.int32(first)))  # type: ignore[arg-type]
-        return jax.device_put(data, self.placements(data, tasks))
+        data = self.around(x, np.int32(first))
+        return jax.device_put(data, self.placements(data, count))
 
-    def like(self, tasks: int, length: int) -> PyTree:
+    def like(self, tasks: Tasks, count: int, length: int) -> PyTree:
         """What stands for what `gathered` gives, where a program is compiled ahead."""
-        x = jax.ShapeDtypeStruct((length, tasks, *self.one.shape), self.one.dtype)
-        data = with_x(self.rest, Gathered(x, jax.ShapeDtypeStruct((), jnp.int32)))  # type: ignore[arg-type]
+        one = self.one(tasks)
+        x = jax.ShapeDtypeStruct((length, count, *one.shape), one.dtype)
+        data = self.around(x, jax.ShapeDtypeStruct((), jnp.int32))
         return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             data,
-            self.placements(data, tasks),
+            self.placements(data, count),
         )
 
-    def placements(self, data: PyTree, tasks: int) -> PyTree:
+    def around(self, x: Any, first: Any) -> PyTree:
+        return with_x(self.rest, Gathered(x, first))
+
+    def placements(self, data: PyTree, count: int) -> PyTree:
         """Each device has its own tasks, or, where they cannot be shared evenly, all."""
-        specs = jax.tree.map(lambda _: P(), data) if tasks % self.mesh.size else shares(data)
+        specs = jax.tree.map(lambda _: P(), data) if count % self.mesh.size else shares(data)
         return jax.tree.map(lambda of: NamedSharding(self.mesh, of), specs, is_leaf=lambda part: isinstance(part, P))
 
 
 @lru_cache(maxsize=64)
-def rows_program(tasks: Any, example: jax.ShapeDtypeStruct, rule: Rule, count: int) -> Program:
+def rows_program(tasks: Tasks, example: jax.ShapeDtypeStruct, rule: Rule, count: int) -> Program:
     """(data without x, seed's key, numbers) -> the rows (numbers, count, ...) that their episodes look up."""
 
     def rows(data: PyTree, key: Key, numbers: Array) -> Array:
@@ -124,9 +126,9 @@ class Whole:
 class Ahead:
     """Of data on the host a part, and the next one on its way."""
 
-    def __init__(self, data: OnHost, rule: Rule, key: Key, tasks: int, end: int, longest: int) -> None:
-        self.data, self.rule, self.key, self.tasks, self.end = data, rule, key, tasks, end
-        self.length = min(longest, data.longest_part(tasks))
+    def __init__(self, tasks: Tasks, data: OnHost, rule: Rule, key: Key, count: int, end: int, longest: int) -> None:
+        self.tasks, self.data, self.rule, self.key, self.count, self.end = tasks, data, rule, key, count, end
+        self.length = min(longest, data.longest_part(tasks, count))
         self.first: int | None = None  # of the part that is there
         self.part: PyTree = None
         self.next: tuple[int, Future[PyTree]] | None = None
@@ -143,22 +145,29 @@ class Ahead:
     def gather(self, first: int) -> tuple[int, Future[PyTree]]:
         numbers = np.arange(first, first + self.length)
         wanted = max(0, min(self.length, self.end - first))
-        return first, self.thread.submit(self.data.gathered, self.rule, self.key, numbers, wanted, self.tasks, first)
+        given = (self.tasks, self.rule, self.key, numbers, wanted, self.count, first)
+        return first, self.thread.submit(self.data.gathered, *given)
 
 
-def source(data: PyTree, rule: Rule, key: Key, tasks: int, end: int, longest: int = NO_END) -> Source:
-    """What programs are given of a split's data, for meta-steps, or rows, of so many tasks, up to `end`."""
-    return Ahead(data, rule, key, tasks, end, longest) if isinstance(data, OnHost) else Whole(data)
+def in_parts(
+    tasks: Tasks, data: PyTree, rule: Rule, key: Key, count: int, end: int = NO_END, longest: int = NO_END
+) -> Source:
+    """What programs are given of a split's data, for meta-steps, or rows, of `count` tasks each, up to `end`."""
+    return Ahead(tasks, data, rule, key, count, end, longest) if isinstance(data, OnHost) else Whole(data)
 
 
-def for_episodes(data: PyTree, rule: Rule, key: Key, numbers: np.ndarray) -> PyTree:
+def for_episodes(tasks: Tasks, data: PyTree, rule: Rule, key: Key, numbers: np.ndarray) -> PyTree:
     """What a program is given that samples one episode for each of these numbers."""
-    return data.gathered(rule, key, numbers, len(numbers), tasks=1, first=0) if isinstance(data, OnHost) else data
+    if not isinstance(data, OnHost):
+        return data
+    return data.gathered(tasks, rule, key, numbers, len(numbers), count=1, first=0)
 
 
-def stand_in(data: PyTree, tasks: int, longest: int = NO_END) -> PyTree:
+def stand_in(tasks: Tasks, data: PyTree, count: int, longest: int = NO_END) -> PyTree:
     """What stands for the argument `data` of a program that is compiled ahead."""
-    return data.like(tasks, min(longest, data.longest_part(tasks))) if isinstance(data, OnHost) else data
+    if not isinstance(data, OnHost):
+        return data
+    return data.like(tasks, count, min(longest, data.longest_part(tasks, count)))
 
 
 def must_have_examples(where: Where, data: Mapping[str, tuple[Tasks, PyTree]]) -> None:
@@ -188,8 +197,8 @@ def held(where: Where, data: Mapping[str, tuple[Tasks, PyTree]], mesh: Mesh) -> 
             f"of the {free / 2**30:.2g} there are; hardware.data=device would place them all the same"
         )
     return {
-        split: kept_on_host(tasks, of_split, mesh) if split in on_host else placed(of_split, mesh)
-        for split, (tasks, of_split) in data.items()
+        split: kept_on_host(of_split, mesh) if split in on_host else placed(of_split, mesh)
+        for split, (_, of_split) in data.items()
     }
 
 
@@ -198,10 +207,10 @@ def stays_on_host(where: Where, size: int, free: int | None) -> bool:
     return where == "host" or (where == "auto" and free is not None and size > SHARE * free)
 
 
-def kept_on_host(tasks: Tasks, data: PyTree, mesh: Mesh) -> OnHost:
+def kept_on_host(data: PyTree, mesh: Mesh) -> OnHost:
     (pool,) = pools(data)
-    rest: Any = with_x(data, None)
-    return OnHost(tasks, pool.x, placed(rest, mesh), jax.device_put(rest, host_device()), mesh)  # type: ignore[arg-type]
+    rest = with_x(data, None)
+    return OnHost(np.asanyarray(pool.x), placed(rest, mesh), jax.device_put(rest, host_device()), mesh)
 
 
 def host_device() -> jax.Device:

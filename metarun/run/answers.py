@@ -58,7 +58,7 @@ def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval
         write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
     ranks = by_success(np.asarray(answers.outputs), np.asarray(answers.y))
     index = telling(ranks)
-    drawn = engine.for_episodes(data, engine.of_evaluation, k_eval, index)
+    drawn = engine.for_episodes(run.eval_tasks, data, engine.of_evaluation, k_eval, index)
     support, query, classes = jax.device_get(engine.send(sample, drawn, k_eval, index.astype(np.int32)))
     arrays: dict[str, Any] = {
         "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,

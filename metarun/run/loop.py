@@ -130,7 +130,7 @@ class Loop:
             programs.append((evaluate.program, evaluate.arguments(params, *given)))
         kept = min(EPISODES, self.run.eval.episodes)
         index = jax.ShapeDtypeStruct((kept,), np.int32)
-        data = engine.stand_in(self.data["eval"], 1, kept)
+        data = engine.stand_in(self.run.eval_tasks, self.data["eval"], 1, kept)
         engine.ahead(*programs, (self.programs.sample, (data, self.k_eval["eval"], index)))
 
     def finish(self, call: Call) -> None:

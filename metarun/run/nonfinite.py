@@ -82,7 +82,8 @@ def replay(directory: Path) -> dict[str, Any]:
     state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
     state = restore_tree(folder / "state", state)
     k_train, step = engine.stream(run.train.seed, engine.TRAIN), int(state.step)
-    data, _ = engine.source(data, engine.of_meta_step, k_train, run.train.meta_batch, step + 1).at(step)
+    of_step = (engine.of_meta_step, k_train, run.train.meta_batch, step + 1)
+    data, _ = engine.in_parts(run.tasks, data, *of_step).at(step)
     net, _ = engine.nets(run.shape)
 
     @jax.jit

@@ -1,0 +1,286 @@
+"""Examples that stay on the host: the same episodes, the same numbers, and little memory."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+import pytest
+from jax.sharding import Mesh
+from support import composed, equal, rows, run_of, saved, to_yaml
+from support import placed as run_placed
+
+from metarun import engine
+from metarun.core import ConfigError
+from metarun.data import Pool, let_go, look_up
+from metarun.engine import gathered, source
+from metarun.engine.gathered import Asked, Gathered, can_be_gathered
+from metarun.run import bench, nonfinite, separation, train
+from metarun.tasks import classes
+from metarun.tasks.folder import Folder
+
+SMALL = (
+    "task=folder", "task.image.side=6", "task.ways=3", "task.queries=2", "model=mlp", "model.hidden=[4]",
+    "learner=protonet", "train.task.ways=3", "train.meta_batch=4", "train.steps=6", "eval.episodes=10",
+    "eval.val_episodes=7",    "eval.inner_steps=[]", "eval.inductive=none", "logger=none", "hardware.task_chunk=1",
+)  # fmt: skip
+K_TRAIN = engine.stream(0, engine.TRAIN)
+K_EVAL = engine.stream(0, engine.EVAL)
+
+
+@pytest.fixture
+def run(small_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+    return run_of(*SMALL, f"task.path={small_folder}")
+
+
+def held(run, where, mesh):
+    data = {split: (run.tasks, run.tasks.load(split)) for split in ("train", "test")}
+    return engine.held(where, data, mesh)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_parameters_and_figures_are_those_of_data_in_memory_bit_for_bit(run, monkeypatch, devices):
+    monkeypatch.setattr(source, "LONGEST_PART", 2)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+    programs = engine.programs(run.shape, mesh, 1)
+
+    def trained_and_tested(where):
+        data = held(run, where, mesh)
+        state = engine.first_state(run.shape, mesh, data["train"], run.numbers, 0)
+        parts = engine.in_parts(run.tasks, data["train"], engine.of_meta_step, K_TRAIN, 4, end=5)
+        step, lengths = 0, []
+        while step < 5:
+            part, most = parts.at(step)
+            n = min(5 - step, most, 3 if step else 1)  # a call need not use its part up
+            state, report = programs.meta_steps(state, part, run.numbers, K_TRAIN, np.int32(n))
+            step += n
+            lengths.append(n)
+        tested = programs.evaluate(state.params, data["test"], 10, K_EVAL, run.numbers["eval_learner"])
+        index = np.array([5, 2, 9])
+        drawn = engine.for_episodes(run.eval_tasks, data["test"], engine.of_evaluation, K_EVAL, index)
+        return jax.device_get((state, report)), tested, programs.sample(drawn, K_EVAL, index.astype(np.int32)), lengths
+
+    in_memory, on_host = trained_and_tested("device"), trained_and_tested("host")
+    assert (in_memory[3], on_host[3]) == ([1, 3, 1], [1, 1, 2, 1])
+    equal(on_host[:3], in_memory[:3])
+    assert int(in_memory[0][0].step) == 5
+
+
+def test_a_run_that_is_broken_off_goes_on_to_the_end_of_one_in_memory(small_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "LONGEST_PART", 2)
+    overrides = (
+        *SMALL,
+        f"task.path={small_folder}",
+        "train.eval_every=2",
+        "train.save_every=1",
+        "train.log_every=1",
+        "eval.shots=[2]",
+    )
+
+    def result(name, *others):
+        return train.train(run_placed(composed(*overrides, *others), tmp_path / name))
+
+    whole = result("device", "hardware.data=device")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Loop, "test", lambda _: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            result("host", "hardware.data=host", "train.steps=4")
+    broken = result("host", "hardware.data=host")
+    assert broken["test"] == whole["test"]
+    equal(saved(tmp_path / "host"), saved(tmp_path / "device"))
+    assert rows(tmp_path / "host") == rows(tmp_path / "device")
+    examples = [dict(np.load(tmp_path / name / "examples.npz", allow_pickle=True)) for name in ("host", "device")]
+    equal(*examples)
+
+
+def test_a_call_whose_part_begins_after_the_state_changes_nothing(run):
+    """The call before it has ended early; with the episodes of another meta-step it would hide why."""
+    mesh = run.hardware.set_up(4)
+    data = held(run, "host", mesh)["train"]
+    state = engine.first_state(run.shape, mesh, data, run.numbers, 0)
+    before = jax.device_get(state)
+    part, _ = engine.in_parts(run.tasks, data, engine.of_meta_step, K_TRAIN, 4, end=5).at(1)
+    state, report = engine.programs(run.shape, mesh, 1).meta_steps(state, part, run.numbers, K_TRAIN, np.int32(2))
+    equal(jax.device_get(state), before)
+    assert not report.stopped
+
+
+def test_a_meta_step_that_is_not_finite_is_told_task_by_task_as_in_memory(small_folder, tmp_path):
+    run = run_placed(composed(*SMALL, f"task.path={small_folder}"), tmp_path)
+    mesh = run.hardware.set_up(4)
+    state = engine.first_state(run.shape, mesh, held(run, "device", mesh)["train"], run.numbers, 0)
+    nonfinite.keep(run, state._replace(step=state.step + 3), {})
+    told = []
+    for where in ("device", "host"):
+        config = run.config | {"hardware": run.config["hardware"] | {"data": where}}
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
+        told.append(nonfinite.replay(tmp_path))
+    assert told[1] == told[0]
+    assert told[0]["meta_step"] == 4
+    assert len({task["metrics"]["loss"] for task in told[0]["tasks"]}) == 4
+
+
+def test_a_bench_takes_its_data_from_the_host(run, monkeypatch):
+    monkeypatch.setattr(source, "LONGEST_PART", 2)
+    monkeypatch.setattr(engine.speed, "SECONDS_PER_REPEAT", 0.0)
+    monkeypatch.setattr(engine.speed, "matrix_product", lambda *_: 100.0)
+    on_host = replace(run, hardware=replace(run.hardware, data="host"))
+    made, program = [], source.rows_program
+
+    def counted(*of):
+        rows = program(*of)
+
+        def call(data, key, numbers):
+            made.extend(numbers[numbers > 0].tolist())
+            return rows(data, key, numbers)
+
+        return call
+
+    monkeypatch.setattr(source, "rows_program", counted)
+    assert bench.bench(on_host)["repeats"] == 7
+    assert made[:7] == [1, 2, 3, 4, 5, 6, 7]  # two meta-steps before the repeats, of one each
+
+
+class Recorded:
+    """Stands for data on the host: what is gathered is told as (first, wanted)."""
+
+    def __init__(self):
+        self.gathers = []
+
+    def longest_part(self, tasks, count):
+        return 4
+
+    def gathered(self, tasks, rule, key, numbers, wanted, count, first):
+        assert numbers.tolist() == list(range(first, first + 4))
+        self.gathers.append(first)
+        return first, wanted
+
+
+def test_the_part_after_the_one_at_work_is_gathered_ahead_and_none_after_the_end():
+    data = Recorded()
+    ahead = source.Ahead(None, data, None, None, count=1, end=13, longest=10)
+    assert ahead.at(3) == ((3, 4), 4)
+    assert ahead.at(6) == ((3, 4), 1)
+    assert ahead.next[0] == 7
+    assert ahead.at(7) == ((7, 4), 4)
+    assert ahead.at(11) == ((11, 2), 4)
+    assert ahead.next is None
+    assert ahead.at(1) == ((1, 4), 4)  # anew, as after another state has been restored
+    ahead.next[1].result()
+    assert data.gathers == [3, 7, 11, 1, 5]
+
+
+@pytest.mark.parametrize(
+    ("where", "size", "free", "expected"),
+    [
+        ("auto", 25, 100, False), ("auto", 26, 100, True), ("auto", 10**15, None, False), ("device", 10**15, 1, False),
+        ("host", 1, None, True),
+    ],
+)  # fmt: skip
+def test_what_takes_more_than_a_quarter_stays_on_the_host(where, size, free, expected):
+    assert source.stays_on_host(where, size, free) is expected
+
+
+def test_large_data_stay_on_the_host_with_a_line_that_says_so(run, monkeypatch, caplog):
+    mesh = run.hardware.set_up(4)
+    size = sum(leaf.nbytes for split in ("train", "test") for leaf in jax.tree.leaves(run.tasks.load(split)))
+    caplog.set_level("INFO", logger="metarun")
+    monkeypatch.setattr(source, "free_device_bytes", lambda _: 4 * size)
+    assert isinstance(held(run, "auto", mesh)["train"], Pool)
+    assert caplog.text == ""
+    monkeypatch.setattr(source, "free_device_bytes", lambda _: 4 * size - 1)
+    assert isinstance(held(run, "auto", mesh)["train"], source.OnHost)
+    assert "the examples stay on the host: the data take" in caplog.text
+    endless = run_of("task=sinusoid")
+    assert engine.held("auto", {"train": (endless.tasks, endless.tasks.load("train"))}, mesh) == {"train": ()}
+
+
+@dataclass(frozen=True)
+class OneByOne(Folder):
+    """Looks each example up by itself, in a trace of its own."""
+
+    def sample(self, data, key):
+        episode = classes.sample(self, data._replace(x=jnp.zeros((1, 6, 6, 3))), key)
+        return episode._replace(classes=jax.vmap(lambda row: data.x[row])(jnp.arange(3)))
+
+
+@dataclass(frozen=True)
+class Twice(Folder):
+    def sample(self, data, key):
+        return classes.sample(self, data._replace(x=data.x[jnp.arange(3)]), jax.random.fold_in(key, data.x[0].sum()))
+
+
+def test_tasks_whose_examples_cannot_stay_on_the_host_are_refused_in_a_line(run, tmp_path):
+    data = run.tasks.load("train")
+    assert can_be_gathered(run.tasks, data)
+    for kind in (OneByOne, Twice):
+        assert not can_be_gathered(kind(**vars(run.tasks)), data)
+    endless = run_placed(composed("task=sinusoid", "logger=none", "hardware.data=host"), tmp_path / "run")
+    with pytest.raises(ConfigError) as error:
+        train.train(endless)
+    assert str(error.value) == (
+        "hardware.data=host: sinusoid has no pool of examples that each episode looks up once; use auto or device"
+    )
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_what_was_gathered_is_found_by_its_number_and_the_place_of_the_task():
+    x = jnp.arange(12).reshape(3, 4)
+    data = {"pool": Pool(Gathered(x, jnp.int32(7)), None, None), "other": 5}
+    at = gathered.at(data, 8, 6)
+    assert at["other"] == 5
+    assert int(at["pool"].x[jnp.array(99)]) == 6  # row 1, and place 2 of 4
+    with pytest.raises(ValueError, match="asked for"):
+        at["pool"].x[jnp.arange(2)]
+    asked = Asked(jax.ShapeDtypeStruct((2, 3), jnp.uint8))
+    assert asked[jnp.array([[5, 1]])].shape == (1, 2, 2, 3)
+    assert asked.rows[0].tolist() == [[5, 1]]
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """64 MB on the disk, in rows of a page."""
+    array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.dtype(np.uint8), (2**14, 4096))
+    array[:] = np.random.default_rng(0).integers(256, size=(2**14, 1), dtype=np.uint8)
+    array.flush()
+    del array
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def test_what_is_read_of_the_disk_is_not_kept_in_memory(mapped):
+    rows = np.random.default_rng(1).permutation(2**14)[: 2**12].reshape(4, -1)
+    expected = np.asarray(mapped)[rows, 0]
+    let_go(mapped)
+    into = np.ones((4, 2**10, 4096), np.uint8)
+    before = resident()
+    look_up(mapped, rows, into)
+    assert resident() - before < 2**23
+    np.testing.assert_array_equal(into[..., 0], expected)
+    assert (into == into[..., :1]).all()
+    assert int(mapped.sum()) >= 0
+    assert resident() - before > 2**25  # it can be seen by this measure
+    let_go(mapped[5:])
+    assert resident() - before < 2**23
+    let_go(into)  # of no disk: stays as it is
+    np.testing.assert_array_equal(into[..., 0], expected)
+
+
+def test_splits_are_told_apart_without_keeping_them_in_memory(mapped):
+    parts = {"train": mapped[: 2**13], "val": mapped[2**13 : 2**13 + 2**12], "test": mapped[2**13 + 2**12 :]}
+    found = {
+        split: {f"{split} {i}": np.asarray(part[i : i + 2**10]) for i in range(0, len(part), 2**10)}
+        for split, part in parts.items()
+    }
+    in_memory = {split: {name: np.array(x) for name, x in of.items()} for split, of in found.items()}
+    expected = separation.compare(in_memory), separation.digest_of_all(in_memory)
+    let_go(mapped)
+    before = resident()
+    assert separation.compare(found) == expected[0]
+    assert separation.digest_of_all(found) == expected[1]
+    assert resident() - before < 2**25
