@@ -1,6 +1,6 @@
 """Examples in classes (or in groups: a user, a patient, a machine), each stored once, and the draws from them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,8 @@ class Pool(NamedTuple):
     first: Array | np.ndarray  # (classes,) int32: the row at which a class begins
     size: Array | np.ndarray  # (classes,) int32: and how many rows it has
     y: Array | np.ndarray | None = None  # (examples, d) float32: targets, where the examples have some
+    # Where drawn rows stand in x and y, if these hold what one episode draws and nothing else.
+    places: Callable[[Array], Array] | None = None
 
 
 def pool_of(classes: Sequence[np.ndarray], targets: Sequence[np.ndarray] | None = None) -> Pool:
@@ -85,4 +87,5 @@ def draw(pool: Pool, key: Key, ways: int, each: int) -> tuple[Array, Array]:
     classes = choose(k_classes, len(pool.size), ways)
     keys = jax.random.split(k_examples, ways)
     first, size = jnp.asarray(pool.first)[classes], jnp.asarray(pool.size)[classes]
-    return classes, first[:, None] + jax.vmap(choose, (0, 0, None))(keys, size, each)
+    rows = first[:, None] + jax.vmap(choose, (0, 0, None))(keys, size, each)
+    return classes, rows if pool.places is None else pool.places(rows)

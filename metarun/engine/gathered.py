@@ -1,8 +1,9 @@
-"""Examples that stay on the host: which ones an episode needs, and what stands for them in a compiled program.
+"""Examples that stay on the host: which ones an episode draws, and what stands for them in a compiled program.
 
-An episode looks its examples up once, as `pool.x[rows]`. So a task distribution needs nothing of its own to have more
-data than a device holds: to be asked, `sample` is given an x that writes the rows down; in a compiled program it is
-given one that has been looked up before. It is the same function, called with the same keys, in both.
+An episode draws its examples at once, by `metarun.data.draw`. So a task distribution needs nothing of its own to have
+more data than a device holds: to be asked, `sample` is given a pool that writes down the rows that are drawn from it;
+in a compiled program it is given one that holds those examples alone, in the order in which they are drawn. It is the
+same function, called with the same keys, in both.
 """
 
 from typing import Any, NamedTuple
@@ -20,76 +21,84 @@ from metarun.data import Pool
 current_trace: Any = getattr(jax.extend.core, "get_opaque_trace_state", None) or jax.core.get_opaque_trace_state
 
 
-class Gathered(NamedTuple):
-    """An argument of a program, in the place of a pool's x: what its episodes look up, looked up before."""
+class Examples(NamedTuple):
+    """What of a pool is as long as its examples are many: arrays, or what tells the shape and type of an example's."""
 
-    x: Array  # (numbers, tasks, ..., *an example's shape): by meta-step, or by row of an evaluation's chunks
+    x: Any
+    y: Any  # None, where they have no targets
+
+
+class Gathered(NamedTuple):
+    """An argument of a program, in the place of a pool's x: what its episodes draw."""
+
+    examples: Examples  # (numbers, tasks, drawn, ...) each: by meta-step, or by row of an evaluation's chunks
     first: Array  # () int32: the number of the first of them
 
 
-class Found:
-    """Stands for x while ONE episode is sampled in a program: what it looks up, whatever rows it says."""
-
-    def __init__(self, x: Array) -> None:
-        self.x = x
-
-    def __getitem__(self, rows: Array) -> Array:
-        if self.x.shape[: rows.ndim] != rows.shape:
-            raise ValueError(f"{rows.shape} examples are asked for where {self.x.shape} were gathered")
-        return self.x
-
-
-class Asked:
-    """Stands for x while an episode is asked which rows it needs."""
-
-    def __init__(self, example: jax.ShapeDtypeStruct) -> None:
-        self.example, self.rows, self.trace = example, list[Array](), current_trace(convention="flax")
-
-    def __getitem__(self, rows: Array) -> Array:
-        if current_trace(convention="flax") != self.trace:  # under a vmap of its own, say: these are not all the rows
-            raise TypeError("an episode looks its examples up at once, outside of vmap, scan and jit")
-        self.rows.append(rows)
-        return jnp.zeros((*rows.shape, *self.example.shape), self.example.dtype)
-
-
 def pools(data: PyTree) -> list[Pool]:
-    leaves = jax.tree.leaves(data, is_leaf=lambda part: isinstance(part, Pool))
-    return [leaf for leaf in leaves if isinstance(leaf, Pool)]
+    return [part for part in jax.tree.leaves(data, is_leaf=is_pool) if is_pool(part)]
 
 
-def with_x(data: PyTree, x: Any) -> PyTree:
-    """The data with another x in their pool."""
-
-    def replaced(part: Any) -> Any:
-        return part._replace(x=x) if isinstance(part, Pool) else part
-
-    return jax.tree.map(replaced, data, is_leaf=lambda part: isinstance(part, Pool))
+def is_pool(part: Any) -> bool:
+    return isinstance(part, Pool)
 
 
-def example_of(x: np.ndarray) -> jax.ShapeDtypeStruct:
-    """An example's shape, and its type on a device."""
-    return jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype))
+def is_gathered(part: Any) -> bool:
+    return isinstance(part, Gathered)
 
 
-def rows_of(tasks: Tasks, data: PyTree, example: jax.ShapeDtypeStruct, key: Key) -> Array:
-    """Which rows of x the episode of `key` looks up; of the data only the rest is looked at."""
-    asked = Asked(example)
-    tasks.sample(with_x(data, asked), key)
-    (rows,) = asked.rows
+def with_pool(data: PyTree, **changes: Any) -> PyTree:
+    """The data with other values in their pool."""
+    return jax.tree.map(lambda part: part._replace(**changes) if is_pool(part) else part, data, is_leaf=is_pool)
+
+
+def without_examples(data: PyTree) -> PyTree:
+    return with_pool(data, x=None, y=None)
+
+
+def examples_of(pool: Pool) -> Examples:
+    return Examples(np.asanyarray(pool.x), None if pool.y is None else np.asanyarray(pool.y))
+
+
+def one_of(examples: Examples) -> Examples:
+    """The shape of one, and its type on a device."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)), examples)
+
+
+def rows_of(tasks: Tasks, data: PyTree, one: Examples, key: Key) -> Array:
+    """Which rows of the pool the episode of `key` draws; the data are without examples, of which `one` tells the shape.
+
+    Raises TypeError or ValueError for tasks that do not draw their examples at once.
+    """
+    drawn: list[Array] = []
+    trace = current_trace(convention="flax")
+
+    def write_down(rows: Array) -> Array:
+        if current_trace(convention="flax") != trace:  # under a vmap of its own, say: these are not all the rows
+            raise TypeError("an episode draws its examples outside of vmap, scan and jit")
+        drawn.append(rows)
+        return rows
+
+    none = jax.tree.map(lambda of: jnp.zeros((1, *of.shape), of.dtype), one)
+    tasks.sample(with_pool(data, **none._asdict(), places=write_down), key)
+    (rows,) = drawn
     return rows
 
 
+def of_an_episode(tasks: Tasks, data: PyTree, one: Examples) -> Examples:
+    """The shapes of what one episode draws, (drawn, ...) each. Raises what `rows_of` raises."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    rows = jax.eval_shape(lambda data, key: rows_of(tasks, data, one, key), data, key)
+    return jax.tree.map(lambda of: jax.ShapeDtypeStruct((rows.size, *of.shape), of.dtype), one)
+
+
 def can_be_gathered(tasks: Tasks, data: PyTree) -> bool:
-    """Whether the data have one pool, and an episode looks its examples up at once. Traces only."""
+    """Whether the data have one pool, and an episode draws from it once. Traces only."""
     if len(pools(data)) != 1:
         return False
-    example = example_of(np.asarray(pools(data)[0].x))
-    rest, key = with_x(data, None), jax.eval_shape(lambda: jax.random.key(0))
     try:
-        rows = jax.eval_shape(lambda data, key: rows_of(tasks, data, example, key), rest, key)
-        found = jax.ShapeDtypeStruct((*rows.shape, *example.shape), example.dtype)
-        jax.eval_shape(lambda data, key, x: tasks.sample(with_x(data, Found(x)), key), rest, key, found)
-    except Exception:  # whatever a task distribution of the user's own does with what is no array
+        of_an_episode(tasks, without_examples(data), one_of(examples_of(pools(data)[0])))
+    except Exception:  # whatever a task distribution of the user's own does
         return False
     return True
 
@@ -102,12 +111,23 @@ def at(data: PyTree, number: Array | int, task: Array | int) -> PyTree:
     """
 
     def found(part: Any) -> Any:
-        if not is_gathered(part):
+        if not (is_pool(part) and is_gathered(part.x)):
             return part
-        of_number = jax.lax.dynamic_index_in_dim(part.x, number - part.first, keepdims=False)
-        return Found(of_number[task % len(of_number)])
 
-    return jax.tree.map(found, data, is_leaf=is_gathered)
+        def of_task(every: Array) -> Array:
+            of_number = jax.lax.dynamic_index_in_dim(every, number - part.x.first, keepdims=False)
+            return of_number[task % len(of_number)]
+
+        examples = jax.tree.map(of_task, part.x.examples)
+
+        def places(rows: Array) -> Array:
+            if rows.size != len(examples.x):
+                raise ValueError(f"{rows.size} examples are drawn where {len(examples.x)} were gathered")
+            return jnp.arange(rows.size).reshape(rows.shape)
+
+        return part._replace(**examples._asdict(), places=places)
+
+    return jax.tree.map(found, data, is_leaf=is_pool)
 
 
 def within(data: PyTree, step: Array, n: Array) -> Array:
@@ -119,11 +139,10 @@ def within(data: PyTree, step: Array, n: Array) -> Array:
     return jnp.where(step < found[0].first, 0, n) if found else n
 
 
-def is_gathered(part: Any) -> bool:
-    return isinstance(part, Gathered)
-
-
 def shares(data: PyTree) -> PyTree:
     """How an argument `data` is laid on the devices: what is gathered, each device's tasks on it; all else whole."""
-    split: Any = Gathered(P(None, "tasks"), P())  # type: ignore[arg-type]
-    return jax.tree.map(lambda part: split if is_gathered(part) else P(), data, is_leaf=is_gathered)
+
+    def share(part: Any) -> Any:
+        return Gathered(jax.tree.map(lambda _: P(None, "tasks"), part.examples), P()) if is_gathered(part) else P()  # type: ignore[arg-type]
+
+    return jax.tree.map(share, data, is_leaf=is_gathered)

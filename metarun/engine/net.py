@@ -76,7 +76,7 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained
 
 def input_of(tasks: Tasks, data: PyTree) -> jax.ShapeDtypeStruct:
     """What stands for one example, as a model sees it. Traces only."""
-    episode = jax.eval_shape(lambda data: tasks.sample(data, jax.random.key(0)), data)
+    episode = jax.eval_shape(lambda data: tasks.sample(at(data, 0, 0), jax.random.key(0)), data)
     return jax.ShapeDtypeStruct(episode.support.x.shape[1:], episode.support.x.dtype)
 
 

@@ -22,9 +22,21 @@ from jax.sharding import PartitionSpec as P
 from metarun.core import Array, ConfigError, Key, PyTree, Tasks
 from metarun.data import look_up
 from metarun.engine.compiled import Program, described
-from metarun.engine.gathered import Gathered, can_be_gathered, example_of, pools, rows_of, shares, with_x
+from metarun.engine.gathered import (
+    Examples,
+    Gathered,
+    can_be_gathered,
+    examples_of,
+    of_an_episode,
+    one_of,
+    pools,
+    rows_of,
+    shares,
+    with_pool,
+    without_examples,
+)
 from metarun.engine.memory import free_device_bytes
-from metarun.engine.send import placed
+from metarun.engine.send import placed, to_be_placed
 
 log = logging.getLogger("metarun")
 
@@ -40,22 +52,18 @@ Where = Literal["auto", "device", "host"]
 class OnHost(NamedTuple):
     """A split's data, of which the examples stay on the host."""
 
-    x: np.ndarray  # mapped from the disk, where the data come from there
+    examples: Examples  # mapped from the disk, where the data come from there
     rest: PyTree  # without them, on every device of the mesh
     beside: PyTree  # the same on the host's own device
     mesh: Mesh
 
-    def one(self, tasks: Tasks) -> jax.ShapeDtypeStruct:
-        """What one episode looks up."""
-        example = example_of(self.x)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        rows = jax.eval_shape(lambda data, key: rows_of(tasks, data, example, key), self.beside, key)
-        return jax.ShapeDtypeStruct((*rows.shape, *example.shape), example.dtype)
+    def of_an_episode(self, tasks: Tasks) -> Examples:
+        return of_an_episode(tasks, self.beside, one_of(self.examples))
 
     def longest_part(self, tasks: Tasks, count: int) -> int:
         """How many meta-steps, or rows, of `count` tasks are sent at a time."""
-        one = self.one(tasks)
-        return max(1, min(LONGEST_PART, PART_BYTES // (count * prod(one.shape) * one.dtype.itemsize)))
+        size = sum(prod(of.shape) * of.dtype.itemsize for of in jax.tree.leaves(self.of_an_episode(tasks)))
+        return max(1, min(LONGEST_PART, PART_BYTES // (count * size)))
 
     def gathered(
         self, tasks: Tasks, rule: Rule, key: Key, numbers: np.ndarray, wanted: int, count: int, first: int
@@ -65,26 +73,31 @@ class OnHost(NamedTuple):
         In the program they count from `first`. Where the devices share the tasks, each is sent its own.
         """
         host = next(iter(jax.tree.leaves(self.beside)[0].devices()))
-        program = rows_program(tasks, example_of(self.x), rule, count)  # type: ignore[arg-type]
+        program = rows_program(tasks, one_of(self.examples), rule, count)  # type: ignore[arg-type]
         rows = np.asarray(program(self.beside, jax.device_put(key, host), numbers.astype(np.int32)))
-        x = np.zeros((*rows.shape, *self.x.shape[1:]), self.x.dtype)  # where it is not filled, it takes no memory
-        look_up(self.x, rows[:wanted], x[:wanted])
-        data = self.around(x, np.int32(first))
+
+        def looked_up(x: np.ndarray) -> np.ndarray:
+            found = np.zeros((*rows.shape, *x.shape[1:]), x.dtype)  # where it is not filled, it takes no memory
+            look_up(x, rows[:wanted], found[:wanted])
+            return found
+
+        data = self.around(jax.tree.map(looked_up, self.examples), np.int32(first))
         return jax.device_put(data, self.placements(data, count))
 
     def like(self, tasks: Tasks, count: int, length: int) -> PyTree:
         """What stands for what `gathered` gives, where a program is compiled ahead."""
-        one = self.one(tasks)
-        x = jax.ShapeDtypeStruct((length, count, *one.shape), one.dtype)
-        data = self.around(x, jax.ShapeDtypeStruct((), jnp.int32))
+        examples = jax.tree.map(
+            lambda of: jax.ShapeDtypeStruct((length, count, *of.shape), of.dtype), self.of_an_episode(tasks)
+        )
+        data = self.around(examples, jax.ShapeDtypeStruct((), jnp.int32))
         return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
             data,
             self.placements(data, count),
         )
 
-    def around(self, x: Any, first: Any) -> PyTree:
-        return with_x(self.rest, Gathered(x, first))
+    def around(self, examples: Examples, first: Any) -> PyTree:
+        return with_pool(self.rest, x=Gathered(examples, first))
 
     def placements(self, data: PyTree, count: int) -> PyTree:
         """Each device has its own tasks, or, where they cannot be shared evenly, all."""
@@ -93,16 +106,16 @@ class OnHost(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def rows_program(tasks: Tasks, example: jax.ShapeDtypeStruct, rule: Rule, count: int) -> Program:
-    """(data without x, seed's key, numbers) -> the rows (numbers, count, ...) that their episodes look up."""
+def rows_program(tasks: Tasks, one: Examples, rule: Rule, count: int) -> Program:
+    """(data without examples, seed's key, numbers) -> the rows (numbers, count, drawn) that their episodes draw."""
 
     def rows(data: PyTree, key: Key, numbers: Array) -> Array:
-        def one(number: Array, task: Array) -> Array:
-            return rows_of(tasks, data, example, rule(key, number, task, count))
+        def of_task(number: Array, task: Array) -> Array:
+            return rows_of(tasks, data, one, rule(key, number, task, count)).reshape(-1)
 
-        return jax.vmap(lambda number: jax.vmap(lambda task: one(number, task))(jnp.arange(count)))(numbers)
+        return jax.vmap(lambda number: jax.vmap(lambda task: of_task(number, task))(jnp.arange(count)))(numbers)
 
-    return Program(rows, described("rows", tasks, example.shape, str(example.dtype), rule, count))
+    return Program(rows, described("rows", tasks, str(one), rule, count))
 
 
 class Source(Protocol):
@@ -179,25 +192,28 @@ def must_have_examples(where: Where, data: Mapping[str, tuple[Tasks, PyTree]]) -
                 raise ConfigError(
                     "hardware.data",
                     "host",
-                    f"{name} has no pool of examples that each episode looks up once; use auto or device",
+                    f"{name} has no pool of examples that each episode draws from once; use auto or device",
                 )
 
 
-def held(where: Where, data: Mapping[str, tuple[Tasks, PyTree]], mesh: Mesh) -> dict[str, PyTree]:
-    """Each split's data, on every device or `OnHost`: as `where` says, or by their size. Raises ConfigError."""
+def held(where: Where, data: Mapping[str, tuple[Tasks, PyTree]], mesh: Mesh, ahead: bool = False) -> dict[str, PyTree]:
+    """Each split's data, on every device or `OnHost`: as `where` says, or by their size. Raises ConfigError.
+
+    What is only `ahead` stands for it where programs are compiled: nothing large is placed.
+    """
     must_have_examples(where, data)
     size = sum(leaf.nbytes for _, of_split in data.values() for leaf in jax.tree.leaves(of_split))
     free = free_device_bytes(mesh) if where == "auto" else None
-    if not stays_on_host(where, size, free):
-        return {split: placed(of_split, mesh) for split, (_, of_split) in data.items()}
-    on_host = {split: of_split for split, of_split in data.items() if can_be_gathered(*of_split)}
-    if free is not None and on_host:
+    large = stays_on_host(where, size, free)
+    on_host = [split for split, of_split in data.items() if large and can_be_gathered(*of_split)]
+    if free is not None and on_host and not ahead:
         log.info(
             f"the examples stay on the host: the data take {size / 2**30:.2g} GiB on each device, more than a quarter "
             f"of the {free / 2**30:.2g} there are; hardware.data=device would place them all the same"
         )
+    on_devices = to_be_placed if ahead else placed
     return {
-        split: kept_on_host(of_split, mesh) if split in on_host else placed(of_split, mesh)
+        split: kept_on_host(of_split, mesh) if split in on_host else on_devices(of_split, mesh)
         for split, (_, of_split) in data.items()
     }
 
@@ -209,8 +225,8 @@ def stays_on_host(where: Where, size: int, free: int | None) -> bool:
 
 def kept_on_host(data: PyTree, mesh: Mesh) -> OnHost:
     (pool,) = pools(data)
-    rest = with_x(data, None)
-    return OnHost(np.asanyarray(pool.x), placed(rest, mesh), jax.device_put(rest, host_device()), mesh)
+    rest = without_examples(data)
+    return OnHost(examples_of(pool), placed(rest, mesh), jax.device_put(rest, host_device()), mesh)
 
 
 def host_device() -> jax.Device:

@@ -119,8 +119,8 @@ class Loop:
         programs: list[tuple[engine.Program, tuple[Any, ...]]] = []
         own = [(self.run, "val", self.data["val"]), *((run, "eval", self.data["eval"]) for run in all_tests(self.run))]
         elsewhere = [
-            (run, "eval", engine.to_be_placed(domain.data, self.mesh))
-            for name, domain in self.domains.items()
+            (run, "eval", self.there(name, ahead=True))
+            for name in self.domains
             for run in all_tests(on(self.run, name))
         ]
         for run, split, data in [*own, *elsewhere]:
@@ -252,10 +252,15 @@ class Loop:
             return found
 
         tested, by_domain = meta_test(self.run, one), {}
-        for name, domain in self.domains.items():  # only one of them is on the devices at a time
-            there = engine.placed(domain.data, self.mesh)
+        for name in self.domains:  # only one of them is on the devices at a time
+            there = self.there(name)
             by_domain[name] = meta_test(on(self.run, name), partial(one, elsewhere=there))
         return tested._replace(by_domain=by_domain), used
+
+    def there(self, name: str, ahead: bool = False) -> PyTree:
+        """The data of another domain, as `engine.held`."""
+        domain = {name: (self.run.domains[name], self.domains[name].data)}
+        return engine.held(self.run.hardware.data, domain, self.mesh, ahead)[name]
 
     def close(self, summary: dict[str, float]) -> None:
         """Waits until all is written that can be."""

@@ -13,11 +13,12 @@ from support import placed as run_placed
 
 from metarun import engine
 from metarun.core import ConfigError
-from metarun.data import Pool, let_go, look_up
+from metarun.data import Pool, draw, let_go, look_up
 from metarun.engine import gathered, source
-from metarun.engine.gathered import Asked, Gathered, can_be_gathered
+from metarun.engine.gathered import Examples, Gathered, can_be_gathered
 from metarun.run import bench, nonfinite, separation, train
-from metarun.tasks import classes
+from metarun.tasks import classes, groups
+from metarun.tasks.episode import by_class
 from metarun.tasks.folder import Folder
 
 SMALL = (
@@ -199,44 +200,74 @@ def test_large_data_stay_on_the_host_with_a_line_that_says_so(run, monkeypatch, 
 
 @dataclass(frozen=True)
 class OneByOne(Folder):
-    """Looks each example up by itself, in a trace of its own."""
+    """Draws each class by itself, in a trace of its own."""
 
     def sample(self, data, key):
-        episode = classes.sample(self, data._replace(x=jnp.zeros((1, 6, 6, 3))), key)
-        return episode._replace(classes=jax.vmap(lambda row: data.x[row])(jnp.arange(3)))
+        rows = jax.vmap(lambda key: draw(data, key, 1, 3)[1])(jax.random.split(key, 3))
+        return by_class(data.x[rows.reshape(3, 3)].astype(jnp.float32), 1, jnp.arange(3))
 
 
 @dataclass(frozen=True)
 class Twice(Folder):
     def sample(self, data, key):
-        return classes.sample(self, data._replace(x=data.x[jnp.arange(3)]), jax.random.fold_in(key, data.x[0].sum()))
+        k_first, k_again = jax.random.split(key)
+        draw(data, k_first, 2, 2)
+        return classes.sample(self, data, k_again)
+
+
+@dataclass(frozen=True)
+class Alone(Folder):
+    def sample(self, data, key):
+        rows = jax.random.randint(key, (3, 3), 0, 10)
+        return by_class(data.x[rows].astype(jnp.float32), 1, jnp.arange(3))
 
 
 def test_tasks_whose_examples_cannot_stay_on_the_host_are_refused_in_a_line(run, tmp_path):
     data = run.tasks.load("train")
     assert can_be_gathered(run.tasks, data)
-    for kind in (OneByOne, Twice):
+    for kind in (OneByOne, Twice, Alone):
+        jax.eval_shape(kind(**vars(run.tasks)).sample, data, jax.random.key(0))
         assert not can_be_gathered(kind(**vars(run.tasks)), data)
     endless = run_placed(composed("task=sinusoid", "logger=none", "hardware.data=host"), tmp_path / "run")
     with pytest.raises(ConfigError) as error:
         train.train(endless)
     assert str(error.value) == (
-        "hardware.data=host: sinusoid has no pool of examples that each episode looks up once; use auto or device"
+        "hardware.data=host: sinusoid has no pool of examples that each episode draws from once; use auto or device"
     )
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_what_was_gathered_is_found_by_its_number_and_the_place_of_the_task():
-    x = jnp.arange(12).reshape(3, 4)
-    data = {"pool": Pool(Gathered(x, jnp.int32(7)), None, None), "other": 5}
+    examples = Examples(jnp.arange(24).reshape(3, 4, 2), jnp.arange(24.0).reshape(3, 4, 2, 1))
+    data = {"pool": Pool(Gathered(examples, jnp.int32(7)), None, None), "other": 5}
     at = gathered.at(data, 8, 6)
     assert at["other"] == 5
-    assert int(at["pool"].x[jnp.array(99)]) == 6  # row 1, and place 2 of 4
-    with pytest.raises(ValueError, match="asked for"):
-        at["pool"].x[jnp.arange(2)]
-    asked = Asked(jax.ShapeDtypeStruct((2, 3), jnp.uint8))
-    assert asked[jnp.array([[5, 1]])].shape == (1, 2, 2, 3)
-    assert asked.rows[0].tolist() == [[5, 1]]
+    assert at["pool"].x.tolist() == [12, 13]  # of number 7 + 1, the task in place 6 of 4
+    assert at["pool"].y.tolist() == [[12.0], [13.0]]
+    assert at["pool"].places(jnp.array([[99], [98]])).tolist() == [[0], [1]]
+    with pytest.raises(ValueError, match="3 examples are drawn where 2 were gathered"):
+        at["pool"].places(jnp.arange(3))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A regression on groups, whose rows have targets."""
+
+    shots: int = 2
+    queries: int = 3
+    sample = groups.sample
+
+
+def test_targets_come_along_with_their_inputs():
+    x = np.arange(200, dtype=np.float32).reshape(40, 5)
+    pool = Pool(x, np.array([0, 10, 25], np.int32), np.array([10, 15, 15], np.int32), x[:, :1] + 0.5)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    tasks, index = Pairs(), np.array([3, 1])
+    on_host = engine.held("host", {"train": (tasks, pool)}, mesh)["train"]
+    drawn = engine.for_episodes(tasks, on_host, engine.of_evaluation, K_EVAL, index)
+    for place, number in enumerate(index):
+        expected = tasks.sample(pool, engine.task_key(K_EVAL, number)[0])
+        equal(tasks.sample(engine.at(drawn, place, 0), jax.random.key(9)), expected)
 
 
 @pytest.fixture
