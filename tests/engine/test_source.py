@@ -15,8 +15,10 @@ from metarun import engine
 from metarun.core import ConfigError
 from metarun.data import Pool, draw, let_go, look_up
 from metarun.engine import gathered, source
+from metarun.engine.compiled import signature_of
 from metarun.engine.gathered import Examples, Gathered, can_be_gathered
 from metarun.run import bench, nonfinite, separation, train
+from metarun.run.clock import Clock
 from metarun.tasks import classes, groups
 from metarun.tasks.episode import by_class
 from metarun.tasks.folder import Folder
@@ -66,19 +68,18 @@ def test_parameters_and_figures_are_those_of_data_in_memory_bit_for_bit(run, mon
     in_memory, on_host = trained_and_tested("device"), trained_and_tested("host")
     assert (in_memory[3], on_host[3]) == ([1, 3, 1], [1, 1, 2, 1])
     equal(on_host[:3], in_memory[:3])
+    train, test = held(run, "host", mesh).values()
+    part, _ = engine.in_parts(run.tasks, train, engine.of_meta_step, K_TRAIN, 4).at(0)
+    assert signature_of((engine.stand_in(run.tasks, train, 4),)) == signature_of((part,))  # as it is compiled ahead
+    part, _ = engine.in_parts(run.eval_tasks, test, engine.of_evaluation, K_EVAL, programs.evaluate.at_once).at(0)
+    assert signature_of((programs.evaluate.stand_in(test),)) == signature_of((part,))
     assert int(in_memory[0][0].step) == 5
 
 
 def test_a_run_that_is_broken_off_goes_on_to_the_end_of_one_in_memory(small_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "LONGEST_PART", 2)
-    overrides = (
-        *SMALL,
-        f"task.path={small_folder}",
-        "train.eval_every=2",
-        "train.save_every=1",
-        "train.log_every=1",
-        "eval.shots=[2]",
-    )
+    monkeypatch.setattr(source, "LONGEST_PART", 3)
+    monkeypatch.setattr(Clock, "steps_per_call", lambda _: 100)
+    overrides = (*SMALL, f"task.path={small_folder}", "train.eval_every=2", "train.log_every=2", "eval.shots=[2]")
 
     def result(name, *others):
         return train.train(run_placed(composed(*overrides, *others), tmp_path / name))
@@ -90,6 +91,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_end_of_one_in_memory(small_fold
             result("host", "hardware.data=host", "train.steps=4")
     broken = result("host", "hardware.data=host")
     assert broken["test"] == whole["test"]
+    assert broken["test_by_shots"] == whole["test_by_shots"]
     equal(saved(tmp_path / "host"), saved(tmp_path / "device"))
     assert rows(tmp_path / "host") == rows(tmp_path / "device")
     examples = [dict(np.load(tmp_path / name / "examples.npz", allow_pickle=True)) for name in ("host", "device")]
