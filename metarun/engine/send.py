@@ -5,6 +5,9 @@ it wait for a meta-step, that meta-step's launch gets through on one device, wai
 first waits for the other in the all-reduce: nobody moves. A copy of the state by `jax.tree.map(jnp.copy, state)` is a
 program a leaf, and was enough. So whatever the host asks of the devices is ONE compiled program over the whole tree,
 and goes through `send`, which has at most AT_ONCE of them unfinished.
+
+The one exception is the small program that tells which rows coming episodes draw (engine.source): a thread of its own
+calls it on one device, and waits for it before the next, so it is one more at most.
 """
 
 from collections import deque

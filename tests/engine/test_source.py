@@ -171,8 +171,8 @@ def test_the_part_after_the_one_at_work_is_gathered_ahead_and_none_after_the_end
     assert ahead.at(11) == ((11, 2), 4)
     assert ahead.next is None
     assert ahead.at(1) == ((1, 4), 4)  # anew, as after another state has been restored
-    ahead.next[1].result()
-    assert data.gathers == [3, 7, 11, 1, 5]
+    assert ahead.at(9) == ((9, 4), 4)  # what was on its way is not what is asked for
+    assert data.gathers == [3, 7, 11, 1, 5, 9]
 
 
 @pytest.mark.parametrize(
