@@ -3,7 +3,7 @@
     python scripts/measure_memory.py [--gb 4] [--steps 200] [--dir FOLDER] [--data host]
 
 Prints a JSON line: what the process had resident before the data were opened, and how much more it took at most, until
-the first meta-step (the data are checked, the programs compiled) and from then on (meta-steps, validations, the test).
+the first meta-step (the data are checked), then while programs are compiled, and after a quarter of the meta-steps.
 """
 
 import argparse
@@ -97,21 +97,22 @@ def measured(path: Path, steps: int, where: str) -> dict[str, Any]:
     peaks: list[float] = []
     advance = train.Loop.advance
 
-    def first(loop: Any, *given: Any) -> Any:
-        if len(peaks) == 0:
+    def watched(loop: Any, *given: Any) -> Any:
+        if loop.step >= (0, steps // 4, steps)[len(peaks)]:
             peaks.append(resident.told())
         return advance(loop, *given)
 
-    train.Loop.advance = first  # type: ignore[assignment, method-assign]
+    train.Loop.advance = watched  # type: ignore[assignment, method-assign]
     found = train.train(run)
     peaks.append(resident.told())
-    start, running = (round(peak - before) for peak in peaks)
+    start, compiling, running = (round(peak - before) for peak in peaks)
     return {
         "data_mb": path.stat().st_size // 2**20,
         "meta_steps": steps,
         "data": where,
         "resident_before_mb": round(before),
         "more_until_the_first_meta_step_mb": start,
+        "more_until_a_quarter_is_done_mb": compiling,
         "more_from_then_on_mb": running,
         "accuracy": found["test"]["accuracy"]["mean"],  # of noise
     }

@@ -9,7 +9,7 @@ from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, of_evaluation, of_meta_s
 from metarun.engine.meta_step import Guard, Numbers, Report
 from metarun.engine.net import check_shapes, episode_size, input_of
 from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, without_numbers
-from metarun.engine.send import copied, placed, send, sums_at_zero
+from metarun.engine.send import copied, placed, send, sums_at_zero, to_be_placed
 from metarun.engine.source import Source, for_episodes, held, in_parts, must_have_examples, stand_in
 from metarun.engine.speed import Speed, measure
 
@@ -19,5 +19,5 @@ __all__ = [
     "check_shapes", "choose_chunk", "compiling_ahead", "copied", "episode_size", "first_state", "for_episodes", "held",
     "in_parts", "input_of", "measure", "must_fit", "must_have_examples", "nets", "numbers_of", "of_evaluation",
     "of_meta_step", "placed", "programs", "send", "shape_of", "sizes", "stand_in", "stream", "sums_at_zero",
-    "task_key", "until_it_fits", "without_numbers",
+    "task_key", "to_be_placed", "until_it_fits", "without_numbers",
 ]  # fmt: skip
