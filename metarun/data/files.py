@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ def must_be_sound(path: Path, files: list[File]) -> None:
 
 
 def hidden(name: str) -> bool:
-    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db") for part in PurePosixPath(name).parts)
+    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db") for part in name.split("/"))
 
 
 def in_folder(path: Path) -> list[File]:
@@ -86,13 +87,18 @@ def in_folder(path: Path) -> list[File]:
             elif entry.is_file():
                 state = entry.stat()
                 stamp = f"{state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-                found.append(File(f"{before}{entry.name}", state.st_size, stamp, Path(entry.path).read_bytes))
+                found.append(File(f"{before}{entry.name}", state.st_size, stamp, partial(content, entry.path)))
 
     try:
         walk(str(path), "")
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
     return found
+
+
+def content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def in_zip(path: Path) -> list[File]:
@@ -102,10 +108,10 @@ def in_zip(path: Path) -> list[File]:
         def read() -> bytes:
             try:
                 with archive.open(info) as member:
-                    content = member.read(info.file_size)
+                    found = member.read(info.file_size)
                     if member.read(1):
                         raise OSError("it is longer than it claims")
-                return content
+                return found
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
                 raise OSError(first_line(error)) from error
 
@@ -121,8 +127,8 @@ def in_tar(path: Path) -> list[File]:
     def reader(member: tarfile.TarInfo) -> Callable[[], bytes]:
         def read() -> bytes:
             try:
-                content = archive.extractfile(member)
-                return content.read() if content is not None else b""
+                file = archive.extractfile(member)
+                return file.read() if file is not None else b""
             except (tarfile.TarError, zlib.error, EOFError) as error:
                 raise OSError(first_line(error)) from error
 
@@ -143,15 +149,15 @@ def contents(path: Path, files: list[File]) -> Iterator[tuple[int, Callable[[], 
     for i, file in enumerate(files):
         if in_turn(path):
             try:
-                content: bytes | OSError = file.read()
+                found: bytes | OSError = file.read()
             except OSError as error:
-                content = error
-            yield i, lambda content=content: raised(content)  # type: ignore[misc]
+                found = error
+            yield i, partial(raised, found)
         else:
             yield i, file.read
 
 
-def raised(content: bytes | OSError) -> bytes:
-    if isinstance(content, OSError):
-        raise content
-    return content
+def raised(found: bytes | OSError) -> bytes:
+    if isinstance(found, OSError):
+        raise found
+    return found

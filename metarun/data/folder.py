@@ -5,7 +5,8 @@ import hashlib
 import io
 from collections import defaultdict
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from os.path import splitext
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -119,14 +120,14 @@ def unreadable(path: Path, names: list[str], why: np.ndarray) -> str:
 def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
     """The image files below `path` by split and class. Raises ConfigError and DataError."""
     files = files_of(path)
-    is_image = [PurePosixPath(file.name).suffix.lower() in FORMATS for file in files]
+    are_images = [is_image(file.name) for file in files]
     names = without_wrapper([file.name for file in files])
-    numbers = [i for i, image in enumerate(is_image) if image]
+    numbers = [i for i, image in enumerate(are_images) if image]
     if not numbers:
         raise DataError(f"{path} holds no images among its {len(files):,} files: a directory a class is wanted")
     lists = {
         split: (names[i], files[i])
-        for i, image in enumerate(is_image)
+        for i, image in enumerate(are_images)
         if not image and "/" not in names[i]
         for stem, split in NAMES.items()
         if names[i] in (f"{stem}.txt", f"{stem}.csv")
@@ -173,7 +174,7 @@ def without_wrapper(names: list[str]) -> list[str]:
 
 
 def is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in FORMATS
+    return splitext(name)[1].lower() in FORMATS
 
 
 def by_directories(path: Path, names: list[str], numbers: list[int]) -> dict[str, dict[str, list[int]]]:
