@@ -187,6 +187,8 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
             raise ConfigError(f"{key}.{name}", "(nothing)", f"needs a value, {describe(fields[name])}")
     checked = {}
     for name, value in values.items():
+        if dataclasses.is_dataclass(fields[name]):  # a component, which has its _target_
+            raise ConfigError(f"{key}.{name}", value, f"must be {describe(fields[name])}")
         adapter: Any = pydantic.TypeAdapter(
             fields[name], config=pydantic.ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
         )

@@ -201,13 +201,13 @@ def build_run(config: dict[str, Any]) -> Run:
         if "augment" in overrides:
             allowed = "goes under task.augment: it is of training's images, and of no others"
             raise ConfigError(f"{key}.augment", overrides["augment"], allowed)
-    tasks = build("train.task", {**config["task"], **known("train.task", train.task, config["task"])})
+    tasks = build("train.task", laid_over(config["task"], known("train.task", train.task, config["task"])))
     eval_tasks = as_they_are(
-        build("eval.task", {**config["task"], **known("eval.task", evaluation.task, config["task"])})
+        build("eval.task", laid_over(config["task"], known("eval.task", evaluation.task, config["task"])))
     )
     eval_learner = build(
         "eval.learner",
-        {**config["learner"], **known("eval.learner", evaluation.learner, config["learner"])},
+        laid_over(config["learner"], known("eval.learner", evaluation.learner, config["learner"])),
     )
     parts = [("train", tasks, "train.task", train.task)]
     parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in ("val", evaluation.split)]
@@ -305,3 +305,12 @@ def known(key: str, overrides: Mapping[str, Any], base: Mapping[str, Any]) -> Ma
     """`overrides`, once each of them is a key of `base`."""
     unknown(overrides, set(base) - {"_target_"}, key)
     return overrides
+
+
+def laid_over(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overrides`; a group within it keeps what is not overridden."""
+    found = dict(base)
+    for key, value in overrides.items():
+        within = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and "_target_" not in value
+        found[key] = laid_over(base[key], value) if within else value
+    return found

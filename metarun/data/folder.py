@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import lru_cache
 from os.path import splitext
 from pathlib import Path
@@ -52,11 +52,14 @@ def images_in(path: str, image: Image, fractions: tuple[float, ...], seed: int) 
         return decode(place, [files[i] for _, _, i in order], image, folder)
 
     def is_whole(arrays: dict[str, np.ndarray]) -> bool:
-        return arrays.keys() == {"images", "good", "why"} and arrays["images"].shape == shape
+        return arrays.keys() == {"images", "good", "why", "mixed"} and arrays["images"].shape == shape
 
     fingerprint = state.hexdigest()[:32]
     arrays = cached(f"images-{fingerprint}", make, is_whole)
     bad = np.flatnonzero(~arrays["good"])
+    if arrays["mixed"][0]:
+        kinds = f"{', '.join(arrays['mixed'])}; all become {image.colour}, of 8 bits"
+        told = [*told, one_line(f"{place}: its images are not of a kind: {kinds}")]
     if len(bad):
         told = [*told, unreadable(place, [files[order[i][2]].name for i in bad], arrays["why"])]
     if len(bad) == len(order):
@@ -89,6 +92,8 @@ def decode(path: Path, files: list[File], image: Image, folder: Path) -> dict[st
     images = empty(folder, "images", (len(files), *image.shape), np.uint8)
     good = np.ones(len(files), bool)
     why = []
+    kinds: Counter[str] = Counter()
+    first: dict[str, str] = {}
     found = track(
         decoded(contents(path, files), image),
         printable_name(path),
@@ -102,9 +107,12 @@ def decode(path: Path, files: list[File], image: Image, folder: Path) -> dict[st
             good[i] = False
             why.append(str(one))
         else:
-            images[row] = one
+            images[row] = one.pixels
             row += 1
-    return {"images": images, "good": good, "why": np.array(why or [""])}
+            kinds[one.kind] += 1
+            first[one.kind] = min(first.get(one.kind, files[i].name), files[i].name)
+    mixed = [f"{n:,} {kind} ({first[kind]})" for kind, n in kinds.most_common()] if len(kinds) > 1 else []
+    return {"images": images, "good": good, "why": np.array(why or [""]), "mixed": np.array(mixed or [""])}
 
 
 def printable_name(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -18,6 +18,13 @@ FORMATS = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
     ".pnm", ".tga", ".ico",
 }  # fmt: skip
+
+
+class Decoded(NamedTuple):
+    """A file's image, and what it was."""
+
+    pixels: np.ndarray
+    kind: str  # of `kind_of`
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,14 @@ class Image:
         return 255 - pixels if self.invert else pixels
 
 
+def kind_of(content: bytes) -> str:
+    """What a file's pixels are: `grey` or `in colour`, and `of 16 bits` where they have more than is kept."""
+    from PIL import Image as Pillow
+
+    mode = Pillow.open(io.BytesIO(content)).mode
+    return "grey of 16 bits" if mode.startswith("I;16") else "grey" if mode in ("1", "L", "LA") else "in colour"
+
+
 def in_eight_bits(image):  # type: ignore[no-untyped-def]
     """The image with 8 bits a colour: one of 16 scaled, where Pillow would cut off what is brighter than 255."""
     if image.mode.startswith("I;16"):
@@ -75,12 +90,13 @@ def in_eight_bits(image):  # type: ignore[no-untyped-def]
 
 def decoded(
     contents: Iterable[tuple[int, Callable[[], bytes]]], image: Image
-) -> Iterator[tuple[int, np.ndarray | ValueError]]:
+) -> Iterator[tuple[int, Decoded | ValueError]]:
     """(number, how to read a file) -> (number, its image, or why there is none), in order, on all cores."""
 
-    def one(read: Callable[[], bytes]) -> np.ndarray | ValueError:
+    def one(read: Callable[[], bytes]) -> Decoded | ValueError:
         try:
-            return image.decode(read())
+            content = read()
+            return Decoded(image.decode(content), kind_of(content))
         except ValueError as error:
             return error
         except OSError as error:
@@ -91,7 +107,7 @@ def decoded(
     # An image of so many pixels that Pillow warns of it is refused: a small file may claim gigabytes.
     warnings.simplefilter("error", Pillow.DecompressionBombWarning)
     ahead = 4 * (os.cpu_count() or 1)  # so many files are in memory
-    waiting: deque[tuple[int, Future[np.ndarray | ValueError]]] = deque()
+    waiting: deque[tuple[int, Future[Decoded | ValueError]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, read in contents:
             waiting.append((number, pool.submit(one, read)))

@@ -123,9 +123,8 @@ def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, 
     """
     data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val"), "test": run.eval_tasks.load("test")}
     separate = separation.check({"train": run.tasks, "val": run.eval_tasks, "test": run.eval_tasks}, data)
-    net, eval_net = engine.nets(run.shape)
-    shapes = engine.check_shapes(run.learner, net, run.tasks, data["train"])
-    engine.check_shapes(run.eval_learner, eval_net, run.eval_tasks, data[run.eval.split], shapes)
+    shapes = engine.check_shapes(run.learner, engine.nets(run.shape)[0], run.tasks, data["train"])
+    domains.must_be_taken(run, domains.OWN, data["train"], data[run.eval.split], shapes)
     others = domains.load(run, data, shapes)
     found = {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}
     elsewhere = {name: (run.domains[name], domain.data) for name, domain in others.items()}

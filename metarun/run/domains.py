@@ -14,6 +14,8 @@ from metarun.run import separation
 from metarun.run.separation import Part
 from metarun.text import first_line
 
+OWN = "eval.task"  # the domain of the run itself
+
 
 class Domain(NamedTuple):
     """What is there of a domain, on the host."""
@@ -37,21 +39,26 @@ def load(run: Run, data: Mapping[str, PyTree], trained: PyTree) -> dict[str, Dom
     found = {}
     for name, tasks in run.domains.items():
         loaded = tasks.load(run.eval.split)
-        must_be_taken(run, name, data["train"], loaded, trained)
+        must_be_taken(on(run, name), f"eval.tasks.{name}", data["train"], loaded, trained)
         part = Part(tasks, run.eval.split, loaded)
         found[name] = Domain(loaded, separation.apart({**own, f"eval.tasks.{name}": part}))
     return found
 
 
-def must_be_taken(run: Run, name: str, train: PyTree, loaded: PyTree, trained: PyTree) -> None:
-    """Raises ConfigError unless what was trained predicts a domain's queries. Traces only."""
-    tasks = run.domains[name]
+def must_be_taken(run: Run, key: str, train: PyTree, loaded: PyTree, trained: PyTree) -> None:
+    """Raises ConfigError unless what was trained predicts the queries of `run.eval_tasks`, which `key` sets.
+
+    Traces only.
+    """
+    tasks = run.eval_tasks
     try:
-        engine.check_shapes(run.eval_learner, engine.nets(on(run, name).shape)[1], tasks, loaded, trained)
+        engine.check_shapes(run.eval_learner, engine.nets(run.shape)[1], tasks, loaded, trained)
     except (ConfigError, FlaxError, KeyError, TypeError, ValueError) as error:
         taken, given = engine.input_of(run.tasks, train), engine.input_of(tasks, loaded)
-        key, what = f"eval.tasks.{name}", type(tasks).__module__.rpartition(".")[2]
+        what = type(tasks).__module__.rpartition(".")[2]
         if (taken.shape, taken.dtype) == (given.shape, given.dtype):
+            if key == OWN:  # it says what it is that does not fit
+                raise
             raise ConfigError(key, what, f"does not fit what was trained ({first_line(error)})") from error
         raise ConfigError(
             key,

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import metarun
-from metarun.config.run import Run
+from metarun.config.run import Run, laid_over
 from metarun.run.figures import main_metric, papers, show, source
 from metarun.run.log import console
 from metarun.run.loop import Loop
@@ -98,7 +98,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
 
 def evaluated_on(run: Run) -> dict[str, Any]:
     """The settings of the test's tasks: of images as they are, however training's are changed."""
-    settings = {**run.config["task"], **run.eval.task}
+    settings = laid_over(run.config["task"], run.eval.task)
     return settings | ({"augment": None} if "augment" in settings else {})
 
 

@@ -111,6 +111,20 @@ def test_what_is_chosen_within_a_task_is_chosen_by_its_name():
     assert (found["query"]["flip"], found["query"]["crop"], found["support"]["flip"]) == (True, 2, False)
 
 
+def test_what_differs_within_a_group_of_a_task_leaves_the_rest_of_it(data_for):
+    folder = ["task=folder", *data_for("folder"), "task.image.side=16"]
+    run = run_of(*folder, "++train.task.image.colour=grey", "++eval.task.image.fit=pad")
+    assert run.tasks.image.shape == (16, 16, 1)
+    assert (run.eval_tasks.image.shape, run.eval_tasks.image.fit, run.tasks.image.fit) == ((16, 16, 3), "pad", "crop")
+    for override, said in {
+        "++eval.task.image.sid=3": "eval.task.image.sid=3: no such key; did you mean side?",
+        "++eval.task.image=3": "eval.task.image=3: must be a group of settings whose _target_ names one of",
+    }.items():
+        with pytest.raises(ConfigError) as error:
+            run_of(*folder, override)
+        assert str(error.value).startswith(said)
+
+
 def test_a_period_ends_with_its_last_meta_step_and_with_the_run():
     """125 meta-steps: a row every 2, a validation and a save every 12, and all of them at the end."""
     train = run_of("train.steps=125").train

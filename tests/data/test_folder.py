@@ -224,6 +224,17 @@ def test_sixteen_bits_transparency_and_a_cameras_turn_are_seen_as_a_viewer_shows
     np.testing.assert_array_equal(turned[..., 0], upper[::-1])
 
 
+def test_images_that_are_not_of_a_kind_are_told(tmp_path):
+    path = written(tmp_path / "mine", of_classes("abcd") | {"a/1.png": png(7, "L"), "b/0.png": png(9, "L")})
+    deep = io.BytesIO()
+    Pillow.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(deep, "PNG")
+    written(path, {"c/2.png": deep.getvalue()})
+    for _ in range(2):
+        kinds = "9 in colour (a/0.png), 2 grey (a/1.png), 1 grey of 16 bits (c/2.png)"
+        assert found(path).told == (f"{path}: its images are not of a kind: {kinds}; all become rgb, of 8 bits",)
+    assert found(path, GREY).told[0].endswith("all become grey, of 8 bits")
+
+
 def bomb(path: Path) -> Path:
     """A zip of a few kilobytes that claims ten gigabytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:

@@ -11,7 +11,7 @@ from metarun import engine
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError
 from metarun.engine.compiled import signature_of
-from metarun.run import domains, train
+from metarun.run import begin, domains, train
 from metarun.run.loop import Loop
 
 QUICK = (
@@ -104,6 +104,16 @@ def test_inputs_of_another_shape_are_refused_with_both_shapes_and_what_to_set(sm
     run = dataclasses.replace(run, domains={"mine": dataclasses.replace(run.domains["mine"], image=small)})
     found = domains.load(run, {"train": run.tasks.load("train"), "val": run.tasks.load("val")}, shapes_of(run))
     assert found["mine"].data.x.shape == (200, 28, 28, 1)  # all 25 classes
+
+
+def test_the_runs_own_test_tasks_are_held_to_the_shape_of_training_too(small_folder):
+    own = composed("task=folder", f"task.path={small_folder}", "model=mlp", "++eval.task.image.side=16")
+    with pytest.raises(
+        ConfigError, match=r"eval\.task=folder: has inputs of 16x16x3 .* set eval\.task\.image\.side=32"
+    ):
+        begin.load(build_run(own))
+    with pytest.raises(ConfigError, match=r"eval\.learner=\(its settings\): they change what is learned"):
+        begin.load(build_run(composed("learner=mann", "++eval.learner.units=5")))
 
 
 def shapes_of(run: Run):
