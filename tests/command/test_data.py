@@ -22,7 +22,7 @@ def command(tmp_path, monkeypatch, capfd):
     """A command in an empty directory, and what it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("metarun.run.log.console._width", 200)  # whichever test made it first
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["metarun", "data", *arguments])

@@ -108,7 +108,12 @@ def test_inductive_figures_are_told_where_they_are_asked_for(drawn):
 TAKE_INNER_STEPS = [name for name in choices("learner") if "inner_steps" in composed(f"learner={name}")["learner"]]
 
 
-@pytest.mark.parametrize("learner", TAKE_INNER_STEPS)
+QUICK = ("maml", "reptile", "cavia")  # of each way to adapt one: make slow takes all
+
+
+@pytest.mark.parametrize(
+    "learner", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TAKE_INNER_STEPS]
+)
 def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptation_of_its_own_does(learner):
     task = ("task=strokes", "task.ways=3", "task.queries=2", "task.pool=20", "model=mlp", "model.hidden=[4]")
     # Adam divides by the gradient's size: rounding, where that is next to nothing.

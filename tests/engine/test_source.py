@@ -43,7 +43,7 @@ def held(run, where, mesh):
     return engine.held(where, data, mesh)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_parameters_and_figures_are_those_of_data_in_memory_bit_for_bit(run, monkeypatch, devices):
     monkeypatch.setattr(source, "LONGEST_PART", 2)
     mesh = Mesh(np.array(jax.devices()[-devices:]), ("tasks",))  # of one it is not the one that tells the rows
@@ -293,13 +293,13 @@ def test_what_is_read_of_the_disk_is_not_kept_in_memory(mapped):
     into = np.ones((4, 2**10, 4096), np.uint8)
     before = resident()
     look_up(mapped, rows, into)
-    assert resident() - before < 2**23
+    assert resident() - before < 3 * 2**23
     np.testing.assert_array_equal(into[..., 0], expected)
     assert (into == into[..., :1]).all()
     assert int(mapped.sum()) >= 0
     assert resident() - before > 2**25  # it can be seen by this measure
     let_go(mapped[5:])
-    assert resident() - before < 2**23
+    assert resident() - before < 3 * 2**23
     let_go(into)  # of no disk: stays as it is
     np.testing.assert_array_equal(into[..., 0], expected)
 

@@ -71,8 +71,9 @@ def used(run: Run, directory: Path, monkeypatch) -> tuple[set[bytes], set[bytes]
     return validated, tested
 
 
-LIKE_TEXT = ("clinc150", "banking77")  # drawn by the same functions: make slow takes them, too
-TASKS = [pytest.param(task, marks=pytest.mark.slow) if task in LIKE_TEXT else task for task in choices("task")]
+# Drawn by the same functions as folder and table: make slow takes them, too.
+ALIKE = ("arrays", "banking77", "cifar_fs", "clinc150", "fc100", "miniimagenet", "text")
+TASKS = [pytest.param(task, marks=pytest.mark.slow) if task in ALIKE else task for task in choices("task")]
 
 
 @pytest.mark.parametrize("task", [*TASKS, "blobs", "a user's, whose splits are the same"])

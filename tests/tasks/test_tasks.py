@@ -104,6 +104,7 @@ def test_a_quarter_turn_is_counter_clockwise_and_each_drawing_is_its_own():
     )
 
 
+@jax.jit
 def moved(image, by):
     """One image (side, side), moved `by` (3,)."""
     return omniglot.look(image[None], jnp.array([[0]]), jnp.array([0]), jnp.asarray(by)[None, None])[0, 0]
