@@ -1,6 +1,7 @@
 """Arrays that took long to make, kept for the next run."""
 
 import contextlib
+import glob
 import os
 import shutil
 import socket
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from metarun.files import cache_dir
 
@@ -25,7 +27,8 @@ def cached(name: str, make: Callable[[Path], Arrays], is_whole: Callable[[Arrays
     place = cache_dir() / name
     if (found := read(place)) is not None and is_whole(found):
         return found
-    partial = place.with_name(f".{place.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    remove_left(place)
+    partial = place.with_name(f"{beginning(place)}{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
     except OSError:
@@ -34,15 +37,31 @@ def cached(name: str, make: Callable[[Path], Arrays], is_whole: Callable[[Arrays
         arrays = make(partial)
         with contextlib.suppress(OSError):
             for key, values in arrays.items():
-                if not isinstance(values, np.memmap):
-                    np.save(partial / f"{key}.npy", values, allow_pickle=False)
-                else:
+                if isinstance(values, np.memmap):
                     values.flush()
+                else:  # as it is not to be named before it is on the disk: a machine that fails would leave zeros
+                    with (partial / f"{key}.npy").open("wb") as file:
+                        np.save(file, values, allow_pickle=False)
+                        file.flush()
+                        os.fsync(file.fileno())
             shutil.rmtree(place, ignore_errors=True)  # damaged
             partial.replace(place)
         return arrays if (kept := read(place)) is None or not is_whole(kept) else kept
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def beginning(place: Path) -> str:
+    """Of the names under which processes of this machine fill the folder that becomes `place`; theirs follow."""
+    return f".{place.name}.{socket.gethostname()}-"
+
+
+def remove_left(place: Path) -> None:
+    """Removes what processes of this machine left that were killed while they filled the folder."""
+    for left in place.parent.glob(f"{glob.escape(beginning(place))}*.partial"):
+        pid = left.name.removeprefix(beginning(place)).removesuffix(".partial")
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def empty(folder: Path, name: str, shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:

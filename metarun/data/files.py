@@ -145,9 +145,10 @@ def in_turn(path: Path) -> bool:
 
 
 def contents(path: Path, files: list[File]) -> Iterator[tuple[int, Callable[[], bytes]]]:
-    """The number of each file, and how to read it, on any thread."""
+    """The number of each file, and how to read it, on any thread. Those of a tar should come in the tar's order."""
+    one_by_one = in_turn(path)
     for i, file in enumerate(files):
-        if in_turn(path):
+        if one_by_one:
             try:
                 found: bytes | OSError = file.read()
             except OSError as error:

@@ -49,7 +49,7 @@ def images_in(path: str, image: Image, fractions: tuple[float, ...], seed: int) 
     shape = (len(order), *image.shape)
 
     def make(folder: Path) -> dict[str, np.ndarray]:
-        return decode(place, [files[i] for _, _, i in order], image, folder)
+        return decode(place, [i for _, _, i in order], files, image, folder)
 
     def is_whole(arrays: dict[str, np.ndarray]) -> bool:
         return arrays.keys() == {"images", "good", "why", "mixed"} and arrays["images"].shape == shape
@@ -84,35 +84,42 @@ def by_split(order: list[tuple[str, str, int]], arrays: dict[str, np.ndarray]) -
     return found
 
 
-def decode(path: Path, files: list[File], image: Image, folder: Path) -> dict[str, np.ndarray]:
-    """The files' images (n, ...), the good ones first; which are `good` (n,), and `why` the others are not."""
+def decode(path: Path, order: list[int], files: list[File], image: Image, folder: Path) -> dict[str, np.ndarray]:
+    """The images (n, ...) of the files with these numbers, the good ones first.
+
+    And which are `good` (n,), `why` the others are not, and what they are if they are not of a kind (`mixed`).
+    """
     from rich.console import Console
     from rich.progress import track
 
-    images = empty(folder, "images", (len(files), *image.shape), np.uint8)
-    good = np.ones(len(files), bool)
-    why = []
+    images = empty(folder, "images", (len(order), *image.shape), np.uint8)
+    good = np.ones(len(order), bool)
+    why: dict[int, str] = {}
+    as_they_stand = np.argsort(order, kind="stable")  # a compressed tar is unpacked from its start for each step back
+    wanted = [files[order[row]] for row in as_they_stand]
     kinds: Counter[str] = Counter()
     first: dict[str, str] = {}
     found = track(
-        decoded(contents(path, files), image),
+        decoded(contents(path, wanted), image),
         printable_name(path),
-        len(files),
+        len(wanted),
         console=Console(stderr=True),
         transient=True,
     )
-    row = 0
     for i, one in found:
+        row, name = as_they_stand[i], wanted[i].name
         if isinstance(one, ValueError):
-            good[i] = False
-            why.append(str(one))
+            good[row], why[row] = False, str(one)
         else:
             images[row] = one.pixels
-            row += 1
             kinds[one.kind] += 1
-            first[one.kind] = min(first.get(one.kind, files[i].name), files[i].name)
+            first[one.kind] = min(first.get(one.kind, name), name)
+    if why:
+        for to, row in enumerate(np.flatnonzero(good)):
+            images[to] = images[row]
     mixed = [f"{n:,} {kind} ({first[kind]})" for kind, n in kinds.most_common()] if len(kinds) > 1 else []
-    return {"images": images, "good": good, "why": np.array(why or [""]), "mixed": np.array(mixed or [""])}
+    reasons = [why[row] for row in sorted(why)]
+    return {"images": images, "good": good, "why": np.array(reasons or [""]), "mixed": np.array(mixed or [""])}
 
 
 def printable_name(path: Path) -> str:

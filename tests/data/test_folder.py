@@ -3,6 +3,9 @@
 import io
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -305,6 +308,36 @@ def test_a_link_that_leads_back_is_followed_once(tmp_path):
     path = written(tmp_path / "mine", of_classes("abcd"))
     os.symlink(path, path / "a" / "again")
     assert every(found(path)) == expected("abcd")
+
+
+def test_a_compressed_tar_is_read_from_its_start_to_its_end_once(tmp_path, monkeypatch):
+    """Each step back unpacks it anew: of many images that would take for ever."""
+    path = written(tmp_path / "mine", of_classes("abcdef", 2))
+    with tarfile.open(tmp_path / "mine.tar.gz", "w:gz") as file:
+        for i, name in ((i, name) for i in range(2) for name in "fbdace"):  # in no order that splits or names have
+            file.add(path / name / f"{i}.png", f"{name}/{i}.png")
+    asked = []
+    extract = tarfile.TarFile.extractfile
+    monkeypatch.setattr(
+        tarfile.TarFile, "extractfile", lambda self, member: asked.append(member.offset) or extract(self, member)
+    )
+    assert every(found(tmp_path / "mine.tar.gz")) == expected("abcdef", 2)
+    assert len(asked) == 12
+    assert asked == sorted(asked)
+
+
+def test_what_a_killed_process_left_half_made_is_removed_and_what_a_living_one_makes_is_not(tmp_path):
+    path = written(tmp_path / "mine", of_classes("abcd"))
+    found(path)
+    (kept,) = (tmp_path / "cache").glob("images-*")
+    shutil.rmtree(kept)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    beside = {pid: kept.with_name(f".{kept.name}.{socket.gethostname()}-{pid}.partial") for pid in (ended.pid, 1)}
+    for folder in beside.values():
+        written(folder, {"images.npy": b"half"})
+    assert every(found(path)) == expected("abcd")
+    assert [folder.exists() for folder in beside.values()] == [False, True]
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_costs_no_image(tmp_path, monkeypatch):
