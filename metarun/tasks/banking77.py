@@ -4,25 +4,20 @@ Five folds of 25, 25 and 27 intents, as few-shot work has it, drawn here by seed
 """
 
 import csv
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
-
-import numpy as np
 
 from metarun.core import Count, DataError, Ways
-from metarun.data import Encoder, Found, by_label, download, find, must_be_an_encoder
+from metarun.data import Encoder, Found, by_label, must_be_an_encoder
 from metarun.tasks import classes
+from metarun.tasks.intents import Fold, files, in_fold, must_be_published
 from metarun.text import first_line
 
 SOURCE = "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data/"
 FILES = ("train.csv", "test.csv")
+ENDS = (25, 50)  # of training's intents, and of those to choose by
 # sha256 over "intent, tab, query" of both files, a line each, sorted.
 DIGEST = "537763e542a3553d1f26fb5d50651cba0c766e90090583fb85ac17c0802a52a4"
-
-FOLDS = ("fold0", "fold1", "fold2", "fold3", "fold4")
-Split = Literal["fold0", "fold1", "fold2", "fold3", "fold4"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Banking77:
     ways: Ways
     shots: Count
     queries: Count  # per class
-    split: Split
+    split: Fold
     encoder: Encoder
     data_dir: str | None
     metric = "accuracy"
@@ -51,16 +46,9 @@ class Banking77:
 
 
 @lru_cache(maxsize=8)
-def queries_by_split(data_dir: str | None, split: Split, encoder: Encoder) -> Found:
+def queries_by_split(data_dir: str | None, fold: Fold, encoder: Encoder) -> Found:
     texts, intents = read(data_dir)
-    return by_label(texts, intents, splits(sorted(set(intents)), split), encoder)
-
-
-def splits(intents: list[str], split: Split) -> dict[str, list[str]]:
-    """Split -> its intents, in alphabetical order."""
-    order = np.random.RandomState(FOLDS.index(split)).permutation(len(intents))
-    parts = zip(("train", "val", "test"), np.split(order, [25, 50]), strict=True)
-    return {name: sorted(intents[i] for i in part) for name, part in parts}
+    return by_label(texts, intents, in_fold(sorted(set(intents)), fold, ENDS), encoder)
 
 
 def read(data_dir: str | None) -> tuple[list[str], list[str]]:
@@ -68,12 +56,7 @@ def read(data_dir: str | None) -> tuple[list[str], list[str]]:
 
     Raises ConfigError and DataError.
     """
-    if folder := find("banking77", data_dir, FILES):
-        paths = [folder / name for name in FILES]
-    elif folder := find("text", data_dir, [f"banking77_{name}" for name in FILES]):
-        paths = [folder / f"banking77_{name}" for name in FILES]
-    else:
-        paths = [download(SOURCE + name, "banking77", data_dir) for name in FILES]
+    paths = files("banking77", FILES, SOURCE, data_dir)
     pairs: list[tuple[str, str]] = []
     try:
         for path in paths:
@@ -83,9 +66,5 @@ def read(data_dir: str | None) -> tuple[list[str], list[str]]:
         raise DataError(
             f"{paths[0].parent} cannot be read as BANKING77 ({first_line(error)}); remove it or mend it"
         ) from error
-    lines = sorted(f"{intent}\t{text}" for text, intent in pairs)
-    if hashlib.sha256("\n".join(lines).encode()).hexdigest() != DIGEST:
-        raise DataError(
-            f"{paths[0]} and {paths[1].name} are not BANKING77 as published; remove them, and they are fetched anew"
-        )
+    must_be_published(paths, sorted(f"{intent}\t{text}" for text, intent in pairs), DIGEST)
     return [text for text, _ in pairs], [intent for _, intent in pairs]

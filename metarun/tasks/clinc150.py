@@ -4,18 +4,17 @@ Splits by class: five folds of 50, 50 and 50 intents, as few-shot work has it, d
 domain, the first four of the authors' list for training, the next three for choosing and the last three for the test.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from metarun.core import Count, DataError, Ways
-from metarun.data import Encoder, Found, by_label, download, find, must_be_an_encoder
+from metarun.data import SPLITS, Encoder, Found, by_label, must_be_an_encoder
 from metarun.tasks import classes
+from metarun.tasks.intents import Fold, files, in_fold, must_be_published
 from metarun.text import first_line
 
 SOURCE = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de/data/"
@@ -25,8 +24,7 @@ TEXTS, DOMAINS = "data_full.json", "domains.json"
 TEXTS_DIGEST = "aa8f5c365bc87580edfe7bbba2d97f98ad1b743dbc7c4ca730efc108f9a72200"
 DOMAINS_DIGEST = "de741042fb56fd451eb89bf789031a56b9c2b14c3c76149743806869d4a7ad61"
 
-FOLDS = ("fold0", "fold1", "fold2", "fold3", "fold4")
-Split = Literal["fold0", "fold1", "fold2", "fold3", "fold4", "domains"]
+Split = Fold | Literal["domains"]
 
 
 class Utterances(NamedTuple):
@@ -70,25 +68,15 @@ def utterances_by_split(data_dir: str | None, split: Split, encoder: Encoder) ->
 
 def splits(domains: dict[str, list[str]], split: Split) -> dict[str, list[str]]:
     """Split -> its intents, in alphabetical order."""
-    if split == "domains":
-        parts = np.split(np.array(list(domains.values())), [4, 7])
-        intents = [part.ravel().tolist() for part in parts]
-    else:
-        every = np.array(sorted(intent for of_domain in domains.values() for intent in of_domain))
-        order = np.random.RandomState(FOLDS.index(split)).permutation(len(every))
-        intents = [every[part].tolist() for part in np.split(order, [50, 100])]
-    return {name: sorted(part) for name, part in zip(("train", "val", "test"), intents, strict=True)}
+    if split != "domains":
+        return in_fold([intent for of_domain in domains.values() for intent in of_domain], split, [50, 100])
+    parts = np.split(np.array(list(domains.values())), [4, 7])
+    return {name: sorted(part.ravel().tolist()) for name, part in zip(SPLITS, parts, strict=True)}
 
 
 def read(data_dir: str | None) -> Utterances:
     """From data_dir/clinc150 or data_dir/text, else from the authors. Raises ConfigError and DataError."""
-    names = TEXTS, DOMAINS
-    if folder := find("clinc150", data_dir, names):
-        paths = [folder / name for name in names]
-    elif folder := find("text", data_dir, [f"clinc150_{name}" for name in names]):
-        paths = [folder / f"clinc150_{name}" for name in names]
-    else:
-        paths = [download(SOURCE + name, "clinc150", data_dir) for name in names]
+    paths = files("clinc150", (TEXTS, DOMAINS), SOURCE, data_dir)
     try:
         full, domains = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
         pairs = [(text, intent) for split in ("train", "val", "test") for text, intent in full[split]]
@@ -97,12 +85,6 @@ def read(data_dir: str | None) -> Utterances:
         raise DataError(
             f"{paths[0].parent} cannot be read as CLINC150 ({first_line(error)}); remove it or mend it"
         ) from error
-    must_be(paths[0], sorted(f"{intent}\t{text}" for text, intent in pairs), TEXTS_DIGEST)
-    must_be(paths[1], of_domains, DOMAINS_DIGEST)
+    must_be_published(paths[:1], sorted(f"{intent}\t{text}" for text, intent in pairs), TEXTS_DIGEST)
+    must_be_published(paths[1:], of_domains, DOMAINS_DIGEST)
     return Utterances([text for text, _ in pairs], [intent for _, intent in pairs], domains)
-
-
-def must_be(path: Path, lines: list[str], digest: str) -> None:
-    """Raises DataError unless the file's content is what was published."""
-    if hashlib.sha256("\n".join(lines).encode()).hexdigest() != digest:
-        raise DataError(f"{path} is not CLINC150's as published; remove it, and it is fetched anew")

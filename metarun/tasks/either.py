@@ -1,68 +1,56 @@
 """Task distributions whose data may be in classes, or in groups with targets: by their `metric`, one or the other."""
 
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 
 from metarun.core import Array, Episode, Key, Metrics, PyTree
-from metarun.data import Found
 from metarun.tasks import classes, groups
+from metarun.tasks.classes import InClasses
+
+load, digest, fingerprint = classes.load, classes.digest, classes.fingerprint
 
 
-class InEither(Protocol):
-    """A task distribution that keeps both `classes.InClasses` and `groups.InGroups`."""
+class InEither(InClasses, Protocol):
+    """A task distribution of the one kind or the other; its `ways` are a classification's."""
 
     @property
     def metric(self) -> str: ...  # accuracy for classes, mse for groups
-    @property
-    def ways(self) -> int: ...  # of a classification
-    @property
-    def shots(self) -> int: ...
-    @property
-    def queries(self) -> int: ...
-    def found(self) -> Found: ...
+
+
+def kind(self: InEither) -> ModuleType:
+    """Whose functions are this one's methods."""
+    return classes if self.metric == "accuracy" else groups
 
 
 def n_out(self: InEither) -> int:
-    return classes.n_out(self) if self.metric == "accuracy" else groups.n_out(self)
+    return kind(self).n_out(self)
 
 
 def check(self: InEither, split: str) -> None:
-    return classes.check(self, split) if self.metric == "accuracy" else groups.check(self, split)
+    kind(self).check(self, split)
 
 
 def n_classes(self: InEither, split: str) -> int | None:
-    return classes.n_classes(self, split) if self.metric == "accuracy" else None
+    return kind(self).n_classes(self, split)
 
 
 def class_names(self: InEither, split: str) -> list[str] | None:
-    return classes.class_names(self, split) if self.metric == "accuracy" else None
-
-
-def load(self: InEither, split: str) -> PyTree:
-    return classes.load(self, split) if self.metric == "accuracy" else groups.load(self, split)
+    return kind(self).class_names(self, split)
 
 
 def examples(self: InEither, split: str, data: PyTree) -> dict[str, np.ndarray]:
-    in_classes = self.metric == "accuracy"
-    return classes.examples(self, split, data) if in_classes else groups.examples(self, split, data)
-
-
-def digest(self: InEither, split: str) -> str:
-    return classes.digest(self, split)
-
-
-def fingerprint(self: InEither, split: str) -> str | None:
-    return classes.fingerprint(self, split)
+    return kind(self).examples(self, split, data)
 
 
 def told(self: InEither) -> list[str]:
-    return classes.told(self) if self.metric == "accuracy" else groups.told(self)
+    return kind(self).told(self)
 
 
 def sample(self: InEither, data: PyTree, key: Key) -> Episode:
-    return classes.sample(self, data, key) if self.metric == "accuracy" else groups.sample(self, data, key)
+    return kind(self).sample(self, data, key)
 
 
 def loss(self: InEither, outputs: Array, y: Array) -> tuple[Array, Metrics]:
-    return classes.loss(self, outputs, y) if self.metric == "accuracy" else groups.loss(self, outputs, y)
+    return kind(self).loss(self, outputs, y)

@@ -36,3 +36,8 @@ def by_class(x: Array, shots: int, classes: Array) -> Episode:
         return Batch(x.reshape(-1, *x.shape[2:]), jnp.repeat(jnp.arange(ways), per_class))
 
     return Episode(batch(x[:, :shots]), batch(x[:, shots:]), classes)
+
+
+def of_rows(x: Array, y: Array, shots: int) -> Episode:
+    """x (shots + queries, ...), targets y (shots + queries, d) -> an episode: the first `shots` are its support."""
+    return Episode(Batch(x[:shots], y[:shots]), Batch(x[shots:], y[shots:]))

@@ -7,11 +7,11 @@ distribution's own file says where its data come from; the rest of it is these f
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, Batch, ConfigError, Episode, Key, Metrics, PyTree
+from metarun.core import Array, ConfigError, Episode, Key, Metrics, PyTree
 from metarun.data import Classes, draw
 from metarun.tasks import classes
 from metarun.tasks.classes import InPools, as_input, left_out, usable
-from metarun.tasks.episode import must_fit
+from metarun.tasks.episode import must_fit, of_rows
 
 load, digest, fingerprint = classes.load, classes.digest, classes.fingerprint
 
@@ -64,8 +64,7 @@ def told(self: InPools) -> list[str]:
 
 def sample(self: InPools, data: PyTree, key: Key) -> Episode:
     _, rows = draw(data, key, 1, self.shots + self.queries)  # (1, shots + queries)
-    x, y = as_input(data.x[rows[0]]), data.y[rows[0]]
-    return Episode(Batch(x[: self.shots], y[: self.shots]), Batch(x[self.shots :], y[self.shots :]))
+    return of_rows(as_input(data.x[rows[0]]), data.y[rows[0]], self.shots)
 
 
 def loss(self: InPools, outputs: Array, y: Array) -> tuple[Array, Metrics]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, Batch, Count, Episode, Key, Metrics, NonNegative, PyTree
-from metarun.tasks.episode import must_fit
+from metarun.core import Array, Count, Episode, Key, Metrics, NonNegative, PyTree
+from metarun.tasks.episode import must_fit, of_rows
 
 X = (0.0, 5.0)  # of both coordinates
 FAMILIES = ("sinusoid", "line", "quadratic", "cubic", "quadratic_surface", "ripple")
@@ -80,9 +80,7 @@ class Mixture:
         points = jnp.where((jnp.arange(2) == 1)[None] & (family < CURVES), 1.0, points)
         targets = values(family, parameters, points[:, 0], points[:, 1])
         targets = (targets + self.noise * jax.random.normal(k_noise, targets.shape))[:, None]
-        return Episode(
-            Batch(points[: self.shots], targets[: self.shots]), Batch(points[self.shots :], targets[self.shots :])
-        )
+        return of_rows(points, targets, self.shots)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
         return losses.squared_error(outputs, y)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from metarun import losses
-from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree
-from metarun.tasks.episode import must_fit
+from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree
+from metarun.tasks.episode import must_fit, of_rows
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Sinusoid:
         amplitude = jax.random.uniform(k_amplitude, minval=self.amplitude[0], maxval=self.amplitude[1])
         phase = jax.random.uniform(k_phase, minval=self.phase[0], maxval=self.phase[1])
         x = jax.random.uniform(k_x, (self.shots + self.queries, 1), minval=self.x[0], maxval=self.x[1])
-        y = amplitude * jnp.sin(x - phase)
-        return Episode(Batch(x[: self.shots], y[: self.shots]), Batch(x[self.shots :], y[self.shots :]))
+        return of_rows(x, amplitude * jnp.sin(x - phase), self.shots)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
         return losses.squared_error(outputs, y)

@@ -9,6 +9,7 @@ import pytest
 from metarun.core import DataError
 from metarun.data.encoders import HashedNGrams
 from metarun.tasks import banking77, clinc150
+from metarun.tasks.intents import FOLDS, in_fold
 
 ENCODER = HashedNGrams(64, (1, 1), (0, 0))
 
@@ -23,7 +24,7 @@ def apart(splits: dict[str, list[str]]) -> list[int]:
 def test_clinc150_in_folds_and_by_domain(text_dir):
     found = clinc150.read(text_dir)
     assert len(found.texts) == 22_500
-    folds = [clinc150.splits(found.domains, fold) for fold in clinc150.FOLDS]
+    folds = [clinc150.splits(found.domains, fold) for fold in FOLDS]
     assert [apart(fold) for fold in folds] == [[50, 50, 50]] * 5
     assert len({tuple(fold["test"]) for fold in folds}) == 5
     by_domain = clinc150.splits(found.domains, "domains")
@@ -50,10 +51,10 @@ def test_clinc150s_episodes_are_of_its_utterances(text_dir):
 
 
 def test_banking77_in_folds(text_dir):
-    tasks = [banking77.Banking77(5, 1, 5, fold, ENCODER, text_dir) for fold in banking77.FOLDS]
+    tasks = [banking77.Banking77(5, 1, 5, fold, ENCODER, text_dir) for fold in FOLDS]
     texts, intents = banking77.read(text_dir)
     assert (len(texts), len(set(intents))) == (13_083, 77)
-    assert [apart(banking77.splits(sorted(set(intents)), fold)) for fold in banking77.FOLDS] == [[25, 25, 27]] * 5
+    assert [apart(in_fold(sorted(set(intents)), fold, banking77.ENDS)) for fold in FOLDS] == [[25, 25, 27]] * 5
     for one in tasks:
         for split in ("train", "val", "test"):
             one.check(split)
@@ -75,7 +76,7 @@ def test_a_copy_may_stand_in_a_folder_of_its_own_and_one_that_was_changed_is_ref
     for name, old, new in (("data_full.json", "translate", "translation"), ("domains.json", "plug_type", "plug")):
         content = (folder / name).read_text()
         (folder / name).write_text(content.replace(old, new))
-        with pytest.raises(DataError, match=f"{name} is not CLINC150's as published; remove it"):
+        with pytest.raises(DataError, match=f"{name}: not what was published; remove it"):
             clinc150.read(str(tmp_path))
         (folder / name).write_text(content)
     (folder / "domains.json").write_text("{")
@@ -84,7 +85,7 @@ def test_a_copy_may_stand_in_a_folder_of_its_own_and_one_that_was_changed_is_ref
     folder = copied(text_dir, tmp_path, "banking77", "banking77", ("train.csv", "test.csv"))
     assert banking77.read(str(tmp_path)) == banking77.read(text_dir)
     (folder / "test.csv").write_text((folder / "test.csv").read_text().replace("card_arrival", "card_arrivals"))
-    with pytest.raises(DataError, match="are not BANKING77 as published"):
+    with pytest.raises(DataError, match=r"train\.csv and .*test\.csv: not what was published"):
         banking77.read(str(tmp_path))
     (folder / "test.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="cannot be read as BANKING77"):
