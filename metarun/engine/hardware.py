@@ -16,6 +16,8 @@ from metarun.engine.compiled import cpu_features
 from metarun.engine.xla_flags import PATIENT, set_flags
 from metarun.files import cache_dir
 
+NO_PLUGIN = "jax finds no such device; see metarun's extras cuda12, cuda13, tpu"
+
 # What jax is told to use: beside the devices themselves the host's own, where data are that the devices cannot hold.
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
 
@@ -73,10 +75,9 @@ class Hardware:
         try:
             found = jax.devices()
         except (RuntimeError, AssertionError) as error:  # jax asserts where a platform's plugin is missing
-            message = (str(error).splitlines() or ["jax has no such device; see metarun's extras cuda12, cuda13, tpu"])[
-                0
-            ]
-            raise ConfigError("hardware.platform", self.platform, f"not usable here ({message})") from error
+            raise self.not_usable((str(error).splitlines() or [NO_PLUGIN])[0]) from error
+        if self.platform not in ("auto", found[0].platform):  # of several platforms jax passes over what is not there
+            raise self.not_usable(NO_PLUGIN)
         if self.devices != "auto" and found[0].platform == "cpu":
             must_be_at_most(self.devices, most)
         if self.devices != "auto" and self.devices > len(found):
@@ -87,6 +88,10 @@ class Hardware:
         chunk = 1 if self.task_chunk == "auto" else self.task_chunk
         count = max(n for n in range(1, wanted + 1) if meta_batch % (n * chunk) == 0)
         return Mesh(np.array(found[:count]), ("tasks",))
+
+    def not_usable(self, reason: str) -> ConfigError:
+        """What a platform that was asked for and is not here raises."""
+        return ConfigError("hardware.platform", self.platform, f"not usable here ({reason})")
 
     def chunk(self, tasks: int, episode_size: int, platform: str) -> int:
         """How many of a device's `tasks` to compute at once: a divisor of `tasks`.
