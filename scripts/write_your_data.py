@@ -18,6 +18,7 @@ from metarun.run.figures import commit_in_words
 from metarun.run.results import commit
 
 PAGE = Path(__file__).parents[1] / "docs" / "your-data.md"
+PASSING = re.compile(r"meta-steps? |meta-steps: |test episodes: |.*\(\d+ s\)$")  # what is told as it goes on
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,7 +35,7 @@ def printed(command: str, folder: Path) -> str:
         metarun + words[1:], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     lines = [line.rstrip() for line in (found.stdout + found.stderr).splitlines()]
-    kept = [line for line in lines if line and not re.match(r"meta-step \d+/\d+", line)]
+    kept = [line for line in lines if line and not PASSING.match(line)]
     return "\n".join(kept).replace(f"{folder}/", "")
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import composed
 
-from metarun.command import bench
+from metarun.command import bench, main
 from metarun.command.main import VERBS
 from metarun.config import choices, translate
 from metarun.config.run import build_run
@@ -20,7 +21,8 @@ from metarun.core import Named, Tasks
 from metarun.run.separation import Finite
 
 ROOT = Path(__file__).parents[1]
-README, DESIGN = (ROOT / "README.md").read_text(), (ROOT / "docs" / "design.md").read_text()
+README = (ROOT / "README.md").read_text()
+DESIGN, YOUR_DATA = ((ROOT / "docs" / name).read_text() for name in ("design.md", "your-data.md"))
 
 
 def section(page: str, title: str) -> str:
@@ -101,6 +103,32 @@ def test_readmes_learner_and_the_designs_task_run_as_pasted_and_keep_their_contr
     told = python(checkout, module, "-vv", "-p", "no:cacheprovider", *words, "-k", f"{name} or clouds")
     assert f"test_a_learner_keeps_its_protocol[{name}] PASSED" in told
     assert told.count("[clouds] PASSED") >= 5
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param("Images in folders", marks=pytest.mark.slow), "A table with groups", "Texts"]
+)
+def test_the_page_of_ones_own_data_runs_as_pasted(part, tmp_path, monkeypatch, capfd):
+    """From a part's first block to its last; what is told of the table, which is the same everywhere, is as it stands there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("metarun.run.log.console._width", 110)
+    small = [word for word in QUICK if not word.startswith(("model.hidden", "logger"))]
+    for language, text in re.findall(r"^```(python|console)\n(.*?)^```$", section(YOUR_DATA, part), re.M | re.S):
+        if language == "python":
+            subprocess.run([sys.executable, "-c", text], check=True, cwd=tmp_path)
+            continue
+        command, _, told = text.removeprefix("$ ").partition("\n")
+        words = shlex.split(command)
+        words += [] if words[1] == "data" else [*small, "model=mlp", "model.hidden=[8]"]
+        monkeypatch.setattr(sys, "argv", words)
+        capfd.readouterr()
+        main.command()
+        found = capfd.readouterr().out
+        if words[1:3] == ["data", "task=table"]:
+            assert found.split() == told.split()
+        assert ("5-way 5-shot" in found or "10 shots" in found) == (words[1] == "data")
+        assert bool(re.search(r"test (accuracy|mse) ", found)) == (words[1] != "data")
 
 
 def lines() -> list[str]:

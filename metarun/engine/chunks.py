@@ -163,7 +163,7 @@ def choose_chunk(
                 missed += 1
     others = machine.taken_by_others(before, machine.cores())
     if machine.is_busy(others):
-        log.info(f"{allowed[best]} tasks at once were fastest, which is not remembered: {machine.in_words(others)}")
+        log.info(f"task_chunk={allowed[best]} was fastest, which is not remembered: {machine.in_words(others)}")
         return allowed[best]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

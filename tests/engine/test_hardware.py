@@ -187,7 +187,7 @@ def test_the_fastest_chunk_is_measured_once_and_remembered(tmp_path, monkeypatch
         asked.clear()
         assert chosen(other) == 2
         assert asked != []
-    assert "2 tasks at once were fastest, which is not remembered: others took 43% of the cores" in caplog.text
+    assert "task_chunk=2 was fastest, which is not remembered: others took 43% of the cores" in caplog.text
     others[0] = None  # where the system does not tell, it is remembered
     assert chosen(other) == 2
     asked.clear()
