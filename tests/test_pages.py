@@ -109,7 +109,7 @@ def test_readmes_learner_and_the_designs_task_run_as_pasted_and_keep_their_contr
     "part", [pytest.param("Images in folders", marks=pytest.mark.slow), "A table with groups", "Texts"]
 )
 def test_the_page_of_ones_own_data_runs_as_pasted(part, tmp_path, monkeypatch, capfd):
-    """From a part's first block to its last; what is told of the table, which is the same everywhere, is as it stands there."""
+    """From a part's first block to its last; what is told of the table, the same everywhere, is as it stands there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("metarun.run.log.console._width", 110)
