@@ -1,0 +1,91 @@
+"""What a run has learned, to be used elsewhere: read, with nothing of the run touched, also while it goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import yaml
+
+from metarun.config import conf_dir
+from metarun.config.resume import read
+from metarun.config.run import Run, build_run
+from metarun.core import ConfigError, DataError, PyTree, State
+from metarun.run.checkpoint import digest, on_host, restore_tree, sign
+from metarun.text import first_line
+
+TRIES = 3  # a run that is at work drops what it has saved before
+
+
+class Restored(NamedTuple):
+    """A run, the parameters that it learned (on the host), and which of its states they are of."""
+
+    run: Run
+    params: PyTree
+    used: dict[str, Any]  # as results.json has it: {"state": "best", "step": ...}
+
+
+def stored(directory: Path) -> dict[str, Any]:
+    """The configuration of the run in `directory`, of whatever version, as today's. Raises ConfigError."""
+    if not (directory / "config.yaml").is_file():
+        what = "holds no run (no config.yaml)" if directory.is_dir() else "no such directory"
+        raise ConfigError("run", directory, f"{what}; name a run's directory")
+    ours = yaml.safe_load((conf_dir() / "config.yaml").read_text())
+    hardware = yaml.safe_load((conf_dir() / "hardware" / "auto.yaml").read_text())
+    return read(directory, {"run": ours["run"], "hardware": hardware}) | {"run": ours["run"] | {"dir": str(directory)}}
+
+
+def restored(directory: Path, state: Literal["best", "last"] | None = None) -> Restored:
+    """The learner of the run in `directory`: its best state on validation, its last, or the one that its test uses.
+
+    Raises ConfigError for what is no run, or has saved nothing yet; DataError if what it saved is damaged.
+    """
+    config = stored(directory)
+    run = build_run(config)
+    return Restored(run, *saved(run, directory, state or run.eval.state))
+
+
+def saved(run: Run, directory: Path, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
+    """The parameters of the newest whole state that tells of them, and which state that is."""
+    series = directory / "checkpoints"
+    damaged = ""
+    for _ in range(TRIES):
+        steps = [int(path.name) for path in (series / "last").glob("*") if path.name.isdigit()]
+        if not steps:
+            raise ConfigError("run", directory, "has saved nothing yet (checkpoints/last is empty); wait, or train it")
+        for step in sorted(steps, reverse=True):
+            try:
+                return at(run, series, step, state)
+            except Exception as error:  # a damaged file may raise anything, and so does one that is dropped meanwhile
+                damaged = damaged or f"{series / 'last' / str(step)} ({first_line(error)})"
+    raise DataError(f"{directory} holds no whole checkpoint: {damaged}; restore it from a copy")
+
+
+def at(run: Run, series: Path, step: int, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
+    """What was learned by the meta-step `step`. Raises anything if it is not whole."""
+    host = json.loads((series / "last" / str(step) / "host" / "metadata").read_text())
+    if sign(host) != host:
+        raise ValueError("its digest is not that of its content")
+    best = host["best"]
+    if state == "best" and best is not None:
+        params = on_host(series / "best" / str(best["step"]) / "default").get("params", {})
+        must_be(params, best["digest"])
+        return params, {"state": "best", **best}
+    found = whole_state(run, series / "last" / str(step) / "state")
+    must_be(found, host["digest"])
+    return jax.device_get(found.params), {"state": "last", "step": step}
+
+
+def whole_state(run: Run, path: Path) -> State:
+    """A saved state in the structure that it was saved from, which orbax does not keep of an optimizer's."""
+    tree = {"params": {}, "sums": {}, **on_host(path)}
+    optimizer: Callable[[PyTree], PyTree] = run.optimizer(run.numbers["optimizer"]).init
+    like = State(**{**tree, "opt_state": jax.eval_shape(optimizer, tree["params"])})
+    return State(*restore_tree(path, like))
+
+
+def must_be(tree: PyTree, known: str) -> None:
+    """Raises ValueError unless the tree has this digest."""
+    if digest(tree) != known:
+        raise ValueError("its digest is not that of its content")

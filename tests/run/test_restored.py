@@ -1,0 +1,74 @@
+"""What a run has learned, read from its directory: the states that it has, and nothing that is not whole."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from support import changed, equal, run_in, saved
+
+from metarun.core import ConfigError, DataError
+from metarun.run import train
+from metarun.run.checkpoint import Checkpoints
+from metarun.run.restored import restored
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run whose best state is not its last, whose optimizer has a state, and which has two of each saved."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    found = train.train(
+        run_in(directory, "learner=fomaml", "train.steps=30", "optimizer.learning_rate=0.5", "eval.inner_steps=[]")
+    )
+    assert found["state"]["step"] < 30
+    return directory, found
+
+
+def test_the_best_state_and_the_last_are_those_that_the_run_had(finished):
+    directory, results = finished
+    best, last = restored(directory), restored(directory, "last")
+    assert best.used == results["state"]
+    assert last.used == {"state": "last", "step": 30}
+    on_disk = saved(directory)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(last.params):
+        np.testing.assert_array_equal(leaf, on_disk[f"['params']{jax.tree_util.keystr(path)}"])
+    opened = Checkpoints(directory / "checkpoints")
+    equal(best.params, opened.restore_best(results["state"], last.params))
+    opened.close()
+
+
+def test_a_damaged_state_gives_way_to_the_one_before_it_and_with_none_left_it_is_told(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    host = directory / "checkpoints" / "last" / "30" / "host" / "metadata"
+    changed(host, lambda content: content.update(seconds=1e9))
+    assert restored(directory, "last").used == {"state": "last", "step": 20}
+    host = directory / "checkpoints" / "last" / "20" / "host" / "metadata"
+    host.write_text(json.dumps({}))
+    with pytest.raises(
+        DataError, match=r"holds no whole checkpoint: .*last/30 \(its digest is not that of its content"
+    ):
+        restored(directory, "last")
+
+
+def test_parameters_of_another_content_are_not_believed(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    best = directory / "checkpoints" / "best"
+    steps = sorted(int(path.name) for path in best.iterdir())
+    shutil.rmtree(best / str(steps[-1]) / "default")
+    shutil.copytree(best / str(steps[-2]) / "default", best / str(steps[-1]) / "default")
+    with pytest.raises(DataError, match="its digest is not that of its content"):
+        restored(directory)
+
+
+def test_what_is_no_run_or_has_saved_nothing_is_told_in_one_line(finished, tmp_path):
+    with pytest.raises(ConfigError, match=r"no such directory; name a run's directory"):
+        restored(tmp_path / "nothing")
+    (tmp_path / "one").mkdir()
+    with pytest.raises(ConfigError, match=r"holds no run \(no config.yaml\)"):
+        restored(tmp_path / "one")
+    shutil.copy(finished[0] / "config.yaml", tmp_path / "one")
+    with pytest.raises(ConfigError, match="has saved nothing yet"):
+        restored(tmp_path / "one")
