@@ -144,6 +144,16 @@ class Telling(Protocol):
         ...
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A task distribution whose examples are made from files, texts or rows: a user's own are made so, too."""
+
+    @property
+    def prepares(self) -> Any:
+        """What makes an example: an `Image`, an `Encoder` or `Columns` of metarun.data, whose fields are all of it."""
+        ...
+
+
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys.
 

@@ -60,7 +60,7 @@ class Image:
             if self.fit == "crop":
                 image = ImageOps.fit(image, size, how)
             elif self.fit == "pad":
-                image = ImageOps.pad(image, size, how)
+                image = ImageOps.pad(image, size, how, color="white" if self.invert else "black")  # black in the end
             else:
                 image = image.resize(size, how)
         except Exception as error:  # each of Pillow's formats raises its own

@@ -1,13 +1,13 @@
 """The compiled programs: meta-steps and evaluation, how many tasks they take at once, and the machine they run on."""
 
 from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_state, must_fit, sizes, until_it_fits
-from metarun.engine.compiled import Program, ahead, compiling_ahead, shape_of
+from metarun.engine.compiled import Program, ahead, compiling_ahead, described, shape_of
 from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive
 from metarun.engine.gathered import at
-from metarun.engine.hardware import Hardware
+from metarun.engine.hardware import Hardware, keep_compiled_programs
 from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, of_evaluation, of_meta_step, stream, task_key
 from metarun.engine.meta_step import Guard, Numbers, Report
-from metarun.engine.net import check_shapes, episode_size, input_of
+from metarun.engine.net import check_shapes, episode_size, input_of, net_for
 from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, without_numbers
 from metarun.engine.send import copied, placed, send, sums_at_zero, to_be_placed
 from metarun.engine.source import Source, for_episodes, held, in_parts, must_have_examples, stand_in
@@ -16,8 +16,9 @@ from metarun.engine.speed import Speed, measure
 __all__ = [
     "EVAL", "INIT", "TRAIN", "VAL", "Answers", "Asked", "Evaluation", "Figures", "Guard", "Hardware", "Inductive",
     "Numbers", "OutOfMemory", "Program", "Programs", "Report", "Shape", "Source", "Speed", "Training", "ahead", "at",
-    "check_shapes", "choose_chunk", "compiling_ahead", "copied", "episode_size", "first_state", "for_episodes", "held",
-    "in_parts", "input_of", "measure", "must_fit", "must_have_examples", "nets", "numbers_of", "of_evaluation",
-    "of_meta_step", "placed", "programs", "send", "shape_of", "sizes", "stand_in", "stream", "sums_at_zero",
-    "task_key", "to_be_placed", "until_it_fits", "without_numbers",
+    "check_shapes", "choose_chunk", "compiling_ahead", "copied", "described", "episode_size", "first_state",
+    "for_episodes", "held", "in_parts", "input_of", "keep_compiled_programs", "measure", "must_fit",
+    "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation", "of_meta_step", "placed", "programs",
+    "send", "shape_of", "sizes", "stand_in", "stream", "sums_at_zero", "task_key", "to_be_placed", "until_it_fits",
+    "without_numbers",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from flax.errors import ScopeParamShapeError
 
 from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
 from metarun.engine.gathered import at
+from metarun.losses import Loss
 
 
 def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
@@ -18,6 +19,13 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
     `width` is the outputs the learner wants, None for features: where evaluation has fewer ways than
     training had, the surplus outputs are left out. Whatever the model computes in, float32 (or more) comes out.
     """
+    return net_for(model, width, tasks.loss, tasks.n_out, tasks.metric == "accuracy", tasks.n_classes("train"))
+
+
+def net_for(
+    model: Any, width: int | None, loss: Loss, n_out: int, classification: bool, n_classes: int | None = None
+) -> Net:
+    """The same without the tasks: their loss, outputs and kind; `n_classes` is for training."""
     body = model.clone(n_out=None)
 
     def out(x: Array) -> Array:
@@ -27,10 +35,10 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
         init=lambda key, x: model.init(key, x).get("params", {}),
         apply=lambda params, x: out(model.apply({"params": params}, x)[:, :width]),
         features=lambda params, x: out(body.apply({"params": params}, x)),
-        loss=tasks.loss,
-        n_out=tasks.n_out,
-        classification=tasks.metric == "accuracy",
-        n_classes=tasks.n_classes("train"),
+        loss=loss,
+        n_out=n_out,
+        classification=classification,
+        n_classes=n_classes,
     )
 
 

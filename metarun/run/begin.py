@@ -13,7 +13,7 @@ from metarun import engine
 from metarun.config.run import Run
 from metarun.core import Key, PyTree, State, Tasks, Tracker
 from metarun.files import write_atomically
-from metarun.run import domains, earlier, separation
+from metarun.run import domains, earlier, purpose, separation
 from metarun.run.announce import announce
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.clock import Clock
@@ -60,6 +60,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     mesh = run.hardware.set_up(run.train.meta_batch)
     stop.how_to_go_on = f"metarun run.dir={directory}"
     longer = open_directory(run, directory, status)
+    purpose.keep(directory, purpose.purpose_of(run.tasks, data["train"]))
     checkpoints = Checkpoints(directory / "checkpoints")
     watch.saved = lambda: saved_in_words(run, directory, checkpoints)
 

@@ -1,7 +1,6 @@
 """What a run has learned, to be used elsewhere: read, with nothing of the run touched, also while it goes on."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 import yaml
 
 from metarun.config import conf_dir
+from metarun.config.learned import optimizer_of
 from metarun.config.resume import read
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, DataError, PyTree, State
@@ -43,11 +43,11 @@ def restored(directory: Path, state: Literal["best", "last"] | None = None) -> R
     """
     config = stored(directory)
     run = build_run(config)
-    return Restored(run, *saved(run, directory, state or run.eval.state))
+    return Restored(run, *saved(config, directory, state or run.eval.state))
 
 
-def saved(run: Run, directory: Path, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
-    """The parameters of the newest whole state that tells of them, and which state that is."""
+def saved(config: dict[str, Any], directory: Path, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
+    """The parameters of the newest whole state that tells of them, and which state that is. Raises as `restored`."""
     series = directory / "checkpoints"
     damaged = ""
     for _ in range(TRIES):
@@ -56,13 +56,15 @@ def saved(run: Run, directory: Path, state: Literal["best", "last"]) -> tuple[Py
             raise ConfigError("run", directory, "has saved nothing yet (checkpoints/last is empty); wait, or train it")
         for step in sorted(steps, reverse=True):
             try:
-                return at(run, series, step, state)
+                return at(config, series, step, state)
             except Exception as error:  # a damaged file may raise anything, and so does one that is dropped meanwhile
                 damaged = damaged or f"{series / 'last' / str(step)} ({first_line(error)})"
     raise DataError(f"{directory} holds no whole checkpoint: {damaged}; restore it from a copy")
 
 
-def at(run: Run, series: Path, step: int, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
+def at(
+    config: dict[str, Any], series: Path, step: int, state: Literal["best", "last"]
+) -> tuple[PyTree, dict[str, Any]]:
     """What was learned by the meta-step `step`. Raises anything if it is not whole."""
     host = json.loads((series / "last" / str(step) / "host" / "metadata").read_text())
     if sign(host) != host:
@@ -72,16 +74,15 @@ def at(run: Run, series: Path, step: int, state: Literal["best", "last"]) -> tup
         params = on_host(series / "best" / str(best["step"]) / "default").get("params", {})
         must_be(params, best["digest"])
         return params, {"state": "best", **best}
-    found = whole_state(run, series / "last" / str(step) / "state")
+    found = whole_state(config, series / "last" / str(step) / "state")
     must_be(found, host["digest"])
     return jax.device_get(found.params), {"state": "last", "step": step}
 
 
-def whole_state(run: Run, path: Path) -> State:
+def whole_state(config: dict[str, Any], path: Path) -> State:
     """A saved state in the structure that it was saved from, which orbax does not keep of an optimizer's."""
     tree = {"params": {}, "sums": {}, **on_host(path)}
-    optimizer: Callable[[PyTree], PyTree] = run.optimizer(run.numbers["optimizer"]).init
-    like = State(**{**tree, "opt_state": jax.eval_shape(optimizer, tree["params"])})
+    like = State(**{**tree, "opt_state": jax.eval_shape(optimizer_of(config).init, tree["params"])})
     return State(*restore_tree(path, like))
 
 

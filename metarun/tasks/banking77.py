@@ -39,6 +39,7 @@ class Banking77:
         return queries_by_split(self.data_dir, self.split, self.encoder)
 
     n_out = property(classes.n_out)
+    prepares = property(lambda self: self.encoder)
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
     load, examples, told = classes.load, classes.examples, classes.told
     digest, fingerprint = classes.digest, classes.fingerprint

@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.core import DataError
-from metarun.data import SPLITS, Classes, Found, Pool, cached, download, empty, find
+from metarun.data import SPLITS, Classes, Found, Image, Pool, cached, download, empty, find
 from metarun.tasks.published import Facts
 from metarun.text import first_line
 
 SIDE = 32
+IMAGE = Image(SIDE, "rgb", "crop", invert=False)  # what a photograph of one's own is brought to
 EACH = 600  # images of a class
 RECORD = 2 + 3 * SIDE * SIDE  # bytes: coarse label, fine label, then red, green and blue planes, row by row
 ARCHIVE = "cifar-100-binary.tar.gz"

@@ -18,6 +18,7 @@ class CifarFS:
     data_dir: str | None
     augment: Augmentation | None = None
     facts = cifar100.facts("cifar_fs")
+    prepares = cifar100.IMAGE
     metric = "accuracy"
 
     def __post_init__(self) -> None:

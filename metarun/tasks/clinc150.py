@@ -54,6 +54,7 @@ class Clinc150:
         return utterances_by_split(self.data_dir, self.split, self.encoder)
 
     n_out = property(classes.n_out)
+    prepares = property(lambda self: self.encoder)
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
     load, examples, told = classes.load, classes.examples, classes.told
     digest, fingerprint = classes.digest, classes.fingerprint

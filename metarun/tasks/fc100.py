@@ -18,6 +18,7 @@ class FC100:
     data_dir: str | None
     augment: Augmentation | None = None
     facts = cifar100.facts("fc100")
+    prepares = cifar100.IMAGE
     metric = "accuracy"
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ class Folder:
         return images_in(self.path, self.image, self.fractions, self.seed)
 
     n_out = property(classes.n_out)
+    prepares = property(lambda self: self.image)
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
     load, examples, told = classes.load, classes.examples, classes.told
     digest, fingerprint = classes.digest, classes.fingerprint

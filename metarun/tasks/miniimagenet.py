@@ -40,6 +40,7 @@ class MiniImageNet:
     data_dir: str | None
     augment: Augmentation | None = None
     facts = Facts({split: tuple(CLASSES[split]) for split in SPLITS}, 600, IMAGE.shape)
+    prepares = IMAGE
     metric = "accuracy"
 
     def __post_init__(self) -> None:

@@ -19,10 +19,11 @@ from annotated_types import Ge, Le
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
-from metarun.data import Pool, cached, download, draw, find
+from metarun.data import Image, Pool, cached, download, draw, find
 from metarun.tasks.episode import by_class
 
 SIDE = 28
+IMAGE = Image(SIDE, "grey", "pad", invert=True)  # what a drawing is brought to
 DRAWERS = 20
 MOST_BYTES = 2**26  # of an archive's drawings, unpacked: four times what they take
 HOME = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -71,6 +72,7 @@ class Omniglot:
     # As Santoro et al. 2016 (section 4.1) do; not at all where a run has no key for it.
     rotate: Annotated[float, Ge(0), Le(180)] = 0.0  # each drawing by at most so many degrees, either way
     shift: Annotated[float, Ge(0), Le(0.5)] = 0.0  # and by at most this part of its side, down or up, right or left
+    prepares = IMAGE
     metric = "accuracy"
 
     @property

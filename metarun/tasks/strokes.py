@@ -9,7 +9,7 @@ import numpy as np
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree, Ways
-from metarun.data import choose
+from metarun.data import Image, choose
 from metarun.tasks.episode import by_class, must_fit
 
 SIDE = 28  # pixels
@@ -86,6 +86,7 @@ class Strokes:
     queries: Count  # per class
     jitter: NonNegative  # how much drawings of one character differ; 0: not at all
     pool: Count | None  # training draws from so many classes only; null: no end of them
+    prepares = Image(SIDE, "grey", "pad", invert=True)  # dark ink on white paper, as people draw
     metric = "accuracy"
 
     @property

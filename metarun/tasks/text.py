@@ -35,6 +35,7 @@ class Text:
         return texts_in(self.path, *columns, self.encoder, self.fractions, self.seed)
 
     n_out = property(classes.n_out)
+    prepares = property(lambda self: self.encoder)
     check, n_classes, class_names = classes.check, classes.n_classes, classes.class_names
     load, examples, told = classes.load, classes.examples, classes.told
     digest, fingerprint = classes.digest, classes.fingerprint

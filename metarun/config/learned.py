@@ -1,0 +1,56 @@
+"""A run's learner alone, without its data: what its configuration says of learner, model and inner loops."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from metarun import engine, losses
+from metarun.config.build import build, recipe
+from metarun.config.run import known, laid_over
+from metarun.core import ConfigError, Learner, Tasks
+from metarun.inner import Inner
+from metarun.losses import Loss
+
+
+class Parts(NamedTuple):
+    """As `config.run.Run` has them."""
+
+    learner: Learner  # evaluation's
+    model: Any
+    inner: Inner
+    loss: Loss  # the tasks' own
+    hardware: engine.Hardware
+
+
+def parts(config: dict[str, Any], n_out: int, metric: str) -> Parts:
+    """Of a resolved configuration whose tasks have `n_out` outputs and this metric. Raises ConfigError."""
+    training = build("learner", config["learner"], kind=Learner)
+    changes = known("eval.learner", config["eval"]["learner"], config["learner"])
+    hardware = build("hardware", config["hardware"], kind=engine.Hardware)
+    return Parts(
+        learner=build("eval.learner", laid_over(config["learner"], changes)),
+        model=build("model", config["model"], kind=nn.Module, n_out=training.width(n_out), dtype=hardware.dtype),
+        inner=build("inner", config["inner"], Inner),
+        loss=loss_of(config, metric),
+        hardware=hardware,
+    )
+
+
+def loss_of(config: dict[str, Any], metric: str) -> Loss:
+    """metarun's tasks have one of two; a user's may have one of its own."""
+    if config["task"]["_target_"].startswith("metarun."):
+        return losses.cross_entropy if metric == "accuracy" else losses.squared_error
+    return build("task", config["task"], kind=Tasks).loss
+
+
+def optimizer_of(config: dict[str, Any]) -> Any:
+    """The outer optimizer (optax)."""
+    made, numbers = recipe("optimizer", config["optimizer"])
+    return made(numbers)
+
+
+def built(key: str, values: dict[str, Any]) -> Any:
+    """A component of metarun by its `_target_` and fields."""
+    if not str(values.get("_target_")).startswith("metarun."):
+        raise ConfigError(f"{key}._target_", values.get("_target_"), "a component of metarun")
+    return build(key, values)

@@ -1,0 +1,64 @@
+"""A user's arrays as a learner takes them: inputs, labels, targets; each mistake is one line."""
+
+from typing import Any
+
+import numpy as np
+
+from metarun.core import ConfigError
+from metarun.run.purpose import Purpose
+from metarun.text import one_line
+
+
+def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
+    """x (n, ...) in the model's shape and type. Bytes, where the model takes numbers, stand for 0 to 1."""
+    x = np.asarray(x)
+    wanted = f"(n, {', '.join(map(str, purpose.shape))})" if purpose.shape else "(n,)"
+    if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        raise ConfigError(name, f"an array of {x.dtype}", f"must be numbers {wanted}")
+    if x.shape[1:] != purpose.shape and (*x.shape[1:], 1) == purpose.shape:
+        x = x[..., None]  # grey images without a channel, single features without an axis
+    if x.ndim == 0 or x.shape[1:] != purpose.shape:
+        raise ConfigError(name, f"an array {x.shape}", f"must be {wanted}, as in training")
+    if len(x) == 0:
+        raise ConfigError(name, "an array without rows", "at least one example is needed")
+    if x.dtype == np.uint8 and purpose.dtype == "float32":
+        return x.astype(np.float32) / 255
+    x = x.astype(purpose.dtype)
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+        rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
+        raise ConfigError(
+            name, f"row {rows[0]}", f"holds what is no finite number (so do {len(rows)} of {len(x)} rows)"
+        )
+    return x
+
+
+def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """y (n,) -> its classes (ways,), in order, and the number of each example's class (n,) int32."""
+    y = np.asarray(y)
+    if y.shape != (n,):
+        raise ConfigError("y", f"an array {y.shape}", f"must be ({n},), a label for each row of x")
+    if y.dtype == object:
+        kinds = {type(label) for label in y.tolist()}
+        if len(kinds) > 1:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise ConfigError("y", f"labels of several kinds ({names})", "must be of one kind")
+        y = np.asarray(y.tolist())
+    if np.issubdtype(y.dtype, np.floating) and not np.isfinite(y).all():
+        raise ConfigError("y", one_line(str(y[~np.isfinite(y)][0])), "is no label; give every example one")
+    classes, numbers = np.unique(y, return_inverse=True)
+    return classes, numbers.reshape(-1).astype(np.int32)
+
+
+def as_targets(y: Any, n: int, d: int) -> np.ndarray:
+    """y (n,) or (n, d) -> (n, d) float32."""
+    y = np.asarray(y)
+    if not (np.issubdtype(y.dtype, np.number) or y.dtype == bool):
+        raise ConfigError("y", f"an array of {y.dtype}", "must be numbers: the run's task is a regression")
+    y = y.astype(np.float32)
+    y = y[:, None] if y.ndim == 1 else y
+    if y.shape != (n, d):
+        raise ConfigError("y", f"an array {y.shape}", f"must be ({n}, {d}), targets of each row of x")
+    if not np.isfinite(y).all():
+        row = int(np.flatnonzero(~np.isfinite(y).all(1))[0])
+        raise ConfigError("y", f"row {row}", "holds what is no finite number")
+    return y

@@ -1,0 +1,152 @@
+"""What a run has learned, in use: adapted to a user's own task, it answers that task's queries."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from metarun import engine
+from metarun.config.learned import Parts, parts
+from metarun.core import Batch, ConfigError, Key, PyTree
+from metarun.learned.examples import as_inputs, as_labels, as_targets
+from metarun.learned.programs import Programs, filled, made, numbers, programs
+from metarun.run import purpose, restored
+from metarun.run.purpose import Purpose
+
+Queries = Literal["alone", "together"]  # what a query's prediction may depend on beside the support set
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learned:
+    """A learner as a run left it. `adapt` fits it to a task; nothing of it changes by that."""
+
+    config: dict[str, Any] = dataclasses.field(repr=False)  # of the run that it is from, as in its config.yaml
+    purpose: Purpose
+    params: PyTree = dataclasses.field(repr=False)  # on the host
+    used: dict[str, Any]  # which of the run's states: {"state": "best", "step": ...}
+
+    @property
+    def classification(self) -> bool:
+        return self.purpose.metric == "accuracy"
+
+    @property
+    def parts(self) -> Parts:
+        return parts(self.config, self.purpose.n_out, self.purpose.metric)
+
+    def adapt(self, x: Any, y: Any, *, inner_steps: int | None = None, seed: int | Key = 0) -> "Adapted":
+        """Fits it to a task by a support set: x (n, ...), and y (n,) labels of any kind, or targets (n,) or (n, d).
+
+        Inputs are as the model takes them (`purpose.shape`), or bytes, which stand for numbers from 0 to 1. There may
+        be other ways than in training, and any shots, as far as the learner allows. `inner_steps`: in place of the
+        learner's own number. `seed`, or a key of jax: of learners that adapt at random, such as those that read the
+        support set as a sequence. Raises ConfigError.
+        """
+        parts = self.parts
+        x = as_inputs("x", x, self.purpose)
+        if self.classification:
+            classes, y = as_labels(y, len(x))
+            n_out = must_be_served(self, parts, len(classes))
+        else:
+            classes, y, n_out = None, as_targets(y, len(x), self.purpose.n_out), self.purpose.n_out
+        if inner_steps is not None and not hasattr(parts.learner, "inner_steps"):
+            raise ConfigError("inner_steps", inner_steps, f"{type(parts.learner).__name__} takes none; leave it out")
+        if inner_steps is not None and inner_steps < 0:
+            raise ConfigError("inner_steps", inner_steps, "must be 0 or more")
+        made_programs = programs(made(parts, n_out, self.classification))
+        given = numbers(parts.learner, inner_steps)
+        key = jax.random.key(seed) if isinstance(seed, int) else seed
+        fast = made_programs.adapt(self.params, Batch(x, y), key, given)
+        return Adapted(self, classes, x, y, fast, made_programs, given)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adapted:
+    """A learner that knows one task."""
+
+    learned: Learned = dataclasses.field(repr=False)
+    classes: np.ndarray | None  # (ways,) the labels, in the order of the probabilities; None of a regression
+    support_x: np.ndarray = dataclasses.field(repr=False)  # as the model takes them
+    support_y: np.ndarray = dataclasses.field(repr=False)  # (n,) numbers of classes, or targets (n, d)
+    fast: PyTree = dataclasses.field(repr=False)  # what the learner knows
+    programs: Programs = dataclasses.field(repr=False)
+    numbers: dict[str, Any] = dataclasses.field(repr=False)
+
+    def outputs(self, x: Any, queries: Queries = "alone") -> np.ndarray:
+        """x (n, ...) -> (n, ways) logits, or (n, d) predicted targets.
+
+        `alone`: each query is predicted as if it were the only one, with the support set beside it where the model
+        normalises by what it is given. `together`: all at once, as most papers test (transductive).
+        """
+        if queries not in ("alone", "together"):
+            raise ConfigError("queries", queries, "must be one of: alone, together")
+        x = as_inputs("x", x, self.learned.purpose)
+        transductive = getattr(self.learned.parts.model, "transductive", False)
+        if queries == "together" and transductive:
+            return np.asarray(self.programs.predict(self.fast, x, self.numbers))
+        found = []
+        for part, own in filled(x):
+            if transductive:
+                outputs = self.programs.alone(self.fast, self.support_x, part, self.numbers)
+            else:
+                outputs = self.programs.predict(self.fast, part, self.numbers)
+            found.append(np.asarray(outputs)[:own])
+        return np.concatenate(found)
+
+    def predict_proba(self, x: Any, queries: Queries = "alone") -> np.ndarray:
+        """x (n, ...) -> (n, ways): the probability of each of the `classes`."""
+        if self.classes is None:
+            raise ConfigError("predict_proba", "(a regression)", "has no probabilities; use predict")
+        return probabilities(self.outputs(x, queries))
+
+    def predict(self, x: Any, queries: Queries = "alone") -> np.ndarray:
+        """x (n, ...) -> (n,) labels as they were given to `adapt`, or targets (n, d)."""
+        outputs = self.outputs(x, queries)
+        return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
+
+
+def probabilities(outputs: np.ndarray) -> np.ndarray:
+    """Logits (n, ways) -> their softmax, in float64."""
+    logits = outputs.astype(np.float64)
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def load(run: str | Path, state: Literal["best", "last"] | None = None) -> Learned:
+    """The learner of the run in a directory: its best state on validation, its last, or the one that its test used.
+
+    The run's data need not be there. Raises ConfigError and DataError, in one line each.
+    """
+    directory = Path(run).expanduser()
+    config = restored.stored(directory)
+    params, used = restored.saved(config, directory, state or config["eval"]["state"])
+    engine.keep_compiled_programs()
+    return Learned(config, purpose.read(directory) or from_its_data(config), params, used)
+
+
+def from_its_data(config: dict[str, Any]) -> Purpose:
+    """What a run of an earlier version is for, which its data tell."""
+    from metarun.config.run import build_run
+
+    run = build_run(config)
+    return purpose.purpose_of(run.tasks, run.tasks.load("train"))
+
+
+def must_be_served(learned: Learned, parts: Parts, ways: int) -> int:
+    """The ways. Raises ConfigError unless the learner can tell so many classes apart."""
+    trained = learned.purpose.n_out
+    width, most = parts.learner.width(ways), parts.learner.width(trained)
+    if ways < 2:
+        raise ConfigError("y", f"{ways} class", "at least two are needed to tell apart")
+    if width is not None and most is not None and width > most:
+        raise ConfigError(
+            "y",
+            f"{ways} classes",
+            f"at most {most}: {type(parts.learner).__name__} was trained with so many outputs; learners without a head "
+            "of their own (protonet, matching, r2d2, cnp, ...) take any number",
+        )
+    label_width = getattr(parts.learner, "label_width", ways)
+    if ways > label_width:
+        raise ConfigError("y", f"{ways} classes", f"at most {label_width}, the run's learner.label_width")
+    return ways

@@ -1,0 +1,174 @@
+"""A learner in use: its predictions are those of the evaluation, whatever its labels are called."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import composed, on_blobs, run_in
+
+import metarun
+from metarun import engine
+from metarun.config import choices
+from metarun.config.run import Run, build_run
+from metarun.core import ConfigError, Measured
+from metarun.engine import EVAL, stream, task_key
+from metarun.learned import Learned, learner, load
+from metarun.learned.programs import SIZES, filled
+from metarun.run import purpose, train
+
+QUICK = ("maml", "protonet", "mann", "cnp")  # make slow takes them all
+
+
+def learned_of(run: Run) -> Learned:
+    """What is learned at the first meta-step."""
+    net = engine.nets(run.shape)[0]
+    data = run.tasks.load("train")
+    x = jax.jit(run.tasks.sample)(data, jax.random.key(0)).support.x
+    params = jax.jit(lambda key: run.learner.init(net, key, x))(jax.random.key(1))
+    return Learned(run.config, purpose.purpose_of(run.tasks, data), jax.device_get(params), {})
+
+
+def evaluated(run: Run, learned: Learned, tasks: int) -> np.ndarray:
+    """The outputs (tasks, queries, n_out) of the evaluation."""
+    run = dataclasses.replace(run, eval=dataclasses.replace(run.eval, inner_steps=()))
+    mesh = run.hardware.set_up(run.train.meta_batch)
+    data = engine.held("device", {"eval": (run.eval_tasks, run.eval_tasks.load("test"))}, mesh)["eval"]
+    evaluate = engine.programs(run.shape, mesh, 1).evaluate
+    params, numbers = engine.placed(learned.params, mesh), run.numbers["eval_learner"]
+    return evaluate(params, data, tasks, stream(run.eval.seed, EVAL), numbers)[0].answers.outputs
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+)
+def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(name):
+    run = build_run(on_blobs(f"learner={name}", "hardware.devices=1"))
+    learned = learned_of(run)
+    outputs = evaluated(run, learned, 2)
+    for index in range(2):
+        k_episode, k_adapt = task_key(stream(run.eval.seed, EVAL), jnp.int32(index))
+        k_adapt = jax.random.split(k_adapt)[0] if isinstance(run.learner, Measured) else k_adapt
+        support, query, _ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), k_episode)
+        names = np.array(["ant", "bee", "cow"])
+        adapted = learned.adapt(support.x, names[support.y], seed=k_adapt)
+        for queries in ("alone", "together"):
+            np.testing.assert_allclose(adapted.outputs(query.x, queries), outputs[index], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(adapted.predict(query.x), names[outputs[index].argmax(-1)])
+        np.testing.assert_allclose(adapted.predict_proba(query.x), jax.nn.softmax(outputs[index]), atol=1e-5)
+
+
+def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_others():
+    run = build_run(composed("task=strokes", "learner=protonet", "model.filters=2"))
+    learned = learned_of(run)
+    net = engine.net_for(run.model, None, run.tasks.loss, 5, True)
+    support, query, _ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
+    adapted = learned.adapt(support.x, support.y)
+
+    @jax.jit
+    def predicted(params, x):
+        fast = run.learner.adapt(net, params, support, jax.random.key(0))
+        return run.learner.predict(net, fast, x)
+
+    some = query.x[:3]
+    np.testing.assert_allclose(adapted.outputs(some, "together"), predicted(learned.params, some), atol=1e-4)
+    alone = [predicted(learned.params, jnp.concatenate([support.x, x[None]]))[-1] for x in some]
+    np.testing.assert_allclose(adapted.outputs(some), alone, atol=1e-4)
+    assert not np.allclose(adapted.outputs(some), adapted.outputs(some, "together"), atol=1e-2)
+    np.testing.assert_allclose(adapted.outputs(some[:1]), adapted.outputs(some)[:1], atol=1e-5)
+
+
+def test_ways_are_the_users_own_and_a_trained_head_has_only_so_many():
+    free, fixed = (learned_of(build_run(on_blobs(f"learner={name}"))) for name in ("protonet", "maml"))
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    seven = free.adapt(x, [3, 1, 4, 1, 5, 9, 2, 6])
+    np.testing.assert_array_equal(seven.classes, [1, 2, 3, 4, 5, 6, 9])
+    assert seven.predict_proba(x).shape == (8, 7)
+    two = fixed.adapt(x[:3], ["b", "a", "b"])
+    assert two.predict_proba(x).shape == (8, 2)
+    with pytest.raises(ConfigError, match="y=4 classes: at most 3: MAML was trained with so many outputs"):
+        fixed.adapt(x[:4], [0, 1, 2, 3])
+    with pytest.raises(ConfigError, match="y=1 class: at least two"):
+        free.adapt(x[:2], [7, 7])
+
+
+def test_inner_steps_are_the_learners_own_or_what_is_asked_for():
+    learned = learned_of(build_run(on_blobs("learner=maml", "learner.inner_steps=3")))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    own, three, none = (learned.adapt(x, [0, 1, 2], inner_steps=n) for n in (None, 3, 0))
+    np.testing.assert_array_equal(own.outputs(x), three.outputs(x))
+    jax.tree.map(np.testing.assert_array_equal, none.fast, learned.params)
+    other = learned_of(build_run(on_blobs("learner=protonet")))
+    with pytest.raises(ConfigError, match="inner_steps=2: ProtoNet takes none"):
+        other.adapt(x, [0, 1, 2], inner_steps=2)
+
+
+def test_a_new_number_of_queries_is_one_of_a_few_sizes():
+    for n in range(1, 200):
+        x = np.arange(n)
+        parts = filled(x)
+        assert all(len(part) in SIZES for part, _ in parts)
+        np.testing.assert_array_equal(np.concatenate([part[:own] for part, own in parts]), x)
+        assert sum(len(part) for part, _ in parts) <= 2 * n
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (np.zeros((2, 5)), [0, 1], r"x=an array \(2, 5\): must be \(n, 4\), as in training"),
+        (np.full((2, 4), np.nan), [0, 1], r"x=row 0: holds what is no finite number \(so do 2 of 2 rows\)"),
+        (np.zeros((0, 4)), [], "x=an array without rows"),
+        (np.array([["a"] * 4] * 2), [0, 1], r"x=an array of <U1: must be numbers \(n, 4\)"),
+        (np.zeros((2, 4)), [0, 1, 2], r"y=an array \(3,\): must be \(2,\), a label for each row of x"),
+        (np.zeros((2, 4)), [0.5, np.nan], "y=nan: is no label"),
+        (np.zeros((2, 4)), np.array(["a", 1], object), r"y=labels of several kinds \(int, str\)"),
+    ],
+)
+def test_a_mistake_is_one_line(x, y, said):
+    learned = learned_of(build_run(on_blobs("learner=protonet")))
+    with pytest.raises(ConfigError, match=said):
+        learned.adapt(x, y)
+
+
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory):
+    """A finished run on sine waves."""
+    directory = tmp_path_factory.mktemp("waves") / "run"
+    train.train(run_in(directory, "learner=maml", "train.steps=4", "eval.inner_steps=[0]"))
+    return directory
+
+
+def test_a_finished_run_answers_as_its_test_did_and_needs_no_data(waves, monkeypatch):
+    kept = np.load(waves / "examples.npz")
+    monkeypatch.setattr(learner, "from_its_data", lambda config: pytest.fail("looked for the data"))
+    learned = metarun.load(waves)
+    assert learned.purpose == purpose.Purpose((1,), "float32", "mse", 1, None)
+    for i in range(2):
+        adapted = learned.adapt(kept["support_x"][i], kept["support_y"][i])
+        np.testing.assert_allclose(adapted.predict(kept["query_x"][i]), kept["outputs"][i], rtol=1e-5, atol=1e-5)
+        before = learned.adapt(kept["support_x"][i], kept["support_y"][i], inner_steps=0)
+        np.testing.assert_allclose(before.predict(kept["query_x"][i]), kept["before"][i], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"y=an array \(10, 3\): must be \(10, 1\), targets of each row of x"):
+        learned.adapt(kept["support_x"][0], np.zeros((10, 3)))
+
+
+def test_a_run_of_an_earlier_version_tells_by_its_data_what_it_is_for(waves):
+    told = purpose.read(waves)
+    (waves / purpose.FILE).unlink()
+    assert load(waves).purpose == told
+
+
+def test_a_purpose_is_read_as_it_was_written():
+    for task in ("strokes", "sinusoid"):
+        run = build_run(composed(f"task={task}"))
+        one = purpose.purpose_of(run.tasks, run.tasks.load("train"))
+        assert purpose.of_json(purpose.as_json(one)) == one
+
+
+def test_inner_loops_are_clipped_as_in_training():
+    """An inner gradient that is clipped to nothing moves nothing."""
+    learned = learned_of(build_run(on_blobs("learner=maml", "inner.clip_norm=1e-30")))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    adapted = learned.adapt(x, [0, 1, 2])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), adapted.fast, learned.params)
