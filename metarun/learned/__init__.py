@@ -1,5 +1,7 @@
 """What was learned, in use: adapted to one's own task, asked, kept and passed on."""
 
-from metarun.learned.learner import Adapted, Learned, Queries, load
+from metarun.learned.kept import keep, weights
+from metarun.learned.learner import Adapted, Learned, Queries
+from metarun.learned.loaded import load, load_adapted
 
-__all__ = ["Adapted", "Learned", "Queries", "load"]
+__all__ = ["Adapted", "Learned", "Queries", "keep", "load", "load_adapted", "weights"]

@@ -1,18 +1,15 @@
 """What a run has learned, in use: adapted to a user's own task, it answers that task's queries."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from metarun import engine
 from metarun.config.learned import Parts, parts
 from metarun.core import Batch, ConfigError, Key, PyTree
 from metarun.learned.examples import as_inputs, as_labels, as_targets
 from metarun.learned.programs import Programs, filled, made, numbers, programs
-from metarun.run import purpose, restored
 from metarun.run.purpose import Purpose
 
 Queries = Literal["alone", "together"]  # what a query's prediction may depend on beside the support set
@@ -58,7 +55,7 @@ class Learned:
         given = numbers(parts.learner, inner_steps)
         key = jax.random.key(seed) if isinstance(seed, int) else seed
         fast = made_programs.adapt(self.params, Batch(x, y), key, given)
-        return Adapted(self, classes, x, y, fast, made_programs, given)
+        return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +69,8 @@ class Adapted:
     fast: PyTree = dataclasses.field(repr=False)  # what the learner knows
     programs: Programs = dataclasses.field(repr=False)
     numbers: dict[str, Any] = dataclasses.field(repr=False)
+    inner_steps: int | None  # as `adapt` was given them
+    seed: int | Key
 
     def outputs(self, x: Any, queries: Queries = "alone") -> np.ndarray:
         """x (n, ...) -> (n, ways) logits, or (n, d) predicted targets.
@@ -111,26 +110,6 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     logits = outputs.astype(np.float64)
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
-
-
-def load(run: str | Path, state: Literal["best", "last"] | None = None) -> Learned:
-    """The learner of the run in a directory: its best state on validation, its last, or the one that its test used.
-
-    The run's data need not be there. Raises ConfigError and DataError, in one line each.
-    """
-    directory = Path(run).expanduser()
-    config = restored.stored(directory)
-    params, used = restored.saved(config, directory, state or config["eval"]["state"])
-    engine.keep_compiled_programs()
-    return Learned(config, purpose.read(directory) or from_its_data(config), params, used)
-
-
-def from_its_data(config: dict[str, Any]) -> Purpose:
-    """What a run of an earlier version is for, which its data tell."""
-    from metarun.config.run import build_run
-
-    run = build_run(config)
-    return purpose.purpose_of(run.tasks, run.tasks.load("train"))
 
 
 def must_be_served(learned: Learned, parts: Parts, ways: int) -> int:

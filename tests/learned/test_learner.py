@@ -14,7 +14,7 @@ from metarun.config import choices
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, Measured
 from metarun.engine import EVAL, stream, task_key
-from metarun.learned import Learned, learner, load
+from metarun.learned import Learned, load, loaded
 from metarun.learned.programs import SIZES, filled
 from metarun.run import purpose, train
 
@@ -141,7 +141,7 @@ def waves(tmp_path_factory):
 
 def test_a_finished_run_answers_as_its_test_did_and_needs_no_data(waves, monkeypatch):
     kept = np.load(waves / "examples.npz")
-    monkeypatch.setattr(learner, "from_its_data", lambda config: pytest.fail("looked for the data"))
+    monkeypatch.setattr(loaded, "from_its_data", lambda config: pytest.fail("looked for the data"))
     learned = metarun.load(waves)
     assert learned.purpose == purpose.Purpose((1,), "float32", "mse", 1, None)
     for i in range(2):

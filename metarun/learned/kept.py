@@ -1,0 +1,101 @@
+"""A learner in a directory of its own, apart from the run: learner.json, params.safetensors, and what it adapted to."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load as arrays_of
+from safetensors.numpy import save as bytes_of
+
+import metarun
+from metarun.core import ConfigError, DataError, PyTree
+from metarun.files import write_atomically, write_bytes_atomically
+from metarun.learned.learner import Adapted, Learned
+from metarun.run import purpose
+from metarun.text import first_line
+
+TOLD, WEIGHTS, SUPPORT = "learner.json", "params.safetensors", "support.npz"
+VERSION = 1  # of this form
+
+
+def keep(one: Learned | Adapted, directory: Path) -> None:
+    """Writes it into a directory that is new, or holds such a learner already; learner.json last.
+
+    Raises ConfigError for a directory of something else, and OSError.
+    """
+    if isinstance(one, Adapted) and not isinstance(one.seed, int):
+        raise ConfigError("seed", one.seed, "only a learner adapted by an integer seed can be kept")
+    learned = one.learned if isinstance(one, Adapted) else one
+    if directory.exists() and not (directory / TOLD).exists() and any(directory.iterdir()):
+        raise ConfigError("directory", directory, "holds something else; name a new one")
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {WEIGHTS: weights(learned.params)}
+    told: dict[str, Any] = {
+        "version": VERSION,
+        "metarun": metarun.__version__,
+        "purpose": purpose.as_json(learned.purpose),
+        "used": learned.used,
+        "empty": [path for path, leaf in flat(learned.params).items() if leaf is empty_node],
+        "config": {name: learned.config[name] for name in ("learner", "model", "inner", "hardware", "task", "eval")},
+    }
+    if isinstance(one, Adapted):
+        file = io.BytesIO()
+        np.savez_compressed(file, x=one.support_x, y=one.support_y)
+        contents[SUPPORT] = file.getvalue()
+        told["adapted"] = {
+            "classes": None if one.classes is None else one.classes.tolist(),
+            "inner_steps": one.inner_steps,
+            "seed": one.seed,
+        }
+    for name, content in contents.items():
+        put(directory / name, content)
+    told["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    write_atomically(directory / TOLD, json.dumps(told, indent=1) + "\n")
+
+
+def put(path: Path, content: bytes) -> None:
+    write_bytes_atomically(path, lambda file: file.write(content))
+
+
+def flat(params: PyTree) -> dict[str, Any]:
+    """`encoder/conv0/kernel` -> its array, or `empty_node` where there is nothing."""
+    return flatten_dict(params, keep_empty_nodes=True, sep="/") if params else {}
+
+
+def weights(params: PyTree) -> bytes:
+    """A safetensors file of all that was learned, a name a leaf: `encoder/conv0/kernel`."""
+    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flat(params).items() if leaf is not empty_node}
+    return bytes_of(arrays, metadata={"metarun": metarun.__version__})
+
+
+def is_kept(directory: Path) -> bool:
+    return (directory / TOLD).is_file()
+
+
+def read(directory: Path) -> Learned | Adapted:
+    """What `keep` wrote. Raises DataError if it is damaged, or of a later version."""
+    try:
+        told = json.loads((directory / TOLD).read_text())
+        if told["version"] > VERSION:
+            raise DataError(f"{directory} is of metarun {told['metarun']}, this is {metarun.__version__}: upgrade it")
+        contents = {name: (directory / name).read_bytes() for name in told["sha256"]}
+        for name, known in told["sha256"].items():
+            if hashlib.sha256(contents[name]).hexdigest() != known:
+                raise ValueError(f"{name} is not what was written")
+        leaves = {**arrays_of(contents[WEIGHTS]), **dict.fromkeys(told["empty"], empty_node)}
+        params = unflatten_dict(leaves, sep="/")
+        learned = Learned(told["config"], purpose.of_json(told["purpose"]), params, told["used"])
+        if "adapted" not in told:
+            return learned
+        how = told["adapted"]
+        with np.load(io.BytesIO(contents[SUPPORT]), allow_pickle=False) as support:
+            x, y = support["x"], support["y"]
+        labels = y if how["classes"] is None else np.asarray(how["classes"])[y]
+        return learned.adapt(x, labels, inner_steps=how["inner_steps"], seed=how["seed"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ConfigError) as error:
+        raise DataError(f"{directory} holds no whole learner ({first_line(error)}); write it again") from error

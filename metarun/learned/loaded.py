@@ -1,0 +1,50 @@
+"""A learner from where it is: a run's directory, or one that it was kept in."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from metarun import engine
+from metarun.config.run import build_run
+from metarun.core import ConfigError
+from metarun.learned import kept
+from metarun.learned.learner import Adapted, Learned
+from metarun.run import purpose, restored
+from metarun.run.purpose import Purpose
+
+
+def load(path: str | Path, state: Literal["best", "last"] | None = None) -> Learned:
+    """The learner of the run in a directory: its best state on validation, its last, or the one that its test used.
+
+    Or one that `keep` put into a directory of its own. The run's data need not be there. Raises ConfigError and
+    DataError, in one line each.
+    """
+    directory = Path(path).expanduser()
+    if kept.is_kept(directory):
+        found = read(directory)
+        return found.learned if isinstance(found, Adapted) else found
+    config = restored.stored(directory)
+    params, used = restored.saved(config, directory, state or config["eval"]["state"])
+    engine.keep_compiled_programs()
+    return Learned(config, purpose.read(directory) or from_its_data(config), params, used)
+
+
+def load_adapted(path: str | Path) -> Adapted:
+    """What `keep` wrote of an adapted learner. Raises ConfigError and DataError."""
+    directory = Path(path).expanduser()
+    if not kept.is_kept(directory):
+        raise ConfigError("directory", directory, f"holds no adapted learner (no {kept.TOLD})")
+    found = read(directory)
+    if not isinstance(found, Adapted):
+        raise ConfigError("directory", directory, "holds a learner that is adapted to nothing; adapt it first")
+    return found
+
+
+def read(directory: Path) -> Learned | Adapted:
+    engine.keep_compiled_programs()
+    return kept.read(directory)
+
+
+def from_its_data(config: dict[str, Any]) -> Purpose:
+    """What a run of an earlier version is for, which its data tell."""
+    run = build_run(config)
+    return purpose.purpose_of(run.tasks, run.tasks.load("train"))

@@ -1,0 +1,82 @@
+"""A learner in a directory of its own: the same learner, and nothing that is not whole."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from support import composed, equal, on_blobs
+from test_learner import learned_of
+
+from metarun.config.run import build_run
+from metarun.core import ConfigError, DataError
+from metarun.learned import keep, load, load_adapted
+
+X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "model"), [("maml", "mlp"), ("mann", "mlp"), ("protonet", "pixels")])
+def test_it_is_the_same_learner_and_answers_as_before(name, model, tmp_path):
+    values = on_blobs(f"learner={name}")
+    if model == "pixels":  # it has no parameters, and the learner none but its
+        values["model"] = composed("model=pixels")["model"]
+    learned = learned_of(build_run(values))
+    keep(learned, tmp_path / "one")
+    again = load(tmp_path / "one")
+    equal(again.params, learned.params)
+    assert jax.tree.structure(again.params) == jax.tree.structure(learned.params)
+    assert again.purpose == learned.purpose
+    adapted = learned.adapt(X[:3], ["b", "a", "c"], seed=5)
+    keep(adapted, tmp_path / "two")
+    other = load_adapted(tmp_path / "two")
+    np.testing.assert_array_equal(other.predict_proba(X), adapted.predict_proba(X))
+    np.testing.assert_array_equal(other.predict(X), adapted.predict(X))
+    assert load(tmp_path / "two").purpose == learned.purpose  # what was adapted can be adapted anew
+
+
+def test_inner_steps_and_numbers_as_labels_are_kept(tmp_path):
+    learned = learned_of(build_run(on_blobs("learner=maml")))
+    adapted = learned.adapt(X[:2], [30, 4], inner_steps=7)
+    keep(adapted, tmp_path)
+    again = load_adapted(tmp_path)
+    assert again.classes.tolist() == [4, 30]
+    np.testing.assert_array_equal(again.outputs(X), adapted.outputs(X))
+    assert not np.allclose(again.outputs(X), learned.adapt(X[:2], [30, 4]).outputs(X))
+
+
+def test_the_weights_are_a_safetensors_file_a_name_a_leaf(tmp_path):
+    learned = learned_of(build_run(on_blobs("learner=maml")))
+    keep(learned, tmp_path)
+    arrays = load_file(tmp_path / "params.safetensors")
+    assert arrays.keys() == {"dense0/kernel", "dense0/bias", "head/kernel", "head/bias"}
+    np.testing.assert_array_equal(arrays["head/kernel"], learned.params["head"]["kernel"])
+
+
+def test_what_is_damaged_is_told_and_never_read(tmp_path):
+    keep(learned_of(build_run(on_blobs("learner=protonet"))), tmp_path)
+    content = bytearray((tmp_path / "params.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "params.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"holds no whole learner \(params.safetensors is not what was written\)"):
+        load(tmp_path)
+    (tmp_path / "params.safetensors").unlink()
+    with pytest.raises(DataError, match="holds no whole learner"):
+        load(tmp_path)
+
+
+def test_a_later_version_and_another_directory_are_told_apart(tmp_path):
+    learned = learned_of(build_run(on_blobs("learner=protonet")))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds something else; name a new one"):
+        keep(learned, tmp_path / "other")
+    keep(learned, tmp_path / "one")
+    with pytest.raises(ConfigError, match="holds a learner that is adapted to nothing"):
+        load_adapted(tmp_path / "one")
+    with pytest.raises(ConfigError, match="holds no adapted learner"):
+        load_adapted(tmp_path / "other")
+    told = json.loads((tmp_path / "one" / "learner.json").read_text())
+    (tmp_path / "one" / "learner.json").write_text(json.dumps(told | {"version": 99, "metarun": "9.9"}))
+    with pytest.raises(DataError, match=r"is of metarun 9.9, this is .*: upgrade it"):
+        load(tmp_path / "one")
