@@ -1,7 +1,7 @@
 """Does to runs what happens to long ones, many times over, and writes docs/reliability.md: `make soak`, over an hour.
 
-`python scripts/soak.py PART...` does some parts only: kills, configurations, endurance, tests. What each found is kept
-in runs/soak/, from which the page is written.
+`python scripts/soak.py PART...` does some parts only: kills, host, configurations, endurance, tests. What each found
+is kept in runs/soak/, from which the page is written.
 """
 
 import argparse
@@ -80,40 +80,88 @@ def kills(times: int = 50) -> dict[str, Any]:
     """One run killed again and again at random moments, beside one that is left alone."""
     settings = [*SMALL, "logger=none", "train.steps=30000", "train.save_every=50", "train.eval_every=1000",
                 "train.log_every=50", "hardware.devices=2"]  # fmt: skip
-    moments = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        alone, killed = Path(folder) / "alone", Path(folder) / "killed"
-        subprocess.run([*METARUN, *settings, f"run.dir={alone}"], check=True, stdout=subprocess.DEVNULL)
-        done = in_save = ended = 0
-        while not (killed / "results.json").exists():
-            command = [*METARUN, *settings, f"run.dir={killed}"] if not done else [*METARUN, f"run.dir={killed}"]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            if done == times:
-                _, error = process.communicate()
-                assert process.returncode == 0, error
-                break
-            try:  # starting takes about 5 seconds
-                process.communicate(timeout=moments.uniform(1, 10))
-                assert process.returncode == 0
-                ended += 1
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                done += 1
-                in_save += any(killed.rglob("*tmp*"))
-        one, other = arrays(alone), arrays(killed)
-        assert one.keys() == other.keys()
-        assert all(np.array_equal(one[name], other[name]) for name in one), "parameters or optimizer state differ"
-        assert (alone / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes(), "rows differ"
-        tests = [json.loads((run / "results.json").read_text())["test"] for run in (alone, killed)]
-        assert tests[0] == tests[1], "figures differ"
-    lost = f"nothing: states, rows and figures bit-equal; {in_save} of them came in the middle of a save"
+        done, in_save = broken_off(settings, Path(folder), times, (signal.SIGKILL,), 10)
     return {
         "fault": "kill -9",
         "how": "one run of 30,000 meta-steps, killed at random moments",
         "times": done,
-        "lost": lost,
+        "lost": f"nothing: states, rows and figures bit-equal; {in_save} of them came in the middle of a save",
     }
+
+
+def host(times: int = 20) -> dict[str, Any]:
+    """A run on images that are decoded and then stay on the host, stopped and killed beside spinning processes."""
+    from PIL import Image
+
+    settings = ["learner=protonet", "task=folder", "model.filters=4", "task.image.side=16", "train.meta_batch=4",
+                "eval.episodes=40", "eval.val_episodes=20", "logger=none", "train.steps=6000", "train.save_every=100",
+                "train.eval_every=1000", "train.log_every=100", "hardware.devices=2", "hardware.data=host",
+                "hardware.task_chunk=2"]  # fmt: skip
+    random_pixels = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for i in range(12_000):
+            path = folder / "images" / f"{i % 60:02}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random_pixels.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+        settings.append(f"task.path={folder / 'images'}")
+        spinning = [
+            subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) + 2)
+        ]
+        try:
+            done, in_save = broken_off(settings, folder, times, (signal.SIGKILL, signal.SIGINT), 40)
+        finally:
+            for process in spinning:
+                process.kill()
+        left = [path.name for path in (folder / "cache-killed").iterdir() if path.name.startswith(".")]
+        assert not left, f"the cache keeps {left}"
+    return {
+        "fault": "kill -9 and Ctrl-C, data on the host",
+        "how": f"12,000 images decoded and 6,000 meta-steps from the host, at random moments, beside {len(spinning)} "
+        "spinning processes",
+        "times": done,
+        "lost": f"nothing: states, rows and figures bit-equal; {in_save} of them came in the middle of a save",
+    }
+
+
+def broken_off(
+    settings: list[str], folder: Path, times: int, signals: tuple[int, ...], seconds: float
+) -> tuple[int, int]:
+    """A run sent one of `signals` within so many `seconds` of each start, and gone on with, beside one left alone.
+
+    Each has a cache of its own. Nothing may differ. Returns how often, and how often that was in the middle of a save.
+    """
+    moments = random.Random(0)
+    alone, killed = folder / "alone", folder / "killed"
+    caches = {run: {**os.environ, "METARUN_CACHE_DIR": str(folder / f"cache-{run.name}")} for run in (alone, killed)}
+    command = [*METARUN, *settings, f"run.dir={alone}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=caches[alone])
+    done = in_save = 0
+    while not (killed / "results.json").exists():
+        begun = (killed / "config.yaml").exists()
+        command = [*METARUN, *([] if begun else settings), f"run.dir={killed}"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=caches[killed])
+        if done == times:
+            _, error = process.communicate()
+            assert process.returncode == 0, error
+            break
+        try:  # starting takes about 5 seconds, on an idle machine
+            process.communicate(timeout=moments.uniform(1, seconds))
+            assert process.returncode == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(moments.choice(signals))
+            _, error = process.communicate()
+            assert process.returncode in (-signal.SIGKILL, 75), error
+            done += 1
+            in_save += any(killed.rglob("*tmp*"))
+    one, other = arrays(alone), arrays(killed)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one), "parameters or optimizer state differ"
+    assert (alone / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes(), "rows differ"
+    tests = [json.loads((run / "results.json").read_text())["test"] for run in (alone, killed)]
+    assert tests[0] == tests[1], "figures differ"
+    return done, in_save
 
 
 def configurations(times: int = 1000, each: int = 50) -> dict[str, Any]:
@@ -246,6 +294,7 @@ def tests() -> list[dict[str, Any]]:
 
 PARTS: dict[str, Any] = {
     "kills": kills,
+    "host": host,
     "busy": busy,
     "endurance": endurance,
     "configurations": configurations,
