@@ -203,6 +203,7 @@ def test_an_image_is_brought_to_the_shape_that_is_asked_for():
     padded = decoded("pad")
     assert (padded[[0, 3]] == 0).all()
     assert padded[1:3, 3, 0].min() > 150
+    assert (decoded("pad", invert=True)[[0, 3]] == 0).all()  # the frame is black in the end
     np.testing.assert_array_equal(decoded("crop", invert=True), 255 - half[:, 2:6])
     grey = decoded("crop", "grey")
     assert grey.shape == (4, 4, 1)
