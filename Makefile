@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format figures compare bench profile start reproduce queue costs soak mutants wheel clean
+.PHONY: help install demo test lint types tests slow format ready figures compare bench profile start reproduce queue costs soak mutants wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ slow: $(VENV)/installed-dev ## the longer tests: every learner learns, and goes 
 format: $(VENV)/installed-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+ready: $(VENV)/installed-dev ## train the learners that come with metarun, metarun/ready/: about half an hour
+	$(BIN)/python scripts/make_ready.py
 
 figures: $(VENV)/installed-dev ## the pictures of README and docs, drawn anew
 	$(BIN)/python scripts/draw_episodes.py

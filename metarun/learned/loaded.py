@@ -6,7 +6,7 @@ from typing import Any, Literal
 from metarun import engine
 from metarun.config.run import build_run
 from metarun.core import ConfigError
-from metarun.learned import kept
+from metarun.learned import kept, ready
 from metarun.learned.learner import Adapted, Learned
 from metarun.run import purpose, restored
 from metarun.run.purpose import Purpose
@@ -15,10 +15,10 @@ from metarun.run.purpose import Purpose
 def load(path: str | Path, state: Literal["best", "last"] | None = None) -> Learned:
     """The learner of the run in a directory: its best state on validation, its last, or the one that its test used.
 
-    Or one that `keep` put into a directory of its own. The run's data need not be there. Raises ConfigError and
-    DataError, in one line each.
+    Or one that `keep` put into a directory of its own, or one that comes with metarun, by its name (`metarun ready`).
+    The run's data need not be there. Raises ConfigError and DataError, in one line each.
     """
-    directory = Path(path).expanduser()
+    directory = place_of(path)
     if kept.is_kept(directory):
         found = read(directory)
         return found.learned if isinstance(found, Adapted) else found
@@ -37,6 +37,12 @@ def load_adapted(path: str | Path) -> Adapted:
     if not isinstance(found, Adapted):
         raise ConfigError("directory", directory, "holds a learner that is adapted to nothing; adapt it first")
     return found
+
+
+def place_of(path: str | Path) -> Path:
+    """A directory as it is given, else that of the learner of this name."""
+    directory = Path(path).expanduser()
+    return directory if directory.exists() else ready.place(str(path)) or directory
 
 
 def read(directory: Path) -> Learned | Adapted:
