@@ -19,7 +19,7 @@ from metarun.run.figures import commit_in_words, show
 PAGE = Path(__file__).parents[1] / "docs" / "sets.md"
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 CIFAR = (
-    "task=cifar_fs train.task.queries=5 train.steps=600 eval.shots=[5] "
+    "task=cifar_fs train.task.queries=5 train.steps=600 eval.shots=[5] eval.inductive=none "
     "eval.tasks={mednist:{task:folder,path:'${data_dir}/mednist/mednist_3000.zip'}}"
 )
 CLINC = "task=clinc150 task.split=fold1 eval.shots=[5]"
