@@ -69,7 +69,7 @@ BUDGET ?= 1
 reproduce: $(VENV)/installed-dev ## every paper's row: docs/results.md and README's table, days on a CPU; make reproduce BUDGET=0.05 for a part
 	$(BIN)/python scripts/reproduce.py --budget $(BUDGET)
 
-queue: $(VENV)/installed-dev ## the rows of scripts/plan.yaml in full, one by one at the lowest priority: stop it when you like, and go on
+queue: $(VENV)/installed-dev ## the rows of scripts/plan.yaml in full, one by one at the lowest priority (setsid make queue: below all sessions); stop it and go on when you like
 	$(BIN)/python scripts/reproduce.py --plan
 
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from pages.known import beside
@@ -32,12 +33,26 @@ def make(folder: Path, given: list[str]) -> int:
     return code
 
 
+def lowest_priority() -> None:
+    """For this process and all that it starts.
+
+    Linux shares the cores among sessions first, and only within one by their niceness: a session of its own, without a
+    terminal (`setsid make queue`), is made nice as a whole. One with a terminal is the user's, who works in it.
+    """
+    os.nice(19)
+    with suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDONLY))
+        return
+    with suppress(OSError):  # no Linux, or one that does not share so
+        Path("/proc/self/autogroup").write_text("19")
+
+
 def work_through(jobs: Iterable[Callable[[], int]], after_each: Callable[[], None]) -> list[int]:
     """The exit codes of jobs made one by one at the lowest priority, up to the first that was stopped.
 
     A job that failed stops no others. Ctrl-C waits until the one at work has saved its state.
     """
-    os.nice(19)
+    lowest_priority()
     codes: list[int] = []
     with ThreadPoolExecutor(1) as pool:
         for job in jobs:

@@ -381,3 +381,17 @@ def test_ctrl_c_waits_until_a_plans_run_has_saved_its_state(reproduce, tmp_path,
     monkeypatch.setattr(runs.os, "nice", lambda _: None)
     reproduce("--plan", str(plan), code=130)
     assert len(ended) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="Linux shares cores among sessions there")
+def test_work_in_a_session_of_its_own_is_behind_all_other_sessions():
+    code = "from pages.runs import lowest_priority; lowest_priority(); print(open('/proc/self/autogroup').read())"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(script.__file__).parent,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert told.stdout.split()[1:] == ["nice", "19"], told.stderr
