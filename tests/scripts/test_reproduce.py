@@ -385,7 +385,10 @@ def test_ctrl_c_waits_until_a_plans_run_has_saved_its_state(reproduce, tmp_path,
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="Linux shares cores among sessions there")
 def test_work_in_a_session_of_its_own_is_behind_all_other_sessions():
-    code = "from pages.runs import lowest_priority; lowest_priority(); print(open('/proc/self/autogroup').read())"
+    code = (
+        "import os; from pages.runs import lowest_priority; lowest_priority(); "
+        "os.write(1, open('/proc/self/autogroup', 'rb').read()); os._exit(0)"  # at once: it waits for all others
+    )
     told = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(script.__file__).parent,
