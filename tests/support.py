@@ -1,5 +1,6 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
+import copy
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +27,16 @@ from metarun.core import Batch, Episode, Net
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration that these overrides give."""
+    """The resolved configuration that these overrides give, the caller's to change."""
+    return copy.deepcopy(composed_once(overrides, os.environ.get("METARUN_DATA_DIR")))
+
+
+@cache
+def composed_once(overrides: tuple[str, ...], data_dir: str | None) -> dict[str, Any]:
+    """Hydra takes 70 ms, and the same few hundred configurations are asked for again and again.
+
+    Of the environment, conf/ reads the `data_dir` alone.
+    """
     fixed = ["run.dir=RUN", "run.name=NAME"]  # the defaults need Hydra's runtime
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return resolve(compose("config", overrides=[*fixed, *overrides]))
