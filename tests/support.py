@@ -1,8 +1,10 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
 import copy
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -68,6 +70,22 @@ def placed(values: dict[str, Any], directory: Path) -> Run:
 
 def experiments() -> list[str]:
     return choices("experiment")
+
+
+def learners_with(field: str) -> list[str]:
+    """The learners that have a setting, told by their classes: to compose them all would take seconds."""
+
+    def target(name: str) -> str:
+        text = (conf_dir() / "learner" / f"{name}.yaml").read_text()
+        if own := re.search(r"_target_: (metarun\.learners\.\S+)", text):
+            return own[1]
+        return target(re.search(r"^  - (\w+)$", text, re.MULTILINE)[1])
+
+    def fields(name: str) -> dict[str, Any]:
+        module, _, of = target(name).rpartition(".")
+        return getattr(importlib.import_module(module), of).__dataclass_fields__
+
+    return [name for name in choices("learner") if field in fields(name)]
 
 
 def serve(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:

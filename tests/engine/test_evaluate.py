@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from support import composed, on_blobs, one_of, run_of
+from support import learners_with, on_blobs, one_of, run_of
 
 from metarun import engine, inner
-from metarun.config import choices
 from metarun.config.run import build_run
 from metarun.engine.evaluate import Asked, make_evaluate, queries_at_once, query_metrics
 from metarun.engine.net import make_net
@@ -105,19 +104,17 @@ def test_inductive_figures_are_told_where_they_are_asked_for(drawn):
     assert build_run(on_blobs("model.norm=none", "eval.inductive=all")).asked.inductive == "none"
 
 
-TAKE_INNER_STEPS = [name for name in choices("learner") if "inner_steps" in composed(f"learner={name}")["learner"]]
-
-
 QUICK = ("maml", "reptile", "cavia")  # of each way to adapt one: make slow takes all
 
 
 @pytest.mark.parametrize(
-    "learner", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TAKE_INNER_STEPS]
+    "learner",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in learners_with("inner_steps")],
 )
 def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptation_of_its_own_does(learner):
     task = ("task=strokes", "task.ways=3", "task.queries=2", "task.pool=20", "model=mlp", "model.hidden=[4]")
     # Adam divides by the gradient's size: rounding, where that is next to nothing.
-    sgd = ("learner.inner_optimizer=sgd",) if "inner_optimizer" in composed(f"learner={learner}")["learner"] else ()
+    sgd = ("learner.inner_optimizer=sgd",) if learner in learners_with("inner_optimizer") else ()
     run = run_of(f"learner={learner}", *task, *sgd, "model.norm=batch")
     net = make_net(run.model, run.tasks, 3)
     episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
