@@ -44,7 +44,8 @@ def row_of(text: str, words: str) -> str:
 
 
 def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path, capfd):
-    quick = [f"--set={setting}" for setting in ("eval.episodes=8", "eval.val_episodes=2", "train.meta_batch=2")]
+    settings = ("eval.episodes=8", "eval.val_episodes=2", "train.meta_batch=2", "hardware.task_chunk=1")
+    quick = [f"--set={setting}" for setting in settings]
     arguments = ("maml_sinusoid_10s", "--budget", "0.0001", "--seeds", "0,1", *quick)
     text = reproduce(*arguments)
     assert capfd.readouterr().out.count("metarun experiment=maml_sinusoid_10s train.steps=7") == 2
