@@ -55,7 +55,10 @@ def run_of(*overrides: str) -> Run:
 
 
 # A run of seconds.
-SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8")
+SMALL = (
+    "task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8",
+    "hardware.task_chunk=2",
+)  # fmt: skip
 
 
 def run_in(directory: Path, *overrides: str) -> Run:
@@ -201,7 +204,7 @@ class Page(HTMLParser):
 
 QUICK = (
     "task=sinusoid", "model.hidden=[8]", "train.steps=40", "train.meta_batch=4",
-    "eval.episodes=8", "eval.val_episodes=4",
+    "eval.episodes=8", "eval.val_episodes=4", "hardware.task_chunk=2",
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ SMALL = {
     "eval.val_episodes": "2",
     "eval.inner_steps": "[0,1]",
     "eval.inductive": "none",
+    "hardware.task_chunk": "1",
     "logger": "none",
 }
 SMALL_MODEL = {
