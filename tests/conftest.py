@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -220,7 +221,10 @@ def data_for(request) -> Callable[[str], list[str]]:
 
 @pytest.fixture(scope="session")
 def two_runs(tmp_path_factory) -> Path:
-    """A classification and a regression, finished; the classification's name and classes have markup in them."""
+    """A classification and a regression, finished; the classification's name and classes have markup in them.
+
+    Of their checkpoints the names are left: a report reads no more, and tests copy the runs often.
+    """
     from support import MARKUP, composed, on_blobs
 
     from metarun.config.run import build_run
@@ -234,6 +238,8 @@ def two_runs(tmp_path_factory) -> Path:
     for name, values in (("blobs", blobs), ("sinusoid", sinusoid)):
         values["run"] |= {"dir": str(folder / name), "name": MARKUP}
         train.train(build_run(values))
+        for file in (folder / name / "checkpoints").glob("*/*/*"):
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
     classes = {"classes": {MARKUP: [1, 2], "b": [3, 3]}, "confusions": [[MARKUP, "b", 1]]}
     (folder / "blobs" / "classes.json").write_text(json.dumps(classes))
     return folder

@@ -1,12 +1,16 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
+import copy
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +29,16 @@ from metarun.core import Batch, Episode, Net
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration that these overrides give."""
+    """The resolved configuration that these overrides give, the caller's to change."""
+    return copy.deepcopy(composed_once(overrides, os.environ.get("METARUN_DATA_DIR")))
+
+
+@cache
+def composed_once(overrides: tuple[str, ...], data_dir: str | None) -> dict[str, Any]:
+    """Hydra takes 70 ms, and the same few hundred configurations are asked for again and again.
+
+    Of the environment, conf/ reads the `data_dir` alone.
+    """
     fixed = ["run.dir=RUN", "run.name=NAME"]  # the defaults need Hydra's runtime
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return resolve(compose("config", overrides=[*fixed, *overrides]))
@@ -42,7 +55,10 @@ def run_of(*overrides: str) -> Run:
 
 
 # A run of seconds.
-SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8")
+SMALL = (
+    "task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8",
+    "hardware.task_chunk=2",
+)  # fmt: skip
 
 
 def run_in(directory: Path, *overrides: str) -> Run:
@@ -57,6 +73,22 @@ def placed(values: dict[str, Any], directory: Path) -> Run:
 
 def experiments() -> list[str]:
     return choices("experiment")
+
+
+def learners_with(field: str) -> list[str]:
+    """The learners that have a setting, told by their classes: to compose them all would take seconds."""
+
+    def target(name: str) -> str:
+        text = (conf_dir() / "learner" / f"{name}.yaml").read_text()
+        if own := re.search(r"_target_: (metarun\.learners\.\S+)", text):
+            return own[1]
+        return target(re.search(r"^  - (\w+)$", text, re.MULTILINE)[1])
+
+    def fields(name: str) -> dict[str, Any]:
+        module, _, of = target(name).rpartition(".")
+        return getattr(importlib.import_module(module), of).__dataclass_fields__
+
+    return [name for name in choices("learner") if field in fields(name)]
 
 
 def serve(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
@@ -172,7 +204,7 @@ class Page(HTMLParser):
 
 QUICK = (
     "task=sinusoid", "model.hidden=[8]", "train.steps=40", "train.meta_batch=4",
-    "eval.episodes=8", "eval.val_episodes=4",
+    "eval.episodes=8", "eval.val_episodes=4", "hardware.task_chunk=2",
 )  # fmt: skip
 
 

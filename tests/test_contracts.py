@@ -1,5 +1,8 @@
 """What every component promises, over every yaml in conf/: a new one is tested by being there."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ from support import composed, on_blobs
 from metarun.config import choices
 from metarun.config.build import build
 from metarun.config.run import Run, build_run
-from metarun.core import Episode
+from metarun.core import Episode, Key, PyTree, Tasks
 from metarun.engine.net import make_net
 from metarun.tasks.episode import by_class
 
@@ -19,25 +22,40 @@ MODELS = choices("model")
 SPLITS = ("train", "val", "test")
 
 
+class Loaded(NamedTuple):
+    tasks: Tasks
+    data: dict[str, PyTree]  # of each split
+    sample: Callable[[PyTree, Key], Episode]  # compiled
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, Loaded]:
+    """What the tests of a task share, by its name."""
+    return {}
+
+
 @pytest.fixture(params=TASKS)
-def task(request, data_for):
+def task(request, data_for, loaded):
     """A task distribution as its yaml gives it, and its data (a skip where they are not at hand)."""
-    tasks = build("task", composed(f"task={request.param}", *data_for(request.param))["task"])
-    return tasks, {split: tasks.load(split) for split in SPLITS}
+    settings = data_for(request.param)
+    if request.param not in loaded:
+        tasks = build("task", composed(f"task={request.param}", *settings)["task"])
+        data = {split: tasks.load(split) for split in SPLITS}
+        loaded[request.param] = Loaded(tasks, data, jax.jit(tasks.sample))
+    return loaded[request.param]
 
 
 def test_a_key_gives_one_episode_and_another_key_another(task):
-    tasks, data = task
-    sample = jax.jit(tasks.sample)
+    _, data, sample = task
     one, same, other = (sample(data["train"], jax.random.key(seed)) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert not np.array_equal(one.support.x, other.support.x)
 
 
 def test_episodes_have_the_shape_that_the_settings_ask_for(task):
-    tasks, data = task
+    tasks, data, sample = task
     for split in SPLITS:
-        support, query, _ = jax.jit(tasks.sample)(data[split], jax.random.key(0))
+        support, query, _ = sample(data[split], jax.random.key(0))
         ways = tasks.ways if tasks.metric == "accuracy" else 1
         for batch, per_class in ((support, tasks.shots), (query, tasks.queries)):
             assert len(batch.x) == len(batch.y) == ways * per_class
@@ -49,16 +67,16 @@ def test_episodes_have_the_shape_that_the_settings_ask_for(task):
 
 
 def test_support_and_query_share_no_example(task):
-    tasks, data = task
+    _, data, sample = task
     for seed in range(5):
-        support, query, _ = jax.jit(tasks.sample)(data["train"], jax.random.key(seed))
+        support, query, _ = sample(data["train"], jax.random.key(seed))
         rows = {np.asarray(x).tobytes() for x in support.x}
         assert rows.isdisjoint(np.asarray(x).tobytes() for x in query.x)
 
 
 def test_a_label_tells_nothing_of_which_class_it_stands_for(task):
     """In half of the episodes label 0 has the lower class number of the first two, in half of them label 1 has it."""
-    tasks, data = task
+    tasks, data, _ = task
     classes = jax.jit(jax.vmap(lambda data, key: tasks.sample(data, key).classes, (None, 0)))
     drawn = classes(data["train"], jax.random.split(jax.random.key(0), 400))
     if drawn is not None:  # sine waves and groups are no classes
@@ -66,17 +84,17 @@ def test_a_label_tells_nothing_of_which_class_it_stands_for(task):
 
 
 def test_sampling_many_at_once_is_sampling_each(task):
-    tasks, data = task
+    tasks, data, sample = task
     keys = jax.random.split(jax.random.key(0), 3)
     many = jax.jit(jax.vmap(tasks.sample, (None, 0)))(data["train"], keys)
     for i, key in enumerate(keys):
-        one = jax.jit(tasks.sample)(data["train"], key)
+        one = sample(data["train"], key)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), many, one)
 
 
 def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
-    tasks, data = task
-    query = jax.jit(tasks.sample)(data["train"], jax.random.key(0)).query
+    tasks, data, sample = task
+    query = sample(data["train"], jax.random.key(0)).query
     loss, metrics = tasks.loss(jnp.zeros((len(query.y), tasks.n_out)), query.y)
     assert metrics["loss"] == loss
     assert tasks.metric in metrics
@@ -89,9 +107,12 @@ def few_episodes(run: Run) -> Episode:
     return jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys)
 
 
+FEWER_LAYERS = {"attention": ("learner.blocks=1",)}  # quicker to compile
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_keeps_its_protocol(learner):
-    run = build_run(on_blobs(f"learner={learner}"))
+    run = build_run(on_blobs(f"learner={learner}", *FEWER_LAYERS.get(learner, ())))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     batch = few_episodes(run)
     support, query, _ = jax.tree.map(lambda leaf: leaf[0], batch)
@@ -127,6 +148,8 @@ def test_a_learner_keeps_its_protocol(learner):
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
     values = composed(f"model={model}")["model"]
+    if "filters" in values:  # as few as let inputs and outputs differ
+        values["filters"] = 4 if isinstance(values["filters"], int) else [4] * len(values["filters"])
     if "norm" in values:
         values["norm"] = norm
     module = build("model", values, n_out=4, dtype=None)

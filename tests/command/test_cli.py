@@ -98,7 +98,7 @@ def test_missing_data_is_one_line_that_says_where_it_was_looked_for(tmp_path):
 
 
 def test_a_run_leaves_what_the_readme_says(tmp_path):
-    out = metarun(*QUICK, "run.dir=RUN", "run.tags=[a,b]", cwd=tmp_path).stdout
+    out = metarun(*QUICK, "hardware.task_chunk=auto", "run.dir=RUN", "run.tags=[a,b]", cwd=tmp_path).stdout
     run = tmp_path / "RUN"
     assert {path.name for path in run.iterdir()} == {
         ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz"
@@ -187,7 +187,7 @@ def test_a_directory_with_another_run_is_refused_and_left_as_it_was(tmp_path, un
 
 
 def test_a_run_whose_lines_nobody_reads_any_more_goes_on(tmp_path):
-    process = start(*QUICK, "logger=none", "train.steps=4000", "train.log_every=10", "run.dir=RUN", cwd=tmp_path)
+    process = start(*QUICK, "logger=none", "train.steps=1000", "train.log_every=10", "run.dir=RUN", cwd=tmp_path)
     assert process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=120) == 0, process.stderr.read()
@@ -196,12 +196,15 @@ def test_a_run_whose_lines_nobody_reads_any_more_goes_on(tmp_path):
 
 
 def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(tmp_path):
-    first = start(*LONG, "train.steps=20000", "run.dir=RUN", cwd=tmp_path)
+    first = start(*LONG, "train.steps=1000000", "run.dir=RUN", cwd=tmp_path)
     wait_for(lambda: (tmp_path / "RUN" / "config.yaml").exists(), first)
     err = metarun("run.dir=RUN", cwd=tmp_path, code=2).stderr
     assert "another process is at work there" in err
+    done = len(rows(tmp_path / "RUN"))
+    wait_for(lambda: len(rows(tmp_path / "RUN")) > done, first)
+    first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=120)
-    assert first.returncode == 0, err
+    assert first.returncode == 75, err
 
 
 def test_a_sweep_goes_on_past_a_combination_that_diverges(tmp_path):

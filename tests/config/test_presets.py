@@ -2,18 +2,25 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from pages.known import known, longest
-from support import composed, experiments
+from pages.known import known, longest, presets
+from support import composed
 
 from metarun.config import conf_dir, describe
 from metarun.run import results
 from metarun.run.figures import figure_of, papers, show
 
-PAPERS = [name for name in experiments() if composed(f"experiment={name}")["paper"] is not None]
+PAPERS = list(presets())
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> dict[str, Any]:
+    """What docs/results.json alone knows."""
+    return known(tmp_path_factory.mktemp("no runs"))
 
 
 @pytest.mark.parametrize("preset", PAPERS)
@@ -29,8 +36,7 @@ def test_a_preset_opens_with_its_paper_its_figure_and_its_command(preset):
 
 
 @pytest.mark.parametrize("preset", PAPERS)
-def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, tmp_path):
-    kept = known(tmp_path)  # docs/results.json alone
+def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, kept):
     opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
     seeds = longest(kept, preset)
     words = " ".join(opening.replace("#", " ").split())
@@ -64,11 +70,11 @@ OTHER_STATISTICS = {
 
 
 @pytest.mark.parametrize("preset", [name for name in PAPERS if name.split("_")[0] in OTHER_STATISTICS])
-def test_a_preset_whose_paper_normalises_otherwise_says_so_and_gives_the_inductive_figure(preset, tmp_path):
+def test_a_preset_whose_paper_normalises_otherwise_says_so_and_gives_the_inductive_figure(preset, kept):
     opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
     words = " ".join(opening.replace("#", " ").split())
     assert OTHER_STATISTICS[preset.split("_")[0]] in words
-    seeds = longest(known(tmp_path), preset)
+    seeds = longest(kept, preset)
     figures = [figure for run in seeds if (figure := figure_of(run, "accuracy_inductive"))]
     if figures:
         mean, ci95 = (100 * np.mean([figure[part] for figure in figures]) for part in ("mean", "ci95"))

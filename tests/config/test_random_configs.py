@@ -34,6 +34,7 @@ SMALL = {
     "eval.val_episodes": "2",
     "eval.inner_steps": "[0,1]",
     "eval.inductive": "none",
+    "hardware.task_chunk": "1",
     "logger": "none",
 }
 SMALL_MODEL = {
@@ -152,16 +153,34 @@ def workplace(tmp_path_factory):
         print(f"\nrandom configurations: {dict(ENDS)}")
 
 
-@seed(int(os.environ.get("METARUN_RANDOM_SEED", 0)))
-@settings(
-    max_examples=int(os.environ.get("METARUN_RANDOM_CONFIGS", 15)),
-    deadline=None,
-    database=None,
-    phases=[Phase.generate],  # making a failure shorter would take many more runs
-    suppress_health_check=list(HealthCheck),
-)
-@given(command=commands())
+def over_commands(examples: int):
+    """The test once for each of so many random commands."""
+
+    def over(test):
+        repeated = settings(
+            max_examples=int(os.environ.get("METARUN_RANDOM_CONFIGS", examples)),
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],  # making a failure shorter would take many more runs
+            suppress_health_check=list(HealthCheck),
+        )
+        return seed(int(os.environ.get("METARUN_RANDOM_SEED", 0)))(repeated(given(command=commands())(test)))
+
+    return over
+
+
+@over_commands(5)
 def test_any_command_ends_in_two_meta_steps_or_in_one_line(workplace, command):
+    ends_well(workplace, command)
+
+
+@pytest.mark.slow
+@over_commands(30)
+def test_any_of_more_commands_ends_so(workplace, command):
+    ends_well(workplace, command)
+
+
+def ends_well(workplace: Path, command: list[str]) -> None:
     out, err = io.StringIO(), io.StringIO()
     faulthandler.dump_traceback_later(300, exit=True)  # a hang ends the tests
     shutil.rmtree(workplace / "RUN", ignore_errors=True)

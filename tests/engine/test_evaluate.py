@@ -1,25 +1,26 @@
 """Evaluation against its definition, written out task by task."""
 
 import dataclasses
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from support import composed, on_blobs, one_of, run_of
+from support import learners_with, on_blobs, one_of, run_of
 
 from metarun import engine, inner
-from metarun.config import choices
 from metarun.config.run import build_run
 from metarun.engine.evaluate import Asked, make_evaluate, queries_at_once, query_metrics
 from metarun.engine.net import make_net
 from metarun.inner import Inner, differentiated
 
-RUN = run_of(
-    "task=strokes", "task.ways=3", "task.queries=2", "model=mlp", "model.hidden=[4]", "model.norm=batch",
-    "learner.inner_steps=2", "learner.inner_lr=0.5", "learner.inner_loss=mean",
+RUN = build_run(
+    on_blobs(
+        "model.hidden=[4]", "model.norm=batch",
+        "learner.inner_steps=2", "learner.inner_lr=0.5", "learner.inner_loss=mean",
+    )
 )  # fmt: skip
 NET = make_net(RUN.model, RUN.tasks, 3)
 TASKS = 7
@@ -105,36 +106,35 @@ def test_inductive_figures_are_told_where_they_are_asked_for(drawn):
     assert build_run(on_blobs("model.norm=none", "eval.inductive=all")).asked.inductive == "none"
 
 
-TAKE_INNER_STEPS = [name for name in choices("learner") if "inner_steps" in composed(f"learner={name}")["learner"]]
-
-
 QUICK = ("maml", "reptile", "cavia")  # of each way to adapt one: make slow takes all
 
 
 @pytest.mark.parametrize(
-    "learner", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TAKE_INNER_STEPS]
+    "learner",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in learners_with("inner_steps")],
 )
 def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptation_of_its_own_does(learner):
-    task = ("task=strokes", "task.ways=3", "task.queries=2", "task.pool=20", "model=mlp", "model.hidden=[4]")
     # Adam divides by the gradient's size: rounding, where that is next to nothing.
-    sgd = ("learner.inner_optimizer=sgd",) if "inner_optimizer" in composed(f"learner={learner}")["learner"] else ()
-    run = run_of(f"learner={learner}", *task, *sgd, "model.norm=batch")
+    sgd = ("learner.inner_optimizer=sgd",) if learner in learners_with("inner_optimizer") else ()
+    run = build_run(on_blobs(f"learner={learner}", *sgd, "model.hidden=[4]", "model.norm=batch"))
     net = make_net(run.model, run.tasks, 3)
     episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     net = net._replace(n_classes=20)
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
-    numbers, key, asked = [5, 0, 2, 7, 1, 2], jax.random.key(2), Asked(5, "all")
-    found = alone(run.learner, episode, asked, numbers, params, net, key)
+    numbers, key = [3, 0, 4, 1, 3], jax.random.key(2)
+    found = alone(run.learner, episode, Asked(3, "all"), numbers, params, net, key)
+
+    @partial(jax.jit, static_argnums=0)
+    def after(own):
+        fast = own.adapt(net, params, episode.support, key)
+        together = jax.vmap(lambda x: own.predict(net, fast, jnp.concatenate([episode.support.x, x[None]]))[-1])
+        loss = net.loss(together(episode.query.x), episode.query.y)[0]
+        return own.predict(net, fast, episode.query.x), loss
+
     for i, n in enumerate(numbers):
-        own = dataclasses.replace(run.learner, inner_steps=n)
-        fast = jax.jit(lambda own=own: own.adapt(net, params, episode.support, key))()
-        outputs = own.predict(net, fast, episode.query.x)
+        outputs, loss = after(dataclasses.replace(run.learner, inner_steps=n))
         np.testing.assert_allclose(found.outputs[i], outputs, rtol=1e-4, atol=1e-5)
-        together = jax.vmap(
-            lambda x, fast=fast, own=own: own.predict(net, fast, jnp.concatenate([episode.support.x, x[None]]))[-1]
-        )
-        expected = net.loss(together(episode.query.x), episode.query.y)[0]
-        np.testing.assert_allclose(found.inductive["loss"][i], expected, rtol=1e-4)
+        np.testing.assert_allclose(found.inductive["loss"][i], loss, rtol=1e-4)
     assert np.abs(found.outputs[0] - found.outputs[1]).max() > 1e-4
 
 

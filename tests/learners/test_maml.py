@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import LINEAR, classifier, composed, episodes, on_blobs, placed
+from support import LINEAR, classifier, episodes, learners_with, on_blobs, placed
 
 from metarun import inner
-from metarun.config import choices
 from metarun.core import Batch, ConfigError, Episode
 from metarun.learners.maml import MAML
 from metarun.run import train
@@ -141,10 +140,7 @@ def test_frozen_parameters_are_meta_learned_but_not_adapted():
     assert np.abs(grads["hidden"]["w"]).max() > 0
 
 
-WITH_FREEZE = [name for name in choices("learner") if "freeze" in composed(f"learner={name}")["learner"]]
-
-
-@pytest.mark.parametrize("learner", WITH_FREEZE)
+@pytest.mark.parametrize("learner", learners_with("freeze"))
 def test_what_freezes_nothing_is_refused_before_training_naming_what_there_is(tmp_path, learner):
     run = placed(on_blobs(f"learner={learner}", "learner.freeze=[head,nosuchlayer]", "logger=none"), tmp_path / "run")
     with pytest.raises(ConfigError) as refused:
@@ -155,4 +151,4 @@ def test_what_freezes_nothing_is_refused_before_training_naming_what_there_is(tm
 
 
 def test_all_learners_that_freeze_are_tried():
-    assert {"boil", "fomaml", "maml"} <= set(WITH_FREEZE)
+    assert {"boil", "fomaml", "maml"} <= set(learners_with("freeze"))

@@ -125,7 +125,7 @@ def test_a_browser_opens_and_sorts_it_without_an_error(two_runs, tmp_path):
 
 
 @needs_chromium
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_narrow_page_light_or_dark_shows_every_section_and_does_not_scroll_sideways(two_runs, tmp_path, dark):
     measure = """<script>
     const style = getComputedStyle(document.body);
@@ -160,7 +160,7 @@ def many_columns(two_runs: Path, folder: Path) -> list[runs.SavedRun]:
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [1300, 500])
+@pytest.mark.parametrize("width", [pytest.param(1300, marks=pytest.mark.slow), 500])
 def test_a_summary_too_wide_for_the_page_lets_lesser_columns_give_way_and_says_so(two_runs, tmp_path, width):
     measure = """<script>
     const box = document.querySelector("#summary .wide"), cue = box.nextElementSibling;

@@ -118,7 +118,10 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "damage", [flip, *(pytest.param(how, marks=pytest.mark.slow) for how in (truncate, Path.unlink))],
+    ids=lambda f: f.__name__,
+)  # fmt: skip
 def test_a_damaged_checkpoint_is_never_taken_for_a_whole_one(two_checkpoints, tmp_path, damage):
     """Every file of the newest checkpoint, one after another: what comes back is its content, or the one before."""
     steps = []
@@ -260,7 +263,7 @@ def test_sigterm_while_all_is_being_prepared_ends_the_process_at_once(tmp_path):
 
 def test_max_minutes_stops_in_time_with_all_of_it_saved(tmp_path):
     settings = (*SMALL, "train.steps=20000", "train.log_every=1", "logger=none", "run.dir=RUN")
-    err = metarun(*settings, "run.max_minutes=0.15", cwd=tmp_path, code=75).stderr
+    err = metarun(*settings, "run.max_minutes=0.08", cwd=tmp_path, code=75).stderr
     assert "stopped and saved at meta-step" in err
     last = max(int(path.name) for path in complete(tmp_path / "RUN"))
     assert last < 20000

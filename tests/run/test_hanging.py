@@ -63,10 +63,10 @@ def test_a_call_that_hangs_ends_the_process_with_what_it_takes_to_go_on(tmp_path
 
 
 def test_a_process_that_was_suspended_goes_on(tmp_path):
-    process = start(*QUICK, *LEARNER, "train.steps=2000", "run.max_silent_minutes=0.04", cwd=tmp_path, **BESIDE)
+    process = start(*QUICK, *LEARNER, "train.steps=400", "run.max_silent_minutes=0.04", cwd=tmp_path, **BESIDE)
     wait_for(lambda: (tmp_path / "RUN" / "metrics.jsonl").exists(), process)
     process.send_signal(signal.SIGSTOP)
-    time.sleep(5)  # twice as long as it may be silent
+    time.sleep(3)  # longer than it may be silent
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -97,7 +97,7 @@ def test_the_rows_of_a_longer_run_follow_its_periods_and_count_no_meta_step_as_s
 
 
 def test_a_finished_run_is_tested_again_without_training_and_keeps_its_earlier_results(tmp_path, monkeypatch):
-    settings = (*PERIODS, "train.steps=12")
+    settings = (*PERIODS, "train.steps=12", "hardware.task_chunk=auto")
     first = train.train(run_in(tmp_path / "run", *settings))
     whole = train.train(run_in(tmp_path / "whole", *settings, "eval.episodes=16", "eval.inner_steps=[0,2]"))
     trained, kept = rows(tmp_path / "run"), [path.stat().st_mtime_ns for path in complete(tmp_path / "run")]
