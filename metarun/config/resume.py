@@ -22,6 +22,9 @@ MAY_CHANGE = (
 OF_THE_TEST = (
     "eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots", "eval.inductive", "eval.tasks",
 )  # fmt: skip
+# What a test of its own may set of a run (`metarun eval`): how it is tested, where, and how fast.
+OF_A_TEST = ("eval.", "hardware.", "data_dir.", "inner.mode.", "inner.unroll.", "inner.remat.")
+ALLOWED = "eval.*, hardware.*, data_dir, inner.mode, inner.unroll, inner.remat"
 PERIODS = ("train.log_every", "train.eval_every", "train.save_every")
 # A command that chooses one of these tells of a whole run; one that does not, of changes to the run that is there.
 WHOLE = {"task", "learner", "model", "optimizer", "experiment"}
@@ -104,6 +107,39 @@ def changed(stored: dict[str, Any], config: dict[str, Any], keys: Collection[str
         if last in new:
             group[last] = new[last]
     return result
+
+
+def must_be_of_a_test(settings: Collection[str]) -> list[str]:
+    """The keys of these settings, as they are written. Raises ConfigError for one that a test cannot set."""
+    keys = []
+    for setting in settings:
+        key, _, value = setting.lstrip("+~").partition("=")
+        if key == "eval" or not f"{key}.".startswith(OF_A_TEST):
+            hint = f"; to test so, eval.{key}={value}" if key.startswith(("task.", "learner.")) else ""
+            hint = f"; on other data, 'eval.tasks={{{value}: {{}}}}'" if key == "task" else hint
+            raise ConfigError(key, value, f"is the run's, and stays as it is; a test may set {ALLOWED}{hint}")
+        keys.append(key)
+    return keys
+
+
+def tested_otherwise(stored: dict[str, Any], config: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
+    """The stored configuration of a run with what `config` has for `named`, keys that a test may set.
+
+    Data that were in its data_dir are in the new one. Raises ConfigError.
+    """
+    found = changed(stored, config, named)
+    if "data_dir" in named:
+        evaluation = found["eval"]
+        tasks = {name: moved(values, stored["data_dir"], found) for name, values in evaluation["tasks"].items()}
+        found |= {"task": moved(found["task"], stored["data_dir"], found), "eval": {**evaluation, "tasks": tasks}}
+    return complete(found)
+
+
+def moved(task: Any, before: str | None, config: dict[str, Any]) -> Any:
+    """A task's settings, its data_dir that of `config` if it was the one `before`."""
+    if not isinstance(task, dict) or "data_dir" not in task or task["data_dir"] != before:
+        return task
+    return {**task, "data_dir": config["data_dir"]}
 
 
 def is_domains_place(key: str) -> bool:

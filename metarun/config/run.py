@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -180,8 +180,12 @@ class Run:
         }
 
 
-def build_run(config: dict[str, Any]) -> Run:
-    """Checks a resolved configuration and builds what it names. No device is touched. Raises ConfigError."""
+def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -> Run:
+    """Checks a resolved configuration and builds what it names. No device is touched. Raises ConfigError.
+
+    Episodes of training and of the test must be there, and of the splits that it is `selected_by`: of none, if it is
+    only tested.
+    """
     unknown(config, set(SECTIONS), "")
     for section in SECTIONS:
         if section not in config:
@@ -210,7 +214,7 @@ def build_run(config: dict[str, Any]) -> Run:
         laid_over(config["learner"], known("eval.learner", evaluation.learner, config["learner"])),
     )
     parts = [("train", tasks, "train.task", train.task)]
-    parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in ("val", evaluation.split)]
+    parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in (*selected_by, evaluation.split)]
     for shots in evaluation.shots:
         if not hasattr(eval_tasks, "shots"):
             raise ConfigError("eval.shots", list(evaluation.shots), "[], as the task has no key shots")

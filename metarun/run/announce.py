@@ -17,10 +17,7 @@ def announce(
     run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separations: Sequence[dict[str, Any] | None]
 ) -> None:
     """What the run is, in a line; what of its data is left out or doubled, and devices that it leaves idle, if any."""
-    every = (run.tasks, run.eval_tasks, *run.domains.values())
-    lines = [line for tasks in every if isinstance(tasks, Telling) for line in tasks.told()]
-    lines += [doubled(found) for found in separations if found and found["duplicate_examples_across_splits"]]
-    for line in dict.fromkeys(lines):
+    for line in of_its_data(run, separations):
         log.warning(line)
     log.info(
         f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, "
@@ -31,6 +28,14 @@ def announce(
     chunk = 1 if run.hardware.task_chunk == "auto" else run.hardware.task_chunk
     if told := idle(run.train.meta_batch, mesh.size, found, chunk):
         log.warning(told)
+
+
+def of_its_data(run: Run, separations: Sequence[dict[str, Any] | None]) -> list[str]:
+    """What of a run's data is left out or doubled, a line each."""
+    every = (run.tasks, run.eval_tasks, *run.domains.values())
+    lines = [line for tasks in every if isinstance(tasks, Telling) for line in tasks.told()]
+    lines += [doubled(found) for found in separations if found and found["duplicate_examples_across_splits"]]
+    return list(dict.fromkeys(lines))
 
 
 def doubled(separation: dict[str, Any]) -> str:

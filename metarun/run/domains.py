@@ -30,12 +30,15 @@ def on(run: Run, name: str) -> Run:
 
 
 def load(run: Run, data: Mapping[str, PyTree], trained: PyTree) -> dict[str, Domain]:
-    """Each domain of the run; `data` to train on ("train") and to select by ("val"), `trained` shapes of parameters.
+    """Each domain of the run; `data` to train on ("train") and, if any are, to select by ("val").
+
+    `trained` has the shapes of what was learned, or will be.
 
     Raises DataError, also if a class of a domain stands in training or validation, and ConfigError for one that the
     model does not take.
     """
-    own = {"train": Part(run.tasks, "train", data["train"]), "val": Part(run.eval_tasks, "val", data["val"])}
+    parts = {"train": run.tasks, "val": run.eval_tasks}
+    own = {split: Part(tasks, split, data[split]) for split, tasks in parts.items() if split in data}
     found = {}
     for name, tasks in run.domains.items():
         loaded = tasks.load(run.eval.split)

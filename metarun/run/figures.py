@@ -54,6 +54,22 @@ def main_metric(found: dict[str, Any]) -> str:
     return found["protocol"].get("metric", "accuracy" if "accuracy" in found[found["protocol"]["split"]] else "mse")
 
 
+def in_short(protocol: Mapping[str, Any]) -> str:
+    """What a test's figures are of: `600 test tasks, 5-way 1-shot, 15 queries a class, seed 0`."""
+    task, learner = protocol["task"], protocol.get("learner") or {}
+    ways, shots, queries = (task.get(name) for name in ("ways", "shots", "queries"))
+    words = [f"{protocol['episodes']:,} {protocol['split']} tasks"]
+    if ways is not None:
+        words.append(f"{ways}-way {shots}-shot")
+    elif shots is not None:
+        words.append(f"{shots} shots")
+    if queries is not None:
+        words.append(f"{queries} quer{'y' if queries == 1 else 'ies'}{'' if ways is None else ' a class'}")
+    if learner.get("inner_steps") is not None:
+        words.append(f"{learner['inner_steps']} inner step{'' if learner['inner_steps'] == 1 else 's'}")
+    return ", ".join([*words, f"seed {protocol['seed']}"])
+
+
 def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The place of each episode among all, 0 for the best: by the queries that are right, or by the squared error.
 

@@ -54,17 +54,28 @@ class LogFile(logging.FileHandler):
 def open_log(directory: Path) -> None:
     """Sends the program's lines to the terminal and to metarun.log in the run's directory."""
     directory.mkdir(parents=True, exist_ok=True)
+    to_file = LogFile(directory / "metarun.log")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log_to(to_file, Lines())
+
+
+def log_on_terminal(errors: bool) -> None:
+    """Sends the program's lines, and all else that is told, to the terminal alone: by standard error, if `errors`."""
+    console.stderr = errors
+    log_to(Lines())
+
+
+def log_to(*handlers: logging.Handler) -> None:
+    """Each of the program's lines goes to these; to what prints them, unless a live line says as much."""
     for handler in log.handlers[:]:  # an earlier job's of the same process
         log.removeHandler(handler)
         handler.close()
-    to_file = LogFile(directory / "metarun.log")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    to_terminal = Lines()
-    to_terminal.setLevel(logging.INFO if live() else logging.DEBUG)
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    log.addHandler(to_file)
-    log.addHandler(to_terminal)
+    for handler in handlers:
+        if isinstance(handler, Lines):
+            handler.setLevel(logging.INFO if live() else logging.DEBUG)
+        log.addHandler(handler)
 
 
 def in_log_file(directory: Path, line: str) -> None:

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from metarun.run.begin import begin
 from metarun.run.clock import Clock
 from metarun.run.domains import on
 from metarun.run.log import words
-from metarun.run.meta_test import Tested, all_tests, meta_test
+from metarun.run.meta_test import Tested, all_tests, everywhere
 from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop
 from metarun.run.watch import Watch
@@ -239,23 +238,11 @@ class Loop:
         use_best = self.run.eval.state == "best" and best is not None
         params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
-        times, before = (1 + len(self.domains)) * len(all_tests(self.run)), 0
-        note = f"({times} evaluations of {episodes:,} each)" if times > 1 else ""
 
-        def progress(done: int) -> None:
-            self.status.at("test episodes", times * episodes, before + done, note)
+        def evaluate(run: Run, elsewhere: PyTree, progress: Callable[[int], None]) -> list[engine.Evaluation]:
+            return self.evaluate(run, params, "eval", episodes, progress, elsewhere)
 
-        def one(run: Run, elsewhere: PyTree = None) -> list[engine.Evaluation]:
-            nonlocal before
-            found = self.evaluate(run, params, "eval", episodes, progress, elsewhere)
-            before += episodes
-            return found
-
-        tested, by_domain = meta_test(self.run, one), {}
-        for name in self.domains:  # only one of them is on the devices at a time
-            there = self.there(name)
-            by_domain[name] = meta_test(on(self.run, name), partial(one, elsewhere=there))
-        return tested._replace(by_domain=by_domain), used
+        return everywhere(self.run, self.status, evaluate, self.there), used
 
     def there(self, name: str, ahead: bool = False) -> PyTree:
         """The data of another domain, as `engine.held`."""

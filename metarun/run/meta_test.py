@@ -2,10 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from metarun.config.run import Run, with_shots
+from metarun.core import PyTree
 from metarun.engine import Evaluation, Figures
+from metarun.run.domains import on
+from metarun.run.status import Status
 
 
 class Tested(NamedTuple):
@@ -14,7 +18,7 @@ class Tested(NamedTuple):
     evaluation: Evaluation
     by_inner_steps: dict[str, Evaluation]  # empty for learners that take none
     by_shots: dict[str, "Tested"]
-    by_domain: dict[str, "Tested"]  # of a whole run: see Loop.test
+    by_domain: dict[str, "Tested"]  # of a whole run: see `everywhere`
 
     @property
     def figures_by_inner_steps(self) -> dict[str, Figures]:
@@ -50,6 +54,35 @@ def meta_test(run: Run, evaluate: Callable[[Run], list[Evaluation]]) -> Tested:
         by_shots={str(shots): meta_test(with_other_shots(run, shots), evaluate) for shots in run.eval.shots},
         by_domain={},
     )
+
+
+def everywhere(
+    run: Run,
+    status: Status,
+    evaluate: Callable[[Run, PyTree, Callable[[int], None]], list[Evaluation]],
+    there: Callable[[str], PyTree],
+) -> Tested:
+    """The test of a run on its own test tasks, then on each of its other domains; `status` is told how far it is.
+
+    `evaluate` is given the data of another domain, which `there` makes ready, or None; and whom to tell how many
+    episodes are done.
+    """
+    episodes, times, before = run.eval.episodes, (1 + len(run.domains)) * len(all_tests(run)), 0
+    note = f"({times} evaluations of {episodes:,} each)" if times > 1 else ""
+
+    def progress(done: int) -> None:
+        status.at("test episodes", times * episodes, before + done, note)
+
+    def one(run: Run, elsewhere: PyTree = None) -> list[Evaluation]:
+        nonlocal before
+        found = evaluate(run, elsewhere, progress)
+        before += episodes
+        return found
+
+    tested, by_domain = meta_test(run, one), {}
+    for name in run.domains:  # only one of them is on the devices at a time
+        by_domain[name] = meta_test(on(run, name), partial(one, elsewhere=there(name)))
+    return tested._replace(by_domain=by_domain)
 
 
 def all_tests(run: Run) -> list[Run]:

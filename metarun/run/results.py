@@ -6,16 +6,19 @@ import platform
 import resource
 import shlex
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 import metarun
 from metarun.config.run import Run, laid_over
+from metarun.run.domains import Domain
 from metarun.run.figures import main_metric, papers, show, source
 from metarun.run.log import console
 from metarun.run.loop import Loop
@@ -29,33 +32,13 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", 
 def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json; `used` says which state was tested."""
     run, clock, state = loop.run, loop.clock, loop.state
-    split = run.eval.split
     steps_per_s = clock.mean_rate() or loop.host["steps_per_s"]  # a run that is only tested again was as fast as it was
-    device = loop.mesh.devices.flat[0]
-    memory = device.memory_stats() or {}
+    memory = loop.mesh.devices.flat[0].memory_stats() or {}
     return {
-        split: tested.evaluation.figures,
-        f"{split}_by_inner_steps": tested.figures_by_inner_steps,
-        f"{split}_by_shots": tested.figures_by_shots,
-        "tests": {name: found | on_domain(loop, name) for name, found in tested.figures_by_domain.items()},
+        **figures_of(run, tested, loop.domains),
         "state": used,
         "paper": run.config["paper"],
-        "protocol": {
-            "split": split,
-            "metric": run.tasks.metric,
-            "episodes": run.eval.episodes,
-            "seed": run.eval.seed,
-            "task": evaluated_on(run),
-            "learner": {**run.config["learner"], **run.eval.learner},
-            "interval": "ci95: 1.96 standard errors of the mean over tasks",
-            "transductive": getattr(run.model, "transductive", False),
-            "classes": {
-                "train": run.tasks.digest("train"),
-                "val": run.eval_tasks.digest("val"),
-                "test": run.eval_tasks.digest("test"),
-            },
-            "separation": loop.separation,
-        },
+        "protocol": protocol(run, ("train", "val", "test"), loop.separation),
         "training": {
             "name": run.info.name,
             "tags": list(run.info.tags),
@@ -77,11 +60,55 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "host_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "device_peak_mb": memory.get("peak_bytes_in_use", 0) / 2**20 or None,
         },
+        **made_with(run, loop.mesh, loop.task_chunk),
+    }
+
+
+def figures_of(run: Run, tested: Tested, domains: Mapping[str, Domain]) -> dict[str, Any]:
+    """A test's figures; of those on other domains also what they are of."""
+    split = run.eval.split
+    on = {
+        name: {
+            "task": run.config["eval"]["tasks"][name],
+            "classes": run.domains[name].digest(split),
+            "separation": domains[name].separation,
+        }
+        for name in tested.by_domain
+    }
+    return {
+        split: tested.evaluation.figures,
+        f"{split}_by_inner_steps": tested.figures_by_inner_steps,
+        f"{split}_by_shots": tested.figures_by_shots,
+        "tests": {name: found | on[name] for name, found in tested.figures_by_domain.items()},
+    }
+
+
+def protocol(run: Run, splits: Iterable[str], separation: dict[str, Any] | None) -> dict[str, Any]:
+    """What a test's figures are of; and which classes, or functions, there are in each of the `splits`."""
+    tasks = {"train": run.tasks, "val": run.eval_tasks, "test": run.eval_tasks}
+    return {
+        "split": run.eval.split,
+        "metric": run.tasks.metric,
+        "episodes": run.eval.episodes,
+        "seed": run.eval.seed,
+        "task": evaluated_on(run),
+        "learner": {**run.config["learner"], **run.eval.learner},
+        "interval": "ci95: 1.96 standard errors of the mean over tasks",
+        "transductive": getattr(run.model, "transductive", False),
+        "classes": {split: tasks[split].digest(split) for split in splits},
+        "separation": separation,
+    }
+
+
+def made_with(run: Run, mesh: Mesh, task_chunk: int) -> dict[str, Any]:
+    """By which machine and code figures were made, and when."""
+    device = mesh.devices.flat[0]
+    return {
         "machine": {
             "platform": device.platform,
             "device": device.device_kind,
-            "devices": loop.mesh.size,
-            "task_chunk": loop.task_chunk,
+            "devices": mesh.size,
+            "task_chunk": task_chunk,
             "precision": run.hardware.precision,
             "deterministic": run.hardware.deterministic or device.platform == "cpu",
             "system": platform.platform(),
@@ -102,52 +129,27 @@ def evaluated_on(run: Run) -> dict[str, Any]:
     return settings | ({"augment": None} if "augment" in settings else {})
 
 
-def on_domain(loop: Loop, name: str) -> dict[str, Any]:
-    """What a domain's figures are of."""
-    run = loop.run
-    return {
-        "task": run.config["eval"]["tasks"][name],
-        "classes": run.domains[name].digest(run.eval.split),
-        "separation": loop.domains[name].separation,
-    }
-
-
 def counted(number: str, what: str) -> str:
     """`1 shot`, `5 shots`"""
     return f"{number} {what}{'' if number == '1' else 's'}"
 
 
+Row = tuple[str, str, str, str]  # a name, its value, the paper's, a style
+
+
 def tell(found: dict[str, Any], directory: Path) -> None:
     """The end of a run on the terminal: its figures beside the paper's, where its files are, what to try next."""
-    split, training = found["protocol"]["split"], found["training"]
-    paper = found.get("paper") or {}
-    table = Table(box=box.SIMPLE_HEAD, show_header=bool(paper), pad_edge=False)
-    table.add_column("")
-    table.add_column("this run")
-    if paper:
-        table.add_column("paper")
-
-    def row(name: str, value: str, theirs: str = "", style: str = "") -> None:
-        table.add_row(name, Text(value, style=style), *([theirs] if paper else []))
-
-    main = main_metric(found)
-    for name, figure in found[split].items():
-        if "loss" not in name:
-            row(f"{split} {name.replace('_', ' ')}", show(name, figure), papers(found, name), "bold")
-    for steps, figures in found[f"{split}_by_inner_steps"].items():
-        name = f"  after {counted(steps, 'inner step')}"
-        row(name, show(main, figures[main]), papers(found, f"{main}_after_{steps}"))
-    for shots, other in found.get(f"{split}_by_shots", {}).items():
-        row(f"  with {counted(shots, 'shot')}", show(main, other["figures"][main]))
-    for name, test in found.get("tests", {}).items():
-        row(f"on {name}", show(main, test["figures"][main]), style="bold")
-        for shots, other in test["by_shots"].items():
-            row(f"  with {counted(shots, 'shot')}", show(main, other["figures"][main]))
+    training, paper = found["training"], found.get("paper") or {}
+    table = table_of(figure_rows(found), "paper" if paper else "")
     table.add_section()
-    row("held-out tasks", f"{found['protocol']['episodes']:,}, for 95 % intervals")
-    row("state", f"{found['state']['state']}, of meta-step {found['state']['step']:,}")
-    row("meta-steps", f"{training['steps']:,}, {training['meta_batch']} tasks each")
-    row("minutes", f"{found['speed']['minutes']:.1f}")
+    rows = {
+        "held-out tasks": f"{found['protocol']['episodes']:,}, for 95 % intervals",
+        "state": state_in_words(found["state"]),
+        "meta-steps": f"{training['steps']:,}, {training['meta_batch']} tasks each",
+        "minutes": f"{found['speed']['minutes']:.1f}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
     console.print(table)
 
     lines = {"paper": source(paper)} if paper else {}
@@ -158,6 +160,44 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     }
     for name, line in lines.items():
         console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
+
+
+def table_of(rows: Iterable[Row], beside: str = "") -> Table:
+    """A table of figures, with a column of what stands `beside` them, if that is named."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=bool(beside), pad_edge=False)
+    for column in ("", "this run", *([beside] if beside else [])):
+        table.add_column(column)
+    for name, value, theirs, style in rows:
+        table.add_row(name, Text(value, style=style), *([theirs] if beside else []))
+    return table
+
+
+def figure_rows(found: dict[str, Any]) -> list[Row]:
+    """All figures of a test: the metrics, then the main one by inner steps, by shots and by domain."""
+    split, main = found["protocol"]["split"], main_metric(found)
+    rows = [
+        (f"{split} {name.replace('_', ' ')}", show(name, figure), papers(found, name), "bold")
+        for name, figure in found[split].items()
+        if "loss" not in name
+    ]
+
+    def other(name: str, figures: dict[str, Any], theirs: str = "", style: str = "") -> None:
+        rows.append((name, show(main, figures[main]), theirs, style))
+
+    for steps, figures in found[f"{split}_by_inner_steps"].items():
+        other(f"  after {counted(steps, 'inner step')}", figures, papers(found, f"{main}_after_{steps}"))
+    for shots, by_shots in found.get(f"{split}_by_shots", {}).items():
+        other(f"  with {counted(shots, 'shot')}", by_shots["figures"])
+    for name, test in found.get("tests", {}).items():
+        other(f"on {name}", test["figures"], style="bold")
+        for shots, by_shots in test["by_shots"].items():
+            other(f"  with {counted(shots, 'shot')}", by_shots["figures"])
+    return rows
+
+
+def state_in_words(state: dict[str, Any]) -> str:
+    """`best, of meta-step 2,000`"""
+    return f"{state['state']}, of meta-step {state['step']:,}"
 
 
 def commit() -> dict[str, Any] | None:

@@ -41,7 +41,9 @@ class Status:
     has a progress bar of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of: str = "") -> None:
+        """`of` which of several runs, in words that lines begin with."""
+        self.of = of
         self.now: Now | None = None
         self.told = 0.0  # when a line last said where the run is
         self.say: Callable[[str], object] = on_the_terminal
@@ -76,6 +78,7 @@ class Status:
 
     def at(self, what: str, total: int | None = None, done: int = 0, note: str = "", quiet: float = QUIET) -> None:
         """From now on the run is at `what`, or further with it; it is told once it has taken `quiet` seconds."""
+        what = f"{self.of}{what}"
         before, self.now = self.now, Now(what, time.monotonic(), quiet, done, total, note)
         if before is not None and before.what == what:
             self.now = self.now._replace(since=before.since)

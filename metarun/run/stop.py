@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # A scheduler that requeues on this code (EX_TEMPFAIL) goes on with the run by giving the same command again.
@@ -58,15 +58,29 @@ def leave(message: str) -> None:
 def stop_on_signals(max_minutes: float | None) -> Iterator[Stop]:
     """A `Stop` that hears SIGINT and SIGTERM as long as the context lasts, if this is the main thread."""
     stop = Stop(max_minutes)
-    if threading.current_thread() is not threading.main_thread():
+    with hearing(stop.signal):
         yield stop
+
+
+@contextmanager
+def leave_on_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the process at once as long as the context lasts: there is nothing to save."""
+    with hearing(lambda number: leave("stopped")):
+        yield
+
+
+@contextmanager
+def hearing(tell: Callable[[int], None]) -> Iterator[None]:
+    """`tell` is told of each SIGINT and SIGTERM, in a thread, if this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     ours, theirs = socket.socketpair()  # the interpreter writes a signal's number at once, in whatever call it is
     theirs.setblocking(False)
 
     def listen() -> None:
         while received := ours.recv(1):
-            stop.signal(received[0])
+            tell(received[0])
 
     listener = threading.Thread(target=listen, name="signals", daemon=True)
     listener.start()
@@ -74,7 +88,7 @@ def stop_on_signals(max_minutes: float | None) -> Iterator[Stop]:
     # A handler in Python that does nothing: without one the signal would end the process, or raise.
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

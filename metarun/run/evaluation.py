@@ -1,0 +1,176 @@
+"""A run tested again, in another way if that is asked for, with nothing of the run touched."""
+
+import shlex
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from metarun import engine
+from metarun.config.resume import tested_otherwise
+from metarun.config.run import Run, build_run
+from metarun.core import ConfigError, PyTree
+from metarun.run import domains, kept, results, separation
+from metarun.run.announce import of_its_data
+from metarun.run.domains import OWN, Domain
+from metarun.run.figures import in_short
+from metarun.run.log import console, log_on_terminal
+from metarun.run.loggers import without_key
+from metarun.run.meta_test import Tested, everywhere
+from metarun.run.restored import saved, stored
+from metarun.run.separation import Part
+from metarun.run.status import Status
+from metarun.run.stop import leave_on_signals
+from metarun.text import printable
+
+as_json = kept.as_json
+
+
+class Loaded(NamedTuple):
+    """The data of a test, on the host, and how they are separate from training's."""
+
+    train: PyTree
+    test: PyTree
+    separation: dict[str, Any] | None
+    domains: dict[str, Domain]
+
+
+class Evaluated(NamedTuple):
+    """A run that was tested again."""
+
+    config: dict[str, Any]  # its configuration, with what was asked for
+    found: dict[str, Any]  # what is told of the test: see `summary`
+    told: list[str]  # what of its data is left out or doubled, a line each
+
+
+@contextmanager
+def on_terminal(errors: bool) -> Iterator[None]:
+    """What is told goes to the terminal, by standard error if `errors`; Ctrl-C ends the process at once."""
+    log_on_terminal(errors)
+    with leave_on_signals():
+        try:
+            yield
+        finally:
+            console.stderr = False
+
+
+def evaluate(
+    directory: Path, config: dict[str, Any], named: Collection[str], keep: str | None = None, of: str = ""
+) -> Evaluated:
+    """Tests the run in `directory`, its own configuration with what `config` has for the keys `named`.
+
+    Only what the test needs is loaded, and training's data, from which the test's must be apart. With `keep` the test
+    is kept beside the run, under that name. `of` says which of several runs, for who waits. Raises ConfigError and
+    DataError; OSError where a test cannot be kept.
+    """
+    run = build_run(tested_otherwise(stored(directory), config, named), selected_by=())
+    file = None if keep is None else kept.place(directory, keep)
+    if file is not None:
+        kept.must_be_free(file, run.config["eval"])
+    with Status(of) as status:
+        status.at("loading the data")
+        train, test = run.tasks.load("train"), run.eval_tasks.load(run.eval.split)
+        mesh = run.hardware.set_up(run.train.meta_batch)
+        status.opened()
+        status.at("reading what was learned")
+        params, used = saved(run, directory, run.eval.state)
+        loaded = checked(run, train, test, params)
+        tested, chunk = test_of(run, loaded, params, mesh, status)
+        found = summary(run, loaded, tested, used, params, mesh, chunk)
+    if file is not None:
+        kept.write(file, found)
+    others = [domain.separation for domain in loaded.domains.values()]
+    return Evaluated(run.config, found, of_its_data(run, [loaded.separation, *others]))
+
+
+def checked(run: Run, train: PyTree, test: PyTree, params: PyTree) -> Loaded:
+    """All data of a test that what was learned can be tested on. Raises ConfigError and DataError."""
+    trained = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    must_be_taken(run, train, test, trained)
+    split = run.eval.split
+    apart = separation.apart({"train": Part(run.tasks, "train", train), split: Part(run.eval_tasks, split, test)})
+    others = domains.load(run, {"train": train}, trained)
+    needed = {"eval": (run.eval_tasks, test)}
+    needed |= {name: (run.domains[name], domain.data) for name, domain in others.items()}
+    engine.must_have_examples(run.hardware.data, needed)
+    return Loaded(train, test, apart, others)
+
+
+def must_be_taken(run: Run, train: PyTree, test: PyTree, trained: PyTree) -> None:
+    """Raises ConfigError unless what was learned can be tested so; of the settings of `eval.learner` it names one."""
+    try:
+        domains.must_be_taken(run, OWN, train, test, trained)
+    except ConfigError as error:
+        for name, value in run.eval.learner.items() if error.key == "eval.learner" else ():
+            alone = {**run.config, "eval": {**run.config["eval"], "learner": {name: value}}}
+            try:
+                domains.must_be_taken(build_run(alone, selected_by=()), OWN, train, test, trained)
+            except ConfigError:
+                allowed = "changes the shape of what the run has learned, and only a run of its own can; leave it out"
+                raise ConfigError(f"eval.learner.{name}", value, allowed) from error
+        raise
+
+
+def test_of(run: Run, loaded: Loaded, params: PyTree, mesh: Mesh, status: Status) -> tuple[Tested, int]:
+    """The test of these parameters, as the run itself would make it at its end; and its chunk of tasks."""
+    size, device = engine.episode_size(run.eval_tasks, loaded.test), mesh.devices.flat[0]
+    chunk = run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, device.platform)
+    own = engine.held(run.hardware.data, {"eval": (run.eval_tasks, loaded.test)}, mesh)["eval"]
+    params, k_eval = engine.placed(params, mesh), engine.stream(run.eval.seed, engine.EVAL)
+
+    def there(name: str) -> PyTree:
+        return engine.held(run.hardware.data, {name: (run.domains[name], loaded.domains[name].data)}, mesh)[name]
+
+    def evaluate(run: Run, elsewhere: PyTree, progress: Callable[[int], None]) -> list[engine.Evaluation]:
+        nonlocal chunk
+        data = own if elsewhere is None else elsewhere
+
+        def attempt(programs: engine.Programs) -> list[engine.Evaluation]:
+            status.at("compiling the test")
+            given = (params, data, run.eval.episodes, k_eval, run.numbers["eval_learner"], run.other_steps)
+            return programs.evaluate(*given, pause=progress)
+
+        found, chunk = engine.until_it_fits(run.shape, mesh, chunk, range(1, chunk), attempt)
+        return found
+
+    return everywhere(run, status, evaluate, there), chunk
+
+
+def summary(
+    run: Run, loaded: Loaded, tested: Tested, used: dict[str, Any], params: PyTree, mesh: Mesh, chunk: int
+) -> dict[str, Any]:
+    """What is told of a test, by the names of results.json: figures, what they are of, and of which run."""
+    return {
+        **results.figures_of(run, tested, loaded.domains),
+        "state": used,
+        "protocol": results.protocol(run, ("train", run.eval.split), loaded.separation),
+        "eval": run.config["eval"],
+        "run": {
+            "dir": run.info.dir,
+            "name": run.info.name,
+            "tags": list(run.info.tags),
+            "seed": run.train.seed,
+            "steps": run.train.steps,
+            "meta_batch": run.train.meta_batch,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        },
+        "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
+        **results.made_with(run, mesh, chunk),
+    }
+
+
+def tell(found: dict[str, Any], keep: str | None) -> None:
+    """A test's figures on the terminal, what they are of, and where they are kept."""
+    table = results.table_of(results.figure_rows(found))
+    table.add_section()
+    table.add_row("tested on", in_short(found["protocol"]))
+    table.add_row("state", results.state_in_words(found["state"]))
+    console.print(table)
+    lines = {"run": found["run"]["dir"]}
+    lines |= {} if keep is None else {"kept": str(kept.place(Path(found["run"]["dir"]), keep))}
+    for name, line in lines.items():
+        console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
