@@ -12,7 +12,7 @@ import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import GROUPS, choices, describe, nearest
 
-VERBS = ("bench", "data", "ready", "replay", "report")
+VERBS = ("bench", "data", "eval", "ready", "replay", "report")
 
 
 def main() -> None:
@@ -88,6 +88,7 @@ def help_text() -> str:
         "  metarun run.dir=DIR                              go on with a run that was stopped",
         "  metarun run.dir=DIR train.steps=6000             make a run longer",
         "  metarun run.dir=DIR eval.episodes=2000           test a finished run again, in another way",
+        "  metarun eval RUN... eval.task.ways=20            test runs under another protocol, with nothing touched",
         "  metarun learner=maml --cfg job                   print the whole configuration, run nothing",
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",

@@ -1,5 +1,6 @@
 """One page about one run or many: `runs` reads them, `plots` draws, `page` puts it together. Imports no jax program."""
 
+from metarun.report.compared import Compared, Tested, compared
 from metarun.report.drawn import Drawn, draw_episodes, episodes_as_text, is_images
 from metarun.report.page import html
 from metarun.report.paths import as_text, find
@@ -7,6 +8,6 @@ from metarun.report.runs import damaged, read
 from metarun.report.written import as_csv, as_markdown, markdown_text
 
 __all__ = [
-    "Drawn", "as_csv", "as_markdown", "as_text", "damaged", "draw_episodes", "episodes_as_text", "find", "html",
-    "is_images", "markdown_text", "read",
+    "Compared", "Drawn", "Tested", "as_csv", "as_markdown", "as_text", "compared", "damaged", "draw_episodes",
+    "episodes_as_text", "find", "html", "is_images", "markdown_text", "read",
 ]  # fmt: skip

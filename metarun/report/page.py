@@ -29,6 +29,7 @@ def closely(run: SavedRun, whole: bool) -> dict[str, Any]:
         "confusions": tables.confused(classes["confusions"]),
         "episodes": episodes(run) if whole else [],
         "made": made_by(run),
+        "kept": of_it.without({"run"}) if (of_it := tables.kept([run])) else None,
     }
 
 

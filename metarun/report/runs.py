@@ -34,6 +34,7 @@ class SavedRun:
     classes: dict[str, Any] | None
     examples: dict[str, np.ndarray] | None
     missing: list[str] = field(default_factory=list)  # in words
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # tests of other protocols, by their names
 
     @property
     def metric(self) -> str:
@@ -95,9 +96,13 @@ def read_one(path: Path, name: str) -> SavedRun:
     examples = None
     if (path / "results.json").exists():
         examples = part("examples.npz", read_examples, ": none were kept")
+    kept: dict[str, dict[str, Any]] = {}
+    for test in sorted(path.glob("tests/*.json")):
+        found = part(f"tests/{test.name}", lambda file: shapes.kept(json.loads(file.read_text())), "")
+        kept |= {} if found is None else {test.stem: found}
     unreadable = [line for line in missing if line.startswith(tuple(f"{file} cannot" for file in NEEDED))]
     stands = status(path, unreadable, max((row["step"] for row in rows), default=0))
-    return SavedRun(path, name, stands.name, stands.why, config, results, rows, classes, examples, missing)
+    return SavedRun(path, name, stands.name, stands.why, config, results, rows, classes, examples, missing, kept)
 
 
 def reason(error: Exception) -> str:

@@ -47,6 +47,15 @@ class Protocol(BaseModel):
     metric: str | None = None  # older runs do not say
 
 
+class Asked(Protocol):
+    """The protocol of a test that is kept beside a run."""
+
+    episodes: StrictInt
+    seed: StrictInt
+    task: dict[str, Any]
+    learner: dict[str, Any]
+
+
 class Training(BaseModel):
     command: str
     steps: StrictInt
@@ -123,6 +132,15 @@ def results(found: Any) -> tuple[dict[str, Any], list[str]]:
     parts = PARTS | {name: kind for name, kind in SINCE.items() if name in found}
     lacking = [name for name, kind in parts.items() if name not in found or not fits(found[name], kind)]
     return {name: part for name, part in found.items() if name not in lacking}, lacking
+
+
+def kept(found: Any) -> dict[str, Any]:
+    """The content of a test that is kept beside a run."""
+    Asked.model_validate(found["protocol"])
+    content, lacking = results({name: part for name, part in found.items() if name not in PARTS})
+    if wrong := set(lacking) - set(PARTS):
+        raise ValueError(f"no {min(wrong)}")
+    return content
 
 
 def fits(found: Any, kind: Any) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup, setup_of
-from metarun.run.figures import figure_of, papers, show, source, unit
+from metarun.run.figures import figure_of, in_short, main_metric, papers, show, source, unit
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
 LESSER = (
@@ -155,6 +155,23 @@ def elsewhere(runs: list[SavedRun]) -> Table | None:
     every = [[found[run.name].get(column, text(None)) for column in columns] for run in tested]
     rows = [[*mine, *others] for mine, others in zip(own, every, strict=True)]
     return Table(["run", "trained for", "there", *columns], rows) if rows else None
+
+
+def kept(runs: list[SavedRun]) -> Table | None:
+    """A row for each test of another protocol that is kept beside a run; None if there is none."""
+    rows = [
+        [text(run.name), text(name), text(in_short(found["protocol"])), Cell(*of_a_test(found))]
+        for run in runs
+        for name, found in run.kept.items()
+    ]
+    return Table(["run", "kept test", "tested on", "figure, 95 % interval"], rows) if rows else None
+
+
+def of_a_test(found: dict[str, Any]) -> tuple[str, float | str]:
+    """The main figure, as it is shown and by what it sorts."""
+    metric = main_metric(found)
+    figure: dict[str, Any] = figure_of(found, metric) or {"mean": None}
+    return show(metric, figure), "" if figure["mean"] is None else figure["mean"]
 
 
 def whys(runs: list[SavedRun]) -> Table | None:

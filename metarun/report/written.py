@@ -7,7 +7,7 @@ from typing import Any
 from metarun.report.experiments import differences, groups, learner
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup
-from metarun.report.tables import Table, beside_papers, elsewhere, over_seeds, summary, tasks_tested, whys
+from metarun.report.tables import Table, beside_papers, elsewhere, kept, over_seeds, summary, tasks_tested, whys
 from metarun.run.figures import figure_of, unit
 
 # Settings that a column of their own has already, or that say where a run was, not what it was.
@@ -81,10 +81,11 @@ def in_columns(name: str, mean: float | None, ci95: float | None) -> dict[str, f
 
 
 def as_markdown(runs: list[SavedRun]) -> str:
-    """The summary as a markdown table; below it those beside the papers, on other domains, over seeds, and of what went
-    wrong, if any.
+    """The summary as a markdown table; below it those beside the papers, on other domains, of tests that were kept,
+    over seeds, and of what went wrong, if any.
     """
-    tables = (summary(runs), beside_papers(runs), elsewhere(runs), over_seeds(groups(runs)), whys(runs))
+    more = (beside_papers(runs), elsewhere(runs), kept(runs), over_seeds(groups(runs)), whys(runs))
+    tables = (summary(runs), *more)
     return "\n".join(markdown_table(table) for table in tables if table)
 
 

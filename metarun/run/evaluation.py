@@ -17,7 +17,7 @@ from metarun.core import ConfigError, PyTree
 from metarun.run import domains, kept, results, separation
 from metarun.run.announce import of_its_data
 from metarun.run.domains import OWN, Domain
-from metarun.run.figures import in_short
+from metarun.run.figures import episodes_in_short
 from metarun.run.log import console, log_on_terminal
 from metarun.run.loggers import without_key
 from metarun.run.meta_test import Tested, everywhere
@@ -167,7 +167,10 @@ def tell(found: dict[str, Any], keep: str | None) -> None:
     """A test's figures on the terminal, what they are of, and where they are kept."""
     table = results.table_of(results.figure_rows(found))
     table.add_section()
-    table.add_row("tested on", in_short(found["protocol"]))
+    protocol = found["protocol"]
+    if of := episodes_in_short(protocol):
+        table.add_row("tested on", of)
+    table.add_row("held-out tasks", f"{protocol['episodes']:,}, of seed {protocol['seed']}, for 95 % intervals")
     table.add_row("state", results.state_in_words(found["state"]))
     console.print(table)
     lines = {"run": found["run"]["dir"]}

@@ -55,19 +55,25 @@ def main_metric(found: dict[str, Any]) -> str:
 
 
 def in_short(protocol: Mapping[str, Any]) -> str:
-    """What a test's figures are of: `600 test tasks, 5-way 1-shot, 15 queries a class, seed 0`."""
-    task, learner = protocol["task"], protocol.get("learner") or {}
+    """What a test's figures are of: `600 test tasks of 5-way 1-shot, 15 queries a class, seed 0`."""
+    of = episodes_in_short(protocol)
+    return f"{protocol['episodes']:,} {protocol['split']} tasks{f' of {of}' if of else ''}, seed {protocol['seed']}"
+
+
+def episodes_in_short(protocol: Mapping[str, Any]) -> str:
+    """`5-way 1-shot, 15 queries a class, 1 inner step`, or what of this the task and the learner have."""
+    task, steps = protocol["task"], protocol["learner"].get("inner_steps")
     ways, shots, queries = (task.get(name) for name in ("ways", "shots", "queries"))
-    words = [f"{protocol['episodes']:,} {protocol['split']} tasks"]
+    words = []
     if ways is not None:
         words.append(f"{ways}-way {shots}-shot")
     elif shots is not None:
         words.append(f"{shots} shots")
     if queries is not None:
         words.append(f"{queries} quer{'y' if queries == 1 else 'ies'}{'' if ways is None else ' a class'}")
-    if learner.get("inner_steps") is not None:
-        words.append(f"{learner['inner_steps']} inner step{'' if learner['inner_steps'] == 1 else 's'}")
-    return ", ".join([*words, f"seed {protocol['seed']}"])
+    if steps is not None:
+        words.append(f"{steps} inner step{'' if steps == 1 else 's'}")
+    return ", ".join(words)
 
 
 def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -32,11 +32,8 @@ def must_be_free(file: Path, evaluation: dict[str, Any]) -> None:
     differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differing:
         key = differing[0]
-        raise ConfigError(
-            "--keep",
-            file.stem,
-            f"{file} is a test of another protocol (eval.{key}={before.get(key)} there, {now.get(key)} now); name another",
-        )
+        how = f"eval.{key}={before.get(key)} there, {now.get(key)} now"
+        raise ConfigError("--keep", file.stem, f"{file} is a test of another protocol ({how}); name another")
 
 
 def protocol(evaluation: dict[str, Any]) -> dict[str, Any]:

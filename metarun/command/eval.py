@@ -1,0 +1,215 @@
+"""`metarun eval RUN... [SETTING...]`: runs tested again, under another protocol, with nothing of them touched."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.train import as_users_write
+from metarun.config import conf_dir, explain, translate
+from metarun.text import one_line, printable
+
+if TYPE_CHECKING:
+    from metarun import report
+    from metarun.run.evaluation import Evaluated
+
+HELP = """
+metarun eval RUN... [SETTING...] [--json FILE] [--keep NAME]
+
+Tests a run again, finished, stopped or at work, and touches nothing of it. RUN is a run's
+directory, or one that holds runs. Without a setting the figures are those of the run's own
+end, of the same episodes. Settings are of the test alone:
+
+  eval.task.ways=20 eval.task.shots=5 eval.task.queries=15    other episodes
+  eval.episodes=2000 eval.seed=1 eval.split=val eval.state=last
+  eval.shots=[1,5] eval.inner_steps=[0,10] eval.inductive=all
+  eval.learner.inner_steps=10      a learner's setting that leaves what was learned as it is
+  'eval.tasks={omniglot: {}}'      other data
+  hardware.*, data_dir, inner.mode, inner.unroll, inner.remat
+
+Of several runs there is one table, the best first; runs that differ in nothing but their
+seed are gathered. One that fails is told on standard error, and the others go on.
+
+  --json FILE    all figures, with what they are of, by the names of results.json; of
+                 several runs {"runs": [...], "experiments": [...]}; - is standard output
+  --keep NAME    also keeps each test beside its run, RUN/tests/NAME.json, where the
+                 report finds it
+
+  metarun eval runs/first eval.task.ways=20
+  metarun eval runs/multirun eval.episodes=2000 --keep long --json figures.json
+"""
+
+JSON, KEEP = "--json", "--keep"
+WANTS = {
+    JSON: "names no file; give one: metarun eval RUN --json FILE",
+    KEEP: "names no test; give a name: metarun eval RUN --keep 20-way",
+}
+
+
+class Asked(NamedTuple):
+    """A command line, read."""
+
+    runs: list[Path]
+    settings: list[str]
+    json: Path | None
+    keep: str | None
+
+
+class Failed(NamedTuple):
+    """Why a run was not tested, and the exit code where it is the only one."""
+
+    why: str
+    code: int
+
+
+def main(arguments: list[str]) -> None:
+    """Heavy imports wait until the arguments have been read."""
+    asked = read(arguments)
+    from metarun import report
+    from metarun.config.resume import must_be_of_a_test
+    from metarun.core import ConfigError, DataError
+    from metarun.run import evaluation, kept
+
+    try:
+        keys = must_be_of_a_test(asked.settings)
+        if asked.keep is not None:
+            kept.place(Path(), asked.keep)
+        config = composed(asked.settings)
+        found = report.find(asked.runs)
+    except (ConfigError, DataError) as error:
+        fail(error, MISTAKE)
+    alone = len(asked.runs) == 1 and found == [asked.runs[0].resolve()]
+    tests: dict[Path, Evaluated] = {}
+    failed: list[Failed] = []
+    with evaluation.on_terminal(errors=str(asked.json) == "-"):
+        for path in found:
+            directory = as_users_write(path)
+            test = tested(directory, config, keys, asked.keep, "" if alone else f"{path.name}: ")
+            if isinstance(test, Failed):
+                failed.append(test)
+                which = "" if str(directory) in test.why else f"{directory}: "
+                if not alone:
+                    print(f"metarun: {one_line(which + test.why)}", file=sys.stderr)
+            else:
+                tests[path] = test
+        for line in dict.fromkeys(line for test in tests.values() for line in test.told):
+            print(one_line(line), file=sys.stderr)
+        if tests and alone:
+            [test] = tests.values()
+            evaluation.tell(test.found, asked.keep)
+            content: Any = test.found
+        elif tests:
+            together = report.compared({path: report.Tested(test.config, test.found) for path, test in tests.items()})
+            tell(together, asked)
+            content = {
+                "runs": [tests[path].found for path in together.order],
+                "experiments": together.experiments,
+            }
+        if tests and asked.json is not None:
+            write(asked.json, kept.as_json(content))
+    if failed and alone:
+        fail(*failed[0])
+    if failed:
+        fail(f"eval: {len(failed)} of {len(found)} runs were not tested", FAILED)
+
+
+def tested(directory: Path, config: dict[str, Any], keys: list[str], keep: str | None, of: str) -> "Evaluated | Failed":
+    """A run's test, or why there is none."""
+    from metarun.core import ConfigError, DataError
+    from metarun.engine import OutOfMemory
+    from metarun.run import evaluation
+
+    try:
+        return evaluation.evaluate(directory, config, keys, keep, of)
+    except ConfigError as error:
+        return Failed(str(error), MISTAKE)
+    except DataError as error:
+        return Failed(str(error), FAILED)
+    except OutOfMemory as error:
+        return Failed(f"needs too much memory, even with one task at a time ({error}); take fewer examples", FAILED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return Failed(f"{error.filename} cannot be read or written ({error.strerror})", FAILED)
+
+
+def composed(settings: list[str]) -> dict[str, Any]:
+    """The configuration of which the settings are taken. Ends the program over what is none."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from metarun.config.run import resolve
+
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return resolve(compose("config", overrides=["run.dir=null", "run.name=eval", *translate(settings)]))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, settings), MISTAKE)
+
+
+def read(arguments: list[str]) -> Asked:
+    """The command line in its parts. A word is a run if a directory has that name, or if it has no equals sign."""
+    values: dict[str, str] = {}
+    runs: list[Path] = []
+    settings: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if name in WANTS:
+            value = value if equals else "".join(rest[:1])
+            rest = rest if equals else rest[1:]
+            if not value or (value.startswith("-") and value != "-"):
+                fail(f"eval {name}: {WANTS[name]}", MISTAKE)
+            values[name] = value
+        elif argument.startswith("-"):
+            fail(f"eval {name}: no such option; allowed: --json FILE, --keep NAME; a setting has no dashes", MISTAKE)
+        elif equals and not Path(argument).is_dir():
+            settings.append(argument)
+        else:
+            runs.append(Path(argument))
+    if not runs:
+        fail("eval: names no run; give a run's directory, or one that holds runs: metarun eval runs", MISTAKE)
+    file = values.get(JSON)
+    return Asked(runs, settings, None if file is None else must_be_writable(Path(file)), values.get(KEEP))
+
+
+def must_be_writable(file: Path) -> Path:
+    """The file, if there may be one."""
+    if file.is_dir():
+        fail(f"eval {JSON} {file}: is a directory; name a file in it", MISTAKE)
+    if not file.parent.is_dir():
+        fail(f"eval: {file} cannot be written (make the directory first)", MISTAKE)
+    return file
+
+
+def write(file: Path, text: str) -> None:
+    """The figures into the file, or to standard output for `-`."""
+    from metarun.files import write_atomically
+
+    if str(file) == "-":
+        print(text, end="")
+        return
+    try:
+        write_atomically(file, text)
+    except OSError as error:
+        fail(f"eval: {file} cannot be written ({error.strerror})", FAILED)
+
+
+def tell(together: "report.Compared", asked: Asked) -> None:
+    """The table of several runs' tests, and what all of them are of."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*together.table.columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in together.table.rows:
+        table.add_row(*(Text(printable(cell.text)) for cell in row))
+    console = Console(stderr=str(asked.json) == "-", highlight=False)
+    console.print(table)
+    lines = {"tested on": together.in_common, "kept": f"RUN/tests/{asked.keep}.json" if asked.keep else ""}
+    for name, line in lines.items():
+        if line:
+            console.print(f"{name:<12}{line}", markup=False, soft_wrap=True)
