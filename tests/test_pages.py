@@ -14,8 +14,10 @@ import pytest
 from support import composed
 
 from metarun.command import bench, main
+from metarun.command import eval as evaluate
 from metarun.command.main import VERBS
 from metarun.config import choices, translate
+from metarun.config.resume import must_be_of_a_test
 from metarun.config.run import build_run
 from metarun.core import Named, Tasks
 from metarun.run.separation import Finite
@@ -140,9 +142,12 @@ def lines() -> list[str]:
 @pytest.mark.parametrize("line", [line for line in lines() if line.startswith("metarun ")])
 def test_a_metarun_command_of_readmes_is_one(line):
     words = line.split()[1:]
-    if "--help" in words or words[0] in ("data", "report", "replay"):
+    if "--help" in words or words[0] in ("data", "report", "replay") or " RUN" in line:
         assert words[0] == "--help" or words[0] in VERBS
         return
+    if words[0] == "eval":
+        words = evaluate.read(words[1:]).settings
+        assert must_be_of_a_test(words)
     if words[0] == "bench":
         words = bench.read(words[1:]).settings
     words = [word for word in words if word not in ("-m", "--cfg", "job")]

@@ -78,6 +78,7 @@ def evaluate(
         status.opened()
         status.at("reading what was learned")
         params, used = saved(run, directory, run.eval.state)
+        status.at("comparing the data with training's")
         loaded = checked(run, train, test, params)
         tested, chunk = test_of(run, loaded, params, mesh, status)
         found = summary(run, loaded, tested, used, params, mesh, chunk)

@@ -33,7 +33,8 @@ def stored(directory: Path) -> dict[str, Any]:
         raise ConfigError("run", directory, f"{what}; name a run's directory")
     ours = yaml.safe_load((conf_dir() / "config.yaml").read_text())
     hardware = yaml.safe_load((conf_dir() / "hardware" / "auto.yaml").read_text())
-    return read(directory, {"run": ours["run"], "hardware": hardware}) | {"run": ours["run"] | {"dir": str(directory)}}
+    found = read(directory, {"run": {**ours["run"], "name": directory.name}, "hardware": hardware})
+    return {**found, "run": {**found["run"], "dir": str(directory)}}
 
 
 def restored(directory: Path, state: Literal["best", "last"] | None = None) -> Restored:

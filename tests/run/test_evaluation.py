@@ -93,6 +93,7 @@ def test_without_a_setting_the_figures_are_those_of_the_runs_end_also_of_a_run_a
     digests = own["protocol"]["classes"]
     assert found["protocol"] == own["protocol"] | {"classes": {split: digests[split] for split in ("train", "test")}}
     assert (found["machine"]["devices"], found["run"]["steps"], found["run"]["seed"]) == (1, 20, 0)
+    assert (found["run"]["dir"], found["run"]["name"]) == (str(copy), "NAME")
 
 
 @pytest.mark.parametrize(
