@@ -80,37 +80,31 @@ def main(arguments: list[str]) -> None:
         fail(error, MISTAKE)
     alone = len(asked.runs) == 1 and found == [asked.runs[0].resolve()]
     tests: dict[Path, Evaluated] = {}
-    failed: list[Failed] = []
     with evaluation.on_terminal(errors=str(asked.json) == "-"):
         for path in found:
             directory = as_users_write(path)
             test = tested(directory, config, keys, asked.keep, "" if alone else f"{path.name}: ")
-            if isinstance(test, Failed):
-                failed.append(test)
-                which = "" if str(directory) in test.why else f"{directory}: "
-                if not alone:
-                    print(f"metarun: {one_line(which + test.why)}", file=sys.stderr)
-            else:
+            if not isinstance(test, Failed):
                 tests[path] = test
+            elif alone:
+                fail(*test)
+            else:
+                which = "" if str(directory) in test.why else f"{directory}: "
+                print(f"metarun: {one_line(which + test.why)}", file=sys.stderr)
         for line in dict.fromkeys(line for test in tests.values() for line in test.told):
             print(one_line(line), file=sys.stderr)
-        if tests and alone:
-            [test] = tests.values()
-            evaluation.tell(test.found, asked.keep)
-            content: Any = test.found
+        content: dict[str, Any] = {"runs": [], "experiments": []}
+        if alone:
+            content = tests[found[0]].found
+            evaluation.tell(content, asked.keep)
         elif tests:
             together = report.compared({path: report.Tested(test.config, test.found) for path, test in tests.items()})
+            content = {"runs": [tests[path].found for path in together.order], "experiments": together.experiments}
             tell(together, asked)
-            content = {
-                "runs": [tests[path].found for path in together.order],
-                "experiments": together.experiments,
-            }
-        if tests and asked.json is not None:
+        if asked.json is not None:
             write(asked.json, kept.as_json(content))
-    if failed and alone:
-        fail(*failed[0])
-    if failed:
-        fail(f"eval: {len(failed)} of {len(found)} runs were not tested", FAILED)
+    if len(tests) < len(found):
+        fail(f"eval: {len(found) - len(tests)} of {len(found)} runs were not tested", FAILED)
 
 
 def tested(directory: Path, config: dict[str, Any], keys: list[str], keep: str | None, of: str) -> "Evaluated | Failed":

@@ -9,7 +9,7 @@ import yaml
 
 from metarun.config.build import locate
 from metarun.config.conf import conf_dir, flat
-from metarun.config.domains import complete
+from metarun.config.domains import OF_AN_EPISODE, complete
 from metarun.config.run import SECTIONS
 from metarun.core import ConfigError
 
@@ -115,7 +115,8 @@ def must_be_of_a_test(settings: Collection[str]) -> list[str]:
     for setting in settings:
         key, _, value = setting.lstrip("+~").partition("=")
         if key == "eval" or not f"{key}.".startswith(OF_A_TEST):
-            hint = f"; to test so, eval.{key}={value}" if key.startswith(("task.", "learner.")) else ""
+            meant = f"task.{key}" if key in OF_AN_EPISODE else key
+            hint = f"; to test so, eval.{meant}={value}" if meant.startswith(("task.", "learner.")) else ""
             hint = f"; on other data, 'eval.tasks={{{value}: {{}}}}'" if key == "task" else hint
             raise ConfigError(key, value, f"is the run's, and stays as it is; a test may set {ALLOWED}{hint}")
         keys.append(key)

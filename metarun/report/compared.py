@@ -55,7 +55,11 @@ def compared(tests: Mapping[Path, Tested]) -> Compared:
         protocols.pop() if len(protocols) == 1 else "",
         [run.path for _, members, _ in together for run in members],
         [
-            {"name": name, "runs": [tests[run.path].found["run"]["dir"] for run in members], "over_seeds": in_units(seeds)}
+            {
+                "name": name,
+                "runs": [tests[run.path].found["run"]["dir"] for run in members],
+                "over_seeds": in_units(seeds),
+            }
             for name, members, seeds in together
         ],
     )
