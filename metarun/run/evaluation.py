@@ -67,7 +67,7 @@ def evaluate(
     is kept beside the run, under that name. `of` says which of several runs, for who waits. Raises ConfigError and
     DataError; OSError where a test cannot be kept.
     """
-    run = build_run(tested_otherwise(stored(directory), config, named), selected_by=())
+    run = to_be_tested(tested_otherwise(stored(directory), config, named))
     file = None if keep is None else kept.place(directory, keep)
     if file is not None:
         kept.must_be_free(file, run.config["eval"])
@@ -86,6 +86,17 @@ def evaluate(
         kept.write(file, found)
     others = [domain.separation for domain in loaded.domains.values()]
     return Evaluated(run.config, found, of_its_data(run, [loaded.separation, *others]))
+
+
+def to_be_tested(config: dict[str, Any]) -> Run:
+    """The run, checked for all that a test needs. Raises ConfigError."""
+    try:
+        return build_run(config, selected_by=())
+    except ConfigError as error:
+        if error.key not in ("task.path", "task.data_dir"):
+            raise
+        needed = f"{error.allowed}; a test needs the run's own data, too, to be apart from training's: put them there"
+        raise ConfigError(error.key, error.given, needed) from error
 
 
 def checked(run: Run, train: PyTree, test: PyTree, params: PyTree) -> Loaded:

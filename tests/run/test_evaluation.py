@@ -120,6 +120,17 @@ def test_only_the_test_and_training_need_their_data(runs, monkeypatch):
     assert set(asked) == {"train", "test"}
 
 
+def test_training_data_that_have_gone_are_named(small_arrays, tmp_path):
+    path = shutil.copy(small_arrays, tmp_path / "points.npz")
+    config = composed(
+        "task=arrays", f"task.path={path}", "model=mlp", "task.ways=3", f"++eval.task.path={small_arrays}"
+    )
+    assert evaluation.to_be_tested(config).eval_tasks.path == str(small_arrays)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"^task\.path=.*points\.npz: no such file; a test needs the run's own data"):
+        evaluation.to_be_tested(config)
+
+
 def test_data_that_were_in_the_runs_data_dir_are_in_the_new_one():
     stored = {
         "data_dir": "old",
