@@ -77,7 +77,7 @@ def evaluate(
         mesh = run.hardware.set_up(run.train.meta_batch)
         status.opened()
         status.at("reading what was learned")
-        params, used = saved(run, directory, run.eval.state)
+        params, used = saved(run.config, directory, run.eval.state)
         status.at("comparing the data with training's")
         loaded = checked(run, train, test, params)
         tested, chunk = test_of(run, loaded, params, mesh, status)
