@@ -7,11 +7,11 @@ metarun ready
 
 The learners that come with metarun, small ones, trained already: what each takes, how well it did on
 classes (or functions) that were not in its training, and the command that trains it again.
-A name stands wherever a run's directory does:
+A name stands for a run in metarun adapt, export and serve, and in metarun.load:
 
   metarun adapt strokes-protonet --support my_symbols/ --query new/
   metarun export strokes-protonet --out learner.zip
-  python -c "import metarun; print(metarun.load('strokes-protonet'))"
+  metarun serve strokes-maml
 """
 
 
