@@ -12,7 +12,7 @@ import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import GROUPS, choices, describe, nearest
 
-VERBS = ("bench", "data", "eval", "ready", "replay", "report")
+VERBS = ("bench", "data", "eval", "ready", "replay", "report", "serve")
 
 
 def main() -> None:
@@ -93,6 +93,7 @@ def help_text() -> str:
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
         "  metarun report RUN...                            one page about runs: --out FILE.html, --csv, --markdown",
+        "  metarun serve RUN                                a page to try it: draw or write a few examples, and ask",
         "  metarun ready                                    the learners that come with metarun, trained already",
         "  metarun data omniglot                            find or fetch, check and prepare a data set; what is in it",
         "  metarun data task=folder task.path=DIR           what is in your own data, and two episodes to look at",
