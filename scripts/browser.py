@@ -79,7 +79,7 @@ class Tab:
         return found["result"].get("value")
 
     def until(self, expression: str, seconds: float = 120) -> Any:
-        """Waits until the expression is true, and returns it."""
+        """Waits until the expression is true, of which an empty object is not, and returns it."""
         deadline = time.monotonic() + seconds
         while not (found := self.value(expression)):
             if time.monotonic() > deadline:

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
         learned = load(run)
         serve.examples_of(learned)
         server = serve.listen(port)
-        app = serve.app(learned, Path(run).name or run, server.getsockname()[1], serve.readied(learned))
+        name = learned.config.get("run", {}).get("name") or Path(run).name
+        app = serve.app(learned, name, server.getsockname()[1], serve.readied(learned))
         print(f"{serve.address(server)}   Ctrl-C ends it", flush=True)
         if opens:
             show(serve.address(server))

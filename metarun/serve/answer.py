@@ -23,10 +23,11 @@ def answer(learned: Learned, examples: Images | Texts, asked: Asked) -> dict[str
     support, queries = examples.inputs(asked.support), examples.inputs(asked.queries)
     # Classes have the places that a learner adapted to their names would give them.
     rank = np.argsort(np.argsort(np.array(asked.classes, object)))
-    own = getattr(learned.parts.learner, "inner_steps", None) if asked.inner_steps is None else asked.inner_steps
-    steps = [] if own is None else sorted({*STEPS, own})
+    trained = getattr(learned.parts.learner, "inner_steps", None)
+    own = trained if asked.inner_steps is None else asked.inner_steps
+    steps = [] if trained is None else sorted({*STEPS, own})
     try:
-        ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in steps or [None]]
+        ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in steps or [asked.inner_steps]]
     except ConfigError as error:
         raise Refused(f"{error.given}: {error.allowed}" if error.key == "y" else str(error)) from error
     by_steps = np.stack([asked_of(adapted, queries)[:, rank] for adapted in ends])  # (steps or 1, queries, ways)

@@ -50,7 +50,9 @@ def app(learned: Learned, name: str, port: int, ready: "Future[None]") -> Starle
         try:
             return JSONResponse(await run_in_threadpool(answered, await ask.body(request)))
         except Refused as error:
-            return JSONResponse({"error": one_line(error)}, error.status)
+            # Of what is too large the rest would come, too, if the connection stayed.
+            headers = {"Connection": "close"} if error.status == 413 else None
+            return JSONResponse({"error": one_line(error)}, error.status, headers)
 
     async def get_about(request: Request) -> Response:
         error = ready.exception() if ready.done() else None

@@ -1,0 +1,12 @@
+import pytest
+from served import Served, of_images, of_texts
+
+
+@pytest.fixture(scope="session")
+def drawings() -> Served:
+    return of_images()
+
+
+@pytest.fixture(scope="session")
+def texts() -> Served:
+    return of_texts()
