@@ -1,4 +1,4 @@
-"""Headless Chromium with a hand on its mouse and keys, through the pipe of its developer tools: nothing is installed."""
+"""Headless Chromium with a hand on its mouse and keys, through the pipe of its developer tools."""
 
 import base64
 import contextlib

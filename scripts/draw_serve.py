@@ -21,7 +21,10 @@ SYMBOLS: dict[str, list[Line]] = {
     "spiral": [[(t / 40 * cos(t / 40 * 5 * pi), t / 40 * sin(t / 40 * 5 * pi)) for t in range(41)]],
     "arrow": [[(-1, 0), (1, 0)], [(0.4, -0.6), (1, 0), (0.4, 0.6)]],
     "wave": [[(t / 20 - 1, 0.55 * sin(t / 20 * 2 * pi)) for t in range(41)]],
-    "key": [[(-0.55 + 0.4 * cos(t / 8 * pi), 0.4 * sin(t / 8 * pi)) for t in range(17)], [(-0.15, 0), (1, 0), (1, 0.5)]],
+    "key": [
+        [(-0.55 + 0.4 * cos(t / 8 * pi), 0.4 * sin(t / 8 * pi)) for t in range(17)],
+        [(-0.15, 0), (1, 0), (1, 0.5)],
+    ],
 }
 QUERIES = ("spiral", "key")
 
@@ -72,7 +75,8 @@ def main(arguments: list[str]) -> None:
             tab.until("document.querySelectorAll('#queries canvas').length")
             draw_all(tab, random.Random(3))
             # The first answer compiles: the picture shows the second.
-            asked = f"!document.querySelector('#answers.old') && document.querySelectorAll('.answer').length == {len(QUERIES)}"
+            new = "!document.querySelector('#answers.old')"
+            asked = f"{new} && document.querySelectorAll('.answer').length == {len(QUERIES)}"
             tab.until(asked)
             tab.value("document.getElementById('go').click()")
             tab.value("new Promise(done => setTimeout(done, 1500))")

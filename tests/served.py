@@ -52,8 +52,8 @@ class Served:
             said = response.read()
         finally:
             connection.close()
-        kind = response.headers["content-type"]
-        return response.status, json.loads(said) if kind == "application/json" else said.decode(), dict(response.headers)
+        found = dict(response.headers)
+        return response.status, json.loads(said) if "json" in found["content-type"] else said.decode(), found
 
     def answer(self, content: Any, **headers: str | None) -> tuple[int, Any]:
         return self.ask("POST", "/answer", content, **headers)[:2]

@@ -23,9 +23,9 @@ def answer(learned: Learned, examples: Images | Texts, asked: Asked) -> dict[str
     support, queries = examples.inputs(asked.support), examples.inputs(asked.queries)
     # Classes have the places that a learner adapted to their names would give them.
     rank = np.argsort(np.argsort(np.array(asked.classes, object)))
-    trained = getattr(learned.parts.learner, "inner_steps", None)
+    trained: int | None = getattr(learned.parts.learner, "inner_steps", None)
     own = trained if asked.inner_steps is None else asked.inner_steps
-    steps = [] if trained is None else sorted({*STEPS, own})
+    steps = [] if trained is None or own is None else sorted({*STEPS, own})
     try:
         ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in steps or [asked.inner_steps]]
     except ConfigError as error:

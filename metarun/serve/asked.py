@@ -1,7 +1,7 @@
 """What the page asks, checked: whoever sends it, each mistake is one line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -45,7 +45,9 @@ def read(content: bytes) -> Asked:
     except (ValueError, RecursionError) as error:
         raise Refused("not JSON") from error
     must_have("the request", asked, {"classes", "queries"}, {"inner_steps"})
-    names, support, labels = [], [], []
+    names: list[str] = []
+    support: list[Given] = []
+    labels: list[int] = []
     for number, one in enumerate(must_be_a_list("classes", asked["classes"], CLASSES)):
         must_have(f"class {number + 1}", one, {"name", "examples"})
         name = must_be_a_name(f"class {number + 1}", one["name"])
@@ -67,7 +69,7 @@ def read(content: bytes) -> Asked:
     return Asked(names, support, labels, queries, truths, steps_of(asked.get("inner_steps")))
 
 
-def must_have(where: str, one: Any, needed: set[str], more: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def must_have(where: str, one: Any, needed: Set[str], more: Set[str] = frozenset()) -> None:
     if not isinstance(one, dict) or not needed <= set(one) <= needed | more:
         keys = ", ".join(sorted(needed)) + "".join(f", {key} (optional)" for key in sorted(more))
         raise Refused(f"{where}: must be an object with {keys}")

@@ -17,7 +17,7 @@ def listen(port: int | None) -> socket.socket:
     except OSError as error:
         if port is None:
             return socket.create_server(("127.0.0.1", 0))
-        raise ConfigError("port", port, f"cannot be had ({error.strerror}); give another, or 0 for a free one") from error
+        raise ConfigError("port", port, f"cannot be had ({error.strerror}); give another, or 0: a free one") from error
 
 
 def address(server: socket.socket) -> str:

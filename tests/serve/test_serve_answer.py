@@ -26,7 +26,7 @@ def test_it_answers_what_the_learner_does_on_the_decoded_files(drawings):
     assert status == 200
     names = list(files)
     assert said["classes"] == names  # as they were given, and as text
-    x, y = decoded(drawings, *sum(files.values(), [])), ["wren", "wren", "ant", MARKUP]
+    x, y = decoded(drawings, *(file for some in files.values() for file in some)), ["wren", "wren", "ant", MARKUP]
     q = decoded(drawings, *queries)
     steps = [0, 1, 2, 3, 5]
     assert said["inner_steps"] == {"own": 2, "shown": steps}
