@@ -50,6 +50,7 @@ ready: $(VENV)/installed-dev ## train the learners that come with metarun, metar
 figures: $(VENV)/installed-dev ## the pictures of README and docs, drawn anew
 	$(BIN)/python scripts/draw_episodes.py
 	$(BIN)/python scripts/draw_report.py
+	$(BIN)/python scripts/draw_serve.py
 	$(BIN)/python scripts/draw_wings.py
 
 compare: $(VENV)/installed-dev ## every learner on Omniglot, a few minutes each: docs/results.md, over an hour

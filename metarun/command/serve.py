@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
         learned = load(run)
         serve.examples_of(learned)
         server = serve.listen(port)
-        name = learned.config.get("run", {}).get("name") or Path(run).name
+        name = "/".join(Path(run).parts[-2:])
         app = serve.app(learned, name, server.getsockname()[1], serve.readied(learned))
         print(f"{serve.address(server)}   Ctrl-C ends it", flush=True)
         if opens:

@@ -24,10 +24,11 @@ def answer(learned: Learned, examples: Images | Texts, asked: Asked) -> dict[str
     # Classes have the places that a learner adapted to their names would give them.
     rank = np.argsort(np.argsort(np.array(asked.classes, object)))
     trained: int | None = getattr(learned.parts.learner, "inner_steps", None)
-    own = trained if asked.inner_steps is None else asked.inner_steps
-    steps = [] if trained is None or own is None else sorted({*STEPS, own})
+    own = (trained or 0) if asked.inner_steps is None else asked.inner_steps
+    steps = [] if trained is None else sorted({*STEPS, own})
+    each: list[int | None] = [*steps] or [asked.inner_steps]
     try:
-        ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in steps or [asked.inner_steps]]
+        ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in each]
     except ConfigError as error:
         raise Refused(f"{error.given}: {error.allowed}" if error.key == "y" else str(error)) from error
     by_steps = np.stack([asked_of(adapted, queries)[:, rank] for adapted in ends])  # (steps or 1, queries, ways)

@@ -134,7 +134,7 @@ async function ask() {
   asking = true;
   const started = performance.now();
   const n = asked.classes.reduce((sum, tiles) => sum + tiles.length, 0);
-  const waiting = setTimeout(() => tell(`Getting ready for ${n} examples of ${asked.classes.length} classes, once …`), 400);
+  const waiting = setTimeout(() => tell(`Getting ready for ${n} examples of ${asked.classes.length} classes, once …`), 700);
   try {
     const reply = await fetch("answer", { method: "POST", headers: { "Content-Type": "application/json" }, body: text });
     const said = await reply.json();

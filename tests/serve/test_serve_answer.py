@@ -101,6 +101,9 @@ def of(*examples, name="a") -> list[dict]:
     return [{"name": name, "examples": list(examples)}, {"name": "b", "examples": [sent(drawing(1))]}]
 
 
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
 def bomb(side: int) -> str:
     file = io.BytesIO()
     Image.new("1", (side, side)).save(file, "PNG")
@@ -136,7 +139,7 @@ def bomb(side: int) -> str:
         (asking(classes=of("no base64!")), "example 1 of a: must be an image's file in base64"),
         (asking(classes=of("é")), "example 1 of a: must be an image's file in base64"),
         (asking(classes=of(sent(b"<svg/>"))), "example 1 of a: no image that can be read; allowed: PNG, JPEG"),
-        (asking(classes=of(sent(b"%!PS-Adobe-3.0 EPSF-3.0\n"))), "example 1 of a: no image that can be read; allowed"),
+        (asking(classes=of(sent(POSTSCRIPT))), "example 1 of a: no image that can be read; allowed: PNG, JPEG"),
         (asking(queries=[{"example": sent(drawing(0)[:-200])}]), "query 1: no image that can be read ("),
         (asking(classes=of(bomb(9000))), "example 1 of a: with it the images have 81,000,000 pixels together, at most"),
         (asking(classes=of(bomb(5000), bomb(5000), bomb(5000))), "example 3 of a: with it the images have 75,000,000"),

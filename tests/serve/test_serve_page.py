@@ -1,15 +1,15 @@
 """The page: what is sent with it, the command that serves it, and a real browser that draws, asks and reads."""
 
+import logging
 import re
 import signal
-import subprocess
 import sys
 from base64 import b64decode
 
 import browser
 import numpy as np
 import pytest
-from served import Served, drawing
+from served import Served, drawing, served_of
 from support import MARKUP, Page, metarun, start
 
 from metarun import learned
@@ -93,6 +93,14 @@ def test_the_command_serves_until_ctrl_c_which_is_a_good_end(drawings, tmp_path)
     assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_it_leaves_the_handlers_of_logging_as_they_are(drawings):
+    closed = []
+    handler = logging.NullHandler()
+    handler.close = lambda: closed.append(handler)
+    served_of(drawings.learned).ask("GET", "/about")
+    assert closed == []
+
+
 needs_chromium = pytest.mark.skipif(browser.chromium() is None, reason="needs chromium")
 CROSS = [[(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)]]
 BAR = [[(0.5, 0.1), (0.5, 0.9)]]
@@ -167,10 +175,3 @@ def test_in_a_browser_texts_are_written_and_files_dropped(texts, drawings, tmp_p
             tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(tmp_path / f"{file}.png")])
         assert "class b, 0.00" in tab.until("document.querySelector('.answer')?.innerText")
         assert tab.said == []
-
-
-def test_it_ships_with_the_package():
-    folder = serve.Path(learned.__file__).parents[1] / "serve"
-    listed = subprocess.run(["git", "ls-files", folder], cwd=folder, capture_output=True, text=True, check=False)
-    assert {"page.html", "page.css", "page.js", "tiles.js", "answers.js"} <= {f.name for f in folder.iterdir()}
-    assert listed.returncode or "answers.js" in listed.stdout
