@@ -28,7 +28,7 @@ def serve(app: Starlette, server: socket.socket) -> None:
     """Until Ctrl-C, which raises KeyboardInterrupt."""
     # Its own configuration of logging would close the handlers that others have, and absl's its stream with it.
     config = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", loop="asyncio",
-        http="h11", timeout_graceful_shutdown=1, limit_concurrency=32,
+        app, log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
+        loop="asyncio", http="h11", timeout_graceful_shutdown=1, limit_concurrency=32,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[server])
