@@ -48,12 +48,13 @@ def build(
     given = {name: value for name, value in given.items() if name in every or value is not None}
     fields = {name: kind for name, kind in every.items() if name not in given}
     unknown(values, set(fields), key)
-    # A value may itself be a component: optimizer.learning_rate with a schedule of optax, say.
-    nested = {
-        name: build(f"{key}.{name}", value)
-        for name, value in values.items()
-        if isinstance(value, Mapping) and "_target_" in value
-    }
+    # A value may itself be a component, or a list of some: optimizer.learning_rate with a schedule of optax, say.
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        if is_component(value):
+            nested[name] = build(f"{key}.{name}", value)
+        elif isinstance(value, list) and value and all(map(is_component, value)):
+            nested[name] = tuple(build(f"{key}.{name}.{i}", one) for i, one in enumerate(value))
     plain = {name: value for name, value in values.items() if name not in nested}
     checked = validate(key, {n: kind for n, kind in fields.items() if n not in nested}, plain, target)
     try:
@@ -62,6 +63,10 @@ def build(
         raise error.under(key) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(key, named, f"cannot be built: {str(error).splitlines()[0]}") from error
+
+
+def is_component(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
 
 
 @dataclasses.dataclass(frozen=True)

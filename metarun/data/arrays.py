@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,12 +27,6 @@ def arrays_in(path: str, fractions: tuple[float, ...], seed: int) -> Found:
     bytes, other numbers become float32 or int32. Raises ConfigError and DataError.
     """
     arrays, told = read(path)
-    n = len(arrays["x"])
-    for name, values in arrays.items():
-        if len(values) != n:
-            raise DataError(f"{path}: x has {n:,} rows and {name} {len(values):,}; there is one for each example")
-    if n == 0:
-        raise DataError(f"{path} holds no examples: x has no rows")
     x = examples(path, arrays["x"])
     given = text(path, "split", arrays["split"]) if "split" in arrays else None
     if "group" in arrays:
@@ -69,10 +64,10 @@ def contents(path: str) -> dict[str, int]:
     return found
 
 
-def read(path: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The arrays that are known, and a line about those that are not."""
+def read(path: str, needed: Sequence[str] = ("x", "y")) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays that are known, those that are `needed` among them, and a line about those that are not."""
     names = contents(path)
-    if missing := [name for name in ("x", "y") if name not in names]:
+    if missing := [name for name in needed if name not in names]:
         raise DataError(one_line(f"{path} lacks {' and '.join(missing)}; it holds {', '.join(names) or 'nothing'}"))
     arrays = {}
     try:
@@ -81,11 +76,17 @@ def read(path: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
                 if name in names:
                     arrays[name] = file[name]
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        which = ARRAYS[len(arrays)]
+        which = [name for name in ARRAYS if name in names][len(arrays)]
         why = "are Python objects" if "Object arrays" in str(error) else f"cannot be read ({first_line(error)})"
         raise DataError(f"{path}: the values of {which} {why}; numbers and text are wanted: {HOW}") from error
     if scalar := [name for name, values in arrays.items() if values.ndim == 0]:
         raise DataError(f"{path}: {scalar[0]} is one value; there is one for each example")
+    n = len(arrays["x"])
+    for name, values in arrays.items():
+        if len(values) != n:
+            raise DataError(f"{path}: x has {n:,} rows and {name} {len(values):,}; there is one for each example")
+    if n == 0:
+        raise DataError(f"{path} holds no examples: x has no rows")
     other = sorted(set(names) - set(ARRAYS))
     told = one_line(f"{path}: {', '.join(other)} is not read, as it is none of {', '.join(ARRAYS)}")
     return arrays, ((told,) if other else ())

@@ -1,6 +1,7 @@
 """Columns as numbers for a model: standardised, or one-hot, by what the training rows hold and nothing else."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,72 +12,143 @@ from metarun.text import one_line
 MOST_CATEGORIES = 256  # of one column: with more it is a name or a text, and no category
 
 
-def features(
-    table: Table, names: Sequence[str], categories: Collection[str], training: np.ndarray
-) -> tuple[np.ndarray, list[str]]:
-    """The columns `names` as x (n, d) float32, and what is to be told of them. Raises ConfigError and DataError.
+@dataclass(frozen=True)
+class Numbers:
+    """A column of numbers: what they are on average in training, and how far they spread."""
 
-    Numbers have mean 0 and standard deviation 1 among the `training` rows (n,) bool. Text, and the columns that
-    `categories` names, are one-hot over what training holds, and all zeros for what it does not. A missing number is
-    taken for the training mean; missing text is all zeros.
+    name: str
+    mean: float
+    spread: float  # 0 where training holds the same number only
+
+    def standardised(self, values: np.ndarray) -> np.ndarray:
+        """values (n,) float64 with mean 0 and standard deviation 1 in training."""
+        return (values - self.mean) / (self.spread or 1.0)
+
+
+@dataclass(frozen=True)
+class Categories:
+    """A column of names: those that training holds."""
+
+    name: str
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How rows become examples: what was learned of the training rows, and nothing of any others.
+
+    Numbers have mean 0 and standard deviation 1 in training. Text, and numbers that are but names, are one-hot over
+    what training holds, and all zeros for what it does not. A missing number is taken for the training mean; missing
+    text is all zeros.
     """
-    parts, missing, unknown, constant = [], {}, {}, []
-    for name in names:
-        if name not in categories and (values := as_numbers(table, name)) is not None:
-            missing[name] = int(np.isnan(values).sum())
-            mean, spread = moments(table, name, values[training])
-            if spread == 0:
-                constant.append(name)
-            parts.append(np.nan_to_num((values - mean) / (spread or 1.0), nan=0.0)[:, None])
-        else:
-            cells = texts(table.columns[name])
-            known = sorted({cells[row] for row in np.flatnonzero(training)} - {""})
-            if len(known) > MOST_CATEGORIES:
-                raise ConfigError(
-                    "feature_columns",
-                    one_line(name),
-                    f"holds {len(known):,} different texts in training, and at most {MOST_CATEGORIES} are made "
-                    "categories; leave it out by naming the others",
-                )
-            place = {text: i for i, text in enumerate(known)}
-            column = np.zeros((len(cells), len(known)))
-            for row, cell in enumerate(cells):
-                if cell in place:
-                    column[row, place[cell]] = 1.0
-            missing[name] = cells.count("")
-            unknown[name] = sum(cell not in place for cell in cells) - missing[name]
-            parts.append(column)
-    x = np.concatenate(parts, axis=1).astype(np.float32) if parts else np.zeros((table.rows, 0), np.float32)
-    if x.shape[1] == 0:
-        raise DataError(f"{table.path}: no features are left; task.feature_columns names them")
-    told = []
-    if counts := counted(missing):
-        told.append(f"missing numbers are taken for the training mean, missing text for no category: {counts}")
-    if counts := counted(unknown):
-        told.append(f"text that training does not hold is taken for no category: {counts}")
-    if constant:
-        told.append(f"the same number in all of training: {', '.join(constant)}")
-    return x, [one_line(f"{table.path}: {line}") for line in told]
+
+    by: str  # the column of the classes, or of the groups
+    features: tuple[Numbers | Categories, ...]
+    targets: tuple[Numbers, ...]  # of a regression
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        by: str,
+        features: Sequence[str],
+        categories: Collection[str],
+        targets: Sequence[str],
+        training: np.ndarray,
+    ) -> "Columns":
+        """Learned of a table's `training` rows (n,) bool. Raises ConfigError and DataError."""
+        made = cls(
+            by,
+            tuple(feature_of(table, name, name in categories, training) for name in features),
+            tuple(target_of(table, name, training) for name in targets),
+        )
+        if made.dimension == 0:
+            raise DataError(f"{table.path}: no features are left; task.feature_columns names them")
+        return made
+
+    @property
+    def dimension(self) -> int:
+        return sum(1 if isinstance(one, Numbers) else len(one.known) for one in self.features)
+
+    def inputs(self, table: Table) -> tuple[np.ndarray, list[str]]:
+        """x (n, dimension) float32 of any table's rows, and what is to be told of them. Raises DataError."""
+        parts, missing, unknown = [], {}, {}
+        for one in self.features:
+            if isinstance(one, Numbers):
+                values = numbers_in(table, one.name)
+                missing[one.name] = int(np.isnan(values).sum())
+                parts.append(np.nan_to_num(one.standardised(values), nan=0.0)[:, None])
+            else:
+                cells = texts(table.columns[one.name])
+                place = {text: i for i, text in enumerate(one.known)}
+                column = np.zeros((len(cells), len(one.known)))
+                for row, cell in enumerate(cells):
+                    if cell in place:
+                        column[row, place[cell]] = 1.0
+                missing[one.name] = cells.count("")
+                unknown[one.name] = sum(cell not in place for cell in cells) - missing[one.name]
+                parts.append(column)
+        constant = [one.name for one in self.features if isinstance(one, Numbers) and one.spread == 0]
+        told = []
+        if counts := counted(missing):
+            told.append(f"missing numbers are taken for the training mean, missing text for no category: {counts}")
+        if counts := counted(unknown):
+            told.append(f"text that training does not hold is taken for no category: {counts}")
+        if constant:
+            told.append(f"the same number in all of training: {', '.join(constant)}")
+        x = np.concatenate(parts, axis=1).astype(np.float32)
+        return x, [one_line(f"{table.path}: {line}") for line in told]
+
+    def outputs(self, table: Table) -> np.ndarray:
+        """y (n, d) float32: the targets of any table's rows, standardised; NaN where there is none. Raises DataError."""
+        columns = [one.standardised(numbers_in(table, one.name)) for one in self.targets]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def in_their_units(self, y: np.ndarray) -> np.ndarray:
+        """Standardised targets (n, d) as they stand in a table, float64."""
+        means, spreads = (np.array([getattr(one, name) for one in self.targets]) for name in ("mean", "spread"))
+        return y.astype(np.float64) * spreads + means
+
+
+def feature_of(table: Table, name: str, category: bool, training: np.ndarray) -> Numbers | Categories:
+    """What a feature's `training` rows (n,) bool hold. Raises ConfigError and DataError."""
+    if not category and (values := as_numbers(table, name)) is not None:
+        return Numbers(name, *moments(table, name, values[training]))
+    cells = texts(table.columns[name])
+    known = sorted({cells[row] for row in np.flatnonzero(training)} - {""})
+    if len(known) > MOST_CATEGORIES:
+        raise ConfigError(
+            "feature_columns",
+            one_line(name),
+            f"holds {len(known):,} different texts in training, and at most {MOST_CATEGORIES} are made "
+            "categories; leave it out by naming the others",
+        )
+    return Categories(name, tuple(known))
+
+
+def target_of(table: Table, name: str, training: np.ndarray) -> Numbers:
+    mean, spread = moments(table, name, numbers_in(table, name)[training])
+    if spread == 0:
+        raise DataError(one_line(f"{table.path}: the target {name} is {mean:g} in all of training"))
+    return Numbers(name, mean, spread)
+
+
+def numbers_in(table: Table, name: str) -> np.ndarray:
+    """A column's finite numbers (n,) float64, NaN where there is none. Raises DataError for text, and for others."""
+    values, text = numbers(table.columns[name])
+    must_be_numbers(table, name, text)
+    return must_be_finite(table, name, values)
 
 
 def counted(cells: dict[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in cells.items() if n)
 
 
-def targets(table: Table, names: Sequence[str], training: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The columns `names` as y (n, d) float32, each with mean 0 and standard deviation 1 among the `training` rows."""
-    columns, spreads = [], []
-    for name in names:
-        values, text = numbers(table.columns[name])
-        must_be_numbers(table, name, text)
-        must_be_finite(table, name, values)
-        mean, spread = moments(table, name, values[training])
-        if spread == 0:
-            raise DataError(one_line(f"{table.path}: the target {name} is {mean:g} in all of training"))
-        columns.append((values - mean) / spread)
-        spreads.append(f"{name} {spread:.4g}")
-    told = f"{table.path}: errors are in units of the targets' standard deviation in training: {', '.join(spreads)}"
-    return np.stack(columns, axis=1).astype(np.float32), [one_line(told)]
+def units(table: Table, columns: Columns) -> list[str]:
+    """What the errors of a regression are in units of: a line."""
+    spreads = ", ".join(f"{one.name} {one.spread:.4g}" for one in columns.targets)
+    told = f"{table.path}: errors are in units of the targets' standard deviation in training: {spreads}"
+    return [one_line(told)] if columns.targets else []
 
 
 def moments(table: Table, name: str, values: np.ndarray) -> tuple[float, float]:

@@ -25,6 +25,7 @@ class Decoded(NamedTuple):
 
     pixels: np.ndarray
     kind: str  # of `kind_of`
+    size: tuple[int, int]  # width and height that it had
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,8 @@ class Image:
         return 255 - pixels if self.invert else pixels
 
 
-def kind_of(content: bytes) -> str:
-    """What a file's pixels are: `grey` or `in colour`, and `of 16 bits` where they have more than is kept."""
-    from PIL import Image as Pillow
-
-    mode = Pillow.open(io.BytesIO(content)).mode
+def kind_of(mode: str) -> str:
+    """What pixels of one of Pillow's modes are: `grey` or `in colour`, `of 16 bits` where they have more than is kept."""
     return "grey of 16 bits" if mode.startswith("I;16") else "grey" if mode in ("1", "L", "LA") else "in colour"
 
 
@@ -93,16 +91,17 @@ def decoded(
 ) -> Iterator[tuple[int, Decoded | ValueError]]:
     """(number, how to read a file) -> (number, its image, or why there is none), in order, on all cores."""
 
+    from PIL import Image as Pillow
+
     def one(read: Callable[[], bytes]) -> Decoded | ValueError:
         try:
             content = read()
-            return Decoded(image.decode(content), kind_of(content))
+            pixels, was = image.decode(content), Pillow.open(io.BytesIO(content))
+            return Decoded(pixels, kind_of(was.mode), was.size)
         except ValueError as error:
             return error
         except OSError as error:
             return ValueError(first_line(error))
-
-    from PIL import Image as Pillow
 
     # An image of so many pixels that Pillow warns of it is refused: a small file may claim gigabytes.
     warnings.simplefilter("error", Pillow.DecompressionBombWarning)

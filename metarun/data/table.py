@@ -7,7 +7,7 @@ import numpy as np
 
 from metarun.core import ConfigError
 from metarun.data.cells import Table, complete, must_have, read, taken, texts
-from metarun.data.features import features, targets
+from metarun.data.features import Columns, units
 from metarun.data.labelled import pools, splits_of
 from metarun.data.pool import Found
 
@@ -24,9 +24,19 @@ class Roles:
     split: str | None
 
 
-@lru_cache(maxsize=8)
 def table_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -> Found:
-    """The rows of a CSV or Parquet file as the pools of the splits. Raises ConfigError and DataError.
+    """The rows of a CSV or Parquet file as the pools of the splits. Raises ConfigError and DataError."""
+    return prepared(path, roles, fractions, seed)[0]
+
+
+def columns_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -> Columns:
+    """What its training rows tell of its columns, by which rows are encoded. Raises ConfigError and DataError."""
+    return prepared(path, roles, fractions, seed)[1]
+
+
+@lru_cache(maxsize=8)
+def prepared(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -> tuple[Found, Columns]:
+    """The rows, and what is known of their columns. Raises ConfigError and DataError.
 
     Rows without a class or group, a target or a split are left out, and told of.
     """
@@ -62,6 +72,8 @@ def table_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -
     if not train:
         raise ConfigError("fractions", list(fractions), "a part for train: its rows tell how to standardise all")
     training = np.array([name in train for name in labels])
-    x, told_x = features(table, chosen, roles.categories, training)
-    y, told_y = targets(table, roles.targets, training) if roles.targets else (None, [])
-    return Found(pools(x, labels, splits, y), (*whole.told, *told, *told_x, *told_y))
+    columns = Columns.of(table, roles.by, chosen, roles.categories, roles.targets, training)
+    x, told_x = columns.inputs(table)
+    y = columns.outputs(table) if roles.targets else None
+    found = Found(pools(x, labels, splits, y), (*whole.told, *told, *told_x, *units(table, columns)))
+    return found, columns

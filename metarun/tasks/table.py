@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from metarun.core import ConfigError, Count, Ways
-from metarun.data import Found, Roles, must_be_fractions, table_in
+from metarun.data import Columns, Found, Roles, columns_in, must_be_fractions, table_in
 from metarun.tasks import either
 
 
@@ -38,11 +38,18 @@ class Table:
             allowed = "none in a classification" if self.group_column is None else "at least one, with group_column"
             raise ConfigError("target_columns", list(self.target_columns), allowed)
 
-    def found(self) -> Found:
+    @property
+    def roles(self) -> Roles:
         kind, by = ("group", self.group_column) if self.class_column is None else ("class", self.class_column)
         assert by is not None
-        parts = self.target_columns, self.feature_columns, self.category_columns, self.split_column
-        return table_in(self.path, Roles(kind, by, *parts), self.fractions, self.seed)
+        return Roles(kind, by, self.target_columns, self.feature_columns, self.category_columns, self.split_column)
+
+    def found(self) -> Found:
+        return table_in(self.path, self.roles, self.fractions, self.seed)
+
+    @property
+    def prepares(self) -> Columns:
+        return columns_in(self.path, self.roles, self.fractions, self.seed)
 
     @property
     def metric(self) -> str:
