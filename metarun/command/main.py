@@ -12,7 +12,7 @@ import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import GROUPS, choices, describe, nearest
 
-VERBS = ("bench", "data", "eval", "ready", "replay", "report", "serve")
+VERBS = ("adapt", "bench", "data", "eval", "predict", "ready", "replay", "report", "serve")
 
 
 def main() -> None:
@@ -95,6 +95,7 @@ def help_text() -> str:
         "  metarun report RUN...                            one page about runs: --out FILE.html, --csv, --markdown",
         "  metarun serve RUN                                a page to try it: draw or write a few examples, and ask",
         "  metarun ready                                    the learners that come with metarun, trained already",
+        "  metarun adapt RUN --support DIR --query DIR      what a run has learned, on a task of your own",
         "  metarun data omniglot                            find or fetch, check and prepare a data set; what is in it",
         "  metarun data task=folder task.path=DIR           what is in your own data, and two episodes to look at",
         "  metarun bench --help                             more about a command",

@@ -12,17 +12,17 @@ from metarun.data.folder import images_in
 from metarun.data.images import Image
 from metarun.data.local import find, must_be_a_folder
 from metarun.data.mapped import let_go, look_up
-from metarun.data.own import Own, is_arrays, own_arrays, own_texts
-from metarun.data.own_images import own_images
-from metarun.data.own_rows import own_rows
+from metarun.data.own import Own, arrays_of_task, is_arrays, texts_of_task
+from metarun.data.own_images import images_of_task
+from metarun.data.own_rows import rows_of_task
 from metarun.data.pool import Classes, Found, Pool, choose, draw, examples_of, large_enough, pool_of
 from metarun.data.splits import SPLITS, must_be_fractions
 from metarun.data.table import Roles, columns_in, table_in
 from metarun.data.texts import by_label, must_be_an_encoder, texts_in
 
 __all__ = [
-    "SPLITS", "Classes", "Columns", "Encoder", "Found", "Image", "Own", "Pool", "Roles", "arrays_in", "by_label",
-    "cached", "choose", "columns_in", "download", "draw", "empty", "examples_of", "find", "images_in", "is_arrays",
-    "large_enough", "let_go", "look_up", "must_be_a_folder", "must_be_an_encoder", "must_be_fractions", "own_arrays",
-    "own_images", "own_rows", "own_texts", "pool_of", "table_in", "texts_in", "with_groups",
+    "SPLITS", "Classes", "Columns", "Encoder", "Found", "Image", "Own", "Pool", "Roles", "arrays_in", "arrays_of_task",
+    "by_label", "cached", "choose", "columns_in", "download", "draw", "empty", "examples_of", "find", "images_in",
+    "images_of_task", "is_arrays", "large_enough", "let_go", "look_up", "must_be_a_folder", "must_be_an_encoder",
+    "must_be_fractions", "pool_of", "rows_of_task", "table_in", "texts_in", "texts_of_task", "with_groups",
 ]  # fmt: skip

@@ -100,7 +100,7 @@ class Columns:
         return x, [one_line(f"{table.path}: {line}") for line in told]
 
     def outputs(self, table: Table) -> np.ndarray:
-        """y (n, d) float32: the targets of any table's rows, standardised; NaN where there is none. Raises DataError."""
+        """y (n, d) float32: the targets of a table's rows, standardised; NaN where there is none. Raises DataError."""
         columns = [one.standardised(numbers_in(table, one.name)) for one in self.targets]
         return np.stack(columns, axis=1).astype(np.float32)
 

@@ -71,7 +71,7 @@ class Image:
 
 
 def kind_of(mode: str) -> str:
-    """What pixels of one of Pillow's modes are: `grey` or `in colour`, `of 16 bits` where they have more than is kept."""
+    """What pixels of a mode of Pillow's are: `grey` or `in colour`, `of 16 bits` where they have more than is kept."""
     return "grey of 16 bits" if mode.startswith("I;16") else "grey" if mode in ("1", "L", "LA") else "in colour"
 
 

@@ -1,13 +1,13 @@
 """A user's own examples of one task: what is known of each, and those in texts and in arrays."""
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from metarun.core import ConfigError
 from metarun.data.arrays import examples, read, targets, text
-from metarun.data.cells import complete, listed, taken, texts
+from metarun.data.cells import Column, complete, listed, taken, texts
 from metarun.data.cells import read as table_of
 from metarun.data.encoders import Encoder
 from metarun.text import one_line
@@ -26,7 +26,7 @@ class Own(NamedTuple):
     texts: tuple[str, ...] | None = None  # that x was made from
 
 
-def own_texts(path: str, text_column: str, label_column: str, encoder: Encoder, support: bool) -> Own:
+def texts_of_task(path: str, text_column: str, label_column: str, encoder: Encoder, support: bool) -> Own:
     """Rows of texts of a CSV or Parquet file or of JSON lines; a label each, which queries need not have.
 
     Rows without a text are left out, and so are rows of a support set without a label. Raises ConfigError, DataError.
@@ -41,14 +41,14 @@ def own_texts(path: str, text_column: str, label_column: str, encoder: Encoder, 
     return Own(encoder.encode(found), rows_of(rows), labels, None, (*table.told, *told), tuple(found))
 
 
-def must_hold(path: str, columns: dict[str, object], names: list[str]) -> None:
+def must_hold(path: str, columns: Iterable[str], names: list[str]) -> None:
     """Raises ConfigError unless the table has all these columns."""
     if missing := [name for name in names if name not in columns]:
         lacks = f"{'columns' if len(missing) > 1 else 'column'} {listed(missing)}"
         raise ConfigError("path", path, one_line(f"lacks the {lacks}, as in training; it has {listed(columns)}"))
 
 
-def labels_in(columns: dict, name: str, rows: np.ndarray) -> Labels | None:
+def labels_in(columns: Mapping[str, Column], name: str, rows: np.ndarray) -> Labels | None:
     """The labels of these rows, None for all of them if none has one."""
     found = tuple(cell or None for cell in texts(taken(columns[name], rows))) if name in columns else ()
     return found if any(found) else None
@@ -62,7 +62,7 @@ def is_arrays(path: str) -> bool:
     return path.lower().endswith(".npz")
 
 
-def own_arrays(path: str, shape: tuple[int, ...], classification: bool, support: bool) -> Own:
+def arrays_of_task(path: str, shape: tuple[int, ...], classification: bool, support: bool) -> Own:
     """An .npz file: x (n, ...), and labels or targets y, which queries need not have. Raises ConfigError, DataError.
 
     Images in colour become grey where the model was trained on grey ones, and grey ones are taken for colour.
@@ -89,7 +89,3 @@ def in_channels(path: str, x: np.ndarray, shape: tuple[int, ...]) -> tuple[np.nd
     if (x.shape[3], shape[2]) == (1, 3):
         return np.repeat(x, 3, axis=3), [f"{path}: 1 channel, grey, becomes 3, as in training"]
     return x, []
-
-
-def exists(path: str) -> bool:
-    return Path(path).expanduser().exists()

@@ -17,7 +17,7 @@ from metarun.text import one_line
 NUMBERED = re.compile(r"(.+?)[\s._-]+\(?\d+\)?")  # cat_1, cat-02, cat (3): of the class cat
 
 
-def own_images(path: str, image: Image, known: Collection[str] | None = None) -> Own:
+def images_of_task(path: str, image: Image, known: Collection[str] | None = None) -> Own:
     """The images of a folder, a zip or a tar, in the shape that `image` brings them to.
 
     A directory is a class. Images of a support set that all stand in one place are named for theirs: cat_1.png; those
@@ -29,20 +29,20 @@ def own_images(path: str, image: Image, known: Collection[str] | None = None) ->
     if not files:
         raise ConfigError("path", path, "holds no images")
     labels = labels_of(place, [file.name for file in files], known)
-    if known is None and (loose := [file.name for file, label in zip(files, labels, strict=True) if label is None]):
-        told = [one_line(f"{path}: {len(loose):,} images stand in no class's directory and are left out: {some(loose)}")]
+    told = []
+    if known is None and None in labels:
+        loose = [file.name for file, label in zip(files, labels, strict=True) if label is None]
+        told = [one_line(f"{path}: {len(loose):,} images are in no class's directory and are left out: {some(loose)}")]
         kept = [i for i, label in enumerate(labels) if label is not None]
         files, labels = [files[i] for i in kept], tuple(labels[i] for i in kept)
-    else:
-        told = []
     found = dict(decoded(contents(place, files), image))
     good = {i: one for i, one in found.items() if isinstance(one, Decoded)}
     if bad := {files[i].name: str(one) for i, one in sorted(found.items()) if i not in good}:
         told.append(unreadable(place, list(bad), np.array(list(bad.values()))))
-    if lost := sorted({labels[i] for i in found if i not in good} - {labels[i] for i in good} - {None}):
-        raise DataError(one_line(f"{told[-1]}; nothing is left of the class {lost[0]}"))
-    if not good:
-        raise DataError(told[-1])
+        if not good:
+            raise DataError(told[-1])
+        if lost := {labels[i] for i in found} - {labels[i] for i in good} - {None}:
+            raise DataError(one_line(f"{told[-1]}; nothing is left of the class {min(map(str, lost))}"))
     told += converted(path, image, list(good.values()))
     names = tuple(str(place) if place.is_file() and is_image(path) else f"{path}/{files[i].name}" for i in good)
     kept_labels = tuple(labels[i] for i in good)
@@ -88,12 +88,16 @@ def by_name(place: Path, name: str) -> str:
 
 def converted(path: str, image: Image, images: list[Decoded]) -> list[str]:
     """What becomes of images that are not as the model takes them: a line, or none."""
-    sizes, kinds = sorted({one.size for one in images}), Counter(one.kind for one in images)
-    wanted = "grey" if image.colour == "grey" else "in colour"
-    if sizes == [(image.side, image.side)] and set(kinds) == {wanted} and not image.invert:
-        return []
-    size = " to ".join(f"{w}x{h}" for w, h in dict.fromkeys((sizes[0], sizes[-1])))
-    kind = ", ".join(f"{n:,} {kind}" if len(kinds) > 1 else kind for kind, n in kinds.most_common())
-    inverted = ", light on black where they were dark on white" if image.invert else ""
+    sizes = [f"{w}x{h}" for w, h in sorted({one.size for one in images})]
+    kinds = Counter(one.kind for one in images)
+    side, wanted = f"{image.side}x{image.side}", "grey" if image.colour == "grey" else "in colour"
+    changes = []
+    if sizes != [side]:
+        changes.append(f"{' to '.join(dict.fromkeys((sizes[0], sizes[-1])))} becomes {side}")
+    if other := {kind: n for kind, n in kinds.items() if kind != wanted}:
+        which = ", ".join(kind if n == len(images) else f"{kind} ({n:,})" for kind, n in other.items())
+        changes.append(f"{which} becomes {wanted}")
+    if image.invert:
+        changes.append("dark on white becomes light on black")
     n = f"{len(images):,} image{'s' if len(images) > 1 else ''}"
-    return [one_line(f"{path}: {n} of {size}, {kind}, become {image.side}x{image.side}, {wanted}{inverted}")]
+    return [one_line(f"{path}: {n}, as the run had them: {', '.join(changes)}")] if changes else []

@@ -9,7 +9,7 @@ from metarun.data.own import Own, labels_in, must_hold, rows_of
 from metarun.text import one_line
 
 
-def own_rows(path: str, columns: Columns, support: bool) -> Own:
+def rows_of_task(path: str, columns: Columns, support: bool) -> Own:
     """Rows of a CSV or Parquet file or of JSON lines; their classes or targets, which queries need not have.
 
     Columns that training did not have are not looked at. Rows of a support set without a class or a target are left

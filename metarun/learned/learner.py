@@ -9,7 +9,7 @@ import numpy as np
 from metarun.config.learned import Parts, parts
 from metarun.core import Batch, ConfigError, Key, PyTree
 from metarun.learned.examples import as_inputs, as_labels, as_targets
-from metarun.learned.programs import Programs, filled, made, numbers, programs
+from metarun.learned.programs import Programs, called, filled, made, numbers, programs
 from metarun.run.purpose import Purpose
 
 Queries = Literal["alone", "together"]  # what a query's prediction may depend on beside the support set
@@ -54,7 +54,7 @@ class Learned:
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
         key = jax.random.key(seed) if isinstance(seed, int) else seed
-        fast = made_programs.adapt(self.params, Batch(x, y), key, given)
+        fast = called(made_programs.adapt, (self.params, Batch(x, y), key, given), len(x))
         return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)
 
 
@@ -83,11 +83,12 @@ class Adapted:
         x = as_inputs("x", x, self.learned.purpose)
         transductive = getattr(self.learned.parts.model, "transductive", False)
         if queries == "together" and transductive:
-            return np.asarray(self.programs.predict(self.fast, x, self.numbers))
+            return np.asarray(called(self.programs.predict, (self.fast, x, self.numbers), len(x)))
         found = []
         for part, own in filled(x):
             if transductive:
-                outputs = self.programs.alone(self.fast, self.support_x, part, self.numbers)
+                arguments = self.fast, self.support_x, part, self.numbers
+                outputs = called(self.programs.alone, arguments, len(self.support_x))
             else:
                 outputs = self.programs.predict(self.fast, part, self.numbers)
             found.append(np.asarray(outputs)[:own])

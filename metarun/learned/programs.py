@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.learned import Parts
-from metarun.core import Array, Batch, Key, Net, PyTree
+from metarun.core import Array, Batch, ConfigError, Key, Net, PyTree
 from metarun.inner import Inner, differentiated
 from metarun.losses import Loss
 from metarun.models.layers import answering
@@ -83,6 +83,19 @@ def programs(made: Made) -> Programs:
         engine.Program(predict, engine.described("predict", *told)),
         engine.Program(alone, engine.described("alone", *told)),
     )
+
+
+def called(program: engine.Program, arguments: tuple[Any, ...], examples: int) -> Any:
+    """What a program returns. Raises ConfigError if so many examples take more memory than a CPU has free.
+
+    A GPU says so itself. A CPU does not: it takes until the machine swaps or the program is killed.
+    """
+    needed = program.executable(*arguments).temporary_bytes
+    free = engine.free_host_bytes() if jax.devices()[0].platform == "cpu" else None
+    if free is not None and needed is not None and needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB at once where {free / 2**30:.1f} are free"
+        raise ConfigError("x", f"{examples:,} examples", f"they take {sizes}; give fewer")
+    return program(*arguments)
 
 
 def filled(x: np.ndarray) -> list[tuple[np.ndarray, int]]:

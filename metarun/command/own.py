@@ -1,0 +1,117 @@
+"""What `metarun adapt` and `metarun predict` share: their options, and where the answers go."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.config import nearest
+from metarun.text import one_line
+
+if TYPE_CHECKING:
+    from metarun.data import Own
+    from metarun.learned import Adapted
+    from metarun.learned.answered import Answers
+
+JSON, CSV, QUERIES = "--json", "--csv", "--queries"
+FILES = {JSON: "FILE", CSV: "FILE"}
+CHOICES = {QUERIES: ("alone", "together"), "--state": ("best", "last")}
+WHOLE = {"--inner-steps": 2**31 - 1, "--seed": 2**63 - 1}  # numbers from 0 to so many
+
+
+class Given(NamedTuple):
+    """A command line, read."""
+
+    path: Path  # the run, or what was kept
+    options: dict[str, Any]
+
+
+def read(verb: str, what: str, arguments: list[str], known: Mapping[str, str]) -> Given:
+    """The command line in its parts; `known` has each option's value in words. Ends the program over a mistake."""
+    options: dict[str, Any] = {}
+    paths: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if not argument.startswith("--"):
+            if argument.startswith("-"):
+                fail(f"{verb} {argument}: no such option; allowed: {', '.join(known)}", MISTAKE)
+            paths.append(argument)
+            continue
+        if name not in known:
+            near = nearest(name, list(known))
+            fail(f"{verb} {name}: no such option; {near}", MISTAKE)
+        if not equals:
+            value, rest = "".join(rest[:1]), rest[1:]
+        if not value or (value.startswith("--") and not equals):
+            fail(f"{verb} {name}: needs a value: {name} {known[name]}", MISTAKE)
+        if name in options:
+            fail(f"{verb} {name}: stands there twice", MISTAKE)
+        options[name] = checked(verb, name, value)
+    if len(paths) != 1:
+        said = "names none" if not paths else f"names {len(paths)}, {' '.join(paths)}"
+        fail(f"{verb}: {said}; name one {what}: metarun {verb} DIR --query QUERIES", MISTAKE)
+    if [options.get(name) for name in FILES] == ["-", "-"]:
+        fail(f"{verb} {JSON} - {CSV} -: both cannot be standard output; name a file for one", MISTAKE)
+    return Given(Path(paths[0]), options)
+
+
+def checked(verb: str, name: str, value: str) -> Any:
+    """An option's value. Ends the program over one that it cannot have."""
+    if name in CHOICES and value not in CHOICES[name]:
+        fail(f"{verb} {name} {value}: must be one of: {', '.join(CHOICES[name])}", MISTAKE)
+    if name in WHOLE:
+        if not value.isascii() or not value.isdigit() or int(value) > WHOLE[name]:
+            fail(f"{verb} {name} {value}: must be a whole number, 0 or more", MISTAKE)
+        return int(value)
+    if name in FILES and value != "-":
+        file = Path(value)
+        if file.is_dir():
+            fail(f"{verb} {name} {file}: is a directory; name a file in it", MISTAKE)
+        if not file.absolute().parent.is_dir():
+            fail(f"{verb} {name} {file}: cannot be written (make the directory first)", MISTAKE)
+    return value
+
+
+def console(options: Mapping[str, Any]) -> Any:
+    """Where all goes that people read: standard error if standard output is for a program."""
+    from rich.console import Console
+
+    return Console(stderr="-" in [options.get(name) for name in FILES], highlight=False, markup=False, soft_wrap=True)
+
+
+def write(verb: str, options: Mapping[str, Any], answers: "Answers") -> list[str]:
+    """The answers in the files that are asked for, and their names."""
+    from metarun.files import write_atomically
+    from metarun.learned.answered import as_csv, as_json
+
+    made = {name: make(answers) for name, make in {JSON: as_json, CSV: as_csv}.items() if name in options}
+    written = []
+    for name, text in made.items():
+        if options[name] == "-":
+            print(text, end="")
+            continue
+        try:
+            write_atomically(Path(options[name]), text)
+        except OSError as error:
+            fail(f"{verb}: {options[name]} cannot be written ({error.strerror})", FAILED)
+        written.append(one_line(options[name]))
+    return written
+
+
+def learner_in_words(adapted: "Adapted") -> str:
+    """`protonet of runs/omniglot, best state, of meta-step 4,000`"""
+    learned = adapted.learned
+    learner = learned.config["learner"]["_target_"].split(".")[-2]
+    used, run = learned.used, learned.config.get("run", {}).get("dir")
+    state = f", {used['state']} state, of meta-step {used['step']:,}" if "state" in used else ""
+    return one_line(f"{learner}{f' of {run}' if run else ''}{state}")
+
+
+def asked_in_words(path: str, query: "Own", queries: str) -> str:
+    """`new: 12 queries without labels, each predicted alone`"""
+    n = len(query.names)
+    labels = ", without labels" if query.labels is None and query.targets is None else ""
+    how = "all predicted together, each with the others in view" if queries == "together" else "each predicted alone"
+    return one_line(f"{path}: {n:,} quer{'ies' if n > 1 else 'y'}{labels}, {how}")
