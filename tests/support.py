@@ -61,6 +61,20 @@ SMALL = (
 )  # fmt: skip
 
 
+def untrained(learner: str, directory: Path, *overrides: str) -> Path:
+    """A learner as it is before training, kept in a directory."""
+    from metarun import engine
+    from metarun.learned import Learned, keep
+    from metarun.run import purpose
+
+    run = build_run(composed(f"learner={learner}", "model=mlp", "model.hidden=[8]", "logger=none", *overrides))
+    net, data = engine.nets(run.shape)[0], run.tasks.load("train")
+    x = jax.jit(run.tasks.sample)(data, jax.random.key(0)).support.x
+    params = jax.jit(lambda key: run.learner.init(net, key, x))(jax.random.key(1))
+    keep(Learned(run.config, purpose.purpose_of(run.tasks, data), jax.device_get(params), {}), directory)
+    return directory
+
+
 def run_in(directory: Path, *overrides: str) -> Run:
     """A small run in `directory`, checked."""
     return placed(composed("logger=none", *SMALL, *overrides), directory)

@@ -1,0 +1,76 @@
+"""A user's own tasks in files, and learners that they are given to."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import owned
+import pytest
+from PIL import Image
+from support import composed, untrained
+
+from metarun.command import main
+from metarun.config.run import build_run
+
+NAMES = ("ant", "bee", "cow", "dog", "eel")
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch, capfd):
+    """A command of any verb in an empty directory: its exit code, and what it says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["metarun", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main.command()
+        except SystemExit as error:
+            code = error.code
+        said = capfd.readouterr()
+        return SimpleNamespace(code=code, out=said.out, err=said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory) -> SimpleNamespace:
+    """A learner of images, an episode, as bytes, and the same as files: dark ink on white paper."""
+    folder = tmp_path_factory.mktemp("drawings")
+    untrained("maml", folder / "run", "task=strokes")
+    tasks = build_run(composed("task=strokes", "learner=maml")).eval_tasks
+    episode = jax.jit(tasks.sample)(tasks.load("test"), jax.random.key(3))
+    found = SimpleNamespace(
+        run=folder / "run", support=folder / "support", query=folder / "query", flat=folder / "flat"
+    )
+    found.named = folder / "named"
+    for part in ("support", "query"):
+        batch = getattr(episode, part)
+        x = np.round(255 * np.asarray(batch.x)).astype(np.uint8)
+        y = np.array(NAMES)[np.asarray(batch.y)]
+        order = np.argsort(y, kind="stable")  # in which files are read
+        setattr(found, f"{part}_x", x[order])
+        setattr(found, f"{part}_y", y[order])
+        for i, (image, label) in enumerate(zip(x[order], y[order], strict=True)):
+            flat = found.named if part == "support" else found.flat
+            for file in (folder / part / label / f"{i:03}.png", flat / f"{label}_{i:03}.png"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(255 - image[..., 0]).save(file)
+    return found
+
+
+@pytest.fixture(scope="session")
+def texts_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    path = owned.texts(folder)
+    return untrained("protonet", folder / "kept", "task=text", f"task.path={path}", "train.task.ways=5")
+
+
+@pytest.fixture(scope="session")
+def people_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("people")
+    return untrained("maml", folder / "kept", "task=table", f"task.path={owned.people(folder)}", *owned.OF_PEOPLE)

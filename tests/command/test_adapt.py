@@ -1,0 +1,251 @@
+"""`metarun adapt` and `metarun predict`: files in, the learner's own answers out, and each mistake one line."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import owned
+import pytest
+from PIL import Image
+from support import composed, untrained
+
+from metarun.config.run import build_run
+from metarun.data import Columns, Roles, columns_in, table_in
+from metarun.learned import load
+from metarun.run import purpose
+
+NAMES = ("ant", "bee", "cow", "dog", "eel")
+
+
+def answers_of(file: Path, classes: list[str]) -> tuple[np.ndarray, dict]:
+    """The probabilities (n, ways) of a file of JSON, and all of it."""
+    found = json.loads(file.read_text())
+    assert found["classes"] == classes
+    assert all(list(one["probabilities"]) == classes for one in found["predictions"])
+    return np.array([list(one["probabilities"].values()) for one in found["predictions"]]), found
+
+
+@pytest.mark.parametrize("queries", ["alone", "together"])
+def test_folders_of_images_give_what_the_arrays_give_and_the_accuracy(ended, drawings, tmp_path, queries):
+    adapted = load(drawings.run).adapt(drawings.support_x, drawings.support_y)
+    expected, predicted = (ask(drawings.query_x, queries) for ask in (adapted.predict_proba, adapted.predict))
+    paths = "--support", drawings.support, "--query", drawings.query
+    said = ended("adapt", drawings.run, *paths, "--json", "a.json", "--csv", "a.csv", "--queries", queries)
+    assert (said.code, said.err) == (0, "")
+    p, found = answers_of(tmp_path / "a.json", list(NAMES))
+    np.testing.assert_array_equal(p, expected)
+    assert found.keys() == {"classes", "predictions", "accuracy"}
+    assert [one["predicted"] for one in found["predictions"]] == predicted.tolist()
+    files = [f"{drawings.query}/{label}/{i:03}.png" for i, label in enumerate(drawings.query_y)]
+    assert [one["query"] for one in found["predictions"]] == files
+    accuracy = (predicted == drawings.query_y).mean()
+    assert found["accuracy"] == pytest.approx(accuracy)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert list(rows[0]) == ["query", "label", "predicted", *(f"p({name})" for name in NAMES)]
+    np.testing.assert_array_equal([[float(row[f"p({name})"]) for name in NAMES] for row in rows], expected)
+    assert [row["label"] for row in rows] == drawings.query_y.tolist()
+    assert [row["predicted"] for row in rows] == predicted.tolist()
+    assert f"accuracy {accuracy:.2%}: {round(25 * accuracy)} of 25" in said.out
+    how = "each predicted alone" if queries == "alone" else "all predicted together"
+    assert f"25 queries, {how}" in said.out
+    assert "5-way 1-shot" in said.out
+    assert "support: 5 images, as the run had them: dark on white becomes light on black" in said.out
+
+
+def test_the_curve_is_what_other_numbers_of_inner_steps_give(ended, drawings):
+    learned = load(drawings.run)
+    said = ended("adapt", drawings.run, "--support", drawings.support, "--query", drawings.query)
+    curve = []
+    for steps in (0, 1, 3, 5):
+        adapted = learned.adapt(drawings.support_x, drawings.support_y, inner_steps=steps)
+        curve.append(f"{steps}: {(adapted.predict(drawings.query_x) == drawings.query_y).mean():.2%}")
+    assert f"accuracy by inner steps  {', '.join(curve)}\n" in said.out
+    own = ended("adapt", drawings.run, "--support", drawings.support, "--query", drawings.query, "--inner-steps", "9")
+    nine = learned.adapt(drawings.support_x, drawings.support_y, inner_steps=9).predict(drawings.query_x)
+    assert f"accuracy {(nine == drawings.query_y).mean():.2%}: " in own.out
+    assert ", 9: " in own.out
+
+
+def test_what_was_kept_answers_queries_without_labels_and_single_images(ended, drawings, tmp_path):
+    said = ended("adapt", drawings.run, "--support", drawings.named, "--save", "kept")
+    assert said.code == 0
+    assert said.out.endswith("files  kept\n")
+    expected = load(drawings.run).adapt(drawings.support_x, drawings.support_y).predict_proba(drawings.query_x)
+    said = ended("predict", "kept", "--query", drawings.flat, "--json", "-")
+    found = json.loads(said.out)
+    assert found["accuracy"] is None
+    p = np.array([[one["probabilities"][name] for name in NAMES] for one in found["predictions"]])
+    np.testing.assert_array_equal(p, expected)
+    assert "25 queries, without labels, each predicted alone" in said.err  # what people read is not in the JSON's way
+    one = ended("predict", "kept", "--query", drawings.flat / "bee_007.png", "--csv", "-")
+    row = next(csv.DictReader(io.StringIO(one.out)))
+    assert row["query"] == str(drawings.flat / "bee_007.png")
+    np.testing.assert_allclose([float(row[f"p({name})"]) for name in NAMES], expected[7], rtol=1e-5)
+
+
+def test_images_of_any_size_and_colour_are_brought_to_the_models_and_that_is_told(ended, drawings, tmp_path):
+    """Enlarged fourfold, in colour and turned over to an archive, they come out as they were, nearly."""
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for file in sorted(drawings.support.rglob("*.png")):
+            large = Image.open(file).convert("RGB").resize((112, 112), Image.Resampling.LANCZOS)
+            (content := io.BytesIO(), large.save(content, "PNG"))
+            archive.writestr(f"wrapped/{file.parent.name}/{file.name}", content.getvalue())
+    said = ended("adapt", drawings.run, "--support", "s.zip", "--query", drawings.query, "--json", "a.json")
+    assert "s.zip: 5 images, as the run had them: 112x112 becomes 28x28, in colour becomes grey, dark on" in said.out
+    p, _ = answers_of(tmp_path / "a.json", list(NAMES))
+    exact = load(drawings.run).adapt(drawings.support_x, drawings.support_y).predict_proba(drawings.query_x)
+    assert np.abs(p - exact).max() < 0.05
+
+
+def test_arrays_of_images_are_as_good_as_files_and_colour_becomes_grey(ended, drawings, tmp_path):
+    np.savez(tmp_path / "s.npz", x=np.repeat(drawings.support_x, 3, axis=3), y=drawings.support_y)
+    np.savez(tmp_path / "q.npz", x=drawings.query_x)
+    said = ended("adapt", drawings.run, "--support", "s.npz", "--query", "q.npz", "--json", "a.json")
+    assert "s.npz: 3 channels become 1, grey, as in training" in said.out
+    p, found = answers_of(tmp_path / "a.json", list(NAMES))
+    exact = load(drawings.run).adapt(drawings.support_x, drawings.support_y).predict_proba(drawings.query_x)
+    np.testing.assert_allclose(p, exact, rtol=1e-6)
+    assert [one["query"] for one in found["predictions"]] == list(range(1, 26))
+
+
+def test_a_runs_directory_and_which_of_its_states(ended, two_runs, tmp_path):
+    run = two_runs / "blobs"
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", x=x, y=[30, 4, 30, 4, 4, 7])  # whole numbers are names as good as others
+    np.savez(tmp_path / "q.npz", x=x)
+    paths = "--support", "s.npz", "--query", "q.npz", "--json", "a.json"
+    for state, words in (("best", "best state, of meta-step"), ("last", "last state, of meta-step 4, adapted")):
+        said = ended("adapt", run, *paths, "--state", state)
+        assert f"maml of {run}, {words}" in said.out
+        adapted = load(run, state).adapt(x, ["30", "4", "30", "4", "4", "7"])
+        np.testing.assert_array_equal(answers_of(tmp_path / "a.json", ["30", "4", "7"])[0], adapted.predict_proba(x))
+    assert "3-way, 1 to 3 shots" in said.out
+
+
+def test_more_queries_than_fit_a_screen_are_all_in_the_file(ended, drawings, tmp_path):
+    np.savez(tmp_path / "q.npz", x=np.concatenate([drawings.query_x, drawings.query_x]))
+    said = ended("adapt", drawings.run, "--support", drawings.support, "--query", "q.npz", "--json", "a.json")
+    assert "and 20 more; --json and --csv have all" in said.out
+    assert len(answers_of(tmp_path / "a.json", list(NAMES))[1]["predictions"]) == 50
+
+
+def test_texts_are_encoded_as_in_training(ended, texts_run, tmp_path):
+    support = [("red as blood", "r"), ("blue as the sea", "b"), ("so red", "r"), ("no label", None)]
+    lines = [json.dumps({"text": text, "label": label, "more": 1}) for text, label in support]
+    (tmp_path / "s.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "q.csv").write_text("text,label\nred,r\nblue,\nblue sea,b\n")
+    said = ended("adapt", texts_run, "--support", "s.jsonl", "--query", "q.csv", "--json", "a.json")
+    assert (said.code, said.err) == (0, "")
+    learned = load(texts_run)
+    encode = learned.purpose.prepares.encode
+    adapted = learned.adapt(encode([text for text, _ in support[:3]]), ["r", "b", "r"])
+    p, found = answers_of(tmp_path / "a.json", ["b", "r"])
+    queries = encode(["red", "blue", "blue sea"])
+    np.testing.assert_allclose(p, adapted.predict_proba(queries), rtol=1e-6)
+    right = adapted.predict(queries)[[0, 2]] == ["r", "b"]
+    assert found["accuracy"] == right.mean()  # of those that have a label
+    assert "1 rows have no label and are left out: line 4" in said.out
+    assert "2-way, 1 to 2 shots" in said.out
+
+
+def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_units(ended, people_run, tmp_path):
+    (tmp_path / "s.csv").write_text("ward,response,dose,note\nnorth,1.5,0.25,x\nwest,2.5,,y\nsouth,,1,z\n")
+    (tmp_path / "q.csv").write_text("dose,ward,response\n0.5,north,2\n-1,south,\n")
+    said = ended("adapt", people_run, "--support", "s.csv", "--query", "q.csv", "--json", "a.json", "--csv", "a.csv")
+    assert (said.code, said.err) == (0, "")
+    learned = load(people_run)
+    columns = learned.purpose.prepares
+    (dose, ward), (response,) = columns.features, columns.targets
+    assert (dose.name, ward.name, ward.known, response.name) == ("dose", "ward", ("north", "south"), "response")
+
+    def row(number: float, *places: int) -> list[float]:
+        return [(number - dose.mean) / dose.spread, *places]
+
+    x = np.array([row(0.25, 1, 0), row(dose.mean, 0, 0)], np.float32)  # what is missing is the mean; west is unknown
+    y = (np.array([1.5, 2.5], np.float32) - response.mean) / response.spread
+    queries = np.array([row(0.5, 1, 0), row(-1, 0, 1)], np.float32)
+    expected = learned.adapt(x, y).predict(queries) * response.spread + response.mean
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found.keys() == {"targets", "predictions", "mse"}
+    assert found["targets"] == ["response"]
+    np.testing.assert_allclose([one["predicted"] for one in found["predictions"]], expected, rtol=1e-4)
+    assert [one["query"] for one in found["predictions"]] == [1, 2]
+    assert found["mse"] == pytest.approx((found["predictions"][0]["predicted"][0] - 2) ** 2, rel=1e-4)
+    assert (tmp_path / "a.csv").read_text().startswith("query,response,predicted response\n1,2.0")
+    assert "mse by inner steps  0: " in said.out
+    assert "text that training does not hold is taken for no category: ward 1" in said.out
+    assert "1 rows have no response and are left out: line 4" in said.out
+
+
+def test_a_tables_classes_are_predicted_and_kept(ended, tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("classes")
+    path = owned.people(folder)
+    settings = f"task.path={path}", "task.class_column=person", "train.task.ways=5"
+    run = untrained("protonet", folder / "run", "task=table", *settings)
+    (tmp_path / "s.csv").write_text("person,dose,ward,response\nA,0.1,north,1\nB,0.9,south,-1\n")
+    (tmp_path / "q.csv").write_text("dose,ward,response\n0.1,north,1\n0.9,south,-1\n")
+    assert ended("adapt", run, "--support", "s.csv", "--save", "kept").code == 0
+    assert ended("predict", "kept", "--query", "q.csv", "--json", "a.json").code == 0
+    _, found = answers_of(tmp_path / "a.json", ["A", "B"])
+    assert [one["predicted"] for one in found["predictions"]] == ["A", "B"]  # what it was shown
+    columns = load(run).purpose.prepares
+    assert [one.name for one in columns.features] == ["dose", "ward", "response"]
+
+
+def test_columns_give_the_training_data_again(tmp_path):
+    """What is kept of a table, and was read from JSON, encodes it as the task did."""
+    path = str(owned.people(tmp_path))
+    roles, drawn = Roles("group", "person", ("response",), None, (), None), ((0.6, 0.2, 0.2), 0)
+    columns = columns_in(path, roles, *drawn)
+    one = purpose.Purpose((3,), "float32", "mse", 1, columns)
+    again = purpose.of_json(json.loads(json.dumps(purpose.as_json(one)))).prepares
+    assert isinstance(again, Columns)
+    assert again == columns
+    from metarun.data.cells import read
+
+    pool = table_in(path, roles, *drawn).splits["train"].pool
+    x, y = again.inputs(read(path))[0], again.outputs(read(path))
+    every = {tuple(row) for row in np.concatenate([x, y], 1).tolist()}
+    assert {tuple(row) for row in np.concatenate([pool.x, pool.y], 1).tolist()} <= every
+    np.testing.assert_allclose(pool.y.mean(), 0, atol=1e-6)
+
+
+def test_arrays_of_a_regression(ended, tmp_path):
+    run = untrained("maml", tmp_path / "run", "task=sinusoid")
+    x = np.linspace(-1, 1, 6)
+    np.savez(tmp_path / "s.npz", x=x, y=np.sin(x))
+    np.savez(tmp_path / "q.npz", x=x[:3], y=np.cos(x[:3]))
+    said = ended("adapt", run, "--support", "s.npz", "--query", "q.npz", "--json", "a.json", "--inner-steps", "2")
+    expected = load(run).adapt(x[:, None], np.sin(x), inner_steps=2).predict(x[:3, None])
+    found = json.loads((tmp_path / "a.json").read_text())
+    np.testing.assert_allclose([one["predicted"] for one in found["predictions"]], expected, rtol=1e-6)
+    assert found["mse"] == pytest.approx(((expected[:, 0] - np.cos(x[:3])) ** 2).mean(), rel=1e-5)
+    assert "6 examples" in said.out
+
+
+def test_omniglots_own_files_become_its_own_drawings(omniglot_dir, tmp_path):
+    """The published PNGs, 105 x 105, through what a run keeps of its preparation."""
+    import zipfile
+
+    from metarun.data import images_of_task
+    from metarun.tasks import omniglot
+
+    run = build_run(composed("task=omniglot", "learner=protonet", f"data_dir={omniglot_dir}"))
+    one = purpose.Purpose((28, 28, 1), "float32", "accuracy", 5, run.tasks.prepares)
+    prepares = purpose.of_json(json.loads(json.dumps(purpose.as_json(one)))).prepares
+    names, drawings = omniglot.load_drawings(omniglot_dir)
+    chosen = ["Greek/character01", "Latin/character07", "Futurama/character03"]
+    with zipfile.ZipFile(Path(omniglot_dir) / "omniglot" / "images_background.zip") as archive:
+        for name in chosen:
+            for member in sorted(n for n in archive.namelist() if f"/{name}/" in n and n.endswith(".png")):
+                file = tmp_path / name / Path(member).name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(archive.read(member))
+    found = images_of_task(str(tmp_path), prepares)
+    for name in chosen:
+        own = found.x[[label == name for label in found.labels]]
+        np.testing.assert_array_equal(own[..., 0], drawings[names.index(name)])
