@@ -84,11 +84,15 @@ def must_make_sense(options: dict[str, Any]) -> None:
 def adapt(run: Path, options: dict[str, Any]) -> None:
     """All that is asked for; files are written when all is known. Raises ConfigError and DataError."""
     from metarun.command.answers import tell
+    from metarun.core import ConfigError
     from metarun.learned import keep, load
     from metarun.learned.answered import answered, curve
+    from metarun.learned.kept import is_kept
     from metarun.learned.own_task import adapted_to, query_of, shots_in_words, support_of
 
     console, queries = own.console(options), options.get(own.QUERIES, "alone")
+    if "--state" in options and is_kept(run):
+        raise ConfigError("--state", options["--state"], f"{run} was kept with one state; leave it out")
     learned = load(run, options.get("--state"))
     support = support_of(learned, options["--support"])
     adapted = adapted_to(learned, support, options.get("--inner-steps"), options.get("--seed", 0))
@@ -104,7 +108,8 @@ def adapt(run: Path, options: dict[str, Any]) -> None:
         written.append(one_line(save))
     for line in (*support.told, *(() if query is None else query.told)):
         console.print(line)
-    console.print(f"{own.learner_in_words(adapted)}, adapted to {options['--support']}: {shots_in_words(adapted)}")
+    place = one_line(options["--support"])
+    console.print(f"{own.learner_in_words(adapted)}, adapted to {place}: {shots_in_words(adapted)}")
     if query is not None and answers is not None:
         written += own.write("adapt", options, answers)
         console.print(own.asked_in_words(options["--query"], query, queries))

@@ -156,11 +156,16 @@ def curve(adapted: Adapted, query: Own, queries: Queries) -> dict[int, Answers]:
 
 
 def as_json(answers: Answers) -> str:
-    return json.dumps(answers.as_json(), indent=1, ensure_ascii=False) + "\n"
+    return in_utf8(json.dumps(answers.as_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def as_csv(answers: Answers) -> str:
     file = io.StringIO()
     head, rows = answers.rows()
     csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    return file.getvalue()
+    return in_utf8(file.getvalue())
+
+
+def in_utf8(text: str) -> str:
+    """The text with ? for what no file can hold: a name that is not of UTF-8, half of a pair of UTF-16."""
+    return text.encode(errors="replace").decode()

@@ -152,6 +152,19 @@ def test_texts_are_encoded_as_in_training(ended, texts_run, tmp_path):
     assert "2-way, 1 to 2 shots" in said.out
 
 
+def test_names_are_what_they_are_whatever_stands_in_them(ended, texts_run, tmp_path):
+    """Markup is none, an escape sequence is spelt out, and what UTF-8 cannot hold does not end the program."""
+    labels = ["[red]a[/]", "b\x1b[2J", "\ud800"]
+    lines = [json.dumps({"text": f"word{i}", "label": label}) for i, label in enumerate(labels)]
+    (tmp_path / "s.jsonl").write_text("\n".join(lines) + "\n")
+    said = ended("adapt", texts_run, "--support", "s.jsonl", "--query", "s.jsonl", "--json", "a.json", "--csv", "a.csv")
+    assert said.code == 0
+    assert "[red]a[/]" in said.out
+    assert "b\\x1b[2J" in said.out
+    assert "\x1b[2J" not in said.out
+    answers_of(tmp_path / "a.json", ["[red]a[/]", "b\x1b[2J", "?"])
+
+
 def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_units(ended, people_run, tmp_path):
     (tmp_path / "s.csv").write_text("ward,response,dose,note\nnorth,1.5,0.25,x\nwest,2.5,,y\nsouth,,1,z\n")
     (tmp_path / "q.csv").write_text("dose,ward,response\n0.5,north,2\n-1,south,\n")

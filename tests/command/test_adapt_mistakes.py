@@ -48,6 +48,7 @@ MISTAKES = {
     "RUN GOOD --save file": "adapt --save file: is a file; name a directory",
     "RUN GOOD --queries both": "adapt --queries both: must be one of: alone, together",
     "RUN GOOD --state first": "adapt --state first: must be one of: best, last",
+    "RUN GOOD --state best": "/run was kept with one state; leave it out",
     "RUN GOOD --inner-steps -1": "adapt --inner-steps -1: must be a whole number, 0 or more",
     "RUN GOOD --seed x": "adapt --seed x: must be a whole number, 0 or more",
     "run GOOD": "run=run: holds no run (no config.yaml); name a run's directory",
@@ -151,4 +152,11 @@ def test_arrays_are_asked_for_where_the_run_had_arrays(ended, two_runs, tmp_path
     assert "--support=an array (3, 2): must be (n, 1), as in training" in said.err
     said = ended("predict", two_runs / "sinusoid", "--query", "s.npz")
     assert "holds no adapted learner" in said.err
+    assert said.code == 2
+
+
+def test_more_examples_than_fit_in_memory_are_refused_before_they_fill_it(ended, small, monkeypatch):
+    monkeypatch.setattr("metarun.engine.free_host_bytes", lambda: 100)
+    said = ended("adapt", small.run, "--support", "two", "--query", "two")
+    assert "--support=2 examples: they take 0.0 GiB at once where 0.0 are free; give fewer" in said.err
     assert said.code == 2
