@@ -21,6 +21,8 @@ import pytest
 
 from metarun.engine.xla_flags import PATIENT, set_flags
 
+pytest_plugins = ["own_files"]
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

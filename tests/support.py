@@ -61,13 +61,15 @@ SMALL = (
 )  # fmt: skip
 
 
-def untrained(learner: str, directory: Path, *overrides: str) -> Path:
+def untrained(
+    learner: str, directory: Path, *overrides: str, model: tuple[str, ...] = ("model=mlp", "model.hidden=[8]")
+) -> Path:
     """A learner as it is before training, kept in a directory."""
     from metarun import engine
     from metarun.learned import Learned, keep
     from metarun.run import purpose
 
-    run = build_run(composed(f"learner={learner}", "model=mlp", "model.hidden=[8]", "logger=none", *overrides))
+    run = build_run(composed(f"learner={learner}", *model, "logger=none", *overrides))
     net, data = engine.nets(run.shape)[0], run.tasks.load("train")
     x = jax.jit(run.tasks.sample)(data, jax.random.key(0)).support.x
     params = jax.jit(lambda key: run.learner.init(net, key, x))(jax.random.key(1))
