@@ -11,8 +11,8 @@ HELP = """
 metarun adapt RUN --support PATH [--query PATH] [--json FILE] [--csv FILE] [--save DIR] ...
 
 Adapts what a run has learned to a task of your own, by a few labelled examples of it, and
-answers its queries. RUN is a run's directory, or one that a learner was kept in. The run's
-data are not needed.
+answers its queries. RUN is a run's directory, or one that a learner was kept in, or the name
+of one that comes with metarun (metarun ready). The run's data are not needed.
 
   --support PATH   the labelled examples, as the run's own were:
                      images       a folder, zip or tar with a directory a class, or files
@@ -88,10 +88,11 @@ def adapt(run: Path, options: dict[str, Any]) -> None:
     from metarun.learned import keep, load
     from metarun.learned.answered import answered, curve
     from metarun.learned.kept import is_kept
+    from metarun.learned.loaded import place_of
     from metarun.learned.own_task import adapted_to, query_of, shots_in_words, support_of
 
     console, queries = own.console(options), options.get(own.QUERIES, "alone")
-    if "--state" in options and is_kept(run):
+    if "--state" in options and is_kept(place_of(run)):
         raise ConfigError("--state", options["--state"], f"{run} was kept with one state; leave it out")
     learned = load(run, options.get("--state"))
     support = support_of(learned, options["--support"])
@@ -109,7 +110,7 @@ def adapt(run: Path, options: dict[str, Any]) -> None:
     for line in (*support.told, *(() if query is None else query.told)):
         console.print(line)
     place = one_line(options["--support"])
-    console.print(f"{own.learner_in_words(adapted)}, adapted to {place}: {shots_in_words(adapted)}")
+    console.print(f"{own.learner_in_words(adapted, run)}, adapted to {place}: {shots_in_words(adapted)}")
     if query is not None and answers is not None:
         written += own.write("adapt", options, answers)
         console.print(own.asked_in_words(options["--query"], query, queries))

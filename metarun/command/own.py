@@ -100,13 +100,11 @@ def write(verb: str, options: Mapping[str, Any], answers: "Answers") -> list[str
     return written
 
 
-def learner_in_words(adapted: "Adapted") -> str:
+def learner_in_words(adapted: "Adapted", path: Path) -> str:
     """`protonet of runs/omniglot, best state, of meta-step 4,000`"""
-    learned = adapted.learned
-    learner = learned.config["learner"]["_target_"].split(".")[-2]
-    used, run = learned.used, learned.config.get("run", {}).get("dir")
+    learner, used = adapted.learned.config["learner"]["_target_"].split(".")[-2], adapted.learned.used
     state = f", {used['state']} state, of meta-step {used['step']:,}" if "state" in used else ""
-    return one_line(f"{learner}{f' of {run}' if run else ''}{state}")
+    return one_line(f"{learner} of {path}{state}")
 
 
 def asked_in_words(path: str, query: "Own", queries: str) -> str:

@@ -2,7 +2,6 @@
 
 from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail
-from metarun.text import one_line
 
 HELP = """
 metarun predict DIR --query PATH [--json FILE] [--csv FILE] [--queries alone|together]
@@ -38,7 +37,7 @@ def main(arguments: list[str]) -> None:
         fail(error, FAILED)
     for line in query.told:
         console.print(line)
-    console.print(f"{own.learner_in_words(adapted)}, kept in {one_line(kept)}: {shots_in_words(adapted)}")
+    console.print(f"{own.learner_in_words(adapted, kept)}: {shots_in_words(adapted)}")
     written = own.write("predict", options, answers)
     console.print(own.asked_in_words(options["--query"], query, queries))
     tell(console, query, answers, {})
