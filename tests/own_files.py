@@ -9,10 +9,11 @@ import numpy as np
 import owned
 import pytest
 from PIL import Image
-from support import composed, untrained
+from support import composed, on_blobs, placed, untrained
 
 from metarun.command import main
 from metarun.config.run import build_run
+from metarun.run import train
 
 NAMES = ("ant", "bee", "cow", "dog", "eel")
 
@@ -74,3 +75,18 @@ def texts_run(tmp_path_factory) -> Path:
 def people_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("people")
     return untrained("maml", folder / "kept", "task=table", f"task.path={owned.people(folder)}", *owned.OF_PEOPLE)
+
+
+@pytest.fixture(scope="session")
+def blobs_run(tmp_path_factory) -> Path:
+    """A finished run on points, with all that it has saved."""
+    quick = ("hardware.task_chunk=2", "train.steps=2", "train.meta_batch=2", "eval.episodes=2", "eval.val_episodes=2")
+    values = on_blobs("learner=maml", "logger=none", "eval.inner_steps=[]", *quick)
+    directory = tmp_path_factory.mktemp("blobs") / "run"
+    train.train(placed(values, directory))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def waves_run(tmp_path_factory) -> Path:
+    return untrained("maml", tmp_path_factory.mktemp("waves") / "run", "task=sinusoid")

@@ -125,13 +125,13 @@ def test_arrays_of_images_are_as_good_as_files_and_colour_becomes_grey(ended, dr
     assert [one["query"] for one in found["predictions"]] == list(range(1, 26))
 
 
-def test_a_runs_directory_and_which_of_its_states(ended, two_runs, tmp_path):
-    run = two_runs / "blobs"
+def test_a_runs_directory_and_which_of_its_states(ended, blobs_run, tmp_path):
+    run = blobs_run
     x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     np.savez(tmp_path / "s.npz", x=x, y=[30, 4, 30, 4, 4, 7])  # whole numbers are names as good as others
     np.savez(tmp_path / "q.npz", x=x)
     paths = "--support", "s.npz", "--query", "q.npz", "--json", "a.json"
-    for state, words in (("best", "best state, of meta-step"), ("last", "last state, of meta-step 4, adapted")):
+    for state, words in (("best", "best state, of meta-step"), ("last", "last state, of meta-step 2, adapted")):
         said = ended("adapt", run, *paths, "--state", state)
         assert f"maml of {run}, {words}" in said.out
         adapted = load(run, state).adapt(x, ["30", "4", "30", "4", "4", "7"])
@@ -241,13 +241,12 @@ def test_columns_give_the_training_data_again(tmp_path):
     np.testing.assert_allclose(pool.y.mean(), 0, atol=1e-6)
 
 
-def test_arrays_of_a_regression(ended, tmp_path):
-    run = untrained("maml", tmp_path / "run", "task=sinusoid")
+def test_arrays_of_a_regression(ended, waves_run, tmp_path):
     x = np.linspace(-1, 1, 6)
     np.savez(tmp_path / "s.npz", x=x, y=np.sin(x))
     np.savez(tmp_path / "q.npz", x=x[:3], y=np.cos(x[:3]))
-    said = ended("adapt", run, "--support", "s.npz", "--query", "q.npz", "--json", "a.json", "--inner-steps", "2")
-    expected = load(run).adapt(x[:, None], np.sin(x), inner_steps=2).predict(x[:3, None])
+    said = ended("adapt", waves_run, "--support", "s.npz", "--query", "q.npz", "--json", "a.json", "--inner-steps", "2")
+    expected = load(waves_run).adapt(x[:, None], np.sin(x), inner_steps=2).predict(x[:3, None])
     found = json.loads((tmp_path / "a.json").read_text())
     np.testing.assert_allclose([one["predicted"] for one in found["predictions"]], expected, rtol=1e-6)
     assert found["mse"] == pytest.approx(((expected[:, 0] - np.cos(x[:3])) ** 2).mean(), rel=1e-5)

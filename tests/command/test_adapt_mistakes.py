@@ -96,10 +96,10 @@ def test_what_is_damaged_is_one_line_and_nothing_is_written(ended, small, tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_damaged_checkpoint_is_one_line(ended, two_runs, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(ended, blobs_run, tmp_path):
     import shutil
 
-    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    shutil.copytree(blobs_run, tmp_path / "run")
     for file in (tmp_path / "run" / "checkpoints").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:20])
@@ -141,17 +141,17 @@ def test_texts_that_lack_a_column_or_are_no_text(ended, texts_run, tmp_path):
     assert "is a folder; a file is wanted" in said.err
 
 
-def test_arrays_are_asked_for_where_the_run_had_arrays(ended, two_runs, tmp_path):
+def test_arrays_are_asked_for_where_the_run_had_arrays(ended, waves_run, tmp_path):
     (tmp_path / "s.csv").write_text("x\n1\n")
-    said = ended("adapt", two_runs / "sinusoid", "--support", "s.csv", "--save", "kept")
+    said = ended("adapt", waves_run, "--support", "s.csv", "--save", "kept")
     assert "--support=s.csv: the run was trained on arrays; write numpy.savez('own.npz', x=x), x (n, 1)" in said.err
-    said = ended("adapt", two_runs / "sinusoid", "--support", "gone.npz", "--save", "kept")
+    said = ended("adapt", waves_run, "--support", "gone.npz", "--save", "kept")
     assert "--support=gone.npz: no such file" in said.err
     np.savez(tmp_path / "s.npz", x=np.zeros((3, 2)), y=np.zeros(3))
-    said = ended("adapt", two_runs / "sinusoid", "--support", "s.npz", "--save", "kept")
+    said = ended("adapt", waves_run, "--support", "s.npz", "--save", "kept")
     assert "--support=an array (3, 2): must be (n, 1), as in training" in said.err
-    said = ended("predict", two_runs / "sinusoid", "--query", "s.npz")
-    assert "holds no adapted learner" in said.err
+    said = ended("predict", waves_run, "--query", "s.npz")
+    assert "holds a learner that is adapted to nothing; adapt it first" in said.err
     assert said.code == 2
 
 
