@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections import Counter
+from functools import cache
 
 import flax.linen as nn
 import jax
@@ -27,6 +28,12 @@ OWN = dataclasses.replace(
 READERS = [MANN_, OWN, LSTM(units=8, label_width=4)]
 SUPPORT = Batch(jax.random.normal(jax.random.key(0), (6, 5)), jnp.array([0, 1, 2, 0, 1, 2]))
 QUERY = Batch(jax.random.normal(jax.random.key(1), (6, 5)), jnp.array([0, 0, 1, 1, 2, 2]))
+
+
+@cache
+def params_of(learner):
+    """What a learner begins with; compiled, as it takes a second otherwise."""
+    return jax.jit(lambda key: learner.init(NET, key, SUPPORT.x))(jax.random.key(2))
 
 
 def memory_of(heads: int, sharpness: float, usage_decay: float, **how) -> MANN:
@@ -116,7 +123,7 @@ def test_a_memory_begins_as_asked():
 @pytest.mark.parametrize("written", ["key", "own"])
 def test_a_step_of_a_mann_is_an_lstm_whose_hidden_state_gives_keys_gates_and_what_is_written(written):
     mann = dataclasses.replace(MANN_, written=written)
-    params = mann.init(NET, jax.random.key(2), SUPPORT.x)["cell"]
+    params = params_of(mann)["cell"]
     carry = mann.blank()._replace(
         lstm=tuple(jax.random.normal(jax.random.key(3), (2, 8))), read=jax.random.normal(jax.random.key(4), (8,))
     )
@@ -139,7 +146,7 @@ def test_a_step_of_a_mann_is_an_lstm_whose_hidden_state_gives_keys_gates_and_wha
 
 def test_an_lstm_is_flaxs_and_forgets_little_at_the_start():
     learner = LSTM(units=8, label_width=4, forget_bias=1.5)
-    params = learner.init(NET, jax.random.key(2), SUPPORT.x)["cell"]
+    params = params_of(learner)["cell"]
     np.testing.assert_array_equal(params["lstm"]["hf"]["bias"], np.full(8, 1.5))
     assert not np.any(params["lstm"]["hi"]["bias"])
     inputs = jax.random.normal(jax.random.key(3), (5, 9))
@@ -155,7 +162,7 @@ def test_an_lstm_is_flaxs_and_forgets_little_at_the_start():
 @pytest.mark.parametrize("learner", READERS)
 def test_matrices_have_the_derivative_of_every_step(learner):
     """That of the loop written out, through the outputs and through the state at the end."""
-    reader, params = learner.reader(), learner.init(NET, jax.random.key(2), SUPPORT.x)["cell"]
+    reader, params = learner.reader(), params_of(learner)["cell"]
     inputs = jax.random.normal(jax.random.key(3), (6, 9))
 
     def written_out(step, carry, matrices, added):
@@ -223,19 +230,19 @@ def test_labels_drawn_anew_come_with_examples_of_their_class_each_before_any_twi
 
 
 def test_training_reads_labels_as_the_learner_says():
-    params = OWN.init(NET, jax.random.key(2), SUPPORT.x)
+    params = params_of(OWN)
     batch = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY))
     for learner, sequence_of in ((OWN, lambda e, k: sequence.drawn(e, k, WAYS)), (MANN_, sequence.whole)):
         mine = learner if learner is OWN else dataclasses.replace(OWN, labels="balanced")
         _, metrics = jax.jit(lambda *a, mine=mine: mine.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
         read = sequence_of(one_of(batch), jax.random.key(3))
-        outputs = sequence.read(mine.reader(), NET, params, read)[1][:, :WAYS]
+        outputs = jax.jit(lambda read, mine=mine: sequence.read(mine.reader(), NET, params, read)[1][:, :WAYS])(read)
         np.testing.assert_allclose(metrics["loss"], NET.loss(outputs, read.y)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("learner", READERS)
 def test_an_answer_depends_on_earlier_labels_only(learner):
-    reader, params = learner.reader(), learner.init(NET, jax.random.key(2), SUPPORT.x)
+    reader, params = learner.reader(), params_of(learner)
     read = jax.jit(lambda y: sequence.read(reader, NET, params, Batch(SUPPORT.x, y))[1])
     outputs, changed = read(SUPPORT.y), read(SUPPORT.y.at[2].set(3))
     np.testing.assert_array_equal(outputs[:3], changed[:3])
@@ -246,7 +253,7 @@ def test_an_answer_depends_on_earlier_labels_only(learner):
 
 @pytest.mark.parametrize("learner", READERS)
 def test_to_adapt_and_predict_is_the_next_step_of_one_long_sequence(learner):
-    reader, params = learner.reader(), learner.init(NET, jax.random.key(2), SUPPORT.x)
+    reader, params = learner.reader(), params_of(learner)
     memory = jax.jit(lambda key: learner.adapt(NET, params, SUPPORT, key))(jax.random.key(3))
     predicted = jax.jit(lambda memory: learner.predict(NET, memory, QUERY.x))(memory)
     read = jax.jit(lambda x, y: sequence.read(reader, NET, params, Batch(x, y))[1])
@@ -258,7 +265,7 @@ def test_to_adapt_and_predict_is_the_next_step_of_one_long_sequence(learner):
 
 
 def test_a_mann_with_one_step_has_the_gradient_of_every_steps_loss():
-    learner, params = MANN_, MANN_.init(NET, jax.random.key(2), SUPPORT.x)
+    learner, params = MANN_, params_of(MANN_)
     batch = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY))
     grads, metrics = jax.jit(lambda *a: learner.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
 
@@ -309,7 +316,7 @@ def test_a_block_of_attention_is_numpys():
 
 def test_attention_reads_the_support_set_causally_and_each_query_alone():
     learner = Attention(units=8, heads=2, blocks=2, label_width=4)
-    params = learner.init(NET, jax.random.key(2), SUPPORT.x)
+    params = params_of(learner)
     transformer = learner.transformer(NET)
 
     @jax.jit
@@ -333,7 +340,7 @@ def test_attention_reads_the_support_set_causally_and_each_query_alone():
 
 
 def test_fewer_ways_than_labels_leave_the_surplus_out():
-    params = jax.jit(lambda key: MANN_.init(NET, key, SUPPORT.x))(jax.random.key(2))
+    params = params_of(MANN_)
     narrow = dataclasses.replace(MANN_, label_width=WAYS)
     assert params["cell"]["labels"]["bias"].shape == (4,)
     init = jax.eval_shape(lambda: narrow.init(NET, jax.random.key(9), SUPPORT.x))
