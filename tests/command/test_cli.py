@@ -101,7 +101,8 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
     out = metarun(*QUICK, "hardware.task_chunk=auto", "run.dir=RUN", "run.tags=[a,b]", cwd=tmp_path).stdout
     run = tmp_path / "RUN"
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz"
+        ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz",
+        "purpose.json",
     }  # fmt: skip
     found = json.loads((run / "results.json").read_text())
     assert set(found["test"]["mse"]) == {"mean", "ci95"}
