@@ -40,7 +40,7 @@ def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, kept):
     opening = (conf_dir() / "experiment" / f"{preset}.yaml").read_text().split("defaults:")[0]
     seeds = longest(kept, preset)
     words = " ".join(opening.replace("#", " ").split())
-    asked = composed(f"experiment={preset}")["train"]["steps"]
+    asked = composed(f"experiment={preset}", "data_dir=null")["train"]["steps"]
     if not seeds:
         time = kept["times"].get(preset)
         hours = time and round(asked / time["meta_steps_per_s"] / 3600)
@@ -51,7 +51,7 @@ def test_a_preset_says_what_was_reached_in_how_many_minutes(preset, kept):
     _, said, reached = words.partition("Expect " if done == asked else f"With train.steps={done}, ")
     assert said
     assert "Not run" not in words
-    for metric in composed(f"experiment={preset}")["paper"]["figures"]:
+    for metric in composed(f"experiment={preset}", "data_dir=null")["paper"]["figures"]:
         mean = np.mean([figure_of(run, metric)["mean"] for run in seeds])
         assert (f"{100 * mean:.1f}" if metric.startswith("accuracy") else f"{mean:.2f}") in reached
     minutes = np.mean([run["minutes"] for run in seeds])
@@ -85,7 +85,7 @@ def test_a_preset_whose_paper_normalises_otherwise_says_so_and_gives_the_inducti
 
 @pytest.mark.parametrize("preset", PAPERS)
 def test_a_presets_name_is_its_protocol(preset):
-    values = composed(f"experiment={preset}")
+    values = composed(f"experiment={preset}", "data_dir=null")
     learner, task, setting, *_ = preset.replace("meta_sgd", "metasgd").split("_")
     assert values["task"]["_target_"].startswith(f"metarun.tasks.{task}.")
     if "w" in setting and "s" in setting:

@@ -13,7 +13,7 @@ from metarun.config.run import Run
 from metarun.run import nonfinite
 
 SMALL = ("logger=none", "train.meta_batch=2", "hardware.devices=2", "train.steps=4", "eval.inductive=none")
-QUICK = ("lstm", "protonet", "omniglot", "sinusoid")  # make slow takes them all
+QUICK = ("protonet", "sinusoid")  # make slow takes them all
 
 
 def quick_and_slow(names: list[str]) -> list:

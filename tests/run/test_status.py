@@ -125,7 +125,7 @@ def test_devices_that_a_run_leaves_idle_are_told_with_the_meta_batches_that_woul
 
 @pytest.mark.parametrize(("meta_batch", "told"), [(3, True), (4, False)])
 def test_a_run_tells_of_idle_devices_at_its_start(tmp_path, capsys, meta_batch, told):
-    settings = ("train.steps=1", "eval.inner_steps=[]", f"train.meta_batch={meta_batch}")
+    settings = ("train.steps=1", "eval.inner_steps=[]", f"train.meta_batch={meta_batch}", "hardware.task_chunk=1")
     train.train(run_in(tmp_path / "run", *settings))
     said = " ".join(capsys.readouterr().out.split())
     assert ("1 of 2 devices are used: train.meta_batch=3 cannot" in said) == told
