@@ -142,7 +142,9 @@ def scan(
             carry, features = step(product, carry)
             return carry, (features, given)
 
-        carry, (features, given) = jax.lax.scan(one, carry, added)
+        # One step is written out: XLA (jax 0.10.2, a CPU) has wrong numbers for a loop of one step within another.
+        alone = jax.tree.leaves(added)[0].shape[0] == 1
+        carry, (features, given) = jax.lax.scan(one, carry, added, unroll=alone)
         return (carry, features), given
 
     @jax.custom_vjp

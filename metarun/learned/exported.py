@@ -60,7 +60,7 @@ def predictor(adapted: Adapted, *, queries: Queries = "alone", platforms: Sequen
         "classes": None if adapted.classes is None else adapted.classes.tolist(),
         "call": f"{output(learned)} = program.call(x)",
     }
-    return Exported(exported.serialize(), told | about(learned, exported, ["x"], queries, adapted.inner_steps))
+    return Exported(bytes(exported.serialize()), told | about(learned, exported, ["x"], queries, adapted.inner_steps))
 
 
 def learner(
@@ -103,7 +103,7 @@ def learner(
         "call": f"{output(learned)} = program.call(support_x, support_y, x)",
     }
     names = ["support_x", "support_y", "x"]
-    return Exported(exported.serialize(), told | about(learned, exported, names, queries, inner_steps))
+    return Exported(bytes(exported.serialize()), told | about(learned, exported, names, queries, inner_steps))
 
 
 def write(file: Path, one: Exported) -> None:
@@ -120,6 +120,11 @@ def write(file: Path, one: Exported) -> None:
                 archive.writestr(zipfile.ZipInfo(name), content)  # of no date
 
     write_bytes_atomically(file, zipped)
+
+
+def put(file: Path, content: bytes) -> None:
+    """A file of these bytes, whole or not at all. Raises OSError."""
+    write_bytes_atomically(file, lambda file: file.write(content))
 
 
 def reader() -> dict[str, bytes]:
@@ -141,9 +146,7 @@ def fixed(parts: Parts, inner_steps: int | None) -> Learner:
     return dataclasses.replace(parts.learner, inner_steps=inner_steps)  # type: ignore[type-var]
 
 
-def predicting(
-    learner: Learner, net: Any, fast: PyTree, support_x: Any, parts: Parts, queries: Queries
-) -> Predict:
+def predicting(learner: Learner, net: Any, fast: PyTree, support_x: Any, parts: Parts, queries: Queries) -> Predict:
     """As `Adapted.outputs`, for a number of queries that is not known."""
 
     def together(x: Array) -> Array:
@@ -217,22 +220,24 @@ def lowered(program: Callable[..., Array], given: list[Any], parts: Parts, platf
 def protocol(learned: Learned, parts: Parts, ways: int | None, shots: int | None) -> tuple[int | None, int]:
     """Ways (None of a regression) and shots, by default those of the run's test. Raises ConfigError."""
     task = laid_over(learned.config["task"], learned.config["eval"]["task"])
-    if not learned.classification and ways is not None:
-        raise ConfigError("ways", ways, "the run's task is a regression, which has none; leave it out")
-    found = {"ways": task.get("ways") if ways is None else ways, "shots": task.get("shots") if shots is None else shots}
-    for name, number in found.items():
-        if name == "ways" and not learned.classification:
-            continue
-        if not isinstance(number, int):
-            raise ConfigError(name, number, f"the run's task does not tell; give a number of {name}")
-        if number < 1:
-            raise ConfigError(name, number, "must be 1 or more")
+
+    def number(name: str, given: int | None) -> int:
+        value = task.get(name) if given is None else given
+        if not isinstance(value, int):
+            raise ConfigError(name, value, f"the run's task has no one number of {name}; give it")
+        if value < 1:
+            raise ConfigError(name, value, "must be 1 or more")
+        return value
+
     if not learned.classification:
-        return None, found["shots"]
+        if ways is not None:
+            raise ConfigError("ways", ways, "the run's task is a regression, which has none; leave it out")
+        return None, number("shots", shots)
+    ways = number("ways", ways)
     try:
-        return must_be_served(learned, parts, found["ways"]), found["shots"]
+        return must_be_served(learned, parts, ways), number("shots", shots)
     except ConfigError as error:
-        raise ConfigError("ways", found["ways"], error.allowed) from error
+        raise ConfigError("ways" if error.key == "y" else error.key, error.given, error.allowed) from error
 
 
 def about(
