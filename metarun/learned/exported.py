@@ -4,7 +4,8 @@ import dataclasses
 import importlib.metadata
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,10 +130,10 @@ def put(file: Path, content: bytes) -> None:
 
 def reader() -> dict[str, bytes]:
     """The modules of flatbuffers, and its licence, which is jax's, too."""
-    found = importlib.metadata.files(READER) or []
-    modules = {str(path): path.read_binary() for path in found if path.parent.name == READER and path.suffix == ".py"}
+    there = [path for path in importlib.metadata.files(READER) or [] if path.parent.name == READER]
+    needed = [path for path in there if path.suffix == ".py" and path.name != "flexbuffers.py"]
     licences = [path for path in importlib.metadata.files("jax") or [] if path.name == "LICENSE"]
-    return modules | {f"{READER}/LICENSE": path.read_binary() for path in licences[:1]}
+    return {str(path): path.read_binary() for path in needed} | {f"{READER}/LICENSE": licences[0].read_binary()}
 
 
 def fixed(parts: Parts, inner_steps: int | None) -> Learner:
@@ -206,7 +207,7 @@ def lowered(program: Callable[..., Array], given: list[Any], parts: Parts, platf
         raise ConfigError("platforms", ",".join(unknown if platforms else ()), f"some of: {', '.join(PLATFORMS)}")
     platforms = [platform for platform in PLATFORMS if platform in platforms]
     # As a run sets it for its process: without it a TPU, say, multiplies in bfloat16.
-    with jax.default_matmul_precision("high" if parts.hardware.precision == "tf32" else "highest"):
+    with jax.default_matmul_precision("high" if parts.hardware.precision == "tf32" else "highest"), unlocated():
         try:
             return export.export(jax.jit(program), platforms=platforms)(*given)
         except (NotImplementedError, ValueError) as error:
@@ -215,6 +216,17 @@ def lowered(program: Callable[..., Array], given: list[Any], parts: Parts, platf
                 ",".join(platforms),
                 f"{type(parts.learner).__name__} cannot be made for all of them ({first_line(error)}); leave some out",
             ) from error
+
+
+@contextmanager
+def unlocated() -> Iterator[None]:
+    """What is lowered inside does not say in which of this machine's files each operation stands."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def protocol(learned: Learned, parts: Parts, ways: int | None, shots: int | None) -> tuple[int | None, int]:
