@@ -3,22 +3,27 @@
 import json
 import zipfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from support import composed, run_in, to_yaml
-from test_learner import learned_of
 
+from metarun import engine
 from metarun.command import export
 from metarun.config.run import build_run
-from metarun.learned import keep
+from metarun.learned import Learned, keep
+from metarun.run.purpose import Purpose
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """A learner of sine waves in a directory, and the same adapted to one of them."""
     directory = tmp_path_factory.mktemp("kept")
-    learned = learned_of(build_run(composed("task=sinusoid", "learner=maml", "model.hidden=[4]")))
+    run = build_run(composed("task=sinusoid", "learner=maml", "model.hidden=[4]"))
+    params = run.learner.init(engine.nets(run.shape)[0], jax.random.key(0), jnp.zeros((10, 1)))
+    learned = Learned(run.config, Purpose((1,), "float32", "mse", 1, None), jax.device_get(params), {})
     x = np.linspace(-5, 5, 10, dtype=np.float32)[:, None]
     keep(learned, directory / "learned")
     keep(learned.adapt(x, np.sin(x)), directory / "adapted")
@@ -29,7 +34,8 @@ def refused(capsys, *arguments) -> str:
     with pytest.raises(SystemExit) as ended:
         export.main([str(argument) for argument in arguments])
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and said.count("\n") == 1
+    assert ended.value.code == 2
+    assert said.count("\n") == 1
     return said
 
 
