@@ -221,7 +221,7 @@ def lowered(program: Callable[..., Array], given: list[Any], parts: Parts, platf
 @contextmanager
 def unlocated() -> Iterator[None]:
     """What is lowered inside does not say in which of this machine's files each operation stands."""
-    before = jax.config.jax_traceback_in_locations_limit
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
