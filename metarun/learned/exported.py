@@ -52,7 +52,7 @@ def predictor(adapted: Adapted, *, queries: Queries = "alone", platforms: Sequen
     fast = jax.device_get(adapted.fast)
 
     def program(x: Array) -> Array:
-        predict = predicting(learner, net, fast, adapted.support_x, parts, queries)
+        predict = predicting(learner, net, jax.tree.map(jnp.asarray, fast), adapted.support_x, parts, queries)
         return answers(learned, predict(x))
 
     exported = lowered(program, [asked_of(learned)], parts, platforms)
@@ -87,7 +87,8 @@ def learner(
 
     def program(support_x: Array, support_y: Array, x: Array) -> Array:
         with differentiated(parts.inner):
-            fast = adapts.adapt(net, learned.params, Batch(support_x, support_y), jax.random.key(seed))
+            params = jax.tree.map(jnp.asarray, learned.params)  # numpy's cannot be looked up in by what is traced
+            fast = adapts.adapt(net, params, Batch(support_x, support_y), jax.random.key(seed))
         predict = predicting(adapts, net, fast, support_x, parts, queries)
         return answers(learned, predict(x))
 
