@@ -142,7 +142,13 @@ def scan(
             carry, features = step(product, carry)
             return carry, (features, given)
 
-        carry, (features, given) = jax.lax.scan(one, carry, added)
+        if jax.tree.leaves(added)[0].shape[0] > 1:
+            carry, (features, given) = jax.lax.scan(one, carry, added)
+            return (carry, features), given
+        # Of one step, as each query is, the carry is left as it is. A scan under vmap makes a copy of it for each, and
+        # XLA (jax 0.10.2, on a CPU) may have wrong numbers for the softmax of a product with such copies.
+        carry, found = one(carry, jax.tree.map(lambda rows: rows[0], added))
+        features, given = jax.tree.map(lambda leaf: leaf[None], found)
         return (carry, features), given
 
     @jax.custom_vjp

@@ -12,7 +12,7 @@ import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import GROUPS, choices, describe, nearest
 
-VERBS = ("adapt", "bench", "data", "eval", "predict", "ready", "replay", "report", "serve")
+VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay", "report", "serve")
 
 
 def main() -> None:
@@ -93,6 +93,7 @@ def help_text() -> str:
         "  metarun bench learner=maml task=omniglot         how fast it is here: JSON; --trace DIR writes a profile",
         "  metarun replay DIR                               a meta-step that was not finite once more, task by task",
         "  metarun report RUN...                            one page about runs: --out FILE.html, --csv, --markdown",
+        "  metarun export RUN --out FILE                    what it learned as a program that runs with jax alone",
         "  metarun serve RUN                                a page to try it: draw or write a few examples, and ask",
         "  metarun ready                                    the learners that come with metarun, trained already",
         "  metarun adapt RUN --support DIR --query DIR      what a run has learned, on a task of your own",

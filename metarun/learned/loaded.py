@@ -18,10 +18,15 @@ def load(path: str | Path, state: Literal["best", "last"] | None = None) -> Lear
     Or one that `keep` put into a directory of its own, or one that comes with metarun, by its name (`metarun ready`).
     The run's data need not be there. Raises ConfigError and DataError, in one line each.
     """
+    one = found(path, state)
+    return one.learned if isinstance(one, Adapted) else one
+
+
+def found(path: str | Path, state: Literal["best", "last"] | None = None) -> Learned | Adapted:
+    """As `load`; what was adapted comes as that."""
     directory = place_of(path)
     if kept.is_kept(directory):
-        found = read(directory)
-        return found.learned if isinstance(found, Adapted) else found
+        return read(directory)
     config = restored.stored(directory)
     params, used = restored.saved(config, directory, state or config["eval"]["state"])
     engine.keep_compiled_programs()
@@ -33,10 +38,10 @@ def load_adapted(path: str | Path) -> Adapted:
     directory = Path(path).expanduser()
     if not kept.is_kept(directory):
         raise ConfigError("directory", directory, f"holds no adapted learner (no {kept.TOLD})")
-    found = read(directory)
-    if not isinstance(found, Adapted):
+    one = read(directory)
+    if not isinstance(one, Adapted):
         raise ConfigError("directory", directory, "holds a learner that is adapted to nothing; adapt it first")
-    return found
+    return one
 
 
 def place_of(path: str | Path) -> Path:

@@ -26,15 +26,15 @@ class Block(nn.Module):
 
         def qkv(x: Array) -> list[Array]:
             """(n, units) -> query, key and value, (n, heads, units / heads) each."""
-            return [part.reshape(len(x), self.heads, -1) for part in jnp.split(dense(norm(x)), 3, axis=1)]
+            return [part.reshape(x.shape[0], self.heads, -1) for part in jnp.split(dense(norm(x)), 3, axis=1)]
 
         q, own_k, own_v = qkv(tokens)
         _, k, v = qkv(context)
         scores = jnp.concatenate([jnp.einsum("nhd,mhd->nhm", q, k), (q * own_k).sum(-1, keepdims=True)], axis=-1)
-        seen = jnp.concatenate([seen, jnp.ones((len(tokens), 1), bool)], axis=1)[:, None]
+        seen = jnp.concatenate([seen, jnp.ones((tokens.shape[0], 1), bool)], axis=1)[:, None]
         weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, where=seen)
         read = jnp.einsum("nhm,mhd->nhd", weights[..., :-1], v) + weights[..., -1:] * own_v
-        tokens = tokens + nn.Dense(units, name="out")(read.reshape(len(tokens), units))
+        tokens = tokens + nn.Dense(units, name="out")(read.reshape(tokens.shape[0], units))
         hidden = nn.gelu(nn.Dense(2 * units, name="up")(nn.LayerNorm(name="norm_mlp")(tokens)))
         return tokens + nn.Dense(units, name="down")(hidden)
 
@@ -57,8 +57,8 @@ class Transformer(nn.Module):
         for b in range(self.blocks):
             read.append(tokens)
             context = tokens if contexts is None else contexts[b]
-            earlier = jnp.tril(jnp.ones((len(z), len(z)), bool), -1)
-            seen = earlier if contexts is None else jnp.ones((len(z), len(context)), bool)
+            every = jnp.ones((z.shape[0], context.shape[0]), bool)
+            seen = jnp.tril(every, -1) if contexts is None else every
             tokens = Block(self.heads, name=f"block{b}")(tokens, context, seen)
         return nn.Dense(self.n_out, name="outputs")(nn.LayerNorm(name="norm")(tokens)), read
 
@@ -107,7 +107,7 @@ class Attention:
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         params, transformer = fast["params"], self.transformer(net)
         z = sequence.embed(net, params["encoder"], x)
-        unlabelled = jnp.zeros((len(z), transformer.n_out))
+        unlabelled = jnp.zeros((z.shape[0], transformer.n_out))
         outputs, _ = transformer.apply({"params": params["transformer"]}, z, unlabelled, fast["contexts"])
         return outputs[:, : net.n_out]
 

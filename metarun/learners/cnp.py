@@ -65,9 +65,9 @@ class CNP:
         """x (n, ...) -> g(r_k, x) for every row of r: (n, len(r), outputs of g)."""
         params, r = fast["params"], fast["r"]
         z = net.features(params["embedding"], x)
-        pairs = jnp.concatenate([jnp.tile(r, (len(z), 1)), jnp.repeat(z, len(r), axis=0)], axis=1)
+        pairs = jnp.concatenate([jnp.tile(r, (z.shape[0], 1)), jnp.repeat(z, len(r), axis=0)], axis=1)
         outputs: Array = self.g(net).apply({"params": params["g"]}, pairs)  # type: ignore[assignment]
-        return outputs.reshape(len(z), len(r), -1)
+        return outputs.reshape(z.shape[0], len(r), -1)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         outputs = self.decode(net, fast, x)

@@ -42,5 +42,5 @@ class Conv4(nn.Module):
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
             if pool and min(x.shape[1:3]) > 1:
                 x = max_pool_2x2(x)
-        x = x.reshape(len(x), -1) if pool else jnp.mean(x, axis=(1, 2))
+        x = x.reshape(x.shape[0], -1) if pool else jnp.mean(x, axis=(1, 2))
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

@@ -35,5 +35,5 @@ class Conv4Wide(nn.Module):
             if i == 2:
                 scales.append(max_pool_2x2(x, stride=1))
         scales.append(x)
-        x = jnp.concatenate([scale.reshape(len(x), -1) for scale in scales], axis=1)
+        x = jnp.concatenate([scale.reshape(x.shape[0], -1) for scale in scales], axis=1)
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

@@ -113,7 +113,7 @@ def patches_times_matrix(
 
     def images(x: Array) -> Array:
         """(n, height, width, c) -> (n, height', width', features)."""
-        n, x = len(x), jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        n, x = x.shape[0], jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
         def shifted(i: int, j: int) -> Array:
             """The pixel (i, j) of every window."""
@@ -125,7 +125,8 @@ def patches_times_matrix(
         return rows.reshape(n, height, width, features)
 
     block = max(1, BLOCK_BYTES // (height * width * (kh * kw * channels + features) * x.dtype.itemsize))
-    if len(x) <= 16 * block:  # a loop over a few does not pay
+    # A loop over a few does not pay; of an exported program the number is not known.
+    if not isinstance(x.shape[0], int) or x.shape[0] <= 16 * block:
         return images(x)
     in_blocks = functools.partial(jax.lax.map, jax.checkpoint(lambda x: images(x[None])[0]), batch_size=block)
     return jax.lax.platform_dependent(x, cpu=in_blocks, default=jax.checkpoint(images))

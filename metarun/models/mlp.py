@@ -20,7 +20,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for i, features in enumerate(self.hidden):
             x = nn.Dense(features, dtype=self.dtype, name=f"dense{i}")(x)
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))

@@ -32,7 +32,7 @@ class ResNet12(nn.Module):
                 x = self.convolved(x, filters, 3, f"block{i}_conv{k}")
                 x = nn.leaky_relu(x if k < 2 else x + shortcut, self.slope)
             x = max_pool_2x2(x)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)
 
     def convolved(self, x: Array, filters: int, side: int, name: str) -> Array:
