@@ -34,7 +34,7 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
     run goes on with it. Lines go to the standard output. A call in a second thread waits until the first is done.
 
     Raises ConfigError and DataError in one line each. Ctrl-C saves, and raises Interrupted, which says how to go on; a
-    second one raises KeyboardInterrupt at once. In a thread that is not the main one only `run.max_minutes` stops a run.
+    second one raises KeyboardInterrupt at once. In a thread that is not the main one run.max_minutes alone stops a run.
     Raises NotFinite, NotWritten (metarun.run.train) and OutOfMemory (metarun.engine), as the command ends with them.
     """
     if isinstance(overrides, str):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-WORD = re.compile(r"[A-Za-z_~./][\w./~-]*")  # needs no quotes
+WORD = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)  # needs no quotes
 READ_OTHERWISE = ("null", "true", "false", "nan", "inf")
 
 
