@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 # What makes a `Stop` for as long as a run is at work, of its run.max_minutes.
-Hearing = Callable[[float | None], AbstractContextManager["Stop"]]
+Stopping = Callable[[float | None], AbstractContextManager["Stop"]]
 
 
 class Stop:

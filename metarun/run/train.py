@@ -14,7 +14,7 @@ from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
 from metarun.run.status import Status
-from metarun.run.stop import Hearing, Interrupted, raising_on_interrupt, stop_on_signals
+from metarun.run.stop import Interrupted, Stopping, raising_on_interrupt, stop_on_signals
 from metarun.run.watch import watched
 from metarun.text import first_line, printable
 
@@ -29,15 +29,15 @@ class NotWritten(Exception):
         self.found = found  # the results, if the run is done
 
 
-def train(run: Run, hearing: Hearing = stop_on_signals) -> dict[str, Any]:
+def train(run: Run, stopping: Stopping = stop_on_signals) -> dict[str, Any]:
     """Trains `run` (or goes on with it), tests it, and returns what stands in its results.json.
 
     Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
-    nothing is unsaved ends the process, or what `hearing` makes of it), NotFinite, NotWritten.
+    nothing is unsaved ends the process, or what `stopping` makes of it), NotFinite, NotWritten.
     """
     directory = Path(run.info.dir)
     with (
-        hearing(run.info.max_minutes) as stop,
+        stopping(run.info.max_minutes) as stop,
         only_process_in(directory),
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
         Status() as status,
