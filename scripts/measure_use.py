@@ -44,7 +44,7 @@ def kept(name: str, directory: Path) -> Learned:
     """A learner with the parameters that training begins with, in a directory."""
     run = run_of(["task=strokes", "model=conv4", *ROWS[name]])
     net = engine.nets(run.shape)[0]
-    params = jax.jit(lambda key: run.learner.init(net, key, np.zeros((5, *SHAPE), np.float32)))(jax.random.key(1))
+    params = jax.jit(lambda key: run.learner.init(net, key, jax.numpy.zeros((5, *SHAPE))))(jax.random.key(1))
     purpose = Purpose(SHAPE, "float32", "accuracy", 5, None)
     keep(Learned(run.config, purpose, jax.device_get(params), {}), directory)
     return load(directory)
@@ -72,7 +72,8 @@ def in_torch(name: str, learned: Learned) -> dict[str, Callable[[np.ndarray, np.
         return {}
     from rivals.torch_conv4 import features, forward, images, to_torch, under
 
-    weights, y, learner = to_torch(learned.params), torch.tensor(LABELS), learned.parts.learner
+    weights, y = to_torch(learned.params), torch.tensor(LABELS)
+    learner: Any = learned.parts.learner
 
     def protonet(support: np.ndarray, query: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -106,6 +107,11 @@ def in_torch(name: str, learned: Learned) -> dict[str, Callable[[np.ndarray, np.
     }
 
 
+def scores(outputs: np.ndarray) -> np.ndarray:
+    """Logits up to what a softmax does not tell."""
+    return outputs - outputs.max(1, keepdims=True)
+
+
 def measured(name: str, rounds: int, directory: Path) -> list[str]:
     """The rows of a learner."""
     learned = kept(name, directory)
@@ -129,8 +135,7 @@ def measured(name: str, rounds: int, directory: Path) -> list[str]:
             cpu[row].append(1e3 * (time.process_time() - before))
         for row, outputs in found.items():
             if row.startswith("PyTorch"):
-                scores = [each - each.max(1, keepdims=True) for each in (outputs, found[TOGETHER])]
-                np.testing.assert_allclose(*scores, rtol=1e-2, atol=1e-2)
+                np.testing.assert_allclose(scores(outputs), scores(found[TOGETHER]), rtol=1e-2, atol=1e-2)
     least, own = (min(seconds) for seconds in zip(*(first(directory) for _ in range(3)), strict=True))
     firsts = dict.fromkeys(each, "") | {ALONE: f"{least:.1f} s ({own:.1f} s of the processor)"}
     times = {row: (statistics.median(wall[row]), min(wall[row]), statistics.median(cpu[row])) for row in each}
