@@ -1,6 +1,7 @@
 """A run from Python: what the command line would make, in a process that goes on after it."""
 
 import asyncio
+import datetime
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import complete, run_in
 
 import metarun
-from metarun.command.from_python import unused
+from metarun.command.from_python import run_of
 from metarun.config import written
 from metarun.run import train as run_train
 from metarun.run.train import raising_on_interrupt
@@ -147,11 +148,14 @@ def test_ctrl_c_stops_at_once_where_nothing_is_unsaved_and_when_it_comes_again()
         signal.raise_signal(signal.SIGINT)
 
 
-def test_each_run_without_a_directory_of_its_own_gets_one(tmp_path):
-    assert unused(tmp_path / "a") == tmp_path / "a"
-    for name in ("a", "a-2"):
-        (tmp_path / name).mkdir()
-    assert unused(tmp_path / "a") == tmp_path / "a-3"
+def test_runs_of_the_same_second_have_directories_of_their_own(here):
+    now = datetime.datetime.now()
+    for second in range(60):
+        for own in ("", "-2"):
+            name = f"{now + datetime.timedelta(seconds=second):%Y-%m-%d_%H-%M-%S}{own}"
+            (here / "runs" / "sinusoid-maml" / name).mkdir(parents=True)
+    assert run_of(["learner=maml", "task=sinusoid"]).info.dir.endswith("-3")
+    assert run_of(["learner=maml", "task=sinusoid", "run.dir=mine"]).info.dir == "mine"
 
 
 @pytest.mark.parametrize(
