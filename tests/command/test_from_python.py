@@ -93,6 +93,7 @@ def test_hydra_is_left_as_it_was(here):
         (["model=conv4", "task=sinusoid"], {}, "model=conv4: takes images"),
         (["train.seed=0,1"], {}, "train.seed=0,1: several values are several runs"),
         (["run.dir=TYPO"], {}, "run.dir=TYPO: holds no run to go on with"),
+        (["task=sinusoid", "logger=none"], {"train": {"init_from": "nowhere"}}, "train.init_from=nowhere: "),
         (["trian"], {}, "trian=: cannot be read as group=choice or key=value"),
         ("learner=maml", {}, r"overrides=learner=maml: must be a list: ['learner=maml']"),
     ],
