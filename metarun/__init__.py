@@ -1,20 +1,39 @@
 """metarun: a config-driven meta-learning runner on JAX.
 
-`load(run)` gives what a run has learned, to adapt it to a task of one's own.
+From Python, `train(...)` makes a run as the command line does; `load(run)` gives what a run has learned, to adapt it to
+a task of one's own; `MetaLearnedClassifier(run)` and `MetaLearnedRegressor(run)` are the same as estimators of
+scikit-learn. Their errors are ConfigError, DataError and Interrupted, in one line each.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metarun.command.from_python import train
+    from metarun.core import ConfigError, DataError
     from metarun.learned import load
+    from metarun.learned.estimators import MetaLearnedClassifier, MetaLearnedRegressor
+    from metarun.run.train import Interrupted
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = [
+    "ConfigError", "DataError", "Interrupted", "MetaLearnedClassifier", "MetaLearnedRegressor", "__version__", "load",
+    "train",
+]  # fmt: skip
+
+# Where they are. They bring JAX along, and some scikit-learn: the command line does without until it is understood.
+LATER = {
+    "ConfigError": "core",
+    "DataError": "core",
+    "Interrupted": "run.train",
+    "MetaLearnedClassifier": "learned.estimators",
+    "MetaLearnedRegressor": "learned.estimators",
+    "load": "learned",
+    "train": "command.from_python",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`load` brings JAX along, which the command line does without until it has been understood."""
-    if name == "load":
-        return importlib.import_module("metarun.learned").load
+    if name in LATER:
+        return getattr(importlib.import_module(f"metarun.{LATER[name]}"), name)
     raise AttributeError(f"module 'metarun' has no attribute {name!r}")

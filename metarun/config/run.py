@@ -138,6 +138,7 @@ class Run:
     logger: Logger
     info: RunInfo
     config: dict[str, Any] = field(repr=False)  # the whole configuration, resolved: enough to run it again
+    command: str | None = None  # that asks for it; None: the process's own
 
     @property
     def shape(self) -> engine.Shape:

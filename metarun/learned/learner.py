@@ -1,6 +1,7 @@
 """What a run has learned, in use: adapted to a user's own task, it answers that task's queries."""
 
 import dataclasses
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
@@ -28,9 +29,13 @@ class Learned:
     def classification(self) -> bool:
         return self.purpose.metric == "accuracy"
 
-    @property
+    @cached_property
     def parts(self) -> Parts:
         return parts(self.config, self.purpose.n_out, self.purpose.metric)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its fields, whatever has been made of them since."""
+        return Learned, (self.config, self.purpose, self.params, self.used)
 
     def adapt(self, x: Any, y: Any, *, inner_steps: int | None = None, seed: int | Key = 0) -> "Adapted":
         """Fits it to a task by a support set: x (n, ...), and y (n,) labels of any kind, or targets (n,) or (n, d).
@@ -72,6 +77,11 @@ class Adapted:
     inner_steps: int | None  # as `adapt` was given them
     seed: int | Key
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by what it was adapted to, to be adapted to that again: compiled programs cannot be pickled."""
+        y = self.support_y if self.classes is None else self.classes[self.support_y]
+        return adapted_again, (self.learned, self.support_x, y, self.inner_steps, self.seed)
+
     def outputs(self, x: Any, queries: Queries = "alone") -> np.ndarray:
         """x (n, ...) -> (n, ways) logits, or (n, d) predicted targets.
 
@@ -104,6 +114,10 @@ class Adapted:
         """x (n, ...) -> (n,) labels as they were given to `adapt`, or targets (n, d)."""
         outputs = self.outputs(x, queries)
         return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
+
+
+def adapted_again(learned: Learned, x: np.ndarray, y: np.ndarray, inner_steps: int | None, seed: int) -> Adapted:
+    return learned.adapt(x, y, inner_steps=inner_steps, seed=seed)
 
 
 def probabilities(outputs: np.ndarray) -> np.ndarray:

@@ -162,7 +162,7 @@ def first_or_saved(
     host: dict[str, Any] = {
         "best": None,
         "seconds": 0.0,
-        "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
+        "command": without_key(run.command or shlex.join(["metarun", *sys.argv[1:]])),
         "steps": None,  # the meta-steps that the command asks for
         "unvalidated": False,  # whether the validation due at this meta-step was cut short
         "logged": None,  # the meta-step of the newest row of training

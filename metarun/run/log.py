@@ -67,15 +67,20 @@ def log_on_terminal(errors: bool) -> None:
 
 def log_to(*handlers: logging.Handler) -> None:
     """Each of the program's lines goes to these; to what prints them, unless a live line says as much."""
-    for handler in log.handlers[:]:  # an earlier job's of the same process
-        log.removeHandler(handler)
-        handler.close()
+    close_log()
     log.setLevel(logging.DEBUG)
     log.propagate = False
     for handler in handlers:
         if isinstance(handler, Lines):
             handler.setLevel(logging.INFO if live() else logging.DEBUG)
         log.addHandler(handler)
+
+
+def close_log() -> None:
+    """Lets go of the log of an earlier run of the same process."""
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def in_log_file(directory: Path, line: str) -> None:

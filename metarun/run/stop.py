@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 # A scheduler that requeues on this code (EX_TEMPFAIL) goes on with the run by giving the same command again.
 EXIT_CODE = 75
@@ -15,6 +15,10 @@ EXIT_CODE = 75
 
 class Interrupted(Exception):
     """Asked to stop: all is saved, and the same command goes on."""
+
+
+# What makes a `Stop` for as long as a run is at work, of its run.max_minutes.
+Stopping = Callable[[float | None], AbstractContextManager["Stop"]]
 
 
 class Stop:
@@ -96,3 +100,31 @@ def hearing(tell: Callable[[int], None]) -> Iterator[None]:
         theirs.close()
         listener.join()
         ours.close()
+
+
+@contextmanager
+def raising_on_interrupt(max_minutes: float | None) -> Iterator[Stop]:
+    """A `Stop` for a process that is not the run's own to end, such as a notebook's.
+
+    Ctrl-C (SIGINT, in the main thread) asks to stop where something is unsaved; else it raises Interrupted, and when
+    it comes a second time KeyboardInterrupt. What other signals do is left as it is.
+    """
+    stop = Stop(max_minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def heard(*_: object) -> None:
+        if stop.received or not stop.unsaved:
+            raise KeyboardInterrupt
+        stop.received = True
+
+    before = signal.signal(signal.SIGINT, heard)
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if stop.received:
+            raise
+        raise Interrupted(f"stopped; nothing was left to save; go on with: {stop.how_to_go_on}") from None
+    finally:
+        signal.signal(signal.SIGINT, before)

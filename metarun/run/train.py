@@ -9,16 +9,16 @@ from metarun.core import DataError
 from metarun.files import write_atomically
 from metarun.run import answers, earlier, results
 from metarun.run.lock import only_process_in
-from metarun.run.log import FAILED, STOPPED, console, finite, in_log_file
+from metarun.run.log import FAILED, STOPPED, close_log, console, finite, in_log_file
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
 from metarun.run.status import Status
-from metarun.run.stop import Interrupted, stop_on_signals
+from metarun.run.stop import Interrupted, Stopping, raising_on_interrupt, stop_on_signals
 from metarun.run.watch import watched
 from metarun.text import first_line, printable
 
-__all__ = ["Interrupted", "NotFinite", "NotWritten", "train"]
+__all__ = ["Interrupted", "NotFinite", "NotWritten", "close_log", "raising_on_interrupt", "train"]
 
 
 class NotWritten(Exception):
@@ -29,15 +29,15 @@ class NotWritten(Exception):
         self.found = found  # the results, if the run is done
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Run, stopping: Stopping = stop_on_signals) -> dict[str, Any]:
     """Trains `run` (or goes on with it), tests it, and returns what stands in its results.json.
 
     Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
-    nothing is unsaved ends the process), NotFinite, NotWritten.
+    nothing is unsaved ends the process, or what `stopping` makes of it), NotFinite, NotWritten.
     """
     directory = Path(run.info.dir)
     with (
-        stop_on_signals(run.info.max_minutes) as stop,
+        stopping(run.info.max_minutes) as stop,
         only_process_in(directory),
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
         Status() as status,

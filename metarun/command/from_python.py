@@ -1,0 +1,107 @@
+"""`metarun.train(...)`: what `metarun [overrides]` does, in a process that is not metarun's own."""
+
+import atexit
+import dataclasses
+import shlex
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from metarun.command.train import as_users_write, checked, remove_if_empty
+from metarun.config import conf_dir, explain, translate, written
+from metarun.config.run import Run
+from metarun.core import ConfigError
+from metarun.engine import compiling_ahead
+from metarun.run import results
+from metarun.run import train as run_train
+
+one_at_a_time = threading.Lock()  # Hydra's state, the log and the way to the devices are of the process
+
+
+def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
+    """Trains and tests a run, as `metarun OVERRIDES` does: the content of its results.json, and its `run_dir`.
+
+    `overrides` are written as on the command line. `sections` are the same as values: `train={"steps": 10}` is
+    `train.steps=10`, and `learner="maml"` is `learner=maml`; they come after the overrides. A `run.dir` that holds a
+    run goes on with it. Lines go to the standard output. A call in a second thread waits until the first is done.
+
+    Raises ConfigError and DataError in one line each. Ctrl-C saves, and raises Interrupted, which says how to go on; a
+    second one raises KeyboardInterrupt at once. In a thread that is not the main one run.max_minutes alone stops a run.
+    Raises NotFinite, NotWritten (metarun.run.train) and OutOfMemory (metarun.engine), as the command ends with them.
+    """
+    if isinstance(overrides, str):
+        raise ConfigError("overrides", overrides, f"must be a list: [{overrides!r}]")
+    settings = [*overrides, *written(sections)]
+    with one_at_a_time:
+        run = run_of(settings)
+        directory = Path(run.info.dir)
+        try:
+            found = run_train.train(run, run_train.raising_on_interrupt)
+        except run_train.Interrupted as error:
+            raise run_train.Interrupted(in_python(str(error), directory)) from None
+        finally:
+            run_train.close_log()
+            remove_if_empty(directory)
+        results.tell(found, directory)
+        return {**found, "run_dir": str(directory)}
+
+
+def in_python(message: str, directory: Path) -> str:
+    """What to say of a stop: it ends in the command that goes on, where there is something to go on with."""
+    return f'{message}, or metarun.train(["run.dir={directory}"])' if f"run.dir={directory}" in message else message
+
+
+def run_of(settings: list[str]) -> Run:
+    """The run that the settings ask for, checked. Raises ConfigError."""
+    config = HydraConfig.instance()
+    before = config.cfg
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = compose("config", overrides=translate(settings), return_hydra_config=True)
+        config.cfg = None
+        config.set_config(cfg)
+        directory = as_users_write(Path(cfg.run.dir).expanduser().absolute())
+        with open_dict(cfg):
+            del cfg["hydra"]
+        if not any(setting.lstrip("+").startswith("run.dir=") for setting in settings):
+            directory = unused(directory)
+        run = checked(cfg, directory)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise as_config_error(explain(error, settings), settings) from error
+    finally:
+        config.cfg = before
+    return dataclasses.replace(run, command=shlex.join(["metarun", *settings]))
+
+
+def unused(directory: Path) -> Path:
+    """The directory, or one beside it: names that end in seconds are too few for a process that makes many runs."""
+    number, found = 1, directory
+    while found.exists():
+        number += 1
+        found = directory.with_name(f"{directory.name}-{number}")
+    return found
+
+
+def as_config_error(line: str, settings: list[str]) -> ConfigError:
+    """What `explain` says, as an error: `train.stes=3: no such key; ...`"""
+    setting, _, allowed = line.partition(": ")
+    key, equals, given = setting.partition("=")
+    if not equals:
+        values = [one.partition("=")[2] for one in settings if one.lstrip("+~").partition("=")[0] == key]
+        given = values[-1] if values else "(nothing)"
+    return ConfigError(key, given, allowed)
+
+
+@atexit.register
+def wait_for_compilation() -> None:
+    """An interpreter that ends in the middle of a compilation, as after Ctrl-C, ends badly."""
+    while compiling_ahead():
+        time.sleep(0.05)

@@ -1,0 +1,192 @@
+"""A run from Python: what the command line would make, in a process that goes on after it."""
+
+import asyncio
+import datetime
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from support import complete, run_in
+
+import metarun
+from metarun.command.from_python import run_of
+from metarun.config import written
+from metarun.run import train as run_train
+from metarun.run.train import raising_on_interrupt
+
+QUICK = {
+    "task": "sinusoid",
+    "logger": "none",
+    "model": {"hidden": [8]},
+    "train": {"steps": 4, "meta_batch": 4},
+    "eval": {"episodes": 8, "val_episodes": 8},
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_is_the_run_of_the_command_line_also_where_an_event_loop_runs(here):
+    async def notebook():
+        return metarun.train(["learner=maml"], **QUICK)
+
+    found = asyncio.run(notebook())
+    directory = Path(found.pop("run_dir"))
+    assert not directory.is_absolute()
+    assert directory.parent == Path("runs/sinusoid-maml")
+    assert found == json.loads((directory / "results.json").read_text())
+    assert found["training"]["command"] == (
+        "metarun learner=maml task=sinusoid logger=none 'model.hidden=[8]' train.steps=4 train.meta_batch=4 "
+        "eval.episodes=8 eval.val_episodes=8"
+    )
+    assert found["test"] == run_train.train(run_in(here / "other", "learner=maml", "train.steps=4"))["test"]
+    kept = np.load(directory / "examples.npz")
+    adapted = metarun.load(directory).adapt(kept["support_x"][0], kept["support_y"][0])
+    np.testing.assert_allclose(adapted.predict(kept["query_x"][0]), kept["outputs"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_called_again_it_makes_another_run_or_goes_on_also_in_a_thread(here):
+    whole = metarun.train(["learner=maml", "train.steps=6"], **{**QUICK, "train": {"meta_batch": 4}})
+    first = metarun.train(["learner=maml"], **QUICK)
+    assert first["run_dir"] != whole["run_dir"]
+    longer = []
+    thread = threading.Thread(
+        target=lambda: longer.append(metarun.train([f"run.dir={first['run_dir']}"], train={"steps": 6}))
+    )
+    thread.start()
+    thread.join()
+    assert longer[0]["run_dir"] == first["run_dir"]
+    assert longer[0]["test"] == whole["test"]
+    assert metarun.train([f"run.dir={first['run_dir']}"])["test"] == whole["test"]
+    assert logging.getLogger("metarun").handlers == []
+
+
+def test_hydra_is_left_as_it_was(here):
+    before = HydraConfig.instance().cfg
+    with pytest.raises(metarun.ConfigError):
+        metarun.train(["learner=maml", "task.ways=0"])
+    assert HydraConfig.instance().cfg is before
+    assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sections", "said"),
+    [
+        (["learner=mmal"], {}, "learner=mmal: no such choice; did you mean maml?"),
+        ([], {"train": {"stes": 3}}, "train.stes=3: no such key; did you mean steps?"),
+        ([], {"task": {"ways": 0}}, "task.ways=0: must be an integer >= 2"),
+        ([], {"seed": 3}, "seed=3: no such key; did you mean train.seed"),
+        (["model=conv4", "task=sinusoid"], {}, "model=conv4: takes images"),
+        (["train.seed=0,1"], {}, "train.seed=0,1: several values are several runs"),
+        (["run.dir=TYPO"], {}, "run.dir=TYPO: holds no run to go on with"),
+        (["task=sinusoid", "logger=none"], {"train": {"init_from": "nowhere"}}, "train.init_from=nowhere: "),
+        (["trian"], {}, "trian=: cannot be read as group=choice or key=value"),
+        ("learner=maml", {}, r"overrides=learner=maml: must be a list: ['learner=maml']"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_raised_in_one_line_and_leaves_nothing(here, overrides, sections, said):
+    with pytest.raises(metarun.ConfigError) as told:
+        metarun.train(overrides, **sections)
+    assert str(told.value).startswith(said)
+    assert "\n" not in str(told.value)
+    assert list(here.iterdir()) == []
+
+
+def test_damaged_data_are_told_of_and_nothing_is_written(here):
+    (here / "mine.npz").write_bytes(b"no arrays")
+    with pytest.raises(metarun.DataError, match=r"mine\.npz"):
+        metarun.train(["task=arrays", "learner=protonet", "logger=none"], task={"path": "mine.npz"})
+    assert [path.name for path in here.iterdir()] == ["mine.npz"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(here):
+    def interrupt():
+        deadline = time.monotonic() + 60
+        while not (here / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(metarun.Interrupted) as told:
+        metarun.train(["learner=maml", "run.dir=run"], **QUICK | {"train": {"steps": 10**7, "meta_batch": 4}})
+    thread.join()
+    newest = max(int(path.name) for path in complete(here / "run"))
+    assert str(told.value) == (
+        f"stopped and saved at meta-step {newest} of 10000000; go on with: metarun run.dir=run, "
+        'or metarun.train(["run.dir=run"])'
+    )
+    assert metarun.load("run", "last").used == {"state": "last", "step": newest}
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_stops_at_once_where_nothing_is_unsaved_and_when_it_comes_again():
+    with (
+        pytest.raises(metarun.Interrupted, match="nothing was left to save; go on with: the same command"),
+        raising_on_interrupt(None),
+    ):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), raising_on_interrupt(None) as stop:  # noqa: PT012
+        stop.unsaved = True
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_runs_of_the_same_second_have_directories_of_their_own(here):
+    now = datetime.datetime.now()
+    for second in range(60):
+        for own in ("", "-2"):
+            name = f"{now + datetime.timedelta(seconds=second):%Y-%m-%d_%H-%M-%S}{own}"
+            (here / "runs" / "sinusoid-maml" / name).mkdir(parents=True)
+    assert run_of(["learner=maml", "task=sinusoid"]).info.dir.endswith("-3")
+    assert run_of(["learner=maml", "task=sinusoid", "run.dir=mine"]).info.dir == "mine"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, False, 3, -2, 0.1, 1e-05, math.inf, "maml", "null", "True", "12", "", "a b", 'say "so"', "it's",
+        "C:\\new\\", 'back\\"slash', "a,b", "[1]", "{a:1}", "x=1", "/tmp/some/place", "~/data", "ä ö", [1, 2.5, None],
+        ["a", "b c"], [], {},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_value_is_written_as_hydra_reads_it(value):
+    [setting] = written({"section": {"key": value}})
+    [override] = OverridesParser.create().parse_overrides([setting])
+    assert override.key_or_group == "section.key"
+    assert override.value() == value
+    assert type(override.value()) is type(value)
+
+
+def test_sections_are_written_key_by_key():
+    sections = {
+        "learner": "maml",
+        "train": {"steps": np.int64(3), "task": {"ways": 20}},
+        "eval": {"tasks": {"omniglot": {}}, "inner_steps": (0, 1)},
+        "data_dir": Path("/data"),
+        "optimizer": {"learning_rate": np.float32(0.5), "b": jax.numpy.arange(2)},
+    }
+    assert written(sections) == [
+        "learner=maml", "train.steps=3", "train.task.ways=20", "eval.tasks.omniglot={}", "eval.inner_steps=[0,1]",
+        "data_dir=/data", "optimizer.learning_rate=0.5", "optimizer.b=[0,1]",
+    ]  # fmt: skip
+    with pytest.raises(TypeError, match=r"task.ways=<object .*: must be a number, a string"):
+        written({"task": {"ways": object()}})
