@@ -19,16 +19,14 @@ def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     if arguments:
         fail(f"ready {arguments[0]}: takes nothing; it lists the learners that come with metarun", MISTAKE)
-    from rich.console import Console
-    from rich.table import Table
-
     from metarun.learned import ready
     from metarun.run.figures import show
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "takes", "on new tasks", "size", "trained by"):
-        table.add_column(column, overflow="fold")
+    width = max(map(len, ready.names()), default=0) + 2
     for one in ready.every():
-        figures = [show(one.metric, one.test), *(f"{n} shots {show(one.metric, f)}" for n, f in one.by_shots.items())]
-        table.add_row(one.name, one.note, "; ".join(figures), f"{one.bytes / 1024:,.0f} KB", one.command)
-    Console().print(table)
+        shots = {one.shots: one.test, **one.by_shots}
+        figures = "; ".join(f"{n} shot{'s' * (n != '1')} {show(one.metric, f)}" for n, f in shots.items())
+        what = f"{one.ways} ways, " if one.ways else f"{one.metric}, "
+        print(f"{one.name:<{width}}{one.note}; {one.bytes / 1024:,.0f} KB")
+        print(f"{'':<{width}}on new tasks: {what}{figures}")
+        print(f"{'':<{width}}{one.command}")

@@ -25,6 +25,9 @@ def load(path: str | Path, state: Literal["best", "last"] | None = None) -> Lear
 def found(path: str | Path, state: Literal["best", "last"] | None = None) -> Learned | Adapted:
     """As `load`; what was adapted comes as that."""
     directory = place_of(path)
+    if not directory.exists() and "/" not in str(path):
+        what = f"no such directory, and none of metarun ready's; {ready.nearest_name(str(path))}"
+        raise ConfigError("run", path, what)
     if kept.is_kept(directory):
         return read(directory)
     config = restored.stored(directory)

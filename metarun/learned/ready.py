@@ -23,6 +23,8 @@ class Ready(NamedTuple):
     note: str  # what it takes
     commit: str
     date: str
+    ways: int | None  # of the test; None of a regression
+    shots: str
     bytes: int
 
 
@@ -41,6 +43,7 @@ def nearest_name(name: str) -> str:
 
 def every() -> Iterable[Ready]:
     for name in names():
-        told = json.loads((FOLDER / name / TOLD).read_text())["ready"]
+        told = json.loads((FOLDER / name / TOLD).read_text())
+        tested = told["config"]["task"] | told["config"]["eval"]["task"]
         size = sum(path.stat().st_size for path in (FOLDER / name).iterdir())
-        yield Ready(name, **told, bytes=size)
+        yield Ready(name, **told["ready"], ways=tested.get("ways"), shots=str(tested["shots"]), bytes=size)

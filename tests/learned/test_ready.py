@@ -1,0 +1,70 @@
+"""The learners that come with metarun: small, whole, as good as they are said to be, and asked for by name."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+from support import run_of
+
+import metarun
+from metarun.command import main
+from metarun.core import ConfigError
+from metarun.learned import ready
+
+NAMES = ready.names()
+
+
+def test_there_are_some_below_a_megabyte_each():
+    assert {"strokes-protonet", "strokes-maml", "intents-protonet", "waves-maml"} <= set(NAMES)
+    assert all(one.bytes < 2**20 for one in ready.every())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("strokes")])
+def test_it_tells_characters_apart_as_it_is_said_to(name):
+    """20 episodes of five new characters: within four standard errors of its test."""
+    learned = metarun.load(name)
+    run = run_of("task=strokes", "task.ways=5", "task.queries=3")
+    sample, data = jax.jit(run.tasks.sample), run.tasks.load("test")
+    right = []
+    for key in jax.random.split(jax.random.key(1), 20):
+        support, query, _ = sample(data, key)
+        predicted = learned.adapt(support.x, support.y).predict(query.x, "together")
+        right.append((predicted == query.y).mean())
+    (told,) = [one for one in ready.every() if one.name == name]
+    error = np.std(right, ddof=1) / np.sqrt(len(right))
+    assert abs(np.mean(right) - told.test["mean"]) < 4 * error
+
+
+def test_texts_are_told_apart_by_an_example_each():
+    learned = metarun.load("intents-protonet")
+    says = ["what is the weather like tomorrow", "transfer money to my savings account"]
+    adapted = learned.adapt(learned.purpose.prepares.encode(says), ["weather", "bank"])
+    asked = ["will there be rain in the weather tomorrow", "please move money into my savings"]
+    assert adapted.predict(learned.purpose.prepares.encode(asked)).tolist() == ["weather", "bank"]
+
+
+def test_a_wave_is_learned_from_ten_points():
+    x = np.linspace(-5, 5, 10)[:, None]
+    adapted = metarun.load("waves-maml").adapt(x, 2 * np.sin(x + 1), inner_steps=10)
+    new = np.linspace(-4.5, 4.5, 30)[:, None]
+    assert np.square(adapted.predict(new) - 2 * np.sin(new + 1)).mean() < 0.5
+
+
+def test_a_directory_of_that_name_comes_first_and_a_misspelt_name_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strokes-maml").mkdir()
+    with pytest.raises(ConfigError, match=r"run=strokes-maml: holds no run"):
+        metarun.load("strokes-maml")
+    with pytest.raises(ConfigError, match=r"run=stroke-maml: no such directory.*did you mean strokes-maml\?"):
+        metarun.load("stroke-maml")
+
+
+def test_they_are_listed_with_their_figures_and_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["metarun", "ready"])
+    main.command()
+    out = capsys.readouterr().out
+    for one in ready.every():
+        assert one.name in out
+        assert one.command in out
+        assert one.command.startswith("metarun ")
