@@ -6,6 +6,7 @@ scikit-learn. Their errors are ConfigError, DataError and Interrupted, in one li
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from metarun.learned import load
     from metarun.learned.estimators import MetaLearnedClassifier, MetaLearnedRegressor
     from metarun.run.train import Interrupted
+
+# XLA before jax 0.10.2 writes to standard error, at every start, that a program it compiled here may not suit this very
+# processor ("+prefer-no-gather is not supported"). It reads this when it is loaded; what fails raises all the same.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ.setdefault("METARUN_CACHE_DIR", str(Path(tempfile.gettempdir()) / "metarun-tests"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(os.environ["METARUN_CACHE_DIR"]) / "xla"))
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as metarun does, if it is imported before jax
 os.environ.pop("WANDB_API_KEY", None)
 os.environ["METARUN_ALLOW"] = "blobs,hanging"  # tests/blobs.py stands for a user's own component
 
@@ -21,7 +22,7 @@ import pytest
 
 from metarun.engine.xla_flags import PATIENT, set_flags
 
-pytest_plugins = ["own_files"]
+pytest_plugins = ["own_files", "serve_fixtures"]
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)

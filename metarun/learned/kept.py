@@ -69,7 +69,7 @@ def flat(params: PyTree) -> dict[str, Any]:
 
 def weights(params: PyTree) -> bytes:
     """A safetensors file of all that was learned, a name a leaf: `encoder/conv0/kernel`."""
-    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flat(params).items() if leaf is not empty_node}
+    arrays = {path: np.asarray(leaf, order="C") for path, leaf in flat(params).items() if leaf is not empty_node}
     return bytes_of(arrays, metadata={"metarun": metarun.__version__})
 
 

@@ -21,7 +21,7 @@ class Adapter(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         down = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="down")(x))
         up = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=nn.initializers.zeros, name="up")(down)
         x = self.param("scale", nn.initializers.constant(self.scale), ()) * (x + up)

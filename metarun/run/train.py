@@ -29,7 +29,7 @@ class NotWritten(Exception):
         self.found = found  # the results, if the run is done
 
 
-def train(run: Run, stopping: Stopping = stop_on_signals) -> dict[str, Any]:
+def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
     """Trains `run` (or goes on with it), tests it, and returns what stands in its results.json.
 
     Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
@@ -37,7 +37,7 @@ def train(run: Run, stopping: Stopping = stop_on_signals) -> dict[str, Any]:
     """
     directory = Path(run.info.dir)
     with (
-        stopping(run.info.max_minutes) as stop,
+        (stopping or stop_on_signals)(run.info.max_minutes) as stop,
         only_process_in(directory),
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
         Status() as status,

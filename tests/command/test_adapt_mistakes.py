@@ -52,7 +52,7 @@ MISTAKES = {
     "RUN GOOD --inner-steps -1": "adapt --inner-steps -1: must be a whole number, 0 or more",
     "RUN GOOD --seed x": "adapt --seed x: must be a whole number, 0 or more",
     "run GOOD": "run=run: holds no run (no config.yaml); name a run's directory",
-    "gone GOOD": "run=gone: no such directory; name a run's directory",
+    "gone GOOD": "run=gone: no such directory, and none of metarun ready's",
     "RUN --support gone --query two": "--support=gone: no such folder, zip or tar",
     "RUN --support file --query two": "--support=file: is neither a folder nor a zip nor a tar",
     "RUN --support empty --query two": "--support=empty: holds no images",

@@ -1,17 +1,19 @@
 """A learner in a directory of its own: the same learner, and nothing that is not whole."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load as arrays_of
 from safetensors.numpy import load_file
 from support import composed, equal, on_blobs
 from test_learner import learned_of
 
 from metarun.config.run import build_run
 from metarun.core import ConfigError, DataError
-from metarun.learned import keep, load, load_adapted
+from metarun.learned import keep, load, load_adapted, weights
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
@@ -51,6 +53,8 @@ def test_the_weights_are_a_safetensors_file_a_name_a_leaf(tmp_path):
     arrays = load_file(tmp_path / "params.safetensors")
     assert arrays.keys() == {"dense0/kernel", "dense0/bias", "head/kernel", "head/bias"}
     np.testing.assert_array_equal(arrays["head/kernel"], learned.params["head"]["kernel"])
+    one_number = dataclasses.replace(learned, params={"scale": np.float32(4)})
+    assert arrays_of(weights(one_number.params))["scale"].shape == ()
 
 
 def test_what_is_damaged_is_told_and_never_read(tmp_path):
