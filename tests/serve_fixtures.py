@@ -3,10 +3,10 @@ from served import Served, of_images, of_texts
 
 
 @pytest.fixture(scope="session")
-def drawings() -> Served:
+def served_drawings() -> Served:
     return of_images()
 
 
 @pytest.fixture(scope="session")
-def texts() -> Served:
+def served_texts() -> Served:
     return of_texts()

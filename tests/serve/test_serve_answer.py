@@ -16,23 +16,26 @@ def decoded(served: Served, *contents: bytes) -> np.ndarray:
     return np.stack([served.learned.purpose.prepares.decode(content) for content in contents])
 
 
-def test_it_answers_what_the_learner_does_on_the_decoded_files(drawings):
+def test_it_answers_what_the_learner_does_on_the_decoded_files(served_drawings):
     files = {"wren": [drawing(0), drawing(1, kind="JPEG")], "ant": [drawing(2)], MARKUP: [drawing(3, (28, 28))]}
     queries = [drawing(n) for n in range(4, 9)]
     truths = ["ant", None, MARKUP, "wren", None]
     classes = [{"name": name, "examples": [sent(file) for file in some]} for name, some in files.items()]
     asked = [{"example": sent(file), "class": truth} for file, truth in zip(queries, truths, strict=True)]
-    status, said = drawings.answer({"classes": classes, "queries": asked})
+    status, said = served_drawings.answer({"classes": classes, "queries": asked})
     assert status == 200
     names = list(files)
     assert said["classes"] == names  # as they were given, and as text
-    x, y = decoded(drawings, *(file for some in files.values() for file in some)), ["wren", "wren", "ant", MARKUP]
-    q = decoded(drawings, *queries)
+    x, y = (
+        decoded(served_drawings, *(file for some in files.values() for file in some)),
+        ["wren", "wren", "ant", MARKUP],
+    )
+    q = decoded(served_drawings, *queries)
     steps = [0, 1, 2, 3, 5]
     assert said["inner_steps"] == {"own": 2, "shown": steps}
     accuracies = []
     for place, n in enumerate(steps):
-        adapted = drawings.learned.adapt(x, y, inner_steps=n)
+        adapted = served_drawings.learned.adapt(x, y, inner_steps=n)
         wanted = adapted.predict_proba(q)[:, [adapted.classes.tolist().index(name) for name in names]]
         found = [query["by_inner_steps"][place] for query in said["queries"]]
         np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -41,7 +44,7 @@ def test_it_answers_what_the_learner_does_on_the_decoded_files(drawings):
     assert said["accuracy"]["queries"] == 3
     np.testing.assert_allclose(said["accuracy"]["by_inner_steps"], accuracies)
     assert said["accuracy"]["accuracy"] == accuracies[2]
-    own = drawings.learned.adapt(x, y)
+    own = served_drawings.learned.adapt(x, y)
     np.testing.assert_allclose(
         [query["probabilities"] for query in said["queries"]],
         own.predict_proba(q)[:, [own.classes.tolist().index(name) for name in names]],
@@ -50,14 +53,14 @@ def test_it_answers_what_the_learner_does_on_the_decoded_files(drawings):
     assert not np.allclose(said["queries"][0]["by_inner_steps"][0], said["queries"][0]["by_inner_steps"][-1], atol=1e-3)
 
 
-def test_the_nearest_examples_are_those_of_the_inputs_as_the_model_takes_them(drawings):
+def test_the_nearest_examples_are_those_of_the_inputs_as_the_model_takes_them(served_drawings):
     files = [drawing(n) for n in range(4)]
     classes = [
         {"name": "a", "examples": [sent(files[0]), sent(files[1])]},
         {"name": "b", "examples": [sent(files[2]), sent(files[3])]},
     ]
-    _, said = drawings.answer({"classes": classes, "queries": [{"example": sent(files[3])}]})
-    x = decoded(drawings, *files).reshape(4, -1) / 255
+    _, said = served_drawings.answer({"classes": classes, "queries": [{"example": sent(files[3])}]})
+    x = decoded(served_drawings, *files).reshape(4, -1) / 255
     distances = np.linalg.norm(x - x[3], axis=1)
     order = np.argsort(distances)[:3]
     nearest = said["queries"][0]["nearest"]
@@ -67,23 +70,23 @@ def test_the_nearest_examples_are_those_of_the_inputs_as_the_model_takes_them(dr
     assert said["accuracy"] is None
 
 
-def test_asked_for_other_inner_steps_it_adapts_by_them(drawings):
+def test_asked_for_other_inner_steps_it_adapts_by_them(served_drawings):
     classes = [{"name": name, "examples": [sent(drawing(n))]} for n, name in enumerate("ab")]
     asked = {"classes": classes, "queries": [{"example": sent(drawing(7))}], "inner_steps": 4}
-    _, said = drawings.answer(asked)
+    _, said = served_drawings.answer(asked)
     assert said["inner_steps"] == {"own": 4, "shown": [0, 1, 3, 4, 5]}
     assert said["queries"][0]["probabilities"] == said["queries"][0]["by_inner_steps"][3]
-    adapted = drawings.learned.adapt(decoded(drawings, drawing(0), drawing(1)), ["a", "b"], inner_steps=4)
-    wanted = adapted.predict_proba(decoded(drawings, drawing(7)))
+    adapted = served_drawings.learned.adapt(decoded(served_drawings, drawing(0), drawing(1)), ["a", "b"], inner_steps=4)
+    wanted = adapted.predict_proba(decoded(served_drawings, drawing(7)))
     np.testing.assert_allclose([said["queries"][0]["probabilities"]], wanted, atol=1e-6)
 
 
-def test_texts_are_encoded_as_the_runs_own(texts):
+def test_texts_are_encoded_as_the_runs_own(served_texts):
     classes = [{"name": "food", "examples": ["bread and soup", "a pear"]}, {"name": "sky", "examples": ["rain <b>"]}]
-    status, said = texts.answer({"classes": classes, "queries": [{"example": "soup"}]})
+    status, said = served_texts.answer({"classes": classes, "queries": [{"example": "soup"}]})
     assert status == 200
-    encode = texts.learned.purpose.prepares.encode
-    adapted = texts.learned.adapt(encode(["bread and soup", "a pear", "rain <b>"]), ["food", "food", "sky"])
+    encode = served_texts.learned.purpose.prepares.encode
+    adapted = served_texts.learned.adapt(encode(["bread and soup", "a pear", "rain <b>"]), ["food", "food", "sky"])
     wanted = adapted.predict_proba(encode(["soup"]))
     np.testing.assert_allclose([said["queries"][0]["probabilities"]], wanted, atol=1e-6)
     assert said["queries"][0]["by_inner_steps"] is None
@@ -149,8 +152,8 @@ def bomb(side: int) -> str:
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_line(drawings, content, says):
-    status, said = drawings.answer(content)
+def test_a_mistake_is_told_in_one_line(served_drawings, content, says):
+    status, said = served_drawings.answer(content)
     assert (status, list(said)) == (400, ["error"])
     assert said["error"].startswith(says)
     assert "\n" not in said["error"]
@@ -160,20 +163,20 @@ def test_a_mistake_is_told_in_one_line(drawings, content, says):
     ("example", "says"),
     [("  ", "example 1 of a: an empty text"), ("x" * 10_001, "example 1 of a: 10,001 characters; at most 10,000")],
 )
-def test_texts_are_some_and_no_books(texts, example, says):
-    status, said = texts.answer(asking(classes=of(example)))
+def test_texts_are_some_and_no_books(served_texts, example, says):
+    status, said = served_texts.answer(asking(classes=of(example)))
     assert (status, said) == (400, {"error": says})
 
 
-def test_steps_are_asked_of_learners_that_take_some(texts):
-    status, said = texts.answer(asking(classes=of("soup"), inner_steps=2))
+def test_steps_are_asked_of_learners_that_take_some(served_texts):
+    status, said = served_texts.answer(asking(classes=of("soup"), inner_steps=2))
     assert (status, said) == (400, {"error": "inner_steps=2: ProtoNet takes none; leave it out"})
 
 
-def test_what_is_too_large_is_read_no_further(drawings):
-    assert drawings.answer(b" " * (BYTES + 1))[0] == 413
-    with socket.create_connection(("127.0.0.1", drawings.port), timeout=60) as connection:
-        head = f"POST /answer HTTP/1.1\r\nHost: 127.0.0.1:{drawings.port}\r\nContent-Type: application/json\r\n"
+def test_what_is_too_large_is_read_no_further(served_drawings):
+    assert served_drawings.answer(b" " * (BYTES + 1))[0] == 413
+    with socket.create_connection(("127.0.0.1", served_drawings.port), timeout=60) as connection:
+        head = f"POST /answer HTTP/1.1\r\nHost: 127.0.0.1:{served_drawings.port}\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
         read = 0
@@ -186,22 +189,22 @@ def test_what_is_too_large_is_read_no_further(drawings):
             answer = b"HTTP/1.1 413"
     assert answer == b"HTTP/1.1 413"
     assert read < 64
-    status, said = drawings.answer(asking(), Content_Type="text/plain")
+    status, said = served_drawings.answer(asking(), Content_Type="text/plain")
     assert (status, said) == (415, {"error": "Content-Type: text/plain; must be application/json"})
 
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.example.org:{}", "", None])
-def test_whoever_calls_it_by_another_name_is_refused(drawings, host):
-    host = host and host.format(drawings.port)
+def test_whoever_calls_it_by_another_name_is_refused(served_drawings, host):
+    host = host and host.format(served_drawings.port)
     for method, path in (("GET", "/"), ("GET", "/about"), ("POST", "/answer")):
-        assert drawings.ask(method, path, asking(), Host=host)[0] in (400, 403)
+        assert served_drawings.ask(method, path, asking(), Host=host)[0] in (400, 403)
 
 
-def test_other_sites_pages_are_refused(drawings):
-    port = drawings.port
+def test_other_sites_pages_are_refused(served_drawings):
+    port = served_drawings.port
     for origin in ("https://example.org", "null", "http://127.0.0.1:1", f"https://127.0.0.1:{port}"):
-        assert drawings.answer(asking(), Origin=origin) == (403, {"error": "from a page of another origin"})
+        assert served_drawings.answer(asking(), Origin=origin) == (403, {"error": "from a page of another origin"})
     for site in ("cross-site", "same-site"):
-        assert drawings.answer(asking(), Sec_Fetch_Site=site)[0] == 403
+        assert served_drawings.answer(asking(), Sec_Fetch_Site=site)[0] == 403
     own = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}", "Sec_Fetch_Site": "same-origin"}
-    assert drawings.answer(asking(), **own)[0] == 200
+    assert served_drawings.answer(asking(), **own)[0] == 200

@@ -16,8 +16,8 @@ from metarun import learned
 from metarun.command import serve
 
 
-def test_its_files_bring_nothing_from_elsewhere_and_no_script_of_their_own_line(drawings):
-    status, text, headers = drawings.ask("GET", "/")
+def test_its_files_bring_nothing_from_elsewhere_and_no_script_of_their_own_line(served_drawings):
+    status, text, headers = served_drawings.ask("GET", "/")
     assert status == 200
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
@@ -27,12 +27,12 @@ def test_its_files_bring_nothing_from_elsewhere_and_no_script_of_their_own_line(
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on") or name == "style"]
     links = [value for _, attributes in tags for name, value in attributes.items() if name in ("src", "href")]
     assert sorted(links) == ["data:,", "page.css", "page.js"]
-    scripts = [drawings.ask("GET", f"/{name}.js")[1] for name in ("page", "tiles", "answers")]
-    for file in (text, *scripts, drawings.ask("GET", "/page.css")[1]):
+    scripts = [served_drawings.ask("GET", f"/{name}.js")[1] for name in ("page", "tiles", "answers")]
+    for file in (text, *scripts, served_drawings.ask("GET", "/page.css")[1]):
         assert "//" not in re.sub(r"(?m)^//.*| // .*", "", file)
         assert "innerHTML" not in file
-    assert drawings.ask("GET", "/answer")[0] == 405
-    assert drawings.ask("GET", "/../app.py")[0] == 404
+    assert served_drawings.ask("GET", "/answer")[0] == 405
+    assert served_drawings.ask("GET", "/../app.py")[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -67,22 +67,24 @@ def test_without_the_extra_it_says_how_to_install_it(monkeypatch, capsys):
     assert capsys.readouterr().err == 'metarun: serve: needs uvicorn, which is not here; pip install "metarun[serve]"\n'
 
 
-def test_what_cannot_be_drawn_or_written_is_not_served(drawings, tmp_path, capsys):
-    purpose = drawings.learned.purpose._replace(prepares=None)
-    learned.keep(learned.Learned(drawings.learned.config, purpose, drawings.learned.params, {}), tmp_path / "rows")
+def test_what_cannot_be_drawn_or_written_is_not_served(served_drawings, tmp_path, capsys):
+    purpose = served_drawings.learned.purpose._replace(prepares=None)
+    learned.keep(
+        learned.Learned(served_drawings.learned.config, purpose, served_drawings.learned.params, {}), tmp_path / "rows"
+    )
     with pytest.raises(SystemExit) as end:
         serve.main([str(tmp_path / "rows")])
     said = "serve=a learner of arrays or rows of numbers: serves classes of images and of texts; others: metarun adapt"
     assert (end.value.code, capsys.readouterr().err) == (2, f"metarun: {said}\n")
 
 
-def test_the_command_serves_until_ctrl_c_which_is_a_good_end(drawings, tmp_path):
-    learned.keep(drawings.learned, tmp_path / "kept")
+def test_the_command_serves_until_ctrl_c_which_is_a_good_end(served_drawings, tmp_path):
+    learned.keep(served_drawings.learned, tmp_path / "kept")
     process = start("serve", "kept", "--no-open", "--port", "0", cwd=tmp_path)
     try:
         address, *_ = process.stdout.readline().split()
         port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])
-        status, about, _ = Served(drawings.learned, port).ask("GET", "/about")
+        status, about, _ = Served(served_drawings.learned, port).ask("GET", "/about")
         assert (status, about["name"], about["learner"], about["ways"]) == (200, "kept", "MAML", 3)
         taken = metarun("serve", "kept", "--port", str(port), cwd=tmp_path, code=2)
         assert taken.stderr.startswith(f"metarun: port={port}: cannot be had (Address already in use")
@@ -93,11 +95,11 @@ def test_the_command_serves_until_ctrl_c_which_is_a_good_end(drawings, tmp_path)
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_it_leaves_the_handlers_of_logging_as_they_are(drawings):
+def test_it_leaves_the_handlers_of_logging_as_they_are(served_drawings):
     closed = []
     handler = logging.NullHandler()
     handler.close = lambda: closed.append(handler)
-    served_of(drawings.learned).ask("GET", "/about")
+    served_of(served_drawings.learned).ask("GET", "/about")
     assert closed == []
 
 
@@ -107,10 +109,10 @@ BAR = [[(0.5, 0.1), (0.5, 0.9)]]
 
 
 @needs_chromium
-def test_in_a_browser_one_draws_names_asks_and_reads_the_answer(drawings, tmp_path):
+def test_in_a_browser_one_draws_names_asks_and_reads_the_answer(served_drawings, tmp_path):
     with browser.tab(browser.chromium(), tmp_path) as tab:
         tab.look(400, 800, dark=True)
-        tab.open(f"http://127.0.0.1:{drawings.port}/")
+        tab.open(f"http://127.0.0.1:{served_drawings.port}/")
         tab.until("document.querySelectorAll('#queries canvas').length")
         assert tab.value("document.querySelectorAll('#classes .card').length") == 3
         first, second, third = (f"#classes .card:nth-child({n})" for n in (1, 2, 3))
@@ -134,8 +136,10 @@ def test_in_a_browser_one_draws_names_asks_and_reads_the_answer(drawings, tmp_pa
         # The same as the learner says to the pixels of the canvases.
         urls = tab.value("[...document.querySelectorAll('canvas')].map(c => c.toDataURL())")
         support, query = [urls[n] for n in (0, 2, 4)], urls[6]
-        x = np.stack([drawings.learned.purpose.prepares.decode(b64decode(u.split(",")[1])) for u in (*support, query)])
-        adapted = drawings.learned.adapt(x[:3], [MARKUP, "class b", "class c"])
+        x = np.stack(
+            [served_drawings.learned.purpose.prepares.decode(b64decode(u.split(",")[1])) for u in (*support, query)]
+        )
+        adapted = served_drawings.learned.adapt(x[:3], [MARKUP, "class b", "class c"])
         np.testing.assert_allclose(shown, 100 * adapted.predict_proba(x[3:])[0], atol=0.051)
         assert "2" in tab.value("document.querySelector('.answer tbody').innerText")  # its own inner steps
         # A second example of the first class: another answer, by itself.
@@ -153,12 +157,12 @@ def test_in_a_browser_one_draws_names_asks_and_reads_the_answer(drawings, tmp_pa
 
 
 @needs_chromium
-def test_in_a_browser_texts_are_written_and_files_dropped(texts, drawings, tmp_path):
+def test_in_a_browser_texts_are_written_and_files_dropped(served_texts, served_drawings, tmp_path):
     (tmp_path / "a.png").write_bytes(drawing(0))
     (tmp_path / "b.png").write_bytes(drawing(1))
     with browser.tab(browser.chromium(), tmp_path / "profile") as tab:
         tab.look(1200, 900)
-        tab.open(f"http://127.0.0.1:{texts.port}/")
+        tab.open(f"http://127.0.0.1:{served_texts.port}/")
         tab.until("document.querySelectorAll('#queries textarea').length")
         for place, text in ((".card:nth-child(1)", "bread"), (".card:nth-child(2)", "rain"), ("#queries", "bread")):
             tab.value(f"document.querySelector('{place} textarea').focus()")
@@ -167,7 +171,7 @@ def test_in_a_browser_texts_are_written_and_files_dropped(texts, drawings, tmp_p
         assert "class a, 0.00" in text  # the nearest is the same
         assert "By inner step" not in text
 
-        tab.open(f"http://127.0.0.1:{drawings.port}/")
+        tab.open(f"http://127.0.0.1:{served_drawings.port}/")
         tab.until("document.querySelectorAll('#queries canvas').length")
         root = tab.call("DOM.getDocument")["root"]["nodeId"]
         for place, file in ((".card:nth-child(1)", "a"), (".card:nth-child(2)", "b"), ("#queries", "b")):
