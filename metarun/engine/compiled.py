@@ -152,9 +152,15 @@ def signature_of(arguments: tuple[Any, ...]) -> Any:
 
     def shape(leaf: Any) -> tuple[Any, ...]:
         aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
-        return aval.shape, str(aval.dtype), aval.weak_type
+        return aval.shape, name_of(aval.dtype), aval.weak_type
 
     return structure, tuple(shape(leaf) for leaf in leaves)
+
+
+@cache
+def name_of(dtype: Any) -> str:
+    """`float32`: numpy takes longer to spell it than all else about an array."""
+    return str(dtype)
 
 
 def shape_of(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -33,6 +33,11 @@ class Learned:
     def parts(self) -> Parts:
         return parts(self.config, self.purpose.n_out, self.purpose.metric)
 
+    @cached_property
+    def on_device(self) -> PyTree:
+        """The parameters where programs want them, sent there once."""
+        return jax.device_put(self.params)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its fields, whatever has been made of them since."""
         return Learned, (self.config, self.purpose, self.params, self.used)
@@ -59,7 +64,7 @@ class Learned:
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
         key = jax.random.key(seed) if isinstance(seed, int) else seed
-        fast = called(made_programs.adapt, (self.params, Batch(x, y), key, given), len(x))
+        fast = called(made_programs.adapt, (self.on_device, Batch(x, y), key, given), len(x))
         return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)
 
 

@@ -90,12 +90,13 @@ def called(program: engine.Program, arguments: tuple[Any, ...], examples: int) -
 
     A GPU says so itself. A CPU does not: it takes until the machine swaps or the program is killed.
     """
-    needed = program.executable(*arguments).temporary_bytes
+    executable = program.executable(*arguments)  # looked up once: that takes as long as a small program
+    needed = executable.temporary_bytes
     free = engine.free_host_bytes() if jax.devices()[0].platform == "cpu" else None
     if free is not None and needed is not None and needed > free:
         sizes = f"{needed / 2**30:.1f} GiB at once where {free / 2**30:.1f} are free"
         raise ConfigError("x", f"{examples:,} examples", f"they take {sizes}; give fewer")
-    return program(*arguments)
+    return executable.call(*arguments)
 
 
 def filled(x: np.ndarray) -> list[tuple[np.ndarray, int]]:
