@@ -32,7 +32,8 @@ def section(page: str, title: str) -> str:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [content for own, content in every if own == language]
 
 
 def two_files(page: str, title: str) -> dict[str, str]:
@@ -133,6 +134,13 @@ def test_the_page_of_ones_own_data_runs_as_pasted(part, tmp_path, monkeypatch, c
         assert bool(re.search(r"test (accuracy|mse) ", found)) == (words[1] != "data")
 
 
+def test_readmes_lines_of_python_run_as_pasted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(section(README, "Use what was learned"), "python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.match(r"\['(ant|bee)'( '(ant|bee)'){3}\] \[\[", capsys.readouterr().out)
+
+
 def lines() -> list[str]:
     """Every command of README's blocks and of its prose, without what is said of it."""
     fenced = [line.split(" #")[0].strip() for block in blocks(README, "") for line in block.splitlines()]
@@ -142,7 +150,7 @@ def lines() -> list[str]:
 @pytest.mark.parametrize("line", [line for line in lines() if line.startswith("metarun ")])
 def test_a_metarun_command_of_readmes_is_one(line):
     words = line.split()[1:]
-    if "--help" in words or words[0] in ("data", "report", "replay") or " RUN" in line:
+    if "--help" in words or words[0] in set(VERBS) - {"bench", "eval"} or " RUN" in line:
         assert words[0] == "--help" or words[0] in VERBS
         return
     if words[0] == "eval":
