@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.files import must_be_writable
 from metarun.command.train import as_users_write
 from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line, printable
@@ -166,16 +167,7 @@ def read(arguments: list[str]) -> Asked:
     if not runs:
         fail("eval: names no run; give a run's directory, or one that holds runs: metarun eval runs", MISTAKE)
     file = values.get(JSON)
-    return Asked(runs, settings, None if file is None else must_be_writable(Path(file)), values.get(KEEP))
-
-
-def must_be_writable(file: Path) -> Path:
-    """The file, if there may be one."""
-    if file.is_dir():
-        fail(f"eval {JSON} {file}: is a directory; name a file in it", MISTAKE)
-    if not file.parent.is_dir():
-        fail(f"eval: {file} cannot be written (make the directory first)", MISTAKE)
-    return file
+    return Asked(runs, settings, None if file is None else must_be_writable("eval", JSON, Path(file)), values.get(KEEP))
 
 
 def write(file: Path, text: str) -> None:

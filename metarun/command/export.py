@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.files import must_be_writable
 from metarun.text import one_line
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ OPTIONS = (*FILES, *CHOICES, *NUMBERS, "--platforms")
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     path, values = read(arguments)
-    files = {name: must_be_writable(name, Path(values[name])) for name in FILES if name in values}
+    files = {name: must_be_writable("export", name, Path(values[name])) for name in FILES if name in values}
     from metarun.core import ConfigError, DataError
     from metarun.learned import exported, weights
     from metarun.learned.learner import Adapted
@@ -93,15 +94,6 @@ def read(arguments: list[str]) -> tuple[Path, dict[str, str]]:
         if name in values and not values[name].isdecimal():
             fail(f"export {name} {values[name]}: must be a whole number, 0 or more", MISTAKE)
     return Path(paths[0]), values
-
-
-def must_be_writable(name: str, file: Path) -> Path:
-    """The file, if there may be one."""
-    if file.is_dir():
-        fail(f"export {name} {file}: is a directory; name a file in it", MISTAKE)
-    if not file.parent.is_dir():
-        fail(f"export {name} {file}: cannot be written (make the directory first)", MISTAKE)
-    return file
 
 
 def made_of(path: Path, one: Any, values: dict[str, str]) -> "Exported":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.files import must_be_writable
 from metarun.config import nearest
 from metarun.text import one_line
 
@@ -66,11 +67,7 @@ def checked(verb: str, name: str, value: str) -> Any:
             fail(f"{verb} {name} {value}: must be a whole number, 0 or more", MISTAKE)
         return int(value)
     if name in FILES and value != "-":
-        file = Path(value)
-        if file.is_dir():
-            fail(f"{verb} {name} {file}: is a directory; name a file in it", MISTAKE)
-        if not file.absolute().parent.is_dir():
-            fail(f"{verb} {name} {file}: cannot be written (make the directory first)", MISTAKE)
+        must_be_writable(verb, name, Path(value))
     return value
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.files import must_be_writable
 from metarun.text import one_line
 
 HELP = """
@@ -56,22 +57,13 @@ def read(arguments: list[str]) -> tuple[list[Path], dict[str, Path]]:
                 fail(f"report {argument}: no such option; allowed: {OUT} FILE, {CSV} FILE, {MARKDOWN} FILE", MISTAKE)
             paths.append(Path(argument))
         elif value := value if equals else "".join(rest[:1]):
-            files[name] = must_be_writable(name, Path(value))
+            files[name] = must_be_writable("report", name, Path(value))
             rest = rest if equals else rest[1:]
         else:
             fail(f"report {name}: names no file; give one: metarun report RUN {name} FILE", MISTAKE)
     if not paths:
         fail("report: names no run; give a run's directory, or one that holds runs: metarun report runs", MISTAKE)
     return paths, files or {OUT: Path("report.html")}
-
-
-def must_be_writable(name: str, file: Path) -> Path:
-    """The file, if there may be one."""
-    if file.is_dir():
-        fail(f"report {name} {file}: is a directory; name a file in it", MISTAKE)
-    if not file.parent.is_dir():
-        fail(f"report: {file} cannot be written (make the directory first)", MISTAKE)
-    return file
 
 
 def write(file: Path, text: str, runs: int) -> None:

@@ -98,7 +98,7 @@ MISTAKES = [
     (["bench", "--rounds", "3"], "bench --rounds 3: counts rounds of --against"),
     (["bench", "--against", "HEAD", "--trace", "d"], "bench --trace --against: one or the other"),
     (["bench", "--against", "nosuchcommit", "task=sinusoid"], "bench --against nosuchcommit: "),
-    (["report", ".", "--out", "no/r.html"], "report: no/r.html cannot be written (make the directory first)"),
+    (["report", ".", "--out", "no/r.html"], "report --out no/r.html: cannot be written (make the directory first)"),
     (["report", ".", "--csv=."], "report --csv .: is a directory; name a file in it"),
     (["replay", "--task", "3"], "replay: takes one directory"),
     (["replay", "nothere"], "replay nothere: no such directory"),

@@ -83,7 +83,9 @@ def test_files_that_are_asked_for_are_written_and_no_others(two_runs, tmp_path, 
     capsys.readouterr()
     with pytest.raises(SystemExit):
         report.main([str(two_runs), "--out", "gone/a.html"])
-    assert capsys.readouterr().err == "metarun: report: gone/a.html cannot be written (make the directory first)\n"
+    assert (
+        capsys.readouterr().err == "metarun: report --out gone/a.html: cannot be written (make the directory first)\n"
+    )
 
 
 def dumped(text: str, tmp_path: Path, *options: str) -> subprocess.CompletedProcess:

@@ -166,7 +166,7 @@ REFUSED = [
     ("--keep=a.b", "--keep=a.b: a name has letters, digits, - and _"),
     ("--keep=", "eval --keep: names no test"),
     ("--quick", "eval --quick: no such option; allowed: --json FILE, --keep NAME"),
-    ("--json=nowhere/a.json", "eval: nowhere/a.json cannot be written (make the directory first)"),
+    ("--json=nowhere/a.json", "eval --json nowhere/a.json: cannot be written (make the directory first)"),
 ]  # fmt: skip
 
 
