@@ -1,12 +1,14 @@
 """metarun beside what one would run instead, in PyTorch, into docs/benchmarks.md: `make bench`.
 
-One process measures all in turn, on the CPU: metarun, and implementations in PyTorch (scripts/rivals) with the same
-network, weights and episodes, each checked to give the same loss and meta-gradient. Then: how metarun's time and memory
-grow. Each run is added to docs/benchmarks.json, from which the page is made. A machine on which others compute is
-refused. Needs the extra `bench`, Omniglot, and a machine that is otherwise idle for about 25 minutes.
+One process measures all in turn, on the CPU, or on a GPU into docs/benchmarks-gpu.md: metarun, and implementations in
+PyTorch (scripts/rivals) with the same network, weights and episodes, each checked to give the same loss and
+meta-gradient. Then, on the CPU: how metarun's time and memory grow. Each run is added to the JSON file beside the page,
+from which it is made. A machine on which others compute is refused. Needs the extra `bench`, Omniglot, and a machine that is otherwise idle for about 25
+minutes.
 
   python scripts/bench_torch.py                          the whole page
   python scripts/bench_torch.py --rows mann,protonet     some of its tables; the others stay as they were measured
+  python scripts/bench_torch.py --hardware gpu           on a GPU
   python scripts/bench_torch.py --quick --rows mann      a look: 2 rounds, on a busy machine too; nothing is written
 """
 
@@ -26,21 +28,23 @@ from rivals.same import must_be_the_same
 from rivals.settings import SETTINGS, Setting, metarun, run_of, theirs
 
 from metarun import machine
+from metarun.engine.hardware import cores as usable_cores
 from metarun.engine.speed import matrix_product
 from metarun.files import write_atomically
 from metarun.run import results
 from metarun.run.rounds import FEWEST, agree, enough
 
 DOCS = Path(__file__).parents[1] / "docs"
-KEPT, PAGE, PICTURE = DOCS / "benchmarks.json", DOCS / "benchmarks.md", DOCS / "benchmarks.svg"
+PAGES = {"cpu": DOCS / "benchmarks.md", "gpu": DOCS / "benchmarks-gpu.md"}  # each beside what is kept, in JSON
+PICTURE = DOCS / "benchmarks.svg"
 MOST, QUICK = 30, 2  # rounds
 GROWTH = "growth"
 KEYS = [*(setting.key for setting in SETTINGS), GROWTH]
 
 
-def table(setting: Setting, most: int) -> history.Entry:
+def table(setting: Setting, most: int, hardware: str) -> history.Entry:
     """A setting's rows, in rounds of one time each. Raises AssertionError for a rival that computes something else."""
-    run, rival = run_of(*setting.overrides), setting.rival
+    run, rival = run_of(*setting.overrides, hardware=hardware), setting.rival
     must_be_the_same(rival, run)
     own = metarun(run)
     timers = {history.OURS: own.seconds} | theirs(rival, run)
@@ -64,13 +68,15 @@ def table(setting: Setting, most: int) -> history.Entry:
     }
 
 
-def begun() -> history.Entry:
+def begun(hardware: str) -> history.Entry:
     """Sets the machine up, and says what this run is known by: before it writes anything."""
     import torch
 
     torch.manual_seed(0)
-    run_of().hardware.set_up(32)
-    torch.set_num_threads(jax.device_count())
+    run_of(hardware=hardware).hardware.set_up(32)
+    cores = usable_cores() if hardware == "gpu" else jax.device_count()
+    torch.set_num_threads(cores)
+    torch.backends.cudnn.allow_tf32 = False  # both compute in float32
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {
@@ -78,7 +84,8 @@ def begun() -> history.Entry:
         "date": str(datetime.date.today()),
         "machine": {
             "cpu": names[0].split(":")[1].strip() if names else platform.processor() or platform.machine(),
-            "cores": jax.device_count(),
+            "cores": cores,
+            **({"gpu": jax.devices()[0].device_kind} if hardware == "gpu" else {}),
         },
         "versions": {
             **{name: importlib.metadata.version(name) for name in ("jax", "torch", "higher")},
@@ -92,6 +99,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     """The command line; `rows` a list of KEYS, `rounds` the most."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(KEYS), help=f"some of these, with commas between: {','.join(KEYS)}")
+    parser.add_argument("--hardware", choices=sorted(PAGES), default="cpu")
     parser.add_argument("--rounds", type=int, help=f"at most so many, {MOST} if left out; {FEWEST} and more can agree")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} rounds, and nothing is written")
     parser.add_argument("--busy", action="store_true", help="measure on a busy machine too; the page says so")
@@ -119,20 +127,22 @@ def main(given: list[str]) -> None:
     asked = arguments(given)
     if not (asked.quick or asked.busy):
         must_be_idle()
-    earlier, this = history.read(KEPT), begun()
+    shown = PAGES[asked.hardware]
+    kept = shown.with_suffix(".json")
+    earlier, this = history.read(kept), begun(asked.hardware)
 
     def keep() -> None:
         """After each table, so that a run that ends early leaves what it has measured."""
         if not asked.quick:
-            history.write(KEPT, [*earlier, this])
-            write_atomically(PAGE, page([*earlier, this]))
+            history.write(kept, [*earlier, this])
+            write_atomically(shown, page([*earlier, this]))
 
     for setting in SETTINGS:
         if setting.key in asked.rows:
             print(setting.title, file=sys.stderr, flush=True)
-            this["tables"][setting.key] = table(setting, asked.rounds)
+            this["tables"][setting.key] = table(setting, asked.rounds, asked.hardware)
             keep()
-    if GROWTH in asked.rows and not asked.quick:
+    if GROWTH in asked.rows and asked.hardware == "cpu" and not asked.quick:
         print("how it grows", file=sys.stderr, flush=True)
         this["growth"], found = growth.measured()
         growth.draw(found, PICTURE)

@@ -20,7 +20,7 @@ import numpy as np
 import owned
 import pytest
 
-from metarun.engine.xla_flags import PATIENT, set_flags
+from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 
 pytest_plugins = ["own_files", "serve_fixtures"]
 
@@ -39,7 +39,7 @@ QUICK_COMPILATION = {
 
 
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
-    set_flags(QUICK_COMPILATION | PATIENT)
+    set_flags(QUICK_COMPILATION | PATIENT | RIGHT)
 
 
 def data_dir() -> Path | None:

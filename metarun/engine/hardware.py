@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from metarun.core import ConfigError, Count
 from metarun.engine.compiled import cpu_features
-from metarun.engine.xla_flags import PATIENT, set_flags
+from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 from metarun.files import cache_dir
 
 NO_PLUGIN = "jax finds no such device; see metarun's extras cuda12, cuda13, tpu"
@@ -62,7 +62,7 @@ class Hardware:
         """
         most = most_of_a_cpu()
         keep_compiled_programs()
-        set_flags(PATIENT | ({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {}))
+        set_flags(PATIENT | RIGHT | ({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {}))
         if self.platform != "auto":
             jax.config.update("jax_platforms", PLATFORMS[self.platform])
         if self.platform in ("auto", "cpu"):

@@ -49,6 +49,12 @@ def beside_torch(table: Entry) -> tuple[float, list[float] | None]:
     return fastest["times"], fastest["times_half"]
 
 
+def in_words(machine: dict[str, Any]) -> str:
+    """`2 cores of an AMD EPYC`, after the GPU if it computed."""
+    cores = f"{machine['cores']} cores of {machine['cpu']}"
+    return f"one {machine['gpu']} beside {cores}" if "gpu" in machine else cores
+
+
 Figure = Callable[[Entry], tuple[float, list[float] | None]]
 
 
@@ -76,6 +82,6 @@ def by_commit(runs: list[Entry], keys: list[str], figure: Figure, more_is_better
     for place in reversed(range(len(runs))):
         run = runs[place]
         cells = [cell(runs, place, key, figure, more_is_better) for key in keys]
-        made = f"{run['machine']['cores']} cores of {run['machine']['cpu']}"
+        made = in_words(run["machine"])
         lines.append(f"| {commit_in_words(run['commit'])} | {run['date']} | {' | '.join(cells)} | {made} |")
     return lines

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pages.history import CLEARLY, OURS, Entry, beside_torch, by_commit, newest, ours
+from pages.history import CLEARLY, OURS, Entry, beside_torch, by_commit, in_words, newest, ours
 
 from metarun import machine
 from metarun.run.figures import commit_in_words
@@ -39,11 +39,13 @@ def significant(value: float) -> float:
 def page(runs: list[Entry]) -> str:
     """The whole page. Each setting's table is from the last run that has it, in the order in which they came."""
     last, keys = runs[-1], list(dict.fromkeys(key for run in runs for key in run["tables"]))
+    on_gpu = "gpu" in last["machine"]
+    command = "python scripts/bench_torch.py --hardware gpu" if on_gpu else "make bench"
     lines = [
-        "# Speed beside PyTorch",
+        f"# Speed beside PyTorch{', on a GPU' if on_gpu else ''}",
         "",
-        f"`make bench` was run last on {last['date']}, from commit {commit_in_words(last['commit'])}, on "
-        f"{last['machine']['cores']} cores of {last['machine']['cpu']}, float32, "
+        f"`{command}` was run last on {last['date']}, from commit {commit_in_words(last['commit'])}, on "
+        f"{in_words(last['machine'])}, float32, "
         f"{', '.join(f'{name} {version}' for name, version in last['versions'].items())}.",
         "",
         *ABOUT,

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rivals.settings import drawn
+from rivals.settings import drawn, rows_of
 
 from metarun import engine
 from metarun.config.run import Run
@@ -27,8 +27,8 @@ def must_be_the_same(rival: Any, run: Run) -> None:
         params = jax.tree.map(shifted, params, keys_for(params))
         meta_grad = jax.jit(lambda params: run.learner.meta_grad(net, params, episodes, keys, jnp.int32(0)))
         expected, metrics = meta_grad(params)
-        grads = rival.weights(expected)
-        for name, row in rival.rows(run.learner, rival.weights(params), episodes, keys).items():
+        grads, _ = rows_of(rival, run, expected, episodes, keys)
+        for name, row in rows_of(rival, run, params, episodes, keys)[1].items():
             loss, found = row()
             if found.keys() != grads.keys():
                 raise AssertionError(f"{name}: has no gradient of {sorted(grads.keys() ^ found.keys())}")

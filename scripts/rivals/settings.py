@@ -59,9 +59,9 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def run_of(*overrides: str, tasks: Any = None) -> Run:
+def run_of(*overrides: str, tasks: Any = None, hardware: str = "cpu") -> Run:
     """A checked run on Omniglot, 5-way 1-shot with one query a class, or on `tasks`."""
-    fixed = ["run.dir=RUN", "run.name=NAME", "task=omniglot", "task.queries=1", "hardware=cpu"]
+    fixed = ["run.dir=RUN", "run.name=NAME", "task=omniglot", "task.queries=1", f"hardware={hardware}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = build_run(resolve(compose("config", overrides=[*fixed, *overrides])))
     return run if tasks is None else run.__class__(**{**vars(run), "tasks": tasks, "eval_tasks": tasks})
@@ -112,13 +112,25 @@ def drawn(run: Run, tasks: int) -> tuple[PyTree, Episode, Key]:
     return init(jax.random.key(0), episodes.support.x[0]), episodes, jax.random.split(jax.random.key(2), tasks)
 
 
+def rows_of(rival: Any, run: Run, params: PyTree, episodes: Episode, keys: Key) -> tuple[dict[str, Any], Any]:
+    """The rival's weights and its rows, where the run computes: a GPU's, or the CPU's."""
+    import torch
+
+    with torch.device("cuda" if run.hardware.platform == "gpu" else "cpu"):
+        weights = rival.weights(params)
+        return weights, rival.rows(run.learner, weights, episodes, keys)
+
+
 def theirs(rival: Any, run: Run) -> dict[str, Callable[[], float]]:
     """Name -> a function that times one meta-step of each of the rival's rows (seconds), each on weights of its own."""
+    import torch
+
     params, episodes, keys = drawn(run, run.train.meta_batch)
+    done = torch.cuda.synchronize if run.hardware.platform == "gpu" else torch.cpu.synchronize
 
     def timer(name: str) -> Callable[[], float]:
-        weights = rival.weights(params)
-        row = rival.rows(run.learner, weights, episodes, keys)[name]
+        weights, rows = rows_of(rival, run, params, episodes, keys)
+        row = rows[name]
         optimizer = rival.update(list(weights.values())) if rival.update else None
 
         def meta_step() -> None:
@@ -134,10 +146,11 @@ def theirs(rival: Any, run: Run) -> dict[str, Callable[[], float]]:
             begin = time.perf_counter()
             for _ in range(n):
                 meta_step()
+            done()
             return (time.perf_counter() - begin) / n
 
         seconds()
         n = max(1, int(SECONDS / seconds()))
         return seconds
 
-    return {name: timer(name) for name in rival.rows(run.learner, rival.weights(params), episodes, keys)}
+    return {name: timer(name) for name in rows_of(rival, run, params, episodes, keys)[1]}

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def test_the_softmax_of_a_product_with_copies_of_a_matrix_is_that_with_the_matrix():
-    """jax 0.10.2 is off by 0.99 on a CPU, silently: as where each query looks up one memory."""
+    """jax 0.10.2 to 0.11.2 are off by 0.99 on a CPU, silently: as where each query looks up one memory."""
     random = np.random.default_rng(0)
     memory, keys = (random.normal(size=shape).astype(np.float32) for shape in ((128, 40), (32, 4, 40)))
 

@@ -79,6 +79,9 @@ def test_the_ratio_is_that_of_the_medians_as_printed_and_its_spread_that_of_the_
 CPU = {"cpu": "A", "cores": 2}
 
 
+GPU = CPU | {"gpu": "NVIDIA H100"}
+
+
 def run(day: int, *, machine: dict = CPU, changed: bool = False, **tables: dict) -> history.Entry:
     return {
         "commit": {"id": f"{day:08}" + 32 * "0", "changed": changed},
@@ -179,13 +182,13 @@ def test_the_page_says_how_a_table_was_made(how, says):
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """Its command line, writing in a directory of its own; the tables that it measures are counted."""
-    monkeypatch.setattr(script, "KEPT", tmp_path / "benchmarks.json")
-    monkeypatch.setattr(script, "PAGE", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(script, "PAGES", {name: tmp_path / f"{name}.md" for name in script.PAGES})
     monkeypatch.setattr(script.machine, "look", lambda seconds: 0.0)
-    monkeypatch.setattr(script, "begun", lambda: run(len(history.read(script.KEPT)) + 1))
+    count = iter(range(1, 10))
+    monkeypatch.setattr(script, "begun", lambda hardware: run(next(count), machine=CPU if hardware == "cpu" else GPU))
     measured = []
 
-    def measure(setting, most):
+    def measure(setting, most, hardware):
         measured.append((setting.key, most))
         if setting.key == "lstm":
             raise AssertionError("PyTorch: not the same")
@@ -206,17 +209,27 @@ def test_some_rows_are_added_to_what_is_kept_and_the_page_is_made_anew(bench):
     assert bench("--rows", "mann,protonet") == [("protonet", 30), ("mann", 30)]
     bench("--rows", "maml", "--rounds", "9")
     assert bench.measured == [("maml", 9)]
-    kept = history.read(script.KEPT)
+    kept = history.read(bench.directory / "cpu.json")
     assert [list(each["tables"]) for each in kept] == [["protonet", "mann"], ["maml"]]
-    assert script.PAGE.read_text() == page(kept)
+    assert (bench.directory / "cpu.md").read_text() == page(kept)
+
+
+def test_what_a_gpu_measures_has_a_page_of_its_own(bench):
+    bench("--rows", "maml")
+    bench("--hardware", "gpu", "--rows", "mann,growth")  # how it grows is measured on the CPU alone
+    text = (bench.directory / "gpu.md").read_text()
+    assert text.startswith("# Speed beside PyTorch, on a GPU\n\n`python scripts/bench_torch.py --hardware gpu` was run")
+    assert "on one NVIDIA H100 beside " in text
+    assert "## MAML" not in text
+    assert [list(each["tables"]) for each in history.read(bench.directory / "cpu.json")] == [["maml"]]
 
 
 def test_a_run_that_ends_early_leaves_what_it_has_measured(bench):
     bench("--rows", "maml")
     with pytest.raises(AssertionError, match="not the same"):
         bench("--rows", "mann,lstm,attention")
-    assert [list(each["tables"]) for each in history.read(script.KEPT)] == [["maml"], ["mann"]]
-    assert "MANN" in script.PAGE.read_text()
+    assert [list(each["tables"]) for each in history.read(bench.directory / "cpu.json")] == [["maml"], ["mann"]]
+    assert "MANN" in (bench.directory / "cpu.md").read_text()
 
 
 def test_a_quick_look_writes_nothing(bench, monkeypatch, capsys):
@@ -266,13 +279,13 @@ def test_rounds_are_made_in_turn_until_they_agree(monkeypatch):
 
     setting = SETTINGS[0]
     monkeypatch.setattr(type(setting), "rival", property(lambda self: None))
-    monkeypatch.setattr(script, "run_of", lambda *_: None)
+    monkeypatch.setattr(script, "run_of", lambda *_, **__: None)
     monkeypatch.setattr(script, "must_be_the_same", lambda *_: None)
     monkeypatch.setattr(script, "metarun", lambda _: Ours)
     monkeypatch.setattr(script, "theirs", lambda *_: {"PyTorch": timer("PyTorch", [0.3, 0.3, 0.3, 0.6, 0.6, 0.6])})
     monkeypatch.setattr(script, "matrix_product", lambda *_: order.append("product") or 100.0)
     monkeypatch.setattr(script.machine, "taken_by_others", lambda *_: 0.02)
-    found = script.table(setting, 30)
+    found = script.table(setting, 30, "cpu")
     assert order == ["product", "metarun", "PyTorch"] * 6
     assert (found["rounds"], found["agree"], found["others"], found["product_gflop_per_s"]) == (6, True, 0.02, 100)
     assert found["rows"]["PyTorch"]["times_half"] == [3, 3]
