@@ -3,8 +3,8 @@
 One process measures all in turn, on the CPU, or on a GPU into docs/benchmarks-gpu.md: metarun, and implementations in
 PyTorch (scripts/rivals) with the same network, weights and episodes, each checked to give the same loss and
 meta-gradient. Then, on the CPU: how metarun's time and memory grow. Each run is added to the JSON file beside the page,
-from which it is made. A machine on which others compute is refused. Needs the extra `bench`, Omniglot, and a machine that is otherwise idle for about 25
-minutes.
+from which it is made. A machine on which others compute is refused. Needs the extra `bench`, Omniglot, and a machine
+that is otherwise idle for about 25 minutes.
 
   python scripts/bench_torch.py                          the whole page
   python scripts/bench_torch.py --rows mann,protonet     some of its tables; the others stay as they were measured
