@@ -66,6 +66,16 @@ def test_readme_says_what_the_page_says():
     assert list(said.groups()) == [f"{table[way][0] / table['metarun'][0]:.1f}" for table in tables for way in ways]
 
 
+def test_so_does_readme_of_the_gpus():
+    kept = history.read(ROOT / "docs" / "benchmarks-gpu.json")
+    assert page(kept) == (ROOT / "docs" / "benchmarks-gpu.md").read_text()
+    table = history.newest(kept, "maml")["tables"]["maml"]["rows"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    said = re.search(r"MAML takes ([\d.]+) ms, `torch.func.vmap` (\d+) times and the loop (\d+) times as long", readme)
+    ways = (table[f"PyTorch, {way}"]["times"] for way in ("torch.func.vmap", "loop over tasks"))
+    assert list(said.groups()) == [str(table["metarun"]["ms"]), *(f"{times:.0f}" for times in ways)]
+
+
 # What the script makes of times
 
 
