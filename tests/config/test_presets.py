@@ -86,8 +86,8 @@ def test_a_preset_whose_paper_normalises_otherwise_says_so_and_gives_the_inducti
 @pytest.mark.parametrize("preset", PAPERS)
 def test_a_presets_name_is_its_protocol(preset):
     values = composed(f"experiment={preset}", "data_dir=null")
-    learner, task, setting, *_ = preset.replace("meta_sgd", "metasgd").split("_")
-    assert values["task"]["_target_"].startswith(f"metarun.tasks.{task}.")
+    learner, task, setting, *_ = preset.replace("meta_sgd", "metasgd").replace("cifar_fs", "cifar-fs").split("_")
+    assert values["task"]["_target_"].startswith(f"metarun.tasks.{task.replace('-', '_')}.")
     if "w" in setting and "s" in setting:
         assert setting == f"{values['task']['ways']}w{values['task']['shots']}s"
     module = values["learner"]["_target_"].split(".")[-2].replace("_", "")
