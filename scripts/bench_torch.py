@@ -31,7 +31,7 @@ from metarun import machine
 from metarun.engine.hardware import cores as usable_cores
 from metarun.engine.speed import matrix_product
 from metarun.files import write_atomically
-from metarun.run import results
+from metarun.run.provenance import commit
 from metarun.run.rounds import FEWEST, agree, enough
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -80,7 +80,7 @@ def begun(hardware: str) -> history.Entry:
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     return {
-        "commit": results.commit(),
+        "commit": commit(),
         "date": str(datetime.date.today()),
         "machine": {
             "cpu": names[0].split(":")[1].strip() if names else platform.processor() or platform.machine(),

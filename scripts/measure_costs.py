@@ -23,8 +23,8 @@ from metarun import engine
 from metarun.config import choices, conf_dir
 from metarun.config.run import build_run, resolve
 from metarun.engine import programs
-from metarun.run import results
 from metarun.run.figures import commit_in_words
+from metarun.run.provenance import commit
 
 PAGE = Path(__file__).parents[1] / "docs" / "learners.md"
 WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
@@ -67,7 +67,7 @@ def main() -> None:
     lines += [
         "",
         f"Relative to FOMAML, which took {1000 * reference():.1f} ms and {reference_bytes / TASKS / 2**20:.1f} MiB "
-        f"a task; one {jax.devices()[0].device_kind} device, commit {commit_in_words(results.commit())}, "
+        f"a task; one {jax.devices()[0].device_kind} device, commit {commit_in_words(commit())}, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}. `python scripts/measure_costs.py`",
     ]
     write_between(PAGE, "costs", "\n".join(lines))

@@ -20,7 +20,7 @@ from pathlib import Path
 from pages.marks import write_between
 
 from metarun.run.figures import commit_in_words
-from metarun.run.results import commit
+from metarun.run.provenance import commit
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "start.md"

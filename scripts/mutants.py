@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 from pages.marks import write_between
 
 from metarun.run.figures import commit_in_words
-from metarun.run.results import commit
+from metarun.run.provenance import commit
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "scripts" / "mutants.toml"

@@ -21,8 +21,8 @@ from pages.marks import write_between
 from rivals.settings import MAML, run_of
 
 from metarun import engine
-from metarun.run import results
 from metarun.run.figures import commit_in_words
+from metarun.run.provenance import commit
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 META_STEPS = 5
@@ -96,7 +96,7 @@ def main() -> None:
         f"| all | | {total:.1f} | | |",
         "",
         f"{whole:.0f} ms a meta-step without the profiler, which adds to what is short. One of "
-        f"{os.cpu_count()} cores, {commit_in_words(results.commit())}, {datetime.date.today()}: "
+        f"{os.cpu_count()} cores, {commit_in_words(commit())}, {datetime.date.today()}: "
         "`taskset -c 0 python scripts/profile_meta_step.py`",
     ]
     write_between(PAGE, "profile", "\n".join(lines))

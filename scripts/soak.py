@@ -28,7 +28,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from pages.marks import between, write_between
 
 from metarun.run.figures import commit_in_words
-from metarun.run.results import commit
+from metarun.run.provenance import commit
 
 ROOT = Path(__file__).parents[1]
 FOUND = ROOT / "runs" / "soak"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from metarun.files import write_atomically
 from metarun.run.figures import commit_in_words
-from metarun.run.results import commit
+from metarun.run.provenance import commit
 
 PAGE = Path(__file__).parents[1] / "docs" / "your-data.md"
 PASSING = re.compile(r"meta-steps? |meta-steps: |test episodes: |.*\(\d+ s\)$")  # what is told as it goes on

@@ -41,7 +41,7 @@ from metarun.engine.send import placed, to_be_placed
 log = logging.getLogger("metarun")
 
 SHARE = 1 / 4  # of a device's memory: what data may take of it before they stay on the host by themselves
-PART_BYTES = 2**25  # of what is sent ahead at a time; of such parts there are two or three in memory
+PART_BYTES = 2**24  # of what is sent ahead at a time; of such parts there are two or three in memory
 LONGEST_PART = 256  # meta-steps, or rows: each episode's rows have to be told, too
 NO_END = 2**31 - 1
 

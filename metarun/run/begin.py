@@ -20,6 +20,7 @@ from metarun.run.clock import Clock
 from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
 from metarun.run.loggers import without_key
+from metarun.run.provenance import gone_on
 from metarun.run.status import Status
 from metarun.run.stop import Stop
 from metarun.run.transfer import no_run, start_from
@@ -167,6 +168,7 @@ def first_or_saved(
         "unvalidated": False,  # whether the validation due at this meta-step was cut short
         "logged": None,  # the meta-step of the newest row of training
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
+        "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
     if run.train.init_from is not None and checkpoints.is_empty():
         source = start_from(state.params, Path(run.train.init_from))
@@ -180,6 +182,8 @@ def first_or_saved(
     host["steps"] = run.train.steps
     if host["logged"] is None:  # of an earlier version
         host["logged"] = int(state.step) - int(state.summed)
+    if int(state.step) < run.train.steps:
+        host["stretches"] = gone_on(host["stretches"], int(state.step), mesh)
     return state, host
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 import metarun
 from metarun import engine, machine
 from metarun.config.run import Run
-from metarun.run import results
+from metarun.run.provenance import commit
 
 
 def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
             "metarun": metarun.__version__,
             **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
         },
-        "commit": results.commit(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -21,6 +21,7 @@ from metarun.run.figures import episodes_in_short
 from metarun.run.log import console, log_on_terminal
 from metarun.run.loggers import without_key
 from metarun.run.meta_test import Tested, everywhere
+from metarun.run.provenance import made_with
 from metarun.run.restored import saved, stored
 from metarun.run.separation import Part
 from metarun.run.status import Status
@@ -171,7 +172,7 @@ def summary(
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         },
         "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
-        **results.made_with(run, mesh, chunk),
+        **made_with(run, mesh, chunk),
     }
 
 

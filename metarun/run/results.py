@@ -1,22 +1,16 @@
 """What a finished run states of itself: results.json, and the lines at the end of a run."""
 
-import datetime
-import importlib.metadata
-import platform
 import resource
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-import metarun
 from metarun.config.run import Run, laid_over
 from metarun.run.domains import Domain
 from metarun.run.figures import main_metric, papers, show, source
@@ -24,9 +18,8 @@ from metarun.run.log import console
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.next_command import next_command
+from metarun.run.provenance import made_with
 from metarun.text import printable
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
 
 
 def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +41,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "skipped_meta_steps": int(state.skipped),
             "command": loop.host["command"],
+            "stretches": loop.host["stretches"],
         },
         "speed": {
             "minutes": round(loop.seconds() / 60, 3),
@@ -97,29 +91,6 @@ def protocol(run: Run, splits: Iterable[str], separation: dict[str, Any] | None)
         "transductive": getattr(run.model, "transductive", False),
         "classes": {split: tasks[split].digest(split) for split in splits},
         "separation": separation,
-    }
-
-
-def made_with(run: Run, mesh: Mesh, task_chunk: int) -> dict[str, Any]:
-    """By which machine and code figures were made, and when."""
-    device = mesh.devices.flat[0]
-    return {
-        "machine": {
-            "platform": device.platform,
-            "device": device.device_kind,
-            "devices": mesh.size,
-            "task_chunk": task_chunk,
-            "precision": run.hardware.precision,
-            "deterministic": run.hardware.deterministic or device.platform == "cpu",
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "versions": {
-            "metarun": metarun.__version__,
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -198,20 +169,3 @@ def figure_rows(found: dict[str, Any]) -> list[Row]:
 def state_in_words(state: dict[str, Any]) -> str:
     """`best, of meta-step 2,000`"""
     return f"{state['state']}, of meta-step {state['step']:,}"
-
-
-def commit() -> dict[str, Any] | None:
-    """metarun's own commit and whether its files were changed since; None outside a checkout."""
-    root = Path(metarun.__file__).parent.parent
-
-    def git(*words: str) -> str:
-        # Without optional locks, which would make a `git commit` fail that the user gives at the same moment.
-        command = ["git", "--no-optional-locks", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
-            return None
-        return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -75,6 +75,7 @@ def the_rows_part(found: dict[str, Any]) -> Record:
         "machine": {key: found["machine"][key] for key in ("devices", "device")},
         "commit": found["commit"],
         "date": found["date"][:10],
+        **({"stretches": stretches} if len(stretches := found["training"].get("stretches", [])) > 1 else {}),
     }
 
 

@@ -90,10 +90,7 @@ def rows(values: dict[str, Any], runs: list[Record], metrics: Sequence[str] = ()
     By default these are the paper's figures, or what sums the test up where there is no paper.
     """
     asked, first = values["train"]["steps"], runs[0]
-    made = [
-        f"{run['machine']['devices']} {run['machine']['device']}, {commit_in_words(run['commit'])}, {run['date']}"
-        for run in runs
-    ]
+    made = [f"{machines(run)}, {commit_in_words(run['commit'])}, {run['date']}" for run in runs]
     lines = []
     for metric in metrics or (values["paper"]["figures"] if values.get("paper") else [main_metric(first)]):
         figures = [figure for run in runs if (figure := figure_of(run, metric)) is not None]
@@ -112,6 +109,14 @@ def rows(values: dict[str, Any], runs: list[Record], metrics: Sequence[str] = ()
             )
         )
     return lines
+
+
+def machines(run: Record) -> str:
+    """`2 cpu`; of a run that went on elsewhere `1 NVIDIA H100 to meta-step 50,600, then 2 cpu`."""
+    every = run.get("stretches") or [run["machine"]]
+    words = [f"{each['devices']} {each['device']}" for each in every]
+    ends = [f" to meta-step {after['first']:,}" for after in every[1:]] + [""]
+    return ", then ".join(f"{machine}{end}" for machine, end in zip(words, ends, strict=True))
 
 
 def alone(metric: str, runs: list[Record]) -> str:

@@ -68,6 +68,7 @@ def assert_same_end(tmp_path: Path, results: list[dict], rtol: float = 0) -> Non
         assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
         assert results[0]["test"] == results[1]["test"]
         assert results[0]["state"] == results[1]["state"]
+        assert results[0]["training"]["stretches"] == results[1]["training"]["stretches"]
 
 
 QUICK = ("maml", "protonet", "sinusoid")  # make slow takes them all
@@ -99,6 +100,8 @@ def test_on_another_number_of_devices_a_run_goes_on_to_nearly_the_same_end(tmp_p
     two, one = "hardware.devices=2", ("hardware.devices=1",)
     results = whole_and_broken(tmp_path, monkeypatch, "learner=maml", two, then=one)
     assert [found["machine"]["devices"] for found in results] == [2, 1]
+    made = [[(at["first"], at["devices"]) for at in found["training"]["stretches"]] for found in results]
+    assert made == [[(0, 2)], [(0, 2), (2, 1)]]
     assert_same_end(tmp_path, results, rtol=1e-5)
 
 

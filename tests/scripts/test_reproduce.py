@@ -163,6 +163,12 @@ LESS = {
 }
 
 
+def test_a_row_says_where_a_run_went_on():
+    gpu, cpu = {"first": 0, "devices": 1, "device": "H100"}, {"first": 5000, "devices": 2, "device": "cpu"}
+    assert results_page.machines(WHOLE) == "1 cpu"
+    assert results_page.machines(WHOLE | {"stretches": [gpu, cpu]}) == "1 H100 to meta-step 5,000, then 2 cpu"
+
+
 def test_a_whole_record_is_told_from_one_with_less_in_it():
     assert results_memory.whole(WHOLE)
     assert [name for name, less in LESS.items() if results_memory.whole(WHOLE | less)] == []
