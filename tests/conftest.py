@@ -1,8 +1,10 @@
 """Set before jax is first used: strict JAX, two devices, quick compilation, no writing to the user's own cache."""
 
+import gc
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 import owned
 import pytest
+import support
 
 from metarun.engine.xla_flags import PATIENT, set_flags
 
@@ -28,6 +31,9 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+gc.set_threshold(100_000, 20, 100)  # jax makes so many objects that to look for cycles takes a tenth of the time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 
 # Most of the time goes into compiling small programs: a quarter of it with these.
 QUICK_COMPILATION = {
@@ -40,6 +46,16 @@ QUICK_COMPILATION = {
 
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
     set_flags(QUICK_COMPILATION | PATIENT)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """A test that fails leaves none at work, which would slow the others."""
+    yield
+    for process in support.STARTED:
+        process.kill()
+        process.wait()
+    support.STARTED.clear()
 
 
 def data_dir() -> Path | None:
