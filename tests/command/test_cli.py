@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,9 +101,18 @@ def test_missing_data_is_one_line_that_says_where_it_was_looked_for(ended, tmp_p
     assert not list((tmp_path / "cache").rglob("*.zip"))
 
 
-def test_a_run_leaves_what_the_readme_says_and_is_left_as_it_was(ended, tmp_path):
-    out = metarun(*QUICK, "eval.inner_steps=[0,1,3]", "run.dir=RUN", "run.tags=[a,b]", cwd=tmp_path).stdout
-    run = tmp_path / "RUN"
+OF_README = (*QUICK, "eval.inner_steps=[0,1,3]", "run.dir=RUN", "run.tags=[a,b]")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """The directory of a run that a process of its own has finished, and what that told."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder / "RUN", metarun(*OF_README, cwd=folder).stdout
+
+
+def test_a_run_leaves_what_the_readme_says(finished, ended):
+    run, out = finished
     assert {path.name for path in run.iterdir()} == {
         ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz",
         "purpose.json",
@@ -121,13 +131,18 @@ def test_a_run_leaves_what_the_readme_says_and_is_left_as_it_was(ended, tmp_path
     train = [row for row in rows(run) if row["split"] == "train"]
     assert [row["step"] for row in train] == list(range(1, 41))
 
-    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != "metarun.log"}
-    assert "is finished" in ended("run.dir=RUN").out  # nothing is trained again
-    refused = ended(*QUICK, "eval.inner_steps=[0,1,3]", "train.seed=5", "run.dir=RUN")
-    assert refused.code == 2
-    assert "train.seed (0 there)" in refused.err
-    assert before == {path: path.read_bytes() for path in before}
+    again = ended(f"run.dir={run}")
+    assert "is finished" in again.out  # nothing is trained again
     assert len(rows(run)) == len(train) + 4
+
+
+def test_a_directory_with_another_run_is_refused_and_left_as_it_was(finished, ended):
+    run, _ = finished
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    said = ended(*OF_README, "train.seed=5", f"run.dir={run}")
+    assert said.code == 2
+    assert "train.seed (0 there)" in said.err
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
 def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_path):
