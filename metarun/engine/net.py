@@ -51,7 +51,7 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained
     """
     leaves, structure = jax.tree.flatten((data, trained))
     shapes = tuple(jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves)
-    return _fitting(learner, net, tasks, structure, shapes)
+    return _fitting(learner, net, tasks, structure, shapes)  # type: ignore[arg-type]  # frozen, as `programs` wants them
 
 
 @lru_cache(maxsize=64)

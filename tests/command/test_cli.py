@@ -193,7 +193,9 @@ main.command()
 """
 
 
-@pytest.mark.parametrize("how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "SIGTERM")), "SIGKILL"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "SIGTERM")), "SIGKILL"]
+)
 def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, how):
     settings = (*QUICK, "train.save_every=5", "logger=none", "run.dir=RUN")
     process = start(how, *settings, cwd=tmp_path, program=("-c", SIGNALLED))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax import export
 from support import composed, on_blobs
-from test_learner import QUICK, learned_of
+from test_learner import learned_of
 
 from metarun.config import choices
 from metarun.config.run import build_run
@@ -23,6 +23,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4)).astype(np.float32)
 Y = np.array([1, 0, 2])
 CPU = ("cpu",)
+FEW = ("maml", "protonet", "cnp")  # make slow takes all; of MANN, which takes long, there is another test
 
 
 def called(one: exported.Exported, *given):
@@ -30,7 +31,7 @@ def called(one: exported.Exported, *given):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
 )
 def test_it_answers_as_the_learner_does_for_any_number_of_queries(name):
     learned = learned_of(build_run(on_blobs(f"learner={name}", "hardware.devices=1")))
