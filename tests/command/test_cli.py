@@ -238,7 +238,7 @@ def test_a_run_whose_lines_nobody_reads_any_more_goes_on(tmp_path):
 def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(ended, tmp_path):
     first = start(*QUICK, "logger=none", "train.steps=1000000", "train.log_every=500", "run.dir=RUN", cwd=tmp_path)
     wait_for(lambda: rows_so_far(tmp_path / "RUN"), first)
-    second = ended("run.dir=RUN")
+    second = ended("run.dir=RUN", "run.max_minutes=0.01")  # were it not refused, it would stop
     assert second.code == 2
     assert "another process is at work there" in second.err
     done = rows_so_far(tmp_path / "RUN")
