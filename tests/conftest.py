@@ -1,8 +1,10 @@
 """Set before jax is first used: strict JAX, two devices, quick compilation, no writing to the user's own cache."""
 
+import gc
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 import owned
 import pytest
+import support
 
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 
@@ -28,6 +31,10 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # where each operation was called from takes time to tell
+
+gc.set_threshold(100_000, 20, 100)  # jax makes so many objects that a tenth of the time goes into looking for cycles
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 
 # Most of the time goes into compiling small programs: a quarter of it with these.
 QUICK_COMPILATION = {
@@ -40,6 +47,16 @@ QUICK_COMPILATION = {
 
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
     set_flags(QUICK_COMPILATION | PATIENT | RIGHT)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """A test that fails leaves none at work, which would slow the others."""
+    yield
+    for process in support.STARTED:
+        process.kill()
+        process.wait()
+    support.STARTED.clear()
 
 
 def data_dir() -> Path | None:
@@ -237,7 +254,7 @@ def two_runs(tmp_path_factory) -> Path:
     quick = ("logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=8", "eval.val_episodes=2")
     quick += ("eval.inner_steps=[0,1]",)
     blobs = on_blobs(*quick, "eval.shots=[1,2]")
-    sinusoid = composed("task=sinusoid", "model.hidden=[8]", *quick)
+    sinusoid = composed("task=sinusoid", "model.hidden=[8]", "hardware.task_chunk=1", *quick)
     for name, values in (("blobs", blobs), ("sinusoid", sinusoid)):
         values["run"] |= {"dir": str(folder / name), "name": MARKUP}
         train.train(build_run(values))

@@ -109,6 +109,8 @@ def few_episodes(run: Run) -> Episode:
 
 FEWER_LAYERS = {"attention": ("learner.blocks=1",)}  # quicker to compile
 
+LARGE = ("conv4_wide", "resnet12")  # with few filters, too, they take long to compile
+
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_keeps_its_protocol(learner):
@@ -144,8 +146,14 @@ def test_a_learner_keeps_its_protocol(learner):
     np.testing.assert_allclose(outputs, of_ordered, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize(
+    ("norm", "model"),
+    [
+        *(("batch", model) for model in MODELS),
+        *(pytest.param("layer", model, marks=() if model == "conv4" else pytest.mark.slow) for model in MODELS),
+        *(pytest.param("none", model, marks=pytest.mark.slow if model in LARGE else ()) for model in MODELS),
+    ],
+)
 def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
     values = composed(f"model={model}")["model"]
     if "filters" in values:  # as few as let inputs and outputs differ

@@ -109,10 +109,18 @@ def test_readmes_learner_and_the_designs_task_run_as_pasted_and_keep_their_contr
 
 
 @pytest.mark.parametrize(
-    "part", [pytest.param("Images in folders", marks=pytest.mark.slow), "A table with groups", "Texts"]
+    ("part", "trains"),
+    [
+        *(pytest.param(part, True, marks=pytest.mark.slow) for part in ("Images in folders", "A table with groups")),
+        ("A table with groups", False),
+        ("Texts", True),
+    ],
 )
-def test_the_page_of_ones_own_data_runs_as_pasted(part, tmp_path, monkeypatch, capfd):
-    """From a part's first block to its last; what is told of the table, the same everywhere, is as it stands there."""
+def test_the_page_of_ones_own_data_runs_as_pasted(part, trains, tmp_path, monkeypatch, capfd):
+    """From a part's first block to its last; what is told of the table, the same everywhere, is as it stands there.
+
+    Unless it `trains`, the settings of its runs are checked alone.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("metarun.run.log.console._width", 110)
@@ -124,6 +132,9 @@ def test_the_page_of_ones_own_data_runs_as_pasted(part, tmp_path, monkeypatch, c
         command, _, told = text.removeprefix("$ ").partition("\n")
         words = shlex.split(command)
         words += [] if words[1] == "data" else [*small, "model=mlp", "model.hidden=[8]"]
+        if words[1] != "data" and not trains:
+            build_run(composed(*translate(words[1:])))
+            continue
         monkeypatch.setattr(sys, "argv", words)
         capfd.readouterr()
         main.command()

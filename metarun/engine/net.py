@@ -1,6 +1,7 @@
 """What a learner sees of a model and its tasks, and whether the three fit together."""
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -46,8 +47,16 @@ def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained
     """Raises ConfigError if model, learner and tasks do not fit together. Traces only: touches no device.
 
     Returns the shapes of what is learned. Given those of training's learner as `trained`, it is with them that this
-    one, evaluation's, must work.
+    one, evaluation's, must work. The runs of a process that are alike are traced once.
     """
+    leaves, structure = jax.tree.flatten((data, trained))
+    shapes = tuple(jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves)
+    return _fitting(learner, net, tasks, structure, shapes)  # type: ignore[arg-type]  # frozen, as `programs` wants them
+
+
+@lru_cache(maxsize=64)
+def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: tuple[Any, ...]) -> PyTree:
+    data, trained = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes])
     k_episode, k_init, k_adapt = jax.eval_shape(lambda: tuple(jax.random.split(jax.random.key(0), 3)))
     episode = jax.eval_shape(tasks.sample, data, k_episode)
     own = jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)

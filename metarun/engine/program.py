@@ -54,6 +54,7 @@ def without_numbers(component: Any) -> Any:
     return dataclasses.replace(component, **dict.fromkeys(numbers_of(component), 1.0))
 
 
+@lru_cache(maxsize=16)
 def nets(shape: Shape) -> tuple[Net, Net]:
     """What learners see in training and in evaluation, wherever that is: the classes trained on are training's."""
     net = net_of(shape.model, shape.tasks, shape.learner)

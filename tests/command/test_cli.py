@@ -4,11 +4,12 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from support import QUICK, complete, metarun, rows, saved, start, wait_for
+from support import QUICK, complete, metarun, rows, rows_so_far, saved, start, wait_for
 
 from metarun.command import main
 from metarun.config import GROUPS, choices
@@ -72,8 +73,10 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with"),
-        (["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 2"),
+        pytest.param(["run.dir=TYPO"], "run.dir=TYPO: holds no run to go on with", marks=pytest.mark.slow),
+        pytest.param(
+            ["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 2", marks=pytest.mark.slow
+        ),
         (["hardware=gpu", "logger=none"], "hardware.platform=gpu: not usable here"),
     ],
     ids=str,
@@ -85,11 +88,12 @@ def test_a_mistake_is_one_line_and_exit_code_2_of_a_real_process(tmp_path, argum
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_data_is_one_line_that_says_where_it_was_looked_for(tmp_path):
-    err = metarun(
-        "task=omniglot", f"data_dir={tmp_path}", "logger=none", cwd=tmp_path, code=1,
-        METARUN_CACHE_DIR=str(tmp_path / "cache"), HTTPS_PROXY="http://127.0.0.1:9",
-    ).stderr  # fmt: skip
+def test_missing_data_is_one_line_that_says_where_it_was_looked_for(ended, tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    said = ended("task=omniglot", f"data_dir={tmp_path}", "logger=none")
+    err = said.err
+    assert said.code == 1
     assert err.count("\n") == 1
     assert "images_background.zip" in err
     assert f"nor in {tmp_path}/omniglot" in err
@@ -97,16 +101,25 @@ def test_missing_data_is_one_line_that_says_where_it_was_looked_for(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.zip"))
 
 
-def test_a_run_leaves_what_the_readme_says(tmp_path):
-    out = metarun(*QUICK, "hardware.task_chunk=auto", "run.dir=RUN", "run.tags=[a,b]", cwd=tmp_path).stdout
-    run = tmp_path / "RUN"
+OF_README = (*QUICK, "eval.inner_steps=[0,1,3]", "run.dir=RUN", "run.tags=[a,b]")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """The directory of a run that a process of its own has finished, and what that told."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder / "RUN", metarun(*OF_README, cwd=folder).stdout
+
+
+def test_a_run_leaves_what_the_readme_says(finished, ended):
+    run, out = finished
     assert {path.name for path in run.iterdir()} == {
         ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz",
         "purpose.json",
     }  # fmt: skip
     found = json.loads((run / "results.json").read_text())
     assert set(found["test"]["mse"]) == {"mean", "ci95"}
-    assert list(found["test_by_inner_steps"]) == ["0", "1", "3", "5", "10"]
+    assert list(found["test_by_inner_steps"]) == ["0", "1", "3"]
     assert found["test_by_inner_steps"]["1"]["mse"] == found["test"]["mse"]
     assert found["protocol"]["episodes"] == 8
     assert found["training"]["parameters"] == 8 * 1 + 8 + 8 + 1
@@ -118,19 +131,29 @@ def test_a_run_leaves_what_the_readme_says(tmp_path):
     train = [row for row in rows(run) if row["split"] == "train"]
     assert [row["step"] for row in train] == list(range(1, 41))
 
-    again = metarun("run.dir=RUN", cwd=tmp_path).stdout  # finished: nothing is trained again
-    assert "is finished" in again
+    again = ended(f"run.dir={run}")
+    assert "is finished" in again.out  # nothing is trained again
     assert len(rows(run)) == len(train) + 4
 
 
+def test_a_directory_with_another_run_is_refused_and_left_as_it_was(finished, ended):
+    run, _ = finished
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    said = ended(*OF_README, "train.seed=5", f"run.dir={run}")
+    assert said.code == 2
+    assert "train.seed (0 there)" in said.err
+    assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
 def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_path):
-    metarun("-m", *QUICK, "learner=maml,fomaml", "train.seed=0,1", "run.dir=SWEEP", cwd=tmp_path)
+    sweep = ("-m", *QUICK, "train.steps=4", "learner.inner_lr=0.01,0.02", "train.seed=0,1", "run.dir=SWEEP")
+    metarun(*sweep, cwd=tmp_path)
     found = [json.loads((tmp_path / "SWEEP" / str(i) / "results.json").read_text()) for i in range(4)]
-    settings = {(f["protocol"]["learner"]["first_order"], f["training"]["seed"]) for f in found}
-    assert settings == {(False, 0), (False, 1), (True, 0), (True, 1)}
+    settings = {(f["protocol"]["learner"]["inner_lr"], f["training"]["seed"]) for f in found}
+    assert settings == {(0.01, 0), (0.01, 1), (0.02, 0), (0.02, 1)}
     assert len({f["test"]["mse"]["mean"] for f in found}) == 4
     assert len({(tmp_path / "SWEEP" / str(i) / "wandb" / "run_id").read_text() for i in range(4)}) == 4
-    names = [f"sinusoid-{learner} train.seed={seed}" for learner in ("maml", "fomaml") for seed in (0, 1)]
+    names = [f"sinusoid-maml learner.inner_lr={rate} train.seed={seed}" for rate in (0.01, 0.02) for seed in (0, 1)]
     for i, name in enumerate(names):  # as W&B lists them, in the sweep's group
         [offline] = (tmp_path / "SWEEP" / str(i) / "wandb").glob("offline-run-*/*.wandb")
         assert name.encode() in offline.read_bytes()
@@ -138,38 +161,61 @@ def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_pat
         assert json.loads((tmp_path / "SWEEP" / str(i) / "wandb" / "display.json").read_text())[1] == "SWEEP"
 
 
-LONG = (
-    "task=sinusoid", "model.hidden=[8]", "train.steps=3000", "train.meta_batch=4", "train.log_every=500",
-    "eval.episodes=8", "eval.val_episodes=4", "train.save_every=200", "logger=none", "hardware.devices=2",
-)  # fmt: skip
+# Sends itself a signal at meta-step 25, and waits until it has been heard.
+SIGNALLED = """
+import os, signal, sys, time
+from metarun.command import main
+from metarun.run import loop
 
+finish, number = loop.Loop.finish, signal.Signals[sys.argv.pop(1)]
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    """The run that the broken ones must equal."""
-    directory = tmp_path_factory.mktemp("unbroken")
-    metarun(*LONG, "run.dir=RUN", cwd=directory)
-    return directory / "RUN"
+def signalled(self, call):
+    finish(self, call)
+    if call.step >= 25 and not self.stop.asked:
+        os.kill(os.getpid(), number)
+        while not self.stop.asked:
+            time.sleep(0.01)
+
+loop.Loop.finish = signalled
+main.main()
+"""
+# Goes on with the run in the directory that it is called in, and makes the same run whole in another.
+GOES_ON = """
+import os, sys
+from metarun.command import main
+
+settings, elsewhere = sys.argv[2:], sys.argv[1]
+sys.argv[1:] = ["run.dir=RUN"]
+main.command()
+os.chdir(elsewhere)
+sys.argv[1:] = settings
+main.command()
+"""
 
 
 @pytest.mark.parametrize(
-    "how",
-    [*(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
-    ids=lambda how: how.name,
+    "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "SIGTERM")), "SIGKILL"]
 )
-def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, how):
-    process = start(*LONG, "run.dir=RUN", cwd=tmp_path)
+def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, how):
+    settings = (*QUICK, "train.save_every=5", "logger=none", "run.dir=RUN")
+    process = start(how, *settings, cwd=tmp_path, program=("-c", SIGNALLED))
+    _, err = process.communicate(timeout=240)
     run = tmp_path / "RUN"
-    wait_for(lambda: complete(run), process)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    assert max(int(path.name) for path in complete(run)) in range(20, 40)
     assert not (run / "results.json").exists()
-    if how != signal.SIGKILL:
+    if how == "SIGKILL":
+        assert process.returncode == -signal.SIGKILL, err
+    else:
         assert process.returncode == 75
         assert "go on with: metarun run.dir=RUN" in err
         assert err.count("\n") == 1
 
-    metarun("run.dir=RUN", cwd=tmp_path)
+    (tmp_path / "whole").mkdir()
+    process = start("whole", *settings, cwd=tmp_path, program=("-c", GOES_ON))
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "going on from meta-step" in out
+    unbroken = tmp_path / "whole" / "RUN"
     expected, got = saved(unbroken), saved(run)
     assert expected.keys() == got.keys()
     for name in expected:
@@ -180,37 +226,32 @@ def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, unbroken, ho
     assert results[0]["training"] == results[1]["training"]  # the command that began the run, too
 
 
-def test_a_directory_with_another_run_is_refused_and_left_as_it_was(tmp_path, unbroken):
-    before = {path: path.read_bytes() for path in unbroken.iterdir() if path.is_file()}
-    err = metarun(*LONG, "train.seed=5", f"run.dir={unbroken}", cwd=tmp_path, code=2).stderr
-    assert "train.seed (0 there)" in err
-    assert before == {path: path.read_bytes() for path in unbroken.iterdir() if path.is_file()}
-
-
 def test_a_run_whose_lines_nobody_reads_any_more_goes_on(tmp_path):
-    process = start(*QUICK, "logger=none", "train.steps=1000", "train.log_every=10", "run.dir=RUN", cwd=tmp_path)
+    process = start(*QUICK, "logger=none", "run.dir=RUN", cwd=tmp_path)
     assert process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert process.wait(timeout=240) == 0, process.stderr.read()
     assert process.stderr.read() == ""
     assert (tmp_path / "RUN" / "results.json").exists()
 
 
-def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(tmp_path):
-    first = start(*LONG, "train.steps=1000000", "run.dir=RUN", cwd=tmp_path)
-    wait_for(lambda: (tmp_path / "RUN" / "config.yaml").exists(), first)
-    err = metarun("run.dir=RUN", cwd=tmp_path, code=2).stderr
-    assert "another process is at work there" in err
-    done = len(rows(tmp_path / "RUN"))
-    wait_for(lambda: len(rows(tmp_path / "RUN")) > done, first)
+def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(ended, tmp_path):
+    first = start(*QUICK, "logger=none", "train.steps=1000000", "train.log_every=500", "run.dir=RUN", cwd=tmp_path)
+    wait_for(lambda: rows_so_far(tmp_path / "RUN"), first)
+    second = ended("run.dir=RUN", "run.max_minutes=0.01")  # were it not refused, it would stop
+    assert second.code == 2
+    assert "another process is at work there" in second.err
+    done = rows_so_far(tmp_path / "RUN")
+    wait_for(lambda: rows_so_far(tmp_path / "RUN") > done, first)
     first.send_signal(signal.SIGTERM)
-    _, err = first.communicate(timeout=120)
+    _, err = first.communicate(timeout=240)
     assert first.returncode == 75, err
 
 
-def test_a_sweep_goes_on_past_a_combination_that_diverges(tmp_path):
-    sweep = ("-m", *QUICK, "logger=none", "learner.inner_lr=1e30,0.01", "run.dir=SWEEP")
-    *_, last, why = metarun(*sweep, cwd=tmp_path, code=1).stderr.splitlines()
+def test_a_sweep_goes_on_past_a_combination_that_diverges(ended, tmp_path):
+    said = ended("-m", *QUICK, "logger=none", "learner.inner_lr=1e30,0.01", "run.dir=SWEEP")
+    assert said.code == 1
+    *_, last, why = said.err.splitlines()
     assert last == "metarun: 1 of 2 runs of the sweep failed:"
     assert why.startswith("  SWEEP/0 (learner.inner_lr=1e+30): ")
     assert "not finite" in why
@@ -218,8 +259,9 @@ def test_a_sweep_goes_on_past_a_combination_that_diverges(tmp_path):
     assert (tmp_path / "SWEEP" / "1" / "results.json").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_in_one_line(tmp_path):
-    err = metarun(*QUICK, "logger=none", "learner.inner_lr=1e30", "run.dir=RUN", cwd=tmp_path, code=1).stderr
-    assert "not finite" in err
-    assert err.count("\n") == 1
+def test_a_loss_that_is_no_number_stops_the_run_in_one_line(ended, tmp_path):
+    said = ended(*QUICK, "logger=none", "learner.inner_lr=1e30", "run.dir=RUN")
+    assert said.code == 1
+    assert "not finite" in said.err
+    assert said.err.count("\n") == 1
     assert not (tmp_path / "RUN" / "results.json").exists()

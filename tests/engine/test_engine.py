@@ -41,7 +41,10 @@ def steps(devices: int, task_chunk: int):
     return lambda state, data, n: program(state, data, NUMBERS, K_TRAIN, n)[0]
 
 
-@pytest.mark.parametrize(("devices", "task_chunk"), [(1, 1), (1, 2), (2, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("devices", "task_chunk"),
+    [pytest.param(1, 1, marks=pytest.mark.slow), (1, 2), (2, 1), pytest.param(2, 4, marks=pytest.mark.slow)],
+)
 def test_devices_and_chunks_change_no_result(devices, task_chunk):
     expected = steps(1, 8)(start(), (), 3)
     got = steps(devices, task_chunk)(start(), (), 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support import metarun, rows, saved
+from support import rows, saved
 
 from metarun import report
 from metarun.config.build import MOVED, build
@@ -37,12 +37,12 @@ def test_names_that_moved_are_classes_that_build(runs):
         assert type(build(choice, values | {"_target_": old})).__name__ == name
 
 
-def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(runs):
+def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(runs, ended):
     names = [
         yaml.safe_load((runs / "stopped" / "config.yaml").read_text())[g]["_target_"] for g in ("hardware", "logger")
     ]
     assert set(names) <= MOVED.keys()
-    out = metarun("run.dir=stopped", cwd=runs).stdout
+    out = ended(f"run.dir={runs / 'stopped'}").out
     assert "going on from meta-step 3" in out
     whole, went_on = saved(runs / "whole"), saved(runs / "stopped")
     assert whole.keys() == went_on.keys()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from support import QUICK, metarun, run_in, start, wait_for
+from support import QUICK, complete, metarun, run_in, saved, start
 
 from metarun.run import loop, train, watch
 
@@ -25,9 +25,8 @@ def test_a_call_is_three_programs_however_many_leaves_the_state_has(tmp_path, mo
     A copy was a program a leaf once: more than the 32 that XLA has places for, and two devices starved each other.
     """
     settings = ("train.steps=16", "train.log_every=1", "train.save_every=1", "train.eval_every=16")
-    run = run_in(
-        tmp_path / "run", "model.hidden=[8,8,8,8,8,8]", *settings, "hardware.task_chunk=2", "hardware.devices=2"
-    )
+    of_many_leaves = ("learner=fomaml", "model.hidden=[8,8,8,8,8,8]", "eval.inner_steps=[]", "hardware.devices=2")
+    run = run_in(tmp_path / "run", *of_many_leaves, *settings)
     trace = tmp_path / "trace"
     quiet = jax.profiler.ProfileOptions()
     quiet.python_tracer_level, quiet.host_tracer_level = 0, 2
@@ -58,18 +57,36 @@ def test_a_call_that_hangs_ends_the_process_with_what_it_takes_to_go_on(tmp_path
     stacks = (tmp_path / "RUN" / "stacks.txt").read_text()
     assert "in meta_train" in stacks  # what the host was at
     assert "watch" in stacks
-    metarun("run.dir=RUN", cwd=tmp_path, **BESIDE)
-    assert (tmp_path / "RUN" / "results.json").exists()
+    step = max(int(path.name) for path in complete(tmp_path / "RUN"))
+    assert f"saved is meta-step {step} of" in line
+    assert saved(tmp_path / "RUN")["['step']"] == step  # it is whole; test_cli.py goes on from what a kill has left
+
+
+# Gives a sign of life every 20 ms, but is given up after 400 ms without one.
+ALIVE = """
+import sys, time
+from pathlib import Path
+from metarun.run import watch
+
+watch.TICK = 0.05
+with watch.watched(0.4 / 60, Path("stacks.txt")) as watching:
+    for number in range(10**6):
+        watching.at("something")
+        print(number, flush=True)
+        time.sleep(0.02)
+"""
 
 
 def test_a_process_that_was_suspended_goes_on(tmp_path):
-    process = start(*QUICK, *LEARNER, "train.steps=400", "run.max_silent_minutes=0.04", cwd=tmp_path, **BESIDE)
-    wait_for(lambda: (tmp_path / "RUN" / "metrics.jsonl").exists(), process)
+    process = start(cwd=tmp_path, program=("-c", ALIVE))
+    assert process.stdout.readline() == "0\n"
     process.send_signal(signal.SIGSTOP)
-    time.sleep(3)  # longer than it may be silent
+    time.sleep(1)  # longer than it may be silent
     process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        assert process.stdout.readline(), process.communicate()
+    assert process.poll() is None
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from metarun.config import choices
 from metarun.config.run import Run
 from metarun.run import nonfinite
 
-SMALL = ("logger=none", "train.meta_batch=2", "hardware.devices=2", "train.steps=4", "eval.inductive=none")
+SMALL = ("logger=none", "train.meta_batch=2", "hardware.devices=2", "train.steps=4", "eval.inductive=none",
+         "hardware.task_chunk=1")  # fmt: skip
 QUICK = ("protonet", "sinusoid")  # make slow takes them all
 
 

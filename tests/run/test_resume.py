@@ -15,7 +15,8 @@ from metarun.run.stop import Interrupted, Stop
 
 SMALL = (
     "logger=none", "train.steps=4", "train.meta_batch=2", "train.log_every=1", "train.eval_every=2",
-    "train.save_every=2", "eval.episodes=4", "eval.val_episodes=2", "eval.inner_steps=[]", "eval.inductive=none",
+    "hardware.task_chunk=1", "train.save_every=2", "eval.episodes=4", "eval.val_episodes=2", "eval.inner_steps=[]",
+    "eval.inductive=none",
 )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_a_run_says_what_it_is_at_and_its_test_how_far(tmp_path, monkeypatch):
     monkeypatch.setattr(Status, "at", at)
     values = on_blobs(
         "logger=none", "train.steps=2", "train.meta_batch=2", "eval.episodes=7", "eval.val_episodes=4",
-        "eval.inner_steps=[0,1]", "eval.shots=[1,2]", "eval.inductive=none",
+        "eval.inner_steps=[0,1]", "eval.shots=[1,2]", "eval.inductive=none", "hardware.task_chunk=auto",
     )  # fmt: skip
     train.train(placed(values, tmp_path / "run"))
     order = list(dict.fromkeys(what for what, *_ in places))

@@ -40,7 +40,7 @@ def test_of_several_candidates_the_path_that_agrees_most_is_taken():
 
 
 SMALL = (
-    "logger=none", "train.steps=2", "train.meta_batch=2",
+    "logger=none", "train.steps=2", "train.meta_batch=2", "hardware.task_chunk=1",
     "eval.episodes=2", "eval.val_episodes=2", "eval.inner_steps=[]", "hardware.devices=1",
 )  # fmt: skip
 

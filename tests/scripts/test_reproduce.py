@@ -1,5 +1,6 @@
 """scripts/reproduce.py runs presets once, keeps what they reached, and writes the tables of it."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -8,6 +9,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
+from unittest import mock
 
 import pytest
 import reproduce as script
@@ -16,6 +20,7 @@ from pages import overview, runs
 from pages import results as results_page
 from pages.known import presets
 
+from metarun.command import main
 from metarun.run.figures import figure_of
 
 
@@ -43,7 +48,17 @@ def row_of(text: str, words: str) -> str:
     return row
 
 
-def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path, capfd):
+def in_this_process(command: list[str], stdout: TextIO, **_: object) -> subprocess.CompletedProcess:
+    """Runs `python -P -m metarun ...` without the seconds that a process takes to begin."""
+    python, *options, module = command[:4]
+    assert (python, options, module) == (sys.executable, ["-P", "-m"], "metarun")
+    with mock.patch.object(sys, "argv", command[3:]), contextlib.redirect_stdout(stdout):
+        main.command()
+    return subprocess.CompletedProcess(command, 0)
+
+
+def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=in_this_process, DEVNULL=subprocess.DEVNULL))
     settings = ("eval.episodes=8", "eval.val_episodes=2", "train.meta_batch=2", "hardware.task_chunk=1")
     quick = [f"--set={setting}" for setting in settings]
     arguments = ("maml_sinusoid_10s", "--budget", "0.0001", "--seeds", "0,1", *quick)
@@ -384,7 +399,7 @@ def test_ctrl_c_waits_until_a_plans_run_has_saved_its_state(reproduce, tmp_path,
         return subprocess.CompletedProcess(command, 75)
 
     monkeypatch.setattr(runs.subprocess, "run", interrupted)
-    monkeypatch.setattr(runs.os, "nice", lambda _: None)
+    monkeypatch.setattr(runs, "lowest_priority", lambda: None)  # else of all that the tests are started with
     reproduce("--plan", str(plan), code=130)
     assert len(ended) == 1
 
