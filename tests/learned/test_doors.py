@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from jax import export
-from support import composed, on_blobs, placed
+from support import composed, learners_with, on_blobs, placed
 
 from metarun import MetaLearnedClassifier, MetaLearnedRegressor, load
 from metarun.command import adapt
@@ -28,6 +28,20 @@ TINY = (
 
 def every(quick: tuple[str, ...]) -> list:
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+
+
+def small_steps(name: str) -> list[str]:
+    """Long ways multiply roundings: 50 steps by Adam, whose last ones go by a rounding's sign, differ by 0.04."""
+    small = {"inner_steps": 3, "inner_lr": 0.001}
+    return [f"learner.{key}={value}" for key, value in small.items() if name in learners_with(key)]
+
+
+def refusal(values: dict) -> str:
+    try:
+        build_run(values)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def key_of(run, index: int) -> Key:
@@ -57,7 +71,7 @@ def close(found, wanted) -> None:
 @pytest.mark.parametrize("name", every(QUICK))
 def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path, name):
     directory = tmp_path / "run"
-    run = placed(on_blobs(f"learner={name}", *TINY), directory)
+    run = placed(on_blobs(f"learner={name}", *small_steps(name), *TINY), directory)
     train.train(run)
     assert ended("eval", directory, "--json", "eval.json").code == 0
     told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
@@ -86,11 +100,9 @@ def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path
 @pytest.mark.parametrize("name", every(QUICK_TO_PREDICT))
 def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path, name):
     directory = tmp_path / "run"
-    values = composed("task=sinusoid", f"learner={name}", "model=mlp", "model.hidden=[8]", *TINY)
-    try:
-        build_run(values)
-    except ConfigError as error:
-        assert "is a regression; use maml, cnp or another" in str(error)
+    values = composed("task=sinusoid", f"learner={name}", "model=mlp", "model.hidden=[8]", *small_steps(name), *TINY)
+    if said := refusal(values):
+        assert "is a regression; use maml, cnp or another" in said
         return
     run = placed(values, directory)
     train.train(run)
