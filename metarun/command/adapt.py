@@ -17,11 +17,13 @@ of one that comes with metarun (metarun ready). The run's data are not needed.
   --support PATH   the labelled examples, as the run's own were:
                      images       a folder, zip or tar with a directory a class, or files
                                   named for it: cat_1.png, cat_2.png, dog_1.png
-                     texts, rows  CSV, JSON lines or Parquet, with the run's columns
+                     texts, rows  CSV, JSON lines or Parquet, with the run's columns;
+                                  texts also a folder with a CLASS.txt each, a text a line
                      arrays       an .npz file with x and y
   --query PATH     what it is asked, in the same form; labels may be left out (images then
-                   stand in one folder, or it is a single one). With them it tells how many
-                   it got right, what was taken for what, and accuracy by inner step
+                   stand in one folder, or it is a single one; texts in one .txt). With them
+                   it tells how many it got right, what was taken for what, and accuracy by
+                   inner step
   --json FILE      {"classes", "predictions": [{"query", "predicted", "probabilities"}],
                    "accuracy"}; of a regression {"targets", "predictions", "mse"}
   --csv FILE       the same as a table. FILE - is standard output
