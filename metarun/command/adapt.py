@@ -25,7 +25,8 @@ of one that comes with metarun (metarun ready). The run's data are not needed.
                    it tells how many it got right, what was taken for what, and accuracy by
                    inner step
   --json FILE      {"classes", "predictions": [{"query", "predicted", "probabilities"}],
-                   "accuracy"}; of a regression {"targets", "predictions", "mse"}
+                   "accuracy"}; of a regression {"targets", "predictions", "mse"}, with "sd"
+                   of each prediction from a learner that says how sure it is (cnp)
   --csv FILE       the same as a table. FILE - is standard output
   --save DIR       keeps the adapted learner for metarun predict DIR --query PATH
   --queries alone|together

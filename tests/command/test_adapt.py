@@ -254,6 +254,33 @@ def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_uni
     assert "1 rows have no response and are left out: line 4" in said.out
 
 
+def test_a_learner_that_knows_how_sure_it_is_says_so_in_the_tables_units(ended, tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("sure")
+    settings = f"task.path={owned.people(folder)}", *owned.OF_PEOPLE
+    run = untrained("cnp", folder / "run", "task=table", *settings)
+    (tmp_path / "s.csv").write_text("ward,response,dose\nnorth,1.5,0.25\nnorth,2.5,1\n")
+    (tmp_path / "q.csv").write_text("dose,ward,response\n0.5,north,2\n-1,south,\n")
+    said = ended("adapt", run, "--support", "s.csv", "--query", "q.csv", "--json", "a.json", "--csv", "a.csv")
+    assert (said.code, said.err) == (0, "")
+    learned = load(run)
+    columns = learned.purpose.prepares
+    from metarun.data.cells import read
+
+    (x, _), y, (queries, _) = (
+        columns.inputs(read("s.csv")), columns.outputs(read("s.csv")), columns.inputs(read("q.csv"))
+    )  # fmt: skip
+    mean, sd = learned.adapt(x, y).predict(queries, return_std=True)
+    found = json.loads((tmp_path / "a.json").read_text())["predictions"]
+    (response,) = columns.targets
+    np.testing.assert_allclose([one["predicted"] for one in found], mean * response.spread + response.mean, rtol=1e-4)
+    np.testing.assert_allclose([one["sd"] for one in found], sd * response.spread, rtol=1e-4)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert list(rows[0]) == ["query", "response", "predicted response", "sd response"]
+    assert [float(row["sd response"]) for row in rows] == [one["sd"][0] for one in found]
+    assert rows[1]["response"] == ""
+    assert f"{found[0]['sd'][0]:.5g}" in said.out
+
+
 def test_a_tables_classes_are_predicted_and_kept(ended, tmp_path_factory, tmp_path):
     folder = tmp_path_factory.mktemp("classes")
     path = owned.people(folder)

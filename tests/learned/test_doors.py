@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 from jax import export
 from support import composed, learners_with, on_blobs, placed
 
@@ -108,7 +109,7 @@ def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path
     train.train(run)
     assert ended("eval", directory, "--json", "eval.json").code == 0
     told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
-    kept, errors = np.load(directory / "examples.npz"), []
+    kept, errors, likelihoods = np.load(directory / "examples.npz"), [], []
     for place, index in enumerate(kept["index"]):
         support_x, support_y, x, y = (kept[part][place] for part in ("support_x", "support_y", "query_x", "query_y"))
         wanted = kept["outputs"][place]
@@ -116,8 +117,17 @@ def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path
         close(adapted.predict(x), wanted)
         said = by_files(directory, tmp_path, run, index, (support_x, support_y), (x, y))
         close([one["predicted"] for one in said["predictions"]], wanted)
-        close(MetaLearnedRegressor(directory, seed=key_of(run, index)).fit(support_x, support_y).predict(x), wanted)
+        regressor = MetaLearnedRegressor(directory, seed=key_of(run, index)).fit(support_x, support_y)
+        close(regressor.predict(x), wanted)
         close(by_program(adapted, x), wanted)
         errors.append(said["mse"])
+        if name == "cnp":
+            mean, sd = adapted.predict(x, return_std=True)
+            close(mean, wanted)
+            close(regressor.predict(x, return_std=True), (wanted, sd))
+            close([one["sd"] for one in said["predictions"]], sd)
+            likelihoods.append(scipy.stats.norm.logpdf(y, mean, sd).mean())
     for figures in told:
         close(figures["mse"]["mean"], np.mean(errors))
+        if likelihoods:  # which its own standard deviations give, whatever is told here
+            close(figures["log_likelihood"]["mean"], np.mean(likelihoods))
