@@ -27,7 +27,8 @@ from metarun.run import evaluation
 from metarun.run.restored import stored
 from metarun.tasks import omniglot
 
-SHOWN = {"task": {"shots": 1, "queries": 1}, "inner_steps": [], "shots": [], "inductive": "main"}
+EPISODE = {"shots": 1, "queries": 1}
+SHOWN = {"inner_steps": [], "shots": [], "inductive": "main"}
 
 
 class Both(NamedTuple):
@@ -38,7 +39,7 @@ class Both(NamedTuple):
 
 
 def both(run: Path, ways: int, episodes: int) -> Both:
-    asked = {"eval": {**SHOWN, "task": {**SHOWN["task"], "ways": ways}, "episodes": episodes}}
+    asked = {"eval": {**SHOWN, "task": {**EPISODE, "ways": ways}, "episodes": episodes}}
     named = ["eval.task", "eval.inner_steps", "eval.shots", "eval.inductive", "eval.episodes"]
     found = evaluation.evaluate(run, asked, named)
     accuracies = [accuracy(run, episode) for episode in drawn(run, asked, named)]

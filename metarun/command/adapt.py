@@ -55,15 +55,18 @@ KNOWN = {
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     run, options = own.read("adapt", "run", arguments, KNOWN)
-    must_make_sense(options)
-    from metarun.core import ConfigError, DataError
+    from metarun.run.stop import leave_on_signals
 
-    try:
-        adapt(run, options)
-    except ConfigError as error:
-        fail(error, MISTAKE)
-    except DataError as error:
-        fail(error, FAILED)
+    with leave_on_signals():
+        must_make_sense(options)
+        from metarun.core import ConfigError, DataError
+
+        try:
+            adapt(run, options)
+        except ConfigError as error:
+            fail(error, MISTAKE)
+        except DataError as error:
+            fail(error, FAILED)
 
 
 def must_make_sense(options: dict[str, Any]) -> None:
@@ -75,12 +78,12 @@ def must_make_sense(options: dict[str, Any]) -> None:
     if "--query" not in options and (useless := [name for name in own.FILES if name in options]):
         fail(f"adapt {useless[0]}: there are no answers without --query PATH", MISTAKE)
     if save := options.get("--save"):
-        from metarun.learned.kept import TOLD
+        from metarun.learned.kept import is_free
 
-        place = Path(save)
+        place = Path(save).expanduser()
         if place.exists() and not place.is_dir():
             fail(f"adapt --save {save}: is a file; name a directory", MISTAKE)
-        if place.is_dir() and any(place.iterdir()) and not (place / TOLD).exists():
+        if not is_free(place):
             fail(f"adapt --save {save}: holds something else; name a new directory", MISTAKE)
 
 

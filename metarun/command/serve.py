@@ -1,6 +1,7 @@
 """`metarun serve RUN [--port N] [--no-open]`: a page on this machine on which a learner is tried."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +14,7 @@ metarun serve RUN [--port N] [--no-open]
 A page on which to try what a run has learned: draw, drop or write a few examples of each of a few
 classes and a query; it shows the probabilities, the examples that are most alike, and how it goes by
 inner step. RUN is a run's directory, or a name of `metarun ready`; its examples are images or texts.
-Only this machine reaches the page, and it needs no network. Ctrl-C ends it.
+Only this machine reaches the page, and it needs no network. Ctrl-C ends it, and so does SIGTERM.
 
   --port N     the port, else 8765, or a free one where that is taken; 0: a free one
   --no-open    no browser is opened; the page's address is printed in any case
@@ -29,6 +30,7 @@ OPTIONS = "allowed: --port N, --no-open"
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     run, port, opens = read(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends it as well as Ctrl-C does
     try:
         from metarun import serve
     except ModuleNotFoundError as error:
