@@ -1,8 +1,6 @@
 """`metarun serve RUN [--port N] [--no-open]`: a page on this machine on which a learner is tried."""
 
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,31 +28,32 @@ OPTIONS = "allowed: --port N, --no-open"
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     run, port, opens = read(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends it as well as Ctrl-C does
-    try:
-        from metarun import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        fail(f'serve: needs {error.name}, which is not here; pip install "metarun[serve]"', MISTAKE)
-    from metarun.core import ConfigError, DataError
-    from metarun.learned import load
+    from metarun.run.stop import leave_on_signals
 
-    try:
-        learned = load(run)
-        serve.examples_of(learned)
-        server = serve.listen(port)
-        name = "/".join(Path(run).parts[-2:])
-        app = serve.app(learned, name, server.getsockname()[1], serve.readied(learned))
-        print(f"{serve.address(server)}   Ctrl-C ends it", flush=True)
-        if opens:
-            show(serve.address(server))
-        serve.serve(app, server)
-    except (ConfigError, DataError) as error:
-        fail(error, MISTAKE)
-    except KeyboardInterrupt:
-        pass
-    end()
+    # By a thread that hears them: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
+    with leave_on_signals(end):
+        try:
+            from metarun import serve
+        except ModuleNotFoundError as error:
+            if error.name not in ("starlette", "uvicorn"):
+                raise
+            fail(f'serve: needs {error.name}, which is not here; pip install "metarun[serve]"', MISTAKE)
+        from metarun.core import ConfigError, DataError
+        from metarun.learned import load
+
+        try:
+            learned = load(run)
+            serve.examples_of(learned)
+            server = serve.listen(port)
+            name = "/".join(Path(run).parts[-2:])
+            app = serve.app(learned, name, server.getsockname()[1], serve.readied(learned))
+            print(f"{serve.address(server)}   Ctrl-C ends it", flush=True)
+            if opens:
+                show(serve.address(server))
+            serve.serve(app, server)
+        except (ConfigError, DataError) as error:
+            fail(error, MISTAKE)
+        end()
 
 
 def read(arguments: list[str]) -> tuple[str, int | None, bool]:
@@ -96,6 +95,4 @@ def show(address: str) -> None:
 
 def end() -> NoReturn:
     """At once: nothing is to be saved, and a thread may be in the middle of XLA, in which an interpreter ends badly."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)

@@ -70,15 +70,15 @@ def stop_on_signals(max_minutes: float | None) -> Iterator[Stop]:
 
 
 @contextmanager
-def leave_on_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the process as long as the context lasts, at once: there is nothing to save.
+def leave_on_signals(end: Callable[[], object] = lambda: leave("stopped")) -> Iterator[None]:
+    """SIGINT and SIGTERM `end` the process as long as the context lasts, at once: there is nothing to save.
 
     But for a file that is being written: it is whole first, unless the disk takes too long.
     """
 
     def heard(number: int) -> None:
         WRITING.acquire(timeout=SECONDS_TO_WRITE)
-        leave("stopped")
+        end()
 
     with hearing(heard):
         yield

@@ -138,7 +138,7 @@ def test_stopped_at_random_beside_spinning_processes(drawings, tmp_path, verb):
             if verb == "serve":
                 time.sleep(10)
                 process.terminate()
-            _, error = process.communicate()
+            _, error = process.communicate(timeout=120)
         assert (process.returncode, error) == (0, "")
         seconds = time.monotonic() - began
         whole = {file.name: file.read_bytes() for file in cwd.glob("a.*")}
