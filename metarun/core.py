@@ -197,6 +197,15 @@ class Measured(Protocol):
         ...
 
 
+@runtime_checkable
+class Uncertain(Protocol):
+    """A learner that tells of a regression how sure it is."""
+
+    def deviations(self, net: Net, fast: PyTree, x: Array) -> Array:
+        """x (n, ...) -> the standard deviation (n, n_out) of each target that `predict` tells."""
+        ...
+
+
 class Tracker(Protocol):
     """An open connection to where figures are kept besides the run's directory. None of its methods ever raises."""
 

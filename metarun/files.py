@@ -1,12 +1,15 @@
 """The user's disk: where metarun keeps what it may make again, and files that are whole or not there at all."""
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import platformdirs
+
+WRITING = threading.RLock()  # whoever ends the process in the middle waits for it, so that nothing is left half written
 
 
 def cache_dir() -> Path:
@@ -23,12 +26,13 @@ def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> N
     """The same for what `write` writes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
+        with WRITING:
+            with partial.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

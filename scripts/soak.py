@@ -64,6 +64,9 @@ TESTED = (
      "archive", "nothing; refused by name"),
     ("two processes prepare the same data", "both started", "two_processes_that_prepare", "nothing"),
     ("classes in two splits, duplicate images", "made so", "class_in_two_splits", "nothing; told at the start"),
+    ("adapt, predict, export, serve stopped", "SIGINT, SIGTERM, SIGKILL beside 4 spinning processes; and within a file",
+     "stopped_at_random or file_that_is_being_written or kept_learner_is_whole",
+     "nothing; a hidden .NAME.PID may be left by SIGKILL"),
     ("names with markup and escape sequences", "run.name, run.dir, errors", "stays_text or control_characters",
      "nothing; shown as text"),
 )  # fmt: skip

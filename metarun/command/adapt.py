@@ -17,13 +17,16 @@ of one that comes with metarun (metarun ready). The run's data are not needed.
   --support PATH   the labelled examples, as the run's own were:
                      images       a folder, zip or tar with a directory a class, or files
                                   named for it: cat_1.png, cat_2.png, dog_1.png
-                     texts, rows  CSV, JSON lines or Parquet, with the run's columns
+                     texts, rows  CSV, JSON lines or Parquet, with the run's columns;
+                                  texts also a folder with a CLASS.txt each, a text a line
                      arrays       an .npz file with x and y
   --query PATH     what it is asked, in the same form; labels may be left out (images then
-                   stand in one folder, or it is a single one). With them it tells how many
-                   it got right, what was taken for what, and accuracy by inner step
+                   stand in one folder, or it is a single one; texts in one .txt). With them
+                   it tells how many it got right, what was taken for what, and accuracy by
+                   inner step
   --json FILE      {"classes", "predictions": [{"query", "predicted", "probabilities"}],
-                   "accuracy"}; of a regression {"targets", "predictions", "mse"}
+                   "accuracy"}; of a regression {"targets", "predictions", "mse"}, with "sd"
+                   of each prediction from a learner that says how sure it is (cnp)
   --csv FILE       the same as a table. FILE - is standard output
   --save DIR       keeps the adapted learner for metarun predict DIR --query PATH
   --queries alone|together
@@ -52,15 +55,18 @@ KNOWN = {
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     run, options = own.read("adapt", "run", arguments, KNOWN)
-    must_make_sense(options)
-    from metarun.core import ConfigError, DataError
+    from metarun.run.stop import leave_on_signals
 
-    try:
-        adapt(run, options)
-    except ConfigError as error:
-        fail(error, MISTAKE)
-    except DataError as error:
-        fail(error, FAILED)
+    with leave_on_signals():
+        must_make_sense(options)
+        from metarun.core import ConfigError, DataError
+
+        try:
+            adapt(run, options)
+        except ConfigError as error:
+            fail(error, MISTAKE)
+        except DataError as error:
+            fail(error, FAILED)
 
 
 def must_make_sense(options: dict[str, Any]) -> None:
@@ -72,12 +78,12 @@ def must_make_sense(options: dict[str, Any]) -> None:
     if "--query" not in options and (useless := [name for name in own.FILES if name in options]):
         fail(f"adapt {useless[0]}: there are no answers without --query PATH", MISTAKE)
     if save := options.get("--save"):
-        from metarun.learned.kept import TOLD
+        from metarun.learned.kept import is_free
 
-        place = Path(save)
+        place = Path(save).expanduser()
         if place.exists() and not place.is_dir():
             fail(f"adapt --save {save}: is a file; name a directory", MISTAKE)
-        if place.is_dir() and any(place.iterdir()) and not (place / TOLD).exists():
+        if not is_free(place):
             fail(f"adapt --save {save}: holds something else; name a new directory", MISTAKE)
 
 

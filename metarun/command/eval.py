@@ -12,14 +12,15 @@ from metarun.text import one_line, printable
 
 if TYPE_CHECKING:
     from metarun import report
-    from metarun.run.evaluation import Evaluated
+    from metarun.run.evaluation import Evaluated, Known
 
 HELP = """
 metarun eval RUN... [SETTING...] [--json FILE] [--keep NAME]
 
 Tests a run again, finished, stopped or at work, and touches nothing of it. RUN is a run's
-directory, or one that holds runs. Without a setting the figures are those of the run's own
-end, of the same episodes. Settings are of the test alone:
+directory, or one that holds runs, or the name of a learner that comes with metarun (metarun
+ready). Without a setting the figures are those of the run's own end, of the same episodes.
+Settings are of the test alone:
 
   eval.task.ways=20 eval.task.shots=5 eval.task.queries=15    other episodes
   eval.episodes=2000 eval.seed=1 eval.split=val eval.state=last
@@ -38,6 +39,7 @@ seed are gathered. One that fails is told on standard error, and the others go o
 
   metarun eval runs/first eval.task.ways=20
   metarun eval runs/multirun eval.episodes=2000 --keep long --json figures.json
+  metarun eval strokes-protonet eval.task.ways=20
 """
 
 JSON, KEEP = "--json", "--keep"
@@ -76,15 +78,17 @@ def main(arguments: list[str]) -> None:
         if asked.keep is not None:
             kept.place(Path(), asked.keep)
         config = composed(asked.settings)
-        found = report.find(asked.runs)
+        learners, runs = come_with_metarun(asked)
+        found = [*learners, *(report.find(runs) if runs else [])]
     except (ConfigError, DataError) as error:
         fail(error, MISTAKE)
-    alone = len(asked.runs) == 1 and found == [asked.runs[0].resolve()]
+    alone = len(asked.runs) == 1 and found in ([asked.runs[0]], [asked.runs[0].resolve()])
     tests: dict[Path, Evaluated] = {}
     with evaluation.on_terminal(errors=str(asked.json) == "-"):
         for path in found:
             directory = as_users_write(path)
-            test = tested(directory, config, keys, asked.keep, "" if alone else f"{path.name}: ")
+            known = path.name if path in learners else None
+            test = tested(directory, config, keys, asked.keep, "" if alone else f"{path.name}: ", known)
             if not isinstance(test, Failed):
                 tests[path] = test
             elif alone:
@@ -108,14 +112,51 @@ def main(arguments: list[str]) -> None:
         fail(f"eval: {len(found) - len(tests)} of {len(found)} runs were not tested", FAILED)
 
 
-def tested(directory: Path, config: dict[str, Any], keys: list[str], keep: str | None, of: str) -> "Evaluated | Failed":
-    """A run's test, or why there is none."""
+def come_with_metarun(asked: Asked) -> tuple[list[Path], list[Path]]:
+    """The names of learners that come with metarun, and the runs. Ends the program over what has no run's settings."""
+    from metarun.learned import kept, ready
+
+    learners = [path for path in asked.runs if not path.exists() and ready.place(str(path))]
+    runs = [path for path in asked.runs if path not in learners]
+    if learners and asked.keep is not None:
+        why = f"{learners[0]} comes with metarun and keeps no tests; give --json FILE"
+        fail(f"eval --keep {asked.keep}: {why}", MISTAKE)
+    for path in runs:
+        if kept.is_kept(path):
+            fail(f"eval {path}: holds a learner without its run, so not what it was trained on; name the run", MISTAKE)
+        if len(asked.runs) == 1 and not path.exists() and "/" not in str(path):
+            why = f"no such directory, and none of metarun ready's; {ready.nearest_name(str(path))}"
+            fail(f"eval {path}: {why}", MISTAKE)
+    return learners, runs
+
+
+def known_as(name: str, keys: list[str], config: dict[str, Any]) -> "Known":
+    """A learner that comes with metarun, in the run that its command makes. Raises ConfigError."""
+    from metarun.core import ConfigError
+    from metarun.learned import load, ready
+    from metarun.run.evaluation import Known
+
+    learned = load(name)
+    state = config["eval"]["state"]
+    if "eval.state" in keys and state != learned.used["state"]:
+        raise ConfigError("eval.state", state, f"{name} has its {learned.used['state']} state alone; leave it out")
+    whole = composed(ready.settings(name))
+    task = {key: whole["data_dir"] if key == "data_dir" else value for key, value in learned.config["task"].items()}
+    named = {"run": {**whole["run"], "dir": name, "name": name}, "task": task}
+    return Known({**whole, **learned.config, **named}, learned.params, learned.used)
+
+
+def tested(
+    directory: Path, config: dict[str, Any], keys: list[str], keep: str | None, of: str, known: str | None
+) -> "Evaluated | Failed":
+    """The test of a run, or of a learner that is `known` by its name; or why there is none."""
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import evaluation
 
     try:
-        return evaluation.evaluate(directory, config, keys, keep, of)
+        one = None if known is None else known_as(known, keys, config)
+        return evaluation.evaluate(directory, config, keys, keep, of, one)
     except ConfigError as error:
         return Failed(str(error), MISTAKE)
     except DataError as error:

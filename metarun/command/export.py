@@ -47,24 +47,33 @@ def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     path, values = read(arguments)
     files = {name: must_be_writable("export", name, Path(values[name])) for name in FILES if name in values}
-    from metarun.core import ConfigError, DataError
+    from metarun.run.stop import leave_on_signals
+
+    with leave_on_signals():
+        from metarun.core import ConfigError, DataError
+
+        try:
+            export(path, values, files)
+        except ConfigError as error:
+            fail(f"export: {error}", MISTAKE)
+        except DataError as error:
+            fail(f"export: {error}", FAILED)
+
+
+def export(path: Path, values: dict[str, str], files: dict[str, Path]) -> None:
+    """Writes the files that are asked for. Raises ConfigError and DataError."""
     from metarun.learned import exported, weights
     from metarun.learned.learner import Adapted
     from metarun.learned.loaded import found
 
-    try:
-        one = found(path)
-        learned = one.learned if isinstance(one, Adapted) else one
-        if "--out" in files:
-            made = made_of(path, one, values)
-            wrote(files["--out"], lambda file: exported.write(file, made), summary(made))
-        if "--weights" in files:
-            content = weights(learned.params)
-            wrote(files["--weights"], lambda file: exported.put(file, content), "all that was learned")
-    except ConfigError as error:
-        fail(f"export: {error}", MISTAKE)
-    except DataError as error:
-        fail(f"export: {error}", FAILED)
+    one = found(path)
+    learned = one.learned if isinstance(one, Adapted) else one
+    if "--out" in files:
+        made = made_of(path, one, values)
+        wrote(files["--out"], lambda file: exported.write(file, made), summary(made))
+    if "--weights" in files:
+        content = weights(learned.params)
+        wrote(files["--weights"], lambda file: exported.put(file, content), "all that was learned")
 
 
 def read(arguments: list[str]) -> tuple[Path, dict[str, str]]:

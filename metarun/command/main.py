@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,6 +29,8 @@ def main() -> None:
     except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
         print("metarun: stopped", file=sys.stderr)
         code = STOPPED
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done and told; the interpreter's own end takes its time
+        signal.signal(number, signal.SIG_IGN)
     loggers, compiled = (sys.modules.get(f"metarun.{name}") for name in ("run.loggers", "engine.compiled"))
     # The interpreter's own end would wait for them, or break in the middle of XLA.
     if (loggers is not None and loggers.abandoned) or (compiled is not None and compiled.compiling_ahead()):

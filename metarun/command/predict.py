@@ -1,5 +1,8 @@
 """`metarun predict DIR --query PATH`: queries to a learner that `metarun adapt --save DIR` kept."""
 
+from pathlib import Path
+from typing import Any
+
 from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail
 
@@ -20,21 +23,30 @@ def main(arguments: list[str]) -> None:
     kept, options = own.read("predict", "kept learner", arguments, KNOWN)
     if "--query" not in options:
         fail("predict: what to ask is missing: --query PATH", MISTAKE)
+    from metarun.run.stop import leave_on_signals
+
+    with leave_on_signals():
+        from metarun.core import ConfigError, DataError
+
+        try:
+            predict(kept, options)
+        except ConfigError as error:
+            fail(error, MISTAKE)
+        except DataError as error:
+            fail(error, FAILED)
+
+
+def predict(kept: Path, options: dict[str, Any]) -> None:
+    """All that is asked for. Raises ConfigError and DataError."""
     from metarun.command.answers import tell
-    from metarun.core import ConfigError, DataError
     from metarun.learned import load_adapted
     from metarun.learned.answered import answered
     from metarun.learned.own_task import query_of, shots_in_words
 
     console, queries = own.console(options), options.get(own.QUERIES, "alone")
-    try:
-        adapted = load_adapted(kept)
-        query = query_of(adapted, options["--query"])
-        answers = answered(adapted, query, queries)
-    except ConfigError as error:
-        fail(error, MISTAKE)
-    except DataError as error:
-        fail(error, FAILED)
+    adapted = load_adapted(kept)
+    query = query_of(adapted, options["--query"])
+    answers = answered(adapted, query, queries)
     for line in query.told:
         console.print(line)
     console.print(f"{own.learner_in_words(adapted, kept)}: {shots_in_words(adapted)}")

@@ -7,9 +7,10 @@ metarun ready
 
 The learners that come with metarun, small ones, trained already: what each takes, how well it did on
 classes (or functions) that were not in its training, and the command that trains it again.
-A name stands for a run in metarun adapt, export and serve, and in metarun.load:
+A name stands for a run in metarun adapt, eval, export and serve, and in metarun.load:
 
   metarun adapt strokes-protonet --support my_symbols/ --query new/
+  metarun eval strokes-protonet eval.task.ways=20
   metarun export strokes-protonet --out learner.zip
   metarun serve strokes-maml
 """

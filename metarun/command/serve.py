@@ -1,7 +1,6 @@
 """`metarun serve RUN [--port N] [--no-open]`: a page on this machine on which a learner is tried."""
 
 import os
-import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +12,7 @@ metarun serve RUN [--port N] [--no-open]
 A page on which to try what a run has learned: draw, drop or write a few examples of each of a few
 classes and a query; it shows the probabilities, the examples that are most alike, and how it goes by
 inner step. RUN is a run's directory, or a name of `metarun ready`; its examples are images or texts.
-Only this machine reaches the page, and it needs no network. Ctrl-C ends it.
+Only this machine reaches the page, and it needs no network. Ctrl-C ends it, and so does SIGTERM.
 
   --port N     the port, else 8765, or a free one where that is taken; 0: a free one
   --no-open    no browser is opened; the page's address is printed in any case
@@ -29,30 +28,32 @@ OPTIONS = "allowed: --port N, --no-open"
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     run, port, opens = read(arguments)
-    try:
-        from metarun import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        fail(f'serve: needs {error.name}, which is not here; pip install "metarun[serve]"', MISTAKE)
-    from metarun.core import ConfigError, DataError
-    from metarun.learned import load
+    from metarun.run.stop import leave_on_signals
 
-    try:
-        learned = load(run)
-        serve.examples_of(learned)
-        server = serve.listen(port)
-        name = "/".join(Path(run).parts[-2:])
-        app = serve.app(learned, name, server.getsockname()[1], serve.readied(learned))
-        print(f"{serve.address(server)}   Ctrl-C ends it", flush=True)
-        if opens:
-            show(serve.address(server))
-        serve.serve(app, server)
-    except (ConfigError, DataError) as error:
-        fail(error, MISTAKE)
-    except KeyboardInterrupt:
-        pass
-    end()
+    # By a thread that hears them: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
+    with leave_on_signals(end):
+        try:
+            from metarun import serve
+        except ModuleNotFoundError as error:
+            if error.name not in ("starlette", "uvicorn"):
+                raise
+            fail(f'serve: needs {error.name}, which is not here; pip install "metarun[serve]"', MISTAKE)
+        from metarun.core import ConfigError, DataError
+        from metarun.learned import load
+
+        try:
+            learned = load(run)
+            serve.examples_of(learned)
+            server = serve.listen(port)
+            name = "/".join(Path(run).parts[-2:])
+            app = serve.app(learned, name, server.getsockname()[1], serve.readied(learned))
+            print(f"{serve.address(server)}   Ctrl-C ends it", flush=True)
+            if opens:
+                show(serve.address(server))
+            serve.serve(app, server)
+        except (ConfigError, DataError) as error:
+            fail(error, MISTAKE)
+        end()
 
 
 def read(arguments: list[str]) -> tuple[str, int | None, bool]:
@@ -94,6 +95,4 @@ def show(address: str) -> None:
 
 def end() -> NoReturn:
     """At once: nothing is to be saved, and a thread may be in the middle of XLA, in which an interpreter ends badly."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(0)

@@ -12,9 +12,10 @@ from metarun.data.folder import images_in
 from metarun.data.images import Image
 from metarun.data.local import find, must_be_a_folder
 from metarun.data.mapped import let_go, look_up
-from metarun.data.own import Own, arrays_of_task, is_arrays, texts_of_task
+from metarun.data.own import Own, arrays_of_task, is_arrays
 from metarun.data.own_images import images_of_task
 from metarun.data.own_rows import rows_of_task
+from metarun.data.own_texts import texts_of_task
 from metarun.data.pool import Classes, Found, Pool, choose, draw, examples_of, large_enough, pool_of
 from metarun.data.splits import SPLITS, must_be_fractions
 from metarun.data.table import Roles, columns_in, table_in

@@ -106,8 +106,12 @@ class Columns:
 
     def in_their_units(self, y: np.ndarray) -> np.ndarray:
         """Standardised targets (n, d) as they stand in a table, float64."""
-        means, spreads = (np.array([getattr(one, name) for one in self.targets]) for name in ("mean", "spread"))
-        return y.astype(np.float64) * spreads + means
+        return y.astype(np.float64) * self.spreads + np.array([one.mean for one in self.targets])
+
+    @property
+    def spreads(self) -> np.ndarray:
+        """(d,): what 1 in a standardised target is in a table."""
+        return np.array([one.spread for one in self.targets])
 
 
 def feature_of(table: Table, name: str, category: bool, training: np.ndarray) -> Numbers | Categories:

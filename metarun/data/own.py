@@ -1,4 +1,4 @@
-"""A user's own examples of one task: what is known of each, and those in texts and in arrays."""
+"""A user's own examples of one task: what is known of each, and those in arrays."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -7,9 +7,7 @@ import numpy as np
 
 from metarun.core import ConfigError
 from metarun.data.arrays import examples, read, targets, text
-from metarun.data.cells import Column, complete, listed, taken, texts
-from metarun.data.cells import read as table_of
-from metarun.data.encoders import Encoder
+from metarun.data.cells import Column, listed, taken, texts
 from metarun.text import one_line
 
 Labels = tuple[str | None, ...]  # None: of which class an example is was not said
@@ -24,21 +22,6 @@ class Own(NamedTuple):
     targets: np.ndarray | None  # (n, d) float32, of a regression; NaN where an example has none
     told: tuple[str, ...]  # what was converted or left out, a line each
     texts: tuple[str, ...] | None = None  # that x was made from
-
-
-def texts_of_task(path: str, text_column: str, label_column: str, encoder: Encoder, support: bool) -> Own:
-    """Rows of texts of a CSV or Parquet file or of JSON lines; a label each, which queries need not have.
-
-    Rows without a text are left out, and so are rows of a support set without a label. Raises ConfigError, DataError.
-    """
-    table = table_of(path)
-    must_hold(path, table.columns, [text_column, label_column] if support else [text_column])
-    rows, told = complete(table, [text_column, label_column] if support else [text_column])
-    if not len(rows):
-        raise ConfigError("path", path, f"no row has a {text_column}{f' and a {label_column}' if support else ''}")
-    found = texts(taken(table.columns[text_column], rows))
-    labels = labels_in(table.columns, label_column, rows)
-    return Own(encoder.encode(found), rows_of(rows), labels, None, (*table.told, *told), tuple(found))
 
 
 def must_hold(path: str, columns: Iterable[str], names: list[str]) -> None:

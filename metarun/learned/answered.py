@@ -78,6 +78,7 @@ class Regressed(NamedTuple):
     targets: tuple[str, ...]
     predicted: np.ndarray  # (n, d)
     truth: np.ndarray | None  # (n, d), NaN where it is not known
+    sd: np.ndarray | None = None  # (n, d), the learner's own standard deviations; None: it has none
 
     @property
     def errors(self) -> list[float | None]:
@@ -98,17 +99,18 @@ class Regressed(NamedTuple):
         return sum(known) / len(known) if known else None
 
     def as_json(self) -> dict[str, Any]:
-        each = zip(self.names, self.predicted.tolist(), strict=True)
-        predictions = [{"query": name, "predicted": one} for name, one in each]
+        told = {"query": list(self.names), "predicted": self.predicted.tolist()}
+        told |= {} if self.sd is None else {"sd": self.sd.tolist()}
+        predictions = [dict(zip(told, each, strict=True)) for each in zip(*told.values(), strict=True)]
         return {"targets": list(self.targets), "predictions": predictions, "mse": self.mse}
 
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        head = ["query", *self.targets, *(f"predicted {name}" for name in self.targets)]
-        if self.truth is None:
-            head = ["query", *head[1 + len(self.targets) :]]
-        known = [[]] * len(self.names) if self.truth is None else in_cells(self.truth)
-        each = zip(self.names, known, self.predicted.tolist(), strict=True)
-        return head, [[name, *one, *predicted] for name, one, predicted in each]
+        """As of `Classified`: what is known, what is predicted and, if it has them, its standard deviations."""
+        known = {"": self.truth, "predicted ": self.predicted, "sd ": self.sd}
+        there = {word: values for word, values in known.items() if values is not None}
+        head = ["query", *(f"{word}{name}" for word in there for name in self.targets)]
+        each = zip(self.names, in_cells(np.concatenate(list(there.values()), axis=1)), strict=True)
+        return head, [[name, *cells] for name, cells in each]
 
 
 Answers = Classified | Regressed
@@ -122,7 +124,7 @@ def answered(adapted: Adapted, query: Own, queries: Queries) -> Answers:
     """The answers to a user's queries. Raises ConfigError, and DataError where they are no finite numbers."""
     with of_option(QUERY):
         if adapted.classes is None:
-            outputs = adapted.predict(query.x, queries).astype(np.float64)
+            outputs = adapted.told(query.x, queries).astype(np.float64)
         else:
             outputs = adapted.predict_proba(query.x, queries)
     if not np.isfinite(outputs).all():
@@ -132,13 +134,14 @@ def answered(adapted: Adapted, query: Own, queries: Queries) -> Answers:
         )
     if adapted.classes is not None:
         return Classified(query.names, tuple(map(str, adapted.classes)), outputs, query.labels)
+    predicted, sd = outputs[:, : adapted.n_out], outputs[:, adapted.n_out :] if adapted.uncertain else None
     columns, truth = adapted.learned.purpose.prepares, query.targets
+    names = tuple(f"y{i}" for i in range(adapted.n_out)) if adapted.n_out > 1 else ("y",)
     if isinstance(columns, Columns):
-        outputs = columns.in_their_units(outputs)
+        names = tuple(one.name for one in columns.targets)
+        predicted, sd = columns.in_their_units(predicted), None if sd is None else sd * columns.spreads
         truth = None if truth is None else columns.in_their_units(truth)
-        return Regressed(query.names, tuple(one.name for one in columns.targets), outputs, truth)
-    names = tuple(f"y{i}" for i in range(outputs.shape[1])) if outputs.shape[1] > 1 else ("y",)
-    return Regressed(query.names, names, outputs, truth)
+    return Regressed(query.names, names, predicted, truth, sd)
 
 
 def curve(adapted: Adapted, query: Own, queries: Queries) -> dict[int, Answers]:

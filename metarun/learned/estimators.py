@@ -77,10 +77,15 @@ class MetaLearnedRegressor(RegressorMixin, BaseEstimator):
         self.one_target_ = y.ndim == 1
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """X -> targets, (n,) or (n, d) as `fit` was given them."""
-        targets = asked(self, X, "predict")
-        return targets[:, 0] if self.one_target_ else targets
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """X -> targets, (n,) or (n, d) as `fit` was given them.
+
+        With `return_std` also their standard deviations, of learners that tell them, as scikit-learn's own regressors
+        have it. Raises ValueError for other learners.
+        """
+        found = asked(self, X, "predict", return_std=return_std)
+        each = [one[:, 0] if self.one_target_ else one for one in (found if return_std else [found])]
+        return tuple(each) if return_std else each[0]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -116,12 +121,12 @@ def adapted(estimator: Any, X: np.ndarray, y: np.ndarray, classification: bool) 
         raise ValueError(str(error)) from error
 
 
-def asked(estimator: Any, X: Any, method: str) -> np.ndarray:
+def asked(estimator: Any, X: Any, method: str, **how: Any) -> Any:
     """What the adapted learner answers about X."""
     check_is_fitted(estimator)
     X = validate_data(estimator, in_rows(X), reset=False)
     try:
         X = X.reshape(len(X), *estimator.adapted_.learned.purpose.shape)
-        return getattr(estimator.adapted_, method)(X, estimator.queries)
+        return getattr(estimator.adapted_, method)(X, estimator.queries, **how)
     except ConfigError as error:
         raise ValueError(str(error)) from error

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.numpy import save as bytes_of
 
 import metarun
 from metarun.core import ConfigError, DataError, PyTree
-from metarun.files import write_atomically, write_bytes_atomically
+from metarun.files import WRITING, write_bytes_atomically
 from metarun.learned.learner import Adapted, Learned
 from metarun.run import purpose
 from metarun.text import first_line
@@ -24,16 +26,15 @@ VERSION = 1  # of this form
 
 
 def keep(one: Learned | Adapted, directory: Path) -> None:
-    """Writes it into a directory that is new, or holds such a learner already; learner.json last.
+    """Writes it into a directory that is new, and then there when it is whole, or is empty, or holds such a learner.
 
     Raises ConfigError for a directory of something else, and OSError.
     """
     if isinstance(one, Adapted) and not isinstance(one.seed, int):
         raise ConfigError("seed", one.seed, "only a learner adapted by an integer seed can be kept")
     learned = one.learned if isinstance(one, Adapted) else one
-    if directory.exists() and not (directory / TOLD).exists() and any(directory.iterdir()):
+    if not is_free(directory):
         raise ConfigError("directory", directory, "holds something else; name a new one")
-    directory.mkdir(parents=True, exist_ok=True)
     contents = {WEIGHTS: weights(learned.params)}
     told: dict[str, Any] = {
         "version": VERSION,
@@ -52,10 +53,36 @@ def keep(one: Learned | Adapted, directory: Path) -> None:
             "inner_steps": one.inner_steps,
             "seed": one.seed,
         }
-    for name, content in contents.items():
-        put(directory / name, content)
     told["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    write_atomically(directory / TOLD, json.dumps(told, indent=1) + "\n")
+    contents[TOLD] = (json.dumps(told, indent=1) + "\n").encode()
+    with WRITING:
+        fill(directory, contents)
+
+
+def is_free(directory: Path) -> bool:
+    """Whether a learner may be kept there: nothing is, or one is, or a part of one, by a process that was killed."""
+    if not directory.is_dir():
+        return not directory.exists()
+    ours = (TOLD, WEIGHTS, SUPPORT)
+    return (directory / TOLD).exists() or all(file.name.lstrip(".").startswith(ours) for file in directory.iterdir())
+
+
+def fill(directory: Path, contents: dict[str, bytes]) -> None:
+    """Writes the files: a new directory with all or none of them; into one that is there, learner.json last."""
+    if directory.exists():
+        for name, content in contents.items():
+            put(directory / name, content)
+        return
+    place = directory.resolve()
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        for name, content in contents.items():
+            put(partial / name, content)
+        partial.replace(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def put(path: Path, content: bytes) -> None:

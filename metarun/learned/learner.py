@@ -2,13 +2,13 @@
 
 import dataclasses
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import jax
 import numpy as np
 
 from metarun.config.learned import Parts, parts
-from metarun.core import Batch, ConfigError, Key, PyTree
+from metarun.core import Batch, ConfigError, Key, PyTree, Uncertain
 from metarun.learned.examples import as_inputs, as_labels, as_targets
 from metarun.learned.programs import Programs, called, filled, made, numbers, programs
 from metarun.run.purpose import Purpose
@@ -93,6 +93,20 @@ class Adapted:
         `alone`: each query is predicted as if it were the only one, with the support set beside it where the model
         normalises by what it is given. `together`: all at once, as most papers test (transductive).
         """
+        return self.told(x, queries)[:, : self.n_out]
+
+    @property
+    def n_out(self) -> int:
+        """Ways, or targets."""
+        return self.learned.purpose.n_out if self.classes is None else len(self.classes)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the learner tells how sure it is of the targets that it predicts."""
+        return self.classes is None and isinstance(self.learned.parts.learner, Uncertain)
+
+    def told(self, x: Any, queries: Queries) -> np.ndarray:
+        """The `outputs`, and after these, where it is `uncertain`, as many standard deviations."""
         if queries not in ("alone", "together"):
             raise ConfigError("queries", queries, "must be one of: alone, together")
         x = as_inputs("x", x, self.learned.purpose)
@@ -115,10 +129,29 @@ class Adapted:
             raise ConfigError("predict_proba", "(a regression)", "has no probabilities; use predict")
         return probabilities(self.outputs(x, queries))
 
-    def predict(self, x: Any, queries: Queries = "alone") -> np.ndarray:
-        """x (n, ...) -> (n,) labels as they were given to `adapt`, or targets (n, d)."""
-        outputs = self.outputs(x, queries)
-        return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
+    @overload
+    def predict(self, x: Any, queries: Queries = ..., *, return_std: Literal[False] = ...) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, x: Any, queries: Queries = ..., *, return_std: Literal[True]
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(self, x: Any, queries: Queries = "alone", *, return_std: bool = False) -> Any:
+        """x (n, ...) -> (n,) labels as they were given to `adapt`, or targets (n, d).
+
+        With `return_std` also the standard deviation (n, d) of each target, of learners that tell it, as cnp does.
+        """
+        if not return_std:
+            outputs = self.outputs(x, queries)
+            return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
+        if not self.uncertain:
+            name = "a classification" if self.classes is not None else type(self.learned.parts.learner).__name__
+            raise ConfigError(
+                "return_std", True, f"{name} has no standard deviations of targets (cnp has); leave it out"
+            )
+        told = self.told(x, queries)
+        return told[:, : self.n_out], told[:, self.n_out :]
 
 
 def adapted_again(learned: Learned, x: np.ndarray, y: np.ndarray, inner_steps: int | None, seed: int) -> Adapted:

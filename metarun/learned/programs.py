@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.learned import Parts
-from metarun.core import Array, Batch, ConfigError, Key, Net, PyTree
+from metarun.core import Array, Batch, ConfigError, Key, Net, PyTree, Uncertain
 from metarun.inner import Inner, differentiated
 from metarun.losses import Loss
 from metarun.models.layers import answering
@@ -19,6 +19,8 @@ SIZES = (64, 16, 4, 1)  # queries of a program's call; what is left over is fill
 
 
 class Programs(NamedTuple):
+    """What predicts tells (n, n_out) and, where the learner is uncertain, after these as many standard deviations."""
+
     adapt: engine.Program  # (params, support, key, numbers) -> what the learner knows after it
     predict: engine.Program  # (fast, x (n, ...), numbers) -> outputs (n, n_out), of all x together
     alone: (
@@ -40,6 +42,11 @@ class Made:
 
 def made(parts: Parts, n_out: int, classification: bool) -> Made:
     return Made(engine.without_numbers(parts.learner), parts.model, parts.inner, parts.loss, n_out, classification)
+
+
+def is_uncertain(made: Made) -> bool:
+    """Whether its predictions have standard deviations."""
+    return not made.classification and isinstance(made.learner, Uncertain)
 
 
 def numbers(learner: Any, inner_steps: int | None) -> dict[str, Any]:
@@ -66,22 +73,29 @@ def programs(made: Made) -> Programs:
         with differentiated(made.inner):
             return with_numbers(numbers).adapt(net, params, support, key)
 
+    def told(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
+        learner = with_numbers(numbers)
+        outputs = learner.predict(net, fast, x)
+        if not is_uncertain(made):
+            return outputs
+        return jnp.concatenate([outputs, learner.deviations(net, fast, x)], axis=1)
+
     def predict(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
         with answering():
-            return with_numbers(numbers).predict(net, fast, x)
+            return told(fast, x, numbers)
 
     def alone(fast: PyTree, support_x: Array, x: Array, numbers: dict[str, Any]) -> Array:
         def one(x: Array) -> Array:
-            return with_numbers(numbers).predict(net, fast, jnp.concatenate([support_x, x[None]]))[-1]
+            return told(fast, jnp.concatenate([support_x, x[None]]), numbers)[-1]
 
         with answering():
             return jax.lax.map(one, x, batch_size=min(8, len(x)))
 
-    told = (made.learner, made.model, made.inner, made.loss, made.n_out, made.classification)
+    of = (made.learner, made.model, made.inner, made.loss, made.n_out, made.classification)
     return Programs(
-        engine.Program(adapt, engine.described("adapt", *told)),
-        engine.Program(predict, engine.described("predict", *told)),
-        engine.Program(alone, engine.described("alone", *told)),
+        engine.Program(adapt, engine.described("adapt", *of)),
+        engine.Program(predict, engine.described("predict", *of)),
+        engine.Program(alone, engine.described("alone", *of)),
     )
 
 

@@ -70,14 +70,19 @@ class CNP:
         return outputs.reshape(z.shape[0], len(r), -1)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
-        outputs = self.decode(net, fast, x)
-        return outputs[:, :, 0] if net.classification else outputs[:, 0, : net.n_out]
+        return self.decode(net, fast, x)[:, :, 0] if net.classification else self.moments(net, fast, x)[0]
+
+    def deviations(self, net: Net, fast: PyTree, x: Array) -> Array:
+        return self.moments(net, fast, x)[1]
+
+    def moments(self, net: Net, fast: PyTree, x: Array) -> tuple[Array, Array]:
+        """Of a regression's targets at x (n, ...): the means and the standard deviations, (n, n_out) each."""
+        mu, raw = jnp.split(self.decode(net, fast, x)[:, 0], 2, axis=1)
+        return mu, self.min_sigma + (1 - self.min_sigma) * jax.nn.softplus(raw)
 
     def log_likelihood(self, net: Net, fast: PyTree, batch: Batch) -> Array:
         """The mean log density () of a regression's targets."""
-        mu, raw = jnp.split(self.decode(net, fast, batch.x)[:, 0], 2, axis=1)
-        sigma = self.min_sigma + (1 - self.min_sigma) * jax.nn.softplus(raw)
-        return jax.scipy.stats.norm.logpdf(batch.y, mu, sigma).sum(1).mean()
+        return jax.scipy.stats.norm.logpdf(batch.y, *self.moments(net, fast, batch.x)).sum(1).mean()
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         if net.classification:

@@ -2,5 +2,5 @@
 
 Its doors: `train` trains and tests a run, `bench` measures one, `rounds` says when what is measured in turn agrees,
 `nonfinite` runs a meta-step again that was not finite, `results` tells the end of a run, `figures` puts figures into
-words, and `record` reads what a run's directory holds.
+words, `record` reads what a run's directory holds, and `stop` ends a process that is asked to.
 """

@@ -40,6 +40,14 @@ class Loaded(NamedTuple):
     domains: dict[str, Domain]
 
 
+class Known(NamedTuple):
+    """What is to be tested where no run's directory tells it."""
+
+    config: dict[str, Any]  # of the run that learned it, resolved
+    params: PyTree  # on the host
+    used: dict[str, Any]  # which of that run's states
+
+
 class Evaluated(NamedTuple):
     """A run that was tested again."""
 
@@ -60,15 +68,20 @@ def on_terminal(errors: bool) -> Iterator[None]:
 
 
 def evaluate(
-    directory: Path, config: dict[str, Any], named: Collection[str], keep: str | None = None, of: str = ""
+    directory: Path,
+    config: dict[str, Any],
+    named: Collection[str],
+    keep: str | None = None,
+    of: str = "",
+    known: Known | None = None,
 ) -> Evaluated:
-    """Tests the run in `directory`, its own configuration with what `config` has for the keys `named`.
+    """Tests the run in `directory`, or what is `known`: its configuration with what `config` has for the keys `named`.
 
     Only what the test needs is loaded, and training's data, from which the test's must be apart. With `keep` the test
     is kept beside the run, under that name. `of` says which of several runs, for who waits. Raises ConfigError and
     DataError; OSError where a test cannot be kept.
     """
-    run = to_be_tested(tested_otherwise(stored(directory), config, named))
+    run = to_be_tested(tested_otherwise(stored(directory) if known is None else known.config, config, named))
     file = None if keep is None else kept.place(directory, keep)
     if file is not None:
         kept.must_be_free(file, run.config["eval"])
@@ -78,7 +91,7 @@ def evaluate(
         mesh = run.hardware.set_up(run.train.meta_batch)
         status.opened()
         status.at("reading what was learned")
-        params, used = saved(run.config, directory, run.eval.state)
+        params, used = saved(run.config, directory, run.eval.state) if known is None else known[1:]
         status.at("comparing the data with training's")
         loaded = checked(run, train, test, params)
         tested, chunk = test_of(run, loaded, params, mesh, status)

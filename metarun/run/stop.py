@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from metarun.files import WRITING
+
 # A scheduler that requeues on this code (EX_TEMPFAIL) goes on with the run by giving the same command again.
 EXIT_CODE = 75
+SECONDS_TO_WRITE = 10  # that a stopped process waits for a file to be whole
 
 
 class Interrupted(Exception):
@@ -67,9 +70,17 @@ def stop_on_signals(max_minutes: float | None) -> Iterator[Stop]:
 
 
 @contextmanager
-def leave_on_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the process at once as long as the context lasts: there is nothing to save."""
-    with hearing(lambda number: leave("stopped")):
+def leave_on_signals(end: Callable[[], object] = lambda: leave("stopped")) -> Iterator[None]:
+    """SIGINT and SIGTERM `end` the process as long as the context lasts, at once: there is nothing to save.
+
+    But for a file that is being written: it is whole first, unless the disk takes too long.
+    """
+
+    def heard(number: int) -> None:
+        WRITING.acquire(timeout=SECONDS_TO_WRITE)
+        end()
+
+    with hearing(heard):
         yield
 
 

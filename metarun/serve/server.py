@@ -25,7 +25,7 @@ def address(server: socket.socket) -> str:
 
 
 def serve(app: Starlette, server: socket.socket) -> None:
-    """Until Ctrl-C, which raises KeyboardInterrupt."""
+    """Until the process is asked to end."""
     # Its own configuration of logging would close the handlers that others have, and absl's its stream with it.
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",

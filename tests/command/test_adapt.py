@@ -166,6 +166,52 @@ def test_texts_are_encoded_as_in_training(ended, texts_run, tmp_path):
     assert "2-way, 1 to 2 shots" in said.out
 
 
+def test_plain_text_is_a_text_a_line_and_in_a_folder_a_file_a_class(ended, texts_run, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "red.txt").write_bytes(b"\xef\xbb\xbfred as blood\r\n\r\n so red, too\r\n")
+    (tmp_path / "s" / "blue.txt").write_text("blue as the sea")
+    (tmp_path / "q.txt").write_text("\nred\n[blue], sea\n")
+    said = ended("adapt", texts_run, "--support", "s", "--query", "q.txt", "--json", "a.json", "--save", "kept")
+    assert (said.code, said.err) == (0, "")
+    assert "2-way, 1 to 2 shots" in said.out
+    learned = load(texts_run)
+    encode = learned.purpose.prepares.encode
+    adapted = learned.adapt(encode(["blue as the sea", "red as blood", "so red, too"]), ["blue", "red", "red"])
+    p, found = answers_of(tmp_path / "a.json", ["blue", "red"])
+    np.testing.assert_allclose(p, adapted.predict_proba(encode(["red", "[blue], sea"])), rtol=1e-6)
+    assert [one["query"] for one in found["predictions"]] == [2, 3]  # lines
+    assert found["accuracy"] is None
+    (tmp_path / "table.txt").write_text('"text"\tlabel\nblue sea\tblue\n')  # a table by its first line
+    for query, names in (("s", ["s/blue.txt:1", "s/red.txt:1", "s/red.txt:3"]), ("table.txt", [1])):
+        assert ended("predict", "kept", "--query", query, "--json", "a.json").code == 0
+        _, found = answers_of(tmp_path / "a.json", ["blue", "red"])
+        assert [one["query"] for one in found["predictions"]] == names
+        assert found["accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--support q.txt --query q.txt", 2, "--support=q.txt: has no labels; give a folder with a CLASS.txt for each"),
+        ("--support empty --query q.txt", 2, "--support=empty: holds no CLASS.txt; a folder of texts has one for each"),
+        ("--support s --query no.txt", 1, "no.txt holds no text; a text a line is wanted"),
+        ("--support s --query bytes.txt", 1, "bytes.txt is no text in UTF-8"),
+        ("--support s --query other", 2, "--query=other: green: no class of the support set, which has blue, red"),
+    ],
+)
+def test_a_mistake_in_plain_text_is_one_line(ended, texts_run, tmp_path, words, code, said):
+    for name in ("s/red.txt", "s/blue.txt", "q.txt", "other/green.txt", "empty/notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\n")
+    (tmp_path / "no.txt").write_text("\n \n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    before = sorted(tmp_path.rglob("*"))
+    found = ended("adapt", texts_run, *words.split(), "--json", "a.json")
+    assert said in found.err
+    assert (found.code, found.out, found.err.count("\n")) == (code, "", 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_names_are_what_they_are_whatever_stands_in_them(ended, texts_run, tmp_path):
     """Markup is none, an escape sequence is spelt out, and what UTF-8 cannot hold does not end the program."""
     labels = ["[red]a[/]", "b\x1b[2J", "\ud800"]
@@ -206,6 +252,33 @@ def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_uni
     assert "mse by inner steps  0: " in said.out
     assert "text that training does not hold is taken for no category: ward 1" in said.out
     assert "1 rows have no response and are left out: line 4" in said.out
+
+
+def test_a_learner_that_knows_how_sure_it_is_says_so_in_the_tables_units(ended, tmp_path_factory, tmp_path):
+    folder = tmp_path_factory.mktemp("sure")
+    settings = f"task.path={owned.people(folder)}", *owned.OF_PEOPLE
+    run = untrained("cnp", folder / "run", "task=table", *settings)
+    (tmp_path / "s.csv").write_text("ward,response,dose\nnorth,1.5,0.25\nnorth,2.5,1\n")
+    (tmp_path / "q.csv").write_text("dose,ward,response\n0.5,north,2\n-1,south,\n")
+    said = ended("adapt", run, "--support", "s.csv", "--query", "q.csv", "--json", "a.json", "--csv", "a.csv")
+    assert (said.code, said.err) == (0, "")
+    learned = load(run)
+    columns = learned.purpose.prepares
+    from metarun.data.cells import read
+
+    (x, _), y, (queries, _) = (
+        columns.inputs(read("s.csv")), columns.outputs(read("s.csv")), columns.inputs(read("q.csv"))
+    )  # fmt: skip
+    mean, sd = learned.adapt(x, y).predict(queries, return_std=True)
+    found = json.loads((tmp_path / "a.json").read_text())["predictions"]
+    (response,) = columns.targets
+    np.testing.assert_allclose([one["predicted"] for one in found], mean * response.spread + response.mean, rtol=1e-4)
+    np.testing.assert_allclose([one["sd"] for one in found], sd * response.spread, rtol=1e-4)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
+    assert list(rows[0]) == ["query", "response", "predicted response", "sd response"]
+    assert [float(row["sd response"]) for row in rows] == [one["sd"][0] for one in found]
+    assert rows[1]["response"] == ""
+    assert f"{found[0]['sd'][0]:.5g}" in said.out
 
 
 def test_a_tables_classes_are_predicted_and_kept(ended, tmp_path_factory, tmp_path):

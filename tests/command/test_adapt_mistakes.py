@@ -138,7 +138,7 @@ def test_texts_that_lack_a_column_or_are_no_text(ended, texts_run, tmp_path):
     said = ended("adapt", texts_run, "--support", "l.jsonl", "--query", "s.csv")
     assert "l.jsonl, line 1: label is no text and no number" in said.err
     said = ended("adapt", texts_run, "--support", tmp_path, "--query", "s.csv")
-    assert "is a folder; a file is wanted" in said.err
+    assert "holds no CLASS.txt; a folder of texts has one for each class" in said.err
 
 
 def test_arrays_are_asked_for_where_the_run_had_arrays(ended, waves_run, tmp_path):

@@ -1,19 +1,23 @@
 """`metarun export`: one file of a run or of what was adapted, and each mistake in one line."""
 
 import json
+import shlex
+import sys
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import composed, run_in, to_yaml
+from support import composed, run_in, to_yaml, untrained
+from test_pages import blocks, section
 
 from metarun import engine
 from metarun.command import export
 from metarun.config.run import build_run
-from metarun.learned import Learned, keep
+from metarun.learned import Learned, keep, load
 from metarun.run.purpose import Purpose
 
 
@@ -86,3 +90,24 @@ def test_a_run_that_has_saved_nothing_is_told(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(run.config))
     assert "has saved nothing yet" in refused(capsys, tmp_path / "run", "--out", tmp_path / "one.zip")
+
+
+def test_the_lines_of_the_page_run_as_they_stand_there(ended, tmp_path, monkeypatch):
+    text = section((Path(__file__).parents[2] / "docs" / "use.md").read_text(), "Elsewhere, without metarun")
+    (commands,), (of_what_was_adapted, of_the_learner) = blocks(text, ""), blocks(text, "python")
+    run = untrained("protonet", tmp_path / "runs/strokes-protonet/first", "task=strokes")
+    learned, random = load(run), np.random.default_rng(0)
+    support_x, x = (random.random((n, 28, 28, 1), np.float32) for n in (25, 3))
+    support_y = np.repeat(np.arange(5, dtype=np.int32), 5)
+    adapted = learned.adapt(support_x, np.array(list("abcde"))[support_y])
+    keep(adapted, tmp_path / "my_symbols")
+    for line in commands.strip().splitlines():
+        said = ended(*shlex.split(line, comments=True)[1:])
+        assert (said.code, said.err) == (0, "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    names = {"x": x, "support_x": support_x, "support_y": support_y}
+    exec(of_what_was_adapted, names)
+    np.testing.assert_allclose(names["probabilities"], adapted.predict_proba(x), atol=1e-5)
+    exec(of_what_was_adapted.replace("symbols.zip", "learner.zip").split("probabilities =")[0] + of_the_learner, names)
+    np.testing.assert_allclose(names["probabilities"], adapted.predict_proba(x), atol=1e-5)
+    assert load_file("learner.safetensors").keys() == load_file(run / "params.safetensors").keys()

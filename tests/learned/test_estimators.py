@@ -121,6 +121,18 @@ def test_a_regressors_targets_have_the_shape_that_it_was_given():
     assert not np.array_equal(MetaLearnedRegressor(one, inner_steps=0).fit(x, y).predict(x), expected[:, 0])
 
 
+def test_a_regressor_tells_standard_deviations_as_scikit_learns_do_if_the_learner_has_them():
+    one = learned("mse", "cnp", 2)
+    x, y = RANDOM.normal(size=(8, 2)), RANDOM.normal(size=8)
+    mean, sd = one.adapt(x, y).predict(x, return_std=True)
+    for own, shape in ((y, (8,)), (y[:, None], (8, 1))):
+        found = MetaLearnedRegressor(one).fit(x, own).predict(x, return_std=True)
+        np.testing.assert_array_equal(found, (mean.reshape(shape), sd.reshape(shape)))
+    with pytest.raises(ValueError, match="return_std=True: MAML has no standard deviations of targets") as told:
+        MetaLearnedRegressor(learned("mse", "maml", 2)).fit(x, y).predict(x, return_std=True)
+    assert "\n" not in str(told.value)
+
+
 def test_bytes_stand_for_numbers_from_0_to_1_as_in_training():
     one = learned("accuracy", "protonet", 4, 3, 1)
     pixels = RANDOM.integers(0, 256, size=(6, 12), dtype=np.uint8)

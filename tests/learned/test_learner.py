@@ -131,6 +131,23 @@ def test_a_mistake_is_one_line(x, y, said):
         learned.adapt(x, y)
 
 
+def test_standard_deviations_are_of_learners_that_have_them_and_the_queries_company_changes_them_too():
+    x, y = np.random.default_rng(0).normal(size=(2, 6, 1)).astype(np.float32)
+    model = "model=mlp", "model.hidden=[8]", "model.norm=batch"
+    adapted = learned_of(build_run(composed("task=sinusoid", "learner=cnp", *model))).adapt(x, y)
+    alone, together = (adapted.predict(x[:3], queries, return_std=True) for queries in ("alone", "together"))
+    for (mean, sd), queries in ((alone, "alone"), (together, "together")):
+        np.testing.assert_array_equal(mean, adapted.predict(x[:3], queries))
+        assert (sd > 0.1).all()  # its min_sigma
+    assert not np.allclose(alone[1], together[1], rtol=1e-3)
+    np.testing.assert_allclose(adapted.predict(x[1:2], return_std=True)[1], alone[1][1:2], rtol=1e-5)
+    for task, learner, what in (("sinusoid", "maml", "MAML"), ("strokes", "cnp", "a classification")):
+        other = learned_of(build_run(composed(f"task={task}", f"learner={learner}", "model=mlp", "model.hidden=[8]")))
+        adapted = other.adapt(np.zeros((2, *other.purpose.shape)), [0, 1])
+        with pytest.raises(ConfigError, match=f"return_std=True: {what} has no standard deviations of targets"):
+            adapted.predict(np.zeros((2, *other.purpose.shape)), return_std=True)
+
+
 @pytest.fixture(scope="module")
 def waves(tmp_path_factory):
     """A finished run on sine waves."""

@@ -1,5 +1,6 @@
 """The learners that come with metarun: small, whole, as good as they are said to be, and asked for by name."""
 
+import json
 import sys
 
 import jax
@@ -68,3 +69,30 @@ def test_they_are_listed_with_their_figures_and_commands(monkeypatch, capsys):
         assert one.name in out
         assert one.command in out
         assert one.command.startswith("metarun ")
+
+
+def test_one_is_tested_again_by_its_name_to_the_figures_that_it_is_said_to_have(ended, tmp_path):
+    said = ended("eval", "waves-maml", "eval.inner_steps=[]", "eval.shots=[]", "--json", "-")
+    found = json.loads(said.out)
+    (told,) = [one for one in ready.every() if one.name == "waves-maml"]
+    assert found["test"]["mse"]["mean"] == pytest.approx(told.test["mean"], rel=1e-4)
+    assert found["run"]["dir"] == "waves-maml"
+    assert found["run"]["steps"] == 20_000  # of its command
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["strokes-proto"], "eval strokes-proto: no such directory, and none of metarun ready's; did you mean strokes"),
+        (["strokes-maml", "--keep", "x"], "eval --keep x: strokes-maml comes with metarun and keeps no tests; give"),
+        (["strokes-maml", "eval.state=last"], "eval.state=last: strokes-maml has its best state alone; leave it out"),
+        (["strokes-maml", "eval.task.ways=20"], "eval.task.ways=20: at most 5, the outputs that training with 5 ways"),
+        ([str(ready.FOLDER / "waves-maml")], "waves-maml: holds a learner without its run, so not what it was trained"),
+    ],
+)
+def test_a_test_that_one_cannot_have_is_one_line(ended, tmp_path, given, said):
+    found = ended("eval", *given)
+    assert said in found.err
+    assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,133 @@
+"""One episode by every door: training's evaluation, metarun eval, adapt, Python, scikit-learn, the exported program."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+from jax import export
+from support import composed, learners_with, on_blobs, placed
+
+from metarun import MetaLearnedClassifier, MetaLearnedRegressor, load
+from metarun.command import adapt
+from metarun.config import choices
+from metarun.config.run import build_run
+from metarun.core import ConfigError, Key, Measured
+from metarun.engine import EVAL, stream, task_key
+from metarun.learned import exported
+from metarun.run import train
+
+QUICK = ("maml", "protonet", "mann")  # make slow takes them all
+QUICK_TO_PREDICT = ("cnp",)
+TINY = (
+    "logger=none", "hardware.devices=1", "hardware.task_chunk=1", "train.steps=1", "train.meta_batch=1",
+    "eval.episodes=2", "eval.val_episodes=2", "eval.inner_steps=[]",
+)  # fmt: skip
+
+
+def every(quick: tuple[str, ...]) -> list:
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+
+
+def small_steps(name: str) -> list[str]:
+    """Long ways multiply roundings: 50 steps by Adam, whose last ones go by a rounding's sign, differ by 0.04."""
+    small = {"inner_steps": 3, "inner_lr": 0.001}
+    return [f"learner.{key}={value}" for key, value in small.items() if name in learners_with(key)]
+
+
+def refusal(values: dict) -> str:
+    try:
+        build_run(values)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def key_of(run, index: int) -> Key:
+    """That the test of a run adapts to one of its episodes by."""
+    k_adapt = task_key(stream(run.eval.seed, EVAL), np.int32(index))[1]
+    return jax.random.split(k_adapt)[0] if isinstance(run.eval_learner, Measured) else k_adapt
+
+
+def by_files(directory: Path, folder: Path, run, index: int, support: tuple, query: tuple) -> dict:
+    """What `metarun adapt` says of an episode in files."""
+    for name, (x, y) in {"support": support, "query": query}.items():
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+    paths = {f"--{name}": str(folder / f"{name}.npz") for name in ("support", "query")}
+    adapt.adapt(directory, paths | {"--json": str(folder / "said.json"), "--seed": key_of(run, index)})
+    return json.loads((folder / "said.json").read_text())
+
+
+def by_program(adapted, x: np.ndarray) -> np.ndarray:
+    one = exported.predictor(adapted, platforms=("cpu",))
+    return np.asarray(export.deserialize(bytearray(one.program)).call(x))
+
+
+def close(found, wanted) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", every(QUICK))
+def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path, name):
+    directory = tmp_path / "run"
+    run = placed(on_blobs(f"learner={name}", *small_steps(name), *TINY), directory)
+    train.train(run)
+    assert ended("eval", directory, "--json", "eval.json").code == 0
+    told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
+    kept, names = np.load(directory / "examples.npz"), np.array(["ant", "bee", "cow"])
+    losses, right = [], []
+    for place, index in enumerate(kept["index"]):
+        support_x, support_y, x, y = (kept[part][place] for part in ("support_x", "support_y", "query_x", "query_y"))
+        wanted = np.asarray(jax.nn.softmax(kept["outputs"][place]))
+        adapted = load(directory).adapt(support_x, names[support_y], seed=key_of(run, index))
+        close(adapted.predict_proba(x), wanted)
+        said = by_files(directory, tmp_path, run, index, (support_x, names[support_y]), (x, names[y]))
+        close([[one["probabilities"][name] for name in names] for one in said["predictions"]], wanted)
+        classifier = MetaLearnedClassifier(directory, seed=key_of(run, index)).fit(support_x, names[support_y])
+        close(classifier.predict_proba(x), wanted)
+        close(by_program(adapted, x), wanted)
+        predicted = names[wanted.argmax(1)].tolist()
+        assert [one["predicted"] for one in said["predictions"]] == predicted == adapted.predict(x).tolist()
+        assert classifier.predict(x).tolist() == predicted
+        losses.append(-np.log(wanted[np.arange(len(y)), y]).mean())
+        right.append(said["accuracy"])
+    for figures in told:
+        close(figures["loss"]["mean"], np.mean(losses))
+        close(figures["accuracy"]["mean"], np.mean(right))
+
+
+@pytest.mark.parametrize("name", every(QUICK_TO_PREDICT))
+def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path, name):
+    directory = tmp_path / "run"
+    values = composed("task=sinusoid", f"learner={name}", "model=mlp", "model.hidden=[8]", *small_steps(name), *TINY)
+    if said := refusal(values):
+        assert "is a regression; use maml, cnp or another" in said
+        return
+    run = placed(values, directory)
+    train.train(run)
+    assert ended("eval", directory, "--json", "eval.json").code == 0
+    told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
+    kept, errors, likelihoods = np.load(directory / "examples.npz"), [], []
+    for place, index in enumerate(kept["index"]):
+        support_x, support_y, x, y = (kept[part][place] for part in ("support_x", "support_y", "query_x", "query_y"))
+        wanted = kept["outputs"][place]
+        adapted = load(directory).adapt(support_x, support_y, seed=key_of(run, index))
+        close(adapted.predict(x), wanted)
+        said = by_files(directory, tmp_path, run, index, (support_x, support_y), (x, y))
+        close([one["predicted"] for one in said["predictions"]], wanted)
+        regressor = MetaLearnedRegressor(directory, seed=key_of(run, index)).fit(support_x, support_y)
+        close(regressor.predict(x), wanted)
+        close(by_program(adapted, x), wanted)
+        errors.append(said["mse"])
+        if name == "cnp":
+            mean, sd = adapted.predict(x, return_std=True)
+            close(mean, wanted)
+            close(regressor.predict(x, return_std=True), (wanted, sd))
+            close([one["sd"] for one in said["predictions"]], sd)
+            likelihoods.append(scipy.stats.norm.logpdf(y, mean, sd).mean())
+    for figures in told:
+        close(figures["mse"]["mean"], np.mean(errors))
+        if likelihoods:  # which its own standard deviations give, whatever is told here
+            close(figures["log_likelihood"]["mean"], np.mean(likelihoods))
