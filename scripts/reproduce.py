@@ -12,17 +12,19 @@ import argparse
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pages import results as results_page
 from pages.known import beside, experiments, folder_of, keep, known, longest, presets
 from pages.runs import METARUN, make, work_through
 
-from metarun.command.exits import FAILED
+from metarun.command.exits import FAILED, STOPPED
 from metarun.files import write_atomically
 
 PLAN = Path(__file__).with_name("plan.yaml")
@@ -130,11 +132,22 @@ def planned(plan: Path) -> list[tuple[str, int]]:
 
 def run_all(chosen: list[str], arguments: argparse.Namespace) -> list[int]:
     """The runs' exit codes. Ctrl-C stops those that run, and starts no others."""
+    stopped = threading.Event()
+
+    def unless_stopped(*given: Any) -> int:
+        """Runs are told of Ctrl-C, too: one may have ended by it before this process has done a thing about it."""
+        code = STOPPED if stopped.is_set() else run(*given)
+        if code not in (0, FAILED):
+            stopped.set()
+        return code
+
     with ThreadPoolExecutor(arguments.jobs) as pool:
         try:
             asked = {name: experiments()[name]["train"]["steps"] for name in chosen}
             runs = [
-                pool.submit(run, name, max(1, round(arguments.budget * steps)), seed, arguments.dir, arguments.set)
+                pool.submit(
+                    unless_stopped, name, max(1, round(arguments.budget * steps)), seed, arguments.dir, arguments.set
+                )
                 for name, steps in asked.items()
                 for seed in arguments.seeds
             ]

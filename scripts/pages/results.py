@@ -15,22 +15,8 @@ from metarun.run.figures import commit_in_words, figure_of, main_metric, papers,
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 README = Path(__file__).parents[2] / "README.md"
-# Of each learner that has run, the row nearest to Omniglot, 5-way 1-shot, whatever it reached; and, where a paper has
-# many figures, which of them.
-IN_README: dict[str, tuple[str, ...]] = {
-    "demo": (),
-    "maml_sinusoid_10s": (),
-    "maml_omniglot_5w1s": (),
-    "fomaml_omniglot_5w1s": (),
-    "anil_omniglot_20w1s": (),
-    "meta_sgd_omniglot_5w1s": (),
-    "mamlpp_omniglot_5w1s": (),
-    "reptile_omniglot_5w1s": (),
-    "protonet_omniglot_5w1s": (),
-    "matching_omniglot_5w1s": (),
-    "mann_omniglot_5w": ("accuracy_instance_02", "accuracy_instance_10"),
-    "lstm_omniglot_5w": ("accuracy_instance_02", "accuracy_instance_10"),
-}
+# Which of its figures README has, where a paper has many.
+FEW = {name: ("accuracy_instance_02", "accuracy_instance_10") for name in ("mann_omniglot_5w", "lstm_omniglot_5w")}
 
 
 def write(what: dict[str, Any]) -> None:
@@ -178,11 +164,12 @@ def page(what: dict[str, Any]) -> str:
 
 
 def in_readme(what: dict[str, Any]) -> str:
-    """README's table: the rows of some experiments, without their protocols."""
+    """README's table: the rows of experiments that ran in full, whatever they reached, without their protocols."""
     chosen = [HEADS]
-    for name, metrics in IN_README.items():
-        runs = longest(what, name)
-        chosen += rows(experiments()[name], runs, metrics) if runs else []
+    for name in ("demo", *presets()):
+        runs, values = longest(what, name), experiments()[name]
+        if runs and runs[0]["steps"] >= values["train"]["steps"]:
+            chosen += rows(values, runs, FEW.get(name, ()))
     shown = [field for field in Row._fields if field != "protocol"]
     return "\n".join(table(*([getattr(row, field) for field in shown] for row in chosen)))
 

@@ -99,6 +99,7 @@ def finished(tmp_path, folder: str, transductive: bool = False, **figures) -> Pa
         },
         "state": {"state": "last"},
         "speed": {"minutes": 1.0},
+        "training": {},
         "machine": {"devices": 1, "device": "cpu"},
         "commit": None,
         "date": "2026-01-01T00:00:00",
@@ -217,19 +218,23 @@ def test_the_projects_own_pages_are_what_is_known(tmp_path, monkeypatch):
         page.read_text() for page in pages.values()
     ]
     rows = pages["README"].read_text()
-    assert all(f"`metarun experiment={name}" in rows for name in results_page.IN_README)
-    ran = {record["preset"] for record in what["runs"] if record["preset"] in presets()}
-    assert {name.split("_omniglot")[0] for name in ran} == {  # README leaves no learner out for what it reached
-        name.split("_omniglot")[0] for name in results_page.IN_README if name != "demo"
+    full = {
+        run["preset"] for run in what["runs"] if run["preset"] in presets() and run["steps"] == steps(run["preset"])
     }
+    assert full  # README leaves none of them out for what it reached, and quotes no part of a budget
+    assert {name for name in presets() if f"`metarun experiment={name}`" in rows} == full
+    assert "train.steps=" not in rows.split("<!-- rows: begin -->")[1].split("<!-- rows: end -->")[0]
+
+
+def steps(preset: str) -> int:
+    return presets()[preset]["train"]["steps"]
 
 
 def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monkeypatch):
-    chosen = {"maml_omniglot_5w1s": (), "demo": (), "maml_omniglot_20w1s": (), "mann_omniglot_5w": ("loss",)}
-    monkeypatch.setattr(results_page, "IN_README", chosen)
+    monkeypatch.setattr(results_page, "FEW", {"mann_omniglot_5w": ("loss",)})
     finished(tmp_path, "mann_omniglot_5w/100000-0", loss={"mean": 0.5, "ci95": 0.1})
-    finished(tmp_path, "maml_omniglot_5w1s/200-0", accuracy={"mean": 0.92, "ci95": 0.02})
-    finished(tmp_path, "maml_omniglot_5w5s/200-0", accuracy={"mean": 0.93, "ci95": 0.02})
+    finished(tmp_path, "maml_omniglot_5w1s/60000-0", accuracy={"mean": 0.92, "ci95": 0.02})
+    finished(tmp_path, "maml_omniglot_5w5s/200-0", accuracy={"mean": 0.93, "ci95": 0.02})  # a part: not in README
     finished(tmp_path, "demo/2200-0", accuracy={"mean": 0.9, "ci95": 0.01}, loss={"mean": 0.2, "ci95": 0.01})
     assert "=demo" not in reproduce("--table-only")  # its page is that of papers
     text = (tmp_path / "README.md").read_text()
@@ -237,9 +242,9 @@ def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monk
     assert text.endswith("<!-- rows: end -->\nafter\n")
     made = "1.0 | part | 1 cpu, no commit, 2026-01-01 |"
     assert text.splitlines()[4:-2] == [
-        "| `metarun experiment=maml_omniglot_5w1s train.steps=200` | 98.7 ± 0.4 % | **92.00 ± 2.00 %** "
-        f"| the same | 1 seed | 200 of 60,000 (0.333 %) | {made}",
         f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | the same | 1 seed | 2,200 of 2,200 | {made}",
+        "| `metarun experiment=maml_omniglot_5w1s` | 98.7 ± 0.4 % | **92.00 ± 2.00 %** "
+        f"| the same | 1 seed | 60,000 of 60,000 | {made}",
         f"| `metarun experiment=mann_omniglot_5w` |  (loss) | **0.5000 ± 0.1000** | the same | 1 seed "
         f"| 100,000 of 100,000 | {made}",
     ]
