@@ -73,7 +73,7 @@ with watch.watched(0.4 / 60, Path("stacks.txt")) as watching:
     for number in range(10**6):
         watching.at("something")
         print(number, flush=True)
-        for _ in range(10):  # so that none comes at once when it may go on
+        for _ in range(10):  # that none comes at once when it goes on
             time.sleep(0.02)
 """
 
@@ -82,6 +82,7 @@ def test_a_process_that_was_suspended_goes_on(tmp_path):
     process = start(cwd=tmp_path, program=("-c", ALIVE))
     assert process.stdout.readline() == "0\n"
     for _ in range(3):
+        time.sleep(0.1)  # between two signs: what looks has seen the one before
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.6)  # longer than it may be silent
         process.send_signal(signal.SIGCONT)
