@@ -18,11 +18,10 @@ ONE_OF_ITS_OWN = ("mamlpp", "learner.multi_step_loss=2000000")  # half-way; its 
 SECOND_ORDER = [
     ("maml",),
     ("maml", "learner.inner_optimizer=adam", "learner.inner_lr=0.01"),
-    ("anil",),
     ONE_OF_ITS_OWN,
     ("proto_maml",),
 ]
-SAME_LOOP = [("boil",), ("meta_sgd",), ("cavia",)]  # as maml's, with other parameters
+SAME_LOOP = [("anil",), ("boil",), ("meta_sgd",), ("cavia",)]  # as maml's, with other parameters
 
 
 @pytest.fixture
@@ -61,7 +60,8 @@ def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, flo
 
     expected = meta_gradient(REVERSE)
     assert expected.dtype == np.float64
-    for how in [MIXED, *MORE_WAYS] if settings == ("maml",) else MORE_WAYS if settings == ONE_OF_ITS_OWN else [MIXED]:
+    ways = {("maml",): [MIXED, *MORE_WAYS], ONE_OF_ITS_OWN: MORE_WAYS[1:]}
+    for how in ways.get(settings, [MIXED]):
         np.testing.assert_allclose(meta_gradient(how), expected, atol=1e-10 * np.abs(expected).max(), rtol=0)
 
 

@@ -108,12 +108,14 @@ def test_readmes_learner_and_the_designs_task_run_as_pasted_and_keep_their_contr
     assert told.count("[clouds] PASSED") >= 5
 
 
+PARTS = ("Images in folders", "A table with groups", "Texts")
+
+
 @pytest.mark.parametrize(
     ("part", "trains"),
     [
-        *(pytest.param(part, True, marks=pytest.mark.slow) for part in ("Images in folders", "A table with groups")),
-        ("A table with groups", False),
-        ("Texts", True),
+        *(pytest.param(part, True, marks=pytest.mark.slow) for part in PARTS),
+        *((part, False) for part in PARTS[1:]),
     ],
 )
 def test_the_page_of_ones_own_data_runs_as_pasted(part, trains, tmp_path, monkeypatch, capfd):

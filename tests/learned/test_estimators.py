@@ -98,7 +98,10 @@ IMAGES = RANDOM.normal(size=(30, 4, 3, 1)).astype(np.float32)
 ANIMALS = np.array(["ant", "bee", "cow"])[np.arange(30) % 3]
 
 
-@pytest.mark.parametrize(("learner", "queries"), [("protonet", "alone"), ("maml", "together"), ("mann", "alone")])
+@pytest.mark.parametrize(
+    ("learner", "queries"),
+    [("protonet", "alone"), ("maml", "together"), pytest.param("mann", "alone", marks=pytest.mark.slow)],
+)
 def test_it_predicts_as_the_learner_does_from_rows_or_examples(learner, queries):
     one = learned("accuracy", learner, 4, 3, 1)
     adapted = one.adapt(IMAGES[:6], ANIMALS[:6], seed=3)

@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4)).astype(np.float32)
 Y = np.array([1, 0, 2])
 CPU = ("cpu",)
-FEW = ("maml", "protonet", "cnp")  # make slow takes all; of MANN, which takes long, there is another test
+FEW = ("maml", "protonet")  # make slow takes all
 
 
 def called(one: exported.Exported, *given):

@@ -62,7 +62,7 @@ def test_a_call_that_hangs_ends_the_process_with_what_it_takes_to_go_on(tmp_path
     assert saved(tmp_path / "RUN")["['step']"] == step  # it is whole; test_cli.py goes on from what a kill has left
 
 
-# Gives a sign of life every 20 ms, but is given up after 400 ms without one.
+# Gives a sign of life every 200 ms, and is given up after 400 ms without one.
 ALIVE = """
 import sys, time
 from pathlib import Path
@@ -73,19 +73,22 @@ with watch.watched(0.4 / 60, Path("stacks.txt")) as watching:
     for number in range(10**6):
         watching.at("something")
         print(number, flush=True)
-        time.sleep(0.02)
+        for _ in range(10):  # that none comes at once when it goes on
+            time.sleep(0.02)
 """
 
 
 def test_a_process_that_was_suspended_goes_on(tmp_path):
     process = start(cwd=tmp_path, program=("-c", ALIVE))
     assert process.stdout.readline() == "0\n"
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(1)  # longer than it may be silent
-    process.send_signal(signal.SIGCONT)
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        assert process.stdout.readline(), process.communicate()
+    for _ in range(3):
+        time.sleep(0.1)  # between two signs: what looks has seen the one before
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.6)  # longer than it may be silent
+        process.send_signal(signal.SIGCONT)
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            assert process.stdout.readline(), process.communicate()
     assert process.poll() is None
 
 
