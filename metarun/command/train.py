@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import conf_dir, explain, translate
+from metarun.run.stop import leave, leave_on_signals
 from metarun.text import one_line
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ def main(arguments: list[str]) -> None:
     """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
     command = options.read(arguments)
     options.must_be_settings(command)
+    # By a thread that hears them: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
+    with leave_on_signals():
+        compose_and_run(command)
+
+
+def compose_and_run(command: options.Command) -> None:
+    """What `main` does, where a signal ends the process until there is something to save."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -61,8 +69,14 @@ def job(cfg: "DictConfig") -> str | None:
     slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+
+    def end() -> None:
+        remove_if_empty(directory)
+        leave("stopped")
+
     try:
-        results.tell(train.train(checked(cfg, directory)), directory)
+        with leave_on_signals(end):
+            results.tell(train.train(checked(cfg, directory)), directory)
         return None
     except ConfigError as error:
         why, code = str(error), MISTAKE

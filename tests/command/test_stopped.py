@@ -170,3 +170,28 @@ def test_stopped_at_random_beside_spinning_processes(drawings, tmp_path, verb):
         assert process.wait() == 0
     must_be_whole()
     print(f"{verb}: {dict(ends)}")
+
+
+def test_a_signal_that_comes_in_a_callback_of_the_garbage_collector_is_not_lost(tmp_path):
+    """jax has such a callback; what is raised there is told of and goes no further."""
+    program = """
+import gc, signal, sys, time
+from metarun.command import train
+
+def signalled(*_):
+    gc.callbacks.remove(signalled)
+    signal.raise_signal(signal.SIGINT)
+
+def composed(command):
+    gc.callbacks.append(signalled)
+    gc.collect()
+    time.sleep(20)
+    print("went on")
+
+train.compose_and_run = composed
+train.main(["task=sinusoid"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", "metarun: stopped\n")
