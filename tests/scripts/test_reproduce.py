@@ -24,6 +24,12 @@ from metarun.command import main
 from metarun.run.figures import figure_of
 
 
+@pytest.fixture(autouse=True)
+def _priority_as_it_is(monkeypatch):
+    """Else a test would take it from all that is in its session: the tests to come, and what has started them."""
+    monkeypatch.setattr(runs, "lowest_priority", lambda: None)
+
+
 @pytest.fixture
 def reproduce(tmp_path, monkeypatch):
     """The script's command line, its pages and its memory in a directory of their own."""
@@ -333,12 +339,12 @@ def test_a_plan_is_worked_through_in_its_order_and_stops_where_it_was_stopped(re
 
     monkeypatch.setattr(script, "run", run)
     monkeypatch.setattr(script, "write_pages", lambda directory: written.append(len(made)))
-    monkeypatch.setattr(runs.os, "nice", priority.append)
+    monkeypatch.setattr(runs, "lowest_priority", lambda: priority.append(len(made)))
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "--dir", str(tmp_path / "runs"), "--plan", str(plan)])
     assert script.main() == 75
     assert made == [("maml_sinusoid_10s", 70000, 1), ("maml_sinusoid_10s", 70000, 0), ("mann_omniglot_5w", 100000, 0)]
     assert written[:3] == [1, 2, 3]
-    assert priority == [19]
+    assert priority == [0]  # once, before the first
 
 
 def test_the_plan_of_the_project_names_presets_and_no_run_twice(tmp_path):
@@ -404,7 +410,6 @@ def test_ctrl_c_waits_until_a_plans_run_has_saved_its_state(reproduce, tmp_path,
         return subprocess.CompletedProcess(command, 75)
 
     monkeypatch.setattr(runs.subprocess, "run", interrupted)
-    monkeypatch.setattr(runs, "lowest_priority", lambda: None)  # else of all that the tests are started with
     reproduce("--plan", str(plan), code=130)
     assert len(ended) == 1
 
