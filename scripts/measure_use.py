@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--rows", default=",".join(ROWS))
     asked = parser.parse_args()
-    engine.keep_compiled_programs()
+    engine.prepare()
     before = machine.cores()
     print("| | the first | then, median | least | of the processor, median |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.command import own
-from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
 from metarun.text import one_line
 
 HELP = """
@@ -55,18 +55,9 @@ KNOWN = {
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     run, options = own.read("adapt", "run", arguments, KNOWN)
-    from metarun.run.stop import leave_on_signals
-
-    with leave_on_signals():
+    with in_one_line():
         must_make_sense(options)
-        from metarun.core import ConfigError, DataError
-
-        try:
-            adapt(run, options)
-        except ConfigError as error:
-            fail(error, MISTAKE)
-        except DataError as error:
-            fail(error, FAILED)
+        adapt(run, options)
 
 
 def must_make_sense(options: dict[str, Any]) -> None:

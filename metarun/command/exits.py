@@ -1,6 +1,8 @@
 """How the program ends when it does not end well: one line, and a code."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from metarun.text import one_line
@@ -13,3 +15,23 @@ def fail(message: object, code: int) -> NoReturn:
     """Ends the program with one line on standard error."""
     print(f"metarun: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def in_one_line(verb: str = "") -> Iterator[None]:
+    """What is wrong with a setting or with data ends the program, and so does a signal, each in one line.
+
+    Signals are heard by a thread: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
+    """
+    from metarun.run.stop import leave_on_signals
+
+    with leave_on_signals():
+        from metarun.core import ConfigError, DataError
+
+        of = f"{verb}: " if verb else ""
+        try:
+            yield
+        except ConfigError as error:
+            fail(f"{of}{error}", MISTAKE)
+        except DataError as error:
+            fail(f"{of}{error}", FAILED)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
 from metarun.command.files import must_be_writable
 from metarun.text import one_line
 
@@ -47,17 +47,8 @@ def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     path, values = read(arguments)
     files = {name: must_be_writable("export", name, Path(values[name])) for name in FILES if name in values}
-    from metarun.run.stop import leave_on_signals
-
-    with leave_on_signals():
-        from metarun.core import ConfigError, DataError
-
-        try:
-            export(path, values, files)
-        except ConfigError as error:
-            fail(f"export: {error}", MISTAKE)
-        except DataError as error:
-            fail(f"export: {error}", FAILED)
+    with in_one_line("export"):
+        export(path, values, files)
 
 
 def export(path: Path, values: dict[str, str], files: dict[str, Path]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.command import own
-from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.exits import MISTAKE, fail, in_one_line
 
 HELP = """
 metarun predict DIR --query PATH [--json FILE] [--csv FILE] [--queries alone|together]
@@ -23,17 +23,8 @@ def main(arguments: list[str]) -> None:
     kept, options = own.read("predict", "kept learner", arguments, KNOWN)
     if "--query" not in options:
         fail("predict: what to ask is missing: --query PATH", MISTAKE)
-    from metarun.run.stop import leave_on_signals
-
-    with leave_on_signals():
-        from metarun.core import ConfigError, DataError
-
-        try:
-            predict(kept, options)
-        except ConfigError as error:
-            fail(error, MISTAKE)
-        except DataError as error:
-            fail(error, FAILED)
+    with in_one_line():
+        predict(kept, options)
 
 
 def predict(kept: Path, options: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_sta
 from metarun.engine.compiled import Program, ahead, compiling_ahead, described, shape_of
 from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive
 from metarun.engine.gathered import at
-from metarun.engine.hardware import Hardware, keep_compiled_programs
+from metarun.engine.hardware import Hardware, prepare
 from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, of_evaluation, of_meta_step, stream, task_key
 from metarun.engine.memory import free_host_bytes
 from metarun.engine.meta_step import Guard, Numbers, Report
@@ -18,8 +18,8 @@ __all__ = [
     "EVAL", "INIT", "TRAIN", "VAL", "Answers", "Asked", "Evaluation", "Figures", "Guard", "Hardware", "Inductive",
     "Numbers", "OutOfMemory", "Program", "Programs", "Report", "Shape", "Source", "Speed", "Training", "ahead", "at",
     "check_shapes", "choose_chunk", "compiling_ahead", "copied", "described", "episode_size", "first_state",
-    "for_episodes", "free_host_bytes", "held", "in_parts", "input_of", "keep_compiled_programs", "measure", "must_fit",
-    "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation", "of_meta_step", "placed", "programs",
+    "for_episodes", "free_host_bytes", "held", "in_parts", "input_of", "measure", "must_fit", "must_have_examples",
+    "net_for", "nets", "numbers_of", "of_evaluation", "of_meta_step", "placed", "prepare", "programs",
     "send", "shape_of", "sizes", "stand_in", "stream", "sums_at_zero", "task_key", "to_be_placed", "until_it_fits",
     "without_numbers",
 ]  # fmt: skip

@@ -4,7 +4,9 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import jax
@@ -38,6 +40,11 @@ class Hardware:
         """What models compute in, where it is not what their parameters are in."""
         return "bfloat16" if self.precision == "bfloat16" else None
 
+    @property
+    def matmul_precision(self) -> str:
+        """Of matrix products, as jax calls it. Left to itself a GPU multiplies in tf32, and a TPU in bfloat16."""
+        return "high" if self.precision == "tf32" else "highest"
+
     def check(self, meta_batch: int) -> None:
         """Raises ConfigError where tasks cannot be shared out evenly, or a CPU among so many. Touches no device."""
         devices = 1 if self.devices == "auto" else self.devices
@@ -61,8 +68,7 @@ class Hardware:
         one device with two threads.
         """
         most = most_of_a_cpu()
-        keep_compiled_programs()
-        set_flags(PATIENT | RIGHT | ({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {}))
+        prepare({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {})
         if self.platform != "auto":
             jax.config.update("jax_platforms", PLATFORMS[self.platform])
         if self.platform in ("auto", "cpu"):
@@ -70,7 +76,7 @@ class Hardware:
             # Once a device has been touched (a later job of a sweep) the first job's number holds.
             with contextlib.suppress(RuntimeError):
                 jax.config.update("jax_num_cpu_devices", wanted)
-        jax.config.update("jax_default_matmul_precision", "high" if self.precision == "tf32" else "highest")
+        jax.config.update("jax_default_matmul_precision", self.matmul_precision)
 
         try:
             found = jax.devices()
@@ -142,6 +148,12 @@ def must_be_at_most(devices: int, most: int) -> None:
 
 
 MOST_COMPILED_BYTES = 2**31
+
+
+def prepare(flags: Mapping[str, str] = MappingProxyType({})) -> None:
+    """What a process needs before it touches a device: XLA's flags, these among them, and a place for programs."""
+    keep_compiled_programs()
+    set_flags({**PATIENT, **RIGHT, **flags})
 
 
 def keep_compiled_programs() -> None:

@@ -207,8 +207,7 @@ def lowered(program: Callable[..., Array], given: list[Any], parts: Parts, platf
     if not platforms or (unknown := sorted(set(platforms) - set(PLATFORMS))):
         raise ConfigError("platforms", ",".join(unknown if platforms else ()), f"some of: {', '.join(PLATFORMS)}")
     platforms = [platform for platform in PLATFORMS if platform in platforms]
-    # As a run sets it for its process: without it a TPU, say, multiplies in bfloat16.
-    with jax.default_matmul_precision("high" if parts.hardware.precision == "tf32" else "highest"), unlocated():
+    with jax.default_matmul_precision(parts.hardware.matmul_precision), unlocated():
         try:
             return export.export(jax.jit(program), platforms=platforms)(*given)
         except (NotImplementedError, ValueError) as error:

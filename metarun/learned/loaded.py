@@ -32,7 +32,7 @@ def found(path: str | Path, state: Literal["best", "last"] | None = None) -> Lea
         return read(directory)
     config = restored.stored(directory)
     params, used = restored.saved(config, directory, state or config["eval"]["state"])
-    engine.keep_compiled_programs()
+    engine.prepare()
     return Learned(config, purpose.read(directory) or from_its_data(config), params, used)
 
 
@@ -54,7 +54,7 @@ def place_of(path: str | Path) -> Path:
 
 
 def read(directory: Path) -> Learned | Adapted:
-    engine.keep_compiled_programs()
+    engine.prepare()
     return kept.read(directory)
 
 

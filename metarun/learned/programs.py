@@ -38,10 +38,12 @@ class Made:
     loss: Loss
     n_out: int
     classification: bool
+    precision: str  # of matrix products: a process that loads a learner has whatever its user has set
 
 
 def made(parts: Parts, n_out: int, classification: bool) -> Made:
-    return Made(engine.without_numbers(parts.learner), parts.model, parts.inner, parts.loss, n_out, classification)
+    learner, precision = engine.without_numbers(parts.learner), parts.hardware.matmul_precision
+    return Made(learner, parts.model, parts.inner, parts.loss, n_out, classification, precision)
 
 
 def is_uncertain(made: Made) -> bool:
@@ -70,7 +72,7 @@ def programs(made: Made) -> Programs:
         return dataclasses.replace(made.learner, **numbers)
 
     def adapt(params: PyTree, support: Batch, key: Key, numbers: dict[str, Any]) -> PyTree:
-        with differentiated(made.inner):
+        with differentiated(made.inner), jax.default_matmul_precision(made.precision):
             return with_numbers(numbers).adapt(net, params, support, key)
 
     def told(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
@@ -81,17 +83,17 @@ def programs(made: Made) -> Programs:
         return jnp.concatenate([outputs, learner.deviations(net, fast, x)], axis=1)
 
     def predict(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
-        with answering():
+        with answering(), jax.default_matmul_precision(made.precision):
             return told(fast, x, numbers)
 
     def alone(fast: PyTree, support_x: Array, x: Array, numbers: dict[str, Any]) -> Array:
         def one(x: Array) -> Array:
             return told(fast, jnp.concatenate([support_x, x[None]]), numbers)[-1]
 
-        with answering():
+        with answering(), jax.default_matmul_precision(made.precision):
             return jax.lax.map(one, x, batch_size=min(8, len(x)))
 
-    of = (made.learner, made.model, made.inner, made.loss, made.n_out, made.classification)
+    of = (made.learner, made.model, made.inner, made.loss, made.n_out, made.classification, made.precision)
     return Programs(
         engine.Program(adapt, engine.described("adapt", *of)),
         engine.Program(predict, engine.described("predict", *of)),

@@ -1,6 +1,7 @@
 """A learner in use: its predictions are those of the evaluation, whatever its labels are called."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import metarun
 from metarun import engine
 from metarun.config import choices
 from metarun.config.run import Run, build_run
-from metarun.core import ConfigError, Measured
+from metarun.core import Batch, ConfigError, Measured
 from metarun.engine import EVAL, stream, task_key
 from metarun.learned import Learned, load, loaded
 from metarun.learned.programs import SIZES, filled
@@ -38,6 +39,23 @@ def evaluated(run: Run, learned: Learned, tasks: int) -> np.ndarray:
     evaluate = engine.programs(run.shape, mesh, 1).evaluate
     params, numbers = engine.placed(learned.params, mesh), run.numbers["eval_learner"]
     return evaluate(params, data, tasks, stream(run.eval.seed, EVAL), numbers)[0].answers.outputs
+
+
+@pytest.mark.parametrize(("precision", "products"), [("float32", "HIGHEST"), ("tf32", "HIGH")])
+def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(precision, products):
+    """Left to themselves a GPU's are tf32, and a TPU's bfloat16."""
+    learned = learned_of(build_run(on_blobs("learner=maml", f"hardware.precision={precision}")))
+    adapted = learned.adapt(np.eye(3, *learned.purpose.shape[-1:], dtype=np.float32), list("abc"))
+    key, x = jax.random.key(0), adapted.support_x
+    given = {
+        "adapt": (learned.params, Batch(x, adapted.support_y), key, adapted.numbers),
+        "predict": (adapted.fast, x, adapted.numbers),
+        "alone": (adapted.fast, x, x, adapted.numbers),
+    }
+    for name, arguments in given.items():
+        text = getattr(adapted.programs, name).jitted.lower(*arguments).as_text()
+        assert set(re.findall(r"precision = \[(\w+), \w+\]", text)) == {products}
+        assert text.count("stablehlo.dot_general") == text.count("precision = [")
 
 
 @pytest.mark.parametrize(
