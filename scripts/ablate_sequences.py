@@ -6,6 +6,7 @@ there goes on. A row departs in one setting from `as it is`, which has the learn
 
 import argparse
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -82,8 +83,8 @@ PARTS = {
 
 
 def folder_of(directory: Path, part: str, departure: tuple[str, ...]) -> Path:
-    name = "-".join(setting.replace("learner.", "").replace(" ", "-") for setting in departure) or AS_IT_IS
-    return directory / part / ("earlier" if departure == EARLIER else name.replace(" ", "_"))
+    name = "-".join(setting.replace("learner.", "") for setting in departure) or AS_IT_IS
+    return directory / part / ("earlier" if departure == EARLIER else re.sub("[ =]", "_", name))  # Hydra reads run.dir
 
 
 def run(part: str, departure: tuple[str, ...], directory: Path) -> int:
@@ -109,7 +110,7 @@ def page(directory: Path) -> str:
             figures = [results["test"][f"accuracy_instance_{k}"]["mean"] for k in INSTANCES]
             said = "all of an earlier version" if departure == EARLIER else ", ".join(f"`{one}`" for one in departure)
             rows.append((said or AS_IT_IS, *(f"{100 * mean:.1f}" for mean in figures)))
-        made = sorted({commit_in_words(results["commit"]) for _, results in found})
+        made = sorted({f"{commit_in_words(one['commit'])}, {one['machine']['device']}" for _, one in found})
         dates = sorted({results["date"][:10] for _, results in found})
         lines += [f"### {part.title}", ""]
         lines += table(("departure", *(f"instance {int(k)}" for k in INSTANCES)), *rows)

@@ -76,7 +76,7 @@ def rows(values: dict[str, Any], runs: list[Record], metrics: Sequence[str] = ()
     By default these are the paper's figures, or what sums the test up where there is no paper.
     """
     asked, first = values["train"]["steps"], runs[0]
-    made = [f"{machines(run)}, {commit_in_words(run['commit'])}, {run['date']}" for run in runs]
+    made = [f"{machines(run)}, {commits(run)}, {run['date']}" for run in runs]
     lines = []
     for metric in metrics or (values["paper"]["figures"] if values.get("paper") else [main_metric(first)]):
         figures = [figure for run in runs if (figure := figure_of(run, metric)) is not None]
@@ -99,10 +99,19 @@ def rows(values: dict[str, Any], runs: list[Record], metrics: Sequence[str] = ()
 
 def machines(run: Record) -> str:
     """`2 cpu`; of a run that went on elsewhere `1 NVIDIA H100 to meta-step 50,600, then 2 cpu`."""
-    every = run.get("stretches") or [run["machine"]]
-    words = [f"{each['devices']} {each['device']}" for each in every]
-    ends = [f" to meta-step {after['first']:,}" for after in every[1:]] + [""]
-    return ", then ".join(f"{machine}{end}" for machine, end in zip(words, ends, strict=True))
+    begun: list[tuple[str, int]] = []
+    for each in run.get("stretches") or [run["machine"] | {"first": 0}]:
+        here = f"{each['devices']} {each['device']}"
+        if not begun or begun[-1][0] != here:
+            begun.append((here, each["first"]))
+    ends = [f" to meta-step {first:,}" for _, first in begun[1:]] + [""]
+    return ", then ".join(f"{machine}{end}" for (machine, _), end in zip(begun, ends, strict=True))
+
+
+def commits(run: Record) -> str:
+    """`4dc3688f`; of a run that went on with other code `4dc3688f, then ce1c1456`."""
+    every = run.get("stretches") or [run]
+    return ", then ".join(dict.fromkeys(commit_in_words(each["commit"]) for each in every))
 
 
 def alone(metric: str, runs: list[Record]) -> str:
@@ -143,6 +152,8 @@ def page(what: dict[str, Any]) -> str:
     ran = {name: longest(what, name) for name in every}
     lines = table(HEADS, *(row for name, runs in ran.items() if runs for row in rows(every[name], runs)))
     finished = [record for record in what["runs"] if "failed" not in record]
+    if departures := departed(what):
+        lines += ["", "With a setting that is not the preset's, which shows what it is good for:", "", *departures]
     lines += ["", f"{sum(map(whole, finished))} of the {len(finished)} runs in results.json are whole records."]
     failed = [record for record in what["runs"] if "failed" in record and record["preset"] in every]
     if failed:
@@ -161,6 +172,17 @@ def page(what: dict[str, Any]) -> str:
     heads = ("command", "paper", "meta-steps", "in full, validation and test left out")
     lines += ["", "Not run yet:", "", *table(heads, *waiting)]
     return "\n".join([*lines, "", "Where the papers' figures stand:", "", *sources(every)])
+
+
+def departed(what: dict[str, Any]) -> list[str]:
+    """The table of runs that had settings of their own beside their preset's and are in no other row."""
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for record in what["runs"]:
+        name, settings = record["preset"], record["settings"]
+        if name in presets() and settings and "failed" not in record and record not in longest(what, name):
+            found.setdefault((name, str(record["steps"]), *settings), []).append(record)
+    lines = [row for runs in found.values() for row in rows(presets()[runs[0]["preset"]], runs)]
+    return table(HEADS, *lines) if lines else []
 
 
 def in_readme(what: dict[str, Any]) -> str:

@@ -20,12 +20,24 @@ def test_a_row_departs_from_the_first_in_what_it_says(name):
         assert {key for key in here if here[key] != base[key]} == {word.split("=")[0] for word in words}
 
 
+@pytest.mark.parametrize("name", script.PARTS)
+def test_each_row_has_a_directory_of_its_own_that_the_command_line_reads(name, tmp_path):
+    folders = [str(script.folder_of(tmp_path, name, departure)) for departure in script.PARTS[name].departures]
+    assert len(set(folders)) == len(folders)
+    assert [composed(f"run.dir={folder}")["run"]["dir"] for folder in folders] == folders
+
+
 def test_the_page_has_a_row_for_each_finished_run(tmp_path):
     def finish(departure, share):
         folder = script.folder_of(tmp_path, "lstm_conv", departure)
         folder.mkdir(parents=True)
         figures = {f"accuracy_instance_{k}": {"mean": share + int(k) / 100} for k in script.INSTANCES}
-        found = {"test": figures, "commit": {"id": "0123456789", "changed": False}, "date": "2026-11-26T01:00:00"}
+        found = {
+            "test": figures,
+            "commit": {"id": "0123456789", "changed": False},
+            "machine": {"device": "cpu"},
+            "date": "2026-11-26T01:00:00",
+        }
         (folder / "results.json").write_text(json.dumps(found))
 
     finish((), 0.5)
@@ -37,4 +49,4 @@ def test_the_page_has_a_row_for_each_finished_run(tmp_path):
         "| as it is | 51.0 | 52.0 | 53.0 | 55.0 | 60.0 |",
         "| `learner.forget_bias=0` | 26.0 | 27.0 | 28.0 | 30.0 | 35.0 |",
     ]
-    assert lines[-1].endswith("one seed; 01234567, 2026-11-26")
+    assert lines[-1].endswith("one seed; 01234567, cpu, 2026-11-26")

@@ -24,6 +24,22 @@ def test_a_row_says_where_a_run_went_on():
     gpu, cpu = {"first": 0, "devices": 1, "device": "H100"}, {"first": 5000, "devices": 2, "device": "cpu"}
     assert results_page.machines({"machine": {"devices": 1, "device": "cpu"}}) == "1 cpu"
     assert results_page.machines({"stretches": [gpu, cpu]}) == "1 H100 to meta-step 5,000, then 2 cpu"
+    assert results_page.machines({"stretches": [gpu, gpu | {"first": 9}, cpu]}) == "1 H100 to meta-step 5,000, then 2 cpu"
+
+
+def test_a_row_says_which_code_its_run_had():
+    old, new = ({"commit": {"id": letter * 40, "changed": False}} for letter in "ab")
+    assert results_page.commits(old) == "aaaaaaaa"
+    assert results_page.commits(new | {"stretches": [old, old, new]}) == "aaaaaaaa, then bbbbbbbb"
+
+
+def test_runs_with_settings_of_their_own_have_a_table_of_their_own():
+    what = results_memory.known(Path("no runs"))
+    lines = results_page.departed(what)[2:]
+    commands = [line.split("`")[1].removeprefix("metarun experiment=") for line in lines]
+    own = {(run["preset"], *run["settings"]) for run in what["runs"] if run["settings"] and run["preset"] in presets()}
+    assert {tuple(command.split()) for command in commands} == own
+    assert "98.07 ± 0.30 %" in next(line for line in lines if "temperature=0.1" in line)
 
 
 def test_what_is_whole_of_the_projects_own_records(tmp_path):
@@ -63,7 +79,10 @@ def test_a_figure_is_reached_or_inside_or_short_by_what_it_lacks():
     assert entry("accuracy", (98.7, 0.4), (98.7, 9.0)).verdict == "reached"
     assert entry("accuracy", (98.7, 0.4), (98.31, 9.0)).verdict == "inside"
     assert entry("accuracy", (98.7, 0.4), (98.2, 9.0)).verdict == "0.5 short"
-    assert entry("accuracy", (98.7, None), (98.6, 9.0)).verdict == "0.1 short"
+    assert entry("accuracy", (98.7, None), (98.6, 0.11)).verdict == "inside ours"
+    assert entry("accuracy", (98.7, None), (98.6, 0.09)).verdict == "0.1 short"
+    assert entry("accuracy", (98.7, 0.05), (98.6, 0.3)).verdict == "0.1 short"
+    assert entry("accuracy", (98.7, None), (98.6, None)).verdict == "0.1 short"
     assert entry("mse_after_1", (0.67, None), (0.57, None)).verdict == "reached"
     assert entry("mse_after_1", (0.67, 0.1), (0.76, None)).verdict == "inside"
     assert entry("mse_after_1", (0.67, 0.1), (0.8, None)).verdict == "0.13 short"
