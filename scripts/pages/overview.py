@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Whether ours is as good as the paper's, or inside its interval; where it has none, whether it is inside ours."""
+        """Whether ours is as good as the paper's, or inside its interval; if it has none, inside ours."""
         if self.short_by <= 0:
             return "reached"
         if self.short_by <= (self.paper[1] or 0):
