@@ -88,9 +88,7 @@ def page(what: dict[str, Any]) -> str:
             for entry in every
         ),
     )  # fmt: skip
-    counted = (
-        f"{len(good)} of {len(whole)} figures at the whole budget are as good as their paper's or agree with it"
-    )
+    counted = f"{len(good)} of {len(whole)} figures at the whole budget are as good as their paper's or agree with it"
     return "\n".join([f"{counted}; {len(every) - len(whole)} have run a part of it.", "", *lines])
 
 
