@@ -4,6 +4,7 @@ import time
 
 # One call to the device lasts about this long: short enough to stop soon, long enough to cost nothing.
 SECONDS_PER_CALL = 0.5
+FORGOTTEN = 0.8  # what a report leaves of those before it in the rate
 
 
 class Clock:
@@ -15,7 +16,7 @@ class Clock:
         self.compile_s: float | None = None  # from then until the first call was done; None before
         self.seconds = 0.0  # of calls that were timed
         self.steps = 0  # meta-steps in them
-        self.rate = 0.0  # meta-steps per second, of late
+        self.of_late = (0.0, 0.0)  # meta-steps and their seconds, the older the less they count
         self.last: float | None = None  # when the last report came; None if something else came between
 
     def since_start(self) -> float:
@@ -36,8 +37,18 @@ class Clock:
             taken = now - self.last
             self.seconds += taken
             self.steps += steps
-            self.rate = steps / taken if self.rate == 0.0 else 0.8 * self.rate + 0.2 * steps / taken
+            late_steps, late_seconds = self.of_late
+            self.of_late = (FORGOTTEN * late_steps + steps, FORGOTTEN * late_seconds + taken)
         self.last = now
+
+    @property
+    def rate(self) -> float:
+        """Meta-steps per second, of late; 0 while it is unknown.
+
+        A quotient of sums: where the host was late two reports are there at once, and the second took no time at all.
+        """
+        steps, seconds = self.of_late
+        return steps / seconds if seconds else 0.0
 
     def interrupted(self) -> None:
         """The host did something between: the next report tells nothing of the devices' speed."""
