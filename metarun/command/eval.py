@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable
-from metarun.command.train import as_users_write
 from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line, printable
 
@@ -69,6 +68,7 @@ def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     asked = read(arguments)
     from metarun import report
+    from metarun.config.composed import as_users_write
     from metarun.config.resume import must_be_of_a_test
     from metarun.core import ConfigError, DataError
     from metarun.run import evaluation, kept

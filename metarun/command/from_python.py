@@ -15,8 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.command.train import as_users_write, checked, remove_if_empty
+from metarun.command.train import remove_if_empty
 from metarun.config import conf_dir, explain, translate, written
+from metarun.config.composed import as_users_write, checked
 from metarun.config.run import Run
 from metarun.core import ConfigError
 from metarun.engine import compiling_ahead

@@ -13,7 +13,7 @@ import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import GROUPS, choices, describe, nearest
 
-VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay", "report", "serve")
+VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay", "report", "serve", "sweep")
 
 
 def main() -> None:
@@ -88,6 +88,8 @@ def help_text() -> str:
         "",
         "  metarun learner=maml task=omniglot               train, then test; a setting is group=choice or key=value",
         "  metarun -m learner=maml,fomaml train.seed=0,1,2  every combination, a run each",
+        "  metarun -m run.dir=DIR                           go on with a sweep that was stopped",
+        "  metarun sweep DIR                                how a sweep stands: best first, what failed and why",
         "  metarun run.dir=DIR                              go on with a run that was stopped",
         "  metarun run.dir=DIR train.steps=6000             make a run longer",
         "  metarun run.dir=DIR eval.episodes=2000           test a finished run again, in another way",

@@ -5,27 +5,53 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import conf_dir, explain, translate
-from metarun.run.stop import leave, leave_on_signals
+from metarun.run.stop import leave, leave_on_signals, stop_without_parent
 from metarun.text import one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from metarun.config.run import Run
+SWEEPS = Path("runs/multirun")  # where conf/config.yaml has them
+OF_THE_SWEEP = ("run.dir=", "sweep.", "hydra.sweeper.", "hydra.launcher.", "hydra/launcher=")  # not of its runs
 
 
 def main(arguments: list[str]) -> None:
     """Composes the configuration with Hydra and runs it, once or (with -m) for every combination."""
     command = options.read(arguments)
+    if command.multirun:
+        command = gone_on_with(command)
     options.must_be_settings(command)
+    stop_without_parent()
     # By a thread that hears them: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
     with leave_on_signals():
         compose_and_run(command)
+
+
+def gone_on_with(command: options.Command) -> options.Command:
+    """Of a sweep that run.dir alone names, its own command; of a command that was broken off, with its directory."""
+    from metarun import sweep
+    from metarun.core import ConfigError
+
+    places = [setting.partition("=")[2] for setting in command.settings if setting.startswith("run.dir=")]
+    others = [setting for setting in command.settings if not setting.startswith(OF_THE_SWEEP)]
+    try:
+        if places and not others:
+            found = sweep.read(Path(places[-1]))
+            return command._replace(
+                options=[*found.options, *command.options], settings=[*found.settings, *command.settings]
+            )
+    except ConfigError as error:
+        fail(error, MISTAKE)
+    plain = [option for option in command.options if option not in ("-m", "--multirun")]
+    if not places and (place := sweep.unfinished(SWEEPS, plain, translate(others, multirun=True))):
+        print(f"going on with the sweep in {place}; another directory, run.dir=DIR, would begin anew", flush=True)
+        return command._replace(settings=[*command.settings, f"run.dir={place}"])
+    return command
 
 
 def compose_and_run(command: options.Command) -> None:
@@ -36,6 +62,10 @@ def compose_and_run(command: options.Command) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's errors reach us, to be told in one line
     sys.argv[1:] = [*command.options, *translate(command.settings, command.multirun)]
+    if command.multirun:
+        from metarun import sweep
+
+        sweep.register()
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -62,13 +92,14 @@ def job(cfg: "DictConfig") -> str | None:
     slow.daemon = True
     slow.start()
 
+    from metarun.config.composed import as_users_write, checked
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import results, train
 
     slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
-    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    sweep, of_all = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().sweep.dir
 
     def end() -> None:
         remove_if_empty(directory)
@@ -90,7 +121,8 @@ def job(cfg: "DictConfig") -> str | None:
             results.tell(error.found, directory)
         why, code = str(error), FAILED
     except train.Interrupted as error:
-        fail(error, STOPPED)
+        rest = f"; with the sweep: metarun -m run.dir={as_users_write(Path(of_all).absolute())}" if sweep else ""
+        fail(f"{error}{rest}", STOPPED)
     except OSError as error:
         if not sweep:
             raise
@@ -106,39 +138,6 @@ def job(cfg: "DictConfig") -> str | None:
         fail(why, code)
     print(f"metarun: {one_line(why)}", file=sys.stderr)
     return one_line(why)
-
-
-def checked(cfg: "DictConfig", directory: Path) -> "Run":
-    """The run that the composed configuration asks for in `directory`, where it may have begun. Raises ConfigError."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from metarun.config.resume import MAY_CHANGE, resume
-    from metarun.config.run import build_run, resolve
-    from metarun.core import ConfigError
-
-    cfg.run.dir = str(directory)
-    given = [setting.lstrip("+~").split("=")[0] for setting in as_given(HydraConfig.instance().cfg)]
-    named = [key for key in given if key != "run.dir"]
-    resolved = resolve(cfg)
-    if (directory / "config.yaml").exists():
-        resolved = resume(directory, resolved, named)
-        return build_run(resolved)
-    run = build_run(resolved)
-    if "run.dir" in given and all(f"{key}.".startswith(MAY_CHANGE) for key in named):
-        raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
-    return run
-
-
-def as_given(cfg: Any) -> list[str]:
-    """The settings of a composed configuration, as they were given: what they refer to (`${...}`) is not looked up."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)  # type: ignore[return-value]
-
-
-def as_users_write(directory: Path) -> Path:
-    """A directory, relative to where the command was given if it is below that."""
-    return Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory
 
 
 def of_the_disk(error: OSError) -> tuple[str, int]:

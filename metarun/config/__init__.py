@@ -5,10 +5,10 @@ has the checked objects.
 """
 
 from metarun.config.conf import GROUPS, MOVED, choices, conf_dir, describe, flat, nearest
-from metarun.config.overrides import explain, keys_named, translate
+from metarun.config.overrides import explain, in_hydras_quotes, keys_named, translate
 from metarun.config.sections import written
 
 __all__ = [
-    "GROUPS", "MOVED", "choices", "conf_dir", "describe", "explain", "flat", "keys_named", "nearest", "translate",
-    "written",
+    "GROUPS", "MOVED", "choices", "conf_dir", "describe", "explain", "flat", "in_hydras_quotes", "keys_named",
+    "nearest", "translate", "written",
 ]  # fmt: skip

@@ -30,6 +30,10 @@ def spare(setting: str, multirun: bool) -> list[str]:
             return [f"{group}@{setting}"]  # task.encoder=wordllama
     if multirun and key == "run.dir":
         return [f"hydra.sweep.{setting.removeprefix('run.')}"]  # one directory for all, with one inside for each
+    if multirun and key == "sweep.jobs":
+        return ["hydra/launcher=processes", f"hydra.launcher.jobs={value}"]
+    if multirun and key.startswith("sweep."):
+        return [f"hydra.sweeper.{setting.removeprefix('sweep.')}"]
     return [setting]
 
 
@@ -94,8 +98,13 @@ def unreadable(override: str, message: str, settings: list[str]) -> str:
 
 def in_quotes(key: str, value: str) -> str:
     """A setting whose value is text, whatever its signs: Hydra's quotes within the shell's."""
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{quoted}"')
+    return shlex.quote(f"{key}={in_hydras_quotes(value)}")
+
+
+def in_hydras_quotes(value: str) -> str:
+    """A text as Hydra reads it, whatever its signs."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def no_such_choice(settings: list[str]) -> str:

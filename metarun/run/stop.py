@@ -14,6 +14,8 @@ from metarun.files import WRITING
 # A scheduler that requeues on this code (EX_TEMPFAIL) goes on with the run by giving the same command again.
 EXIT_CODE = 75
 SECONDS_TO_WRITE = 10  # that a stopped process waits for a file to be whole
+# The variable by which a sweep's process tells those of its jobs who it is: without it they have no business left.
+PARENT = "METARUN_SWEEP_PROCESS"
 
 
 class Interrupted(Exception):
@@ -139,3 +141,16 @@ def raising_on_interrupt(max_minutes: float | None) -> Iterator[Stop]:
         raise Interrupted(f"stopped; nothing was left to save; go on with: {stop.how_to_go_on}") from None
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def stop_without_parent() -> None:
+    """If this process is a sweep's job: once the sweep's own process is gone it is asked to stop, as by SIGTERM."""
+    if (parent := os.environ.pop(PARENT, None)) is None:
+        return
+
+    def look() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()

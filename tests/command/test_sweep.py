@@ -1,12 +1,16 @@
-"""A sweep is checked as a whole before its first run, and tells at its end which of its runs failed."""
+"""A sweep is checked as a whole before its first run, goes on where it was, and tells at its end what failed."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 from support import QUICK
 
-from metarun.command import main, sweep
+from metarun import sweep
+from metarun.command import main
 from metarun.run import train
+from metarun.sweep import composed
 
 
 def swept(capfd, monkeypatch, *arguments: str) -> tuple[int, str]:
@@ -67,7 +71,7 @@ def test_a_sweep_from_a_yaml_is_checked_too(tmp_path, monkeypatch, capfd):
 def test_what_the_check_composes_is_what_the_runs_get(tmp_path, monkeypatch, capfd):
     """Directory, number and values: a sweep that is checked as one thing and run as another would be worth nothing."""
     monkeypatch.chdir(tmp_path)
-    real, seen = sweep.checked, []
+    real, seen = composed.checked, []
 
     def checked(cfg, directory):
         run = real(cfg, directory)
@@ -75,7 +79,7 @@ def test_what_the_check_composes_is_what_the_runs_get(tmp_path, monkeypatch, cap
         return run
 
     trained = []
-    monkeypatch.setattr(sweep, "checked", checked)
+    monkeypatch.setattr(composed, "checked", checked)
     monkeypatch.setattr(
         train, "train", lambda run: trained.append((run.info.dir, run.info.name, run.learner, run.train.seed))
     )
@@ -101,12 +105,160 @@ def test_a_sweep_goes_on_past_what_fails_and_ends_as_a_failed_run_does(tmp_path,
 
     monkeypatch.setattr(train, "train", fails)
     monkeypatch.setattr("metarun.run.results.tell", lambda found, directory: None)
-    code, err = swept(capfd, monkeypatch, "-m", *QUICK, "train.seed=0,1,2", "run.dir=SWEEP")
-    assert code == 1
+    monkeypatch.setattr(sys, "argv", ["metarun", "-m", *QUICK, "train.seed=0,1,2", "run.dir=SWEEP"])
+    with pytest.raises(SystemExit) as ended:
+        main.command()
+    out, err = capfd.readouterr()
+    assert ended.value.code == 1
     assert trained == [0, 1, 2]
-    *_, last, first_run, second_run = err.splitlines()
-    assert last == "metarun: 2 of 3 runs of the sweep failed:"
-    assert first_run.startswith("  SWEEP/0 (train.seed=0): ")
-    assert second_run.startswith("  SWEEP/2 (train.seed=2): ")
+    assert err.splitlines()[-1] == "metarun: 2 of 3 jobs of the sweep failed"
+    assert "failed: SWEEP/0 (train.seed=0): " in out
+    (second_run,) = [line for line in out.splitlines() if line.startswith("failed: SWEEP/2 (train.seed=2): ")]
     assert str(fault.args[-1]) in second_run
     assert ("Traceback" in err) == isinstance(fault, ZeroDivisionError)
+
+
+SWEEP = ("-m", *QUICK, "train.seed=0,1,2")
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """The directories of the runs that were begun; those in `stops` stop in the middle, those in `fails` fail."""
+    begun, stops, fails = [], set(), set()
+
+    def run_or_not(run):
+        begun.append(Path(run.info.dir).name)
+        directory = Path(run.info.dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        if directory.name in stops:
+            raise train.Interrupted("stopped")
+        if directory.name in fails:
+            raise train.NotFinite("not a number")
+        found = {"protocol": {"split": "test", "metric": "mse"}, "test": {"mse": {"mean": 1.0, "ci95": 0.1}}}
+        (directory / "results.json").write_text(json.dumps(found))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "train", run_or_not)
+    monkeypatch.setattr("metarun.run.results.tell", lambda found, directory: None)
+
+    def runs(*arguments: str, stop: str = "", fail: str = "") -> list[str]:
+        begun.clear()
+        stops.clear()
+        fails.clear()
+        stops.update(stop)
+        fails.update(fail)
+        monkeypatch.setattr(sys, "argv", ["metarun", *arguments])
+        try:
+            main.command()
+        except SystemExit as error:
+            begun.append(f"exit {error.code}")
+        return list(begun)
+
+    return runs
+
+
+def test_the_same_command_goes_on_with_a_sweep_that_was_stopped_and_begins_anew_once_it_is_done(trained, tmp_path):
+    assert trained(*SWEEP, stop="1") == ["0", "1", "exit 75"]
+    assert trained(*SWEEP) == ["1", "2"]
+    assert len(list((tmp_path / "runs" / "multirun").iterdir())) == 1
+    assert trained("-m", *QUICK, "train.seed=0,1", "run.dir=OTHER", stop="0") == ["0", "exit 75"]
+    (done,) = (tmp_path / "runs" / "multirun").iterdir()
+    done.rename(done.with_name("2026-01-01_00-00-00"))  # the next one may begin in the same second
+    assert trained(*SWEEP) == ["0", "1", "2"]
+
+
+def test_a_sweep_goes_on_by_its_directory_alone(trained, capfd):
+    assert trained(*SWEEP, "run.dir=S", stop="1") == ["0", "1", "exit 75"]
+    assert "with the sweep: metarun -m run.dir=S" in capfd.readouterr().err
+    assert trained("-m", "run.dir=S") == ["1", "2"]
+    assert trained("-m", "run.dir=S") == []
+    assert "sweep in S: 3 jobs, 3 finished" in capfd.readouterr().out
+
+
+def test_what_failed_is_made_again_if_asked(trained):
+    assert trained(*SWEEP, "run.dir=S", fail="1") == ["0", "1", "2", "exit 1"]
+    assert trained("-m", "run.dir=S") == ["exit 1"]
+    assert trained("-m", "run.dir=S", "sweep.retry=true") == ["1"]
+    assert trained("-m", "run.dir=S") == []
+
+
+def test_a_sweep_takes_what_changes_no_result(trained):
+    assert trained(*SWEEP, "run.dir=S", stop="1") == ["0", "1", "exit 75"]
+    assert trained(*SWEEP, "run.dir=S", "inner.unroll=2") == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-m", *QUICK, "train.seed=0,1"], "train.seed=0,1: the sweep in S has train.seed=0,1,2; go on with it by "),
+        (["-m", *QUICK], "train.seed=(left out): the sweep in S has train.seed=0,1,2; "),
+        (["-m", *QUICK, "train.seed=0,1,2", "eval.seed=9"], "eval.seed=9: the sweep in S has no eval.seed=; "),
+    ],
+)
+def test_a_sweep_of_another_kind_is_refused_by_key(trained, capfd, arguments, says):
+    trained(*SWEEP, "run.dir=S", stop="1")
+    capfd.readouterr()
+    assert trained(*arguments, "run.dir=S") == ["exit 2"]
+    err = capfd.readouterr().err
+    assert err.startswith(f"metarun: {says}")
+    assert err.count("\n") == 1
+
+
+def test_two_sweeps_in_one_directory_are_refused(trained, capfd, tmp_path):
+    from metarun.run.record import only_process_in
+
+    with only_process_in(tmp_path / "S"):
+        assert trained(*SWEEP, f"run.dir={tmp_path}/S") == ["exit 2"]
+    assert "another process is at work there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("directory", "says"),
+    [("nowhere", "no such directory; name a sweep's"), (".", "holds no sweep (no sweep.json); name a sweep's")],
+)
+def test_where_there_is_no_sweep_none_goes_on(trained, capfd, directory, says):
+    assert trained("-m", f"run.dir={directory}") == ["exit 2"]
+    assert trained("sweep", directory) == ["exit 2"]
+    assert [says in line for line in capfd.readouterr().err.splitlines()] == [True, True]
+
+
+def test_a_sweep_of_another_version_is_refused(trained, capfd, tmp_path):
+    trained(*SWEEP, "run.dir=S", stop="1")
+    file = tmp_path / "S" / "sweep.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    capfd.readouterr()
+    assert trained("-m", "run.dir=S") == ["exit 2"]
+    assert "S: holds a sweep in format 2 of another version of metarun, this one reads 1; " in capfd.readouterr().err
+
+
+def test_the_command_tells_how_a_sweep_stands(trained, capfd, tmp_path):
+    trained(*SWEEP, "run.dir=S", stop="1")
+    capfd.readouterr()
+    assert trained("sweep", "S") == []
+    out = capfd.readouterr().out
+    assert out.startswith("sweep in S: 3 jobs, 1 finished, 2 waiting\n")
+    assert "it goes on with: metarun -m run.dir=S" in out
+    assert trained("sweep", "S", "--json", "all.json") == []
+    said = json.loads((tmp_path / "all.json").read_text())
+    assert said == sweep.as_json(sweep.read(Path("S")))
+    assert [job["stands"] for job in said["jobs"]] == ["finished", "waiting", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sweep"], "sweep: wants one directory"),
+        (["sweep", "S", "--out", "x"], "sweep --out: no such option; allowed: --json FILE"),
+        (["sweep", "S", "--json"], "sweep --json: wants a file"),
+        (["-m", *QUICK, "train.seed=0,1", "sweep.jobs=0"], "sweep.jobs=0: must be an integer >= 1, or auto"),
+        (["-m", *QUICK, "train.seed=0,1", "sweep.jobs=9999"], "sweep.jobs=9999: 9999 jobs of "),
+        (["-m", *QUICK, "train.seed=0,1", "sweep.retries=1"], "hydra.sweeper.retries: no such key; "),
+        (["-m", *QUICK, "train.seed=0,1", "hydra/launcher=slrum"], "hydra/launcher=slrum: no such choice; "),
+    ],
+)
+def test_a_mistake_about_a_sweep_is_one_line(trained, capfd, arguments, says, tmp_path):
+    assert trained(*arguments) == ["exit 2"]
+    err = capfd.readouterr().err
+    assert err.startswith(f"metarun: {says}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,37 @@
+"""What Hydra has composed, checked: the run that it asks for in a directory, where it may have begun."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.resume import MAY_CHANGE, resume
+from metarun.config.run import Run, build_run, resolve
+from metarun.core import ConfigError
+
+
+def checked(cfg: DictConfig, directory: Path) -> Run:
+    """The run that the composed configuration asks for in `directory`, where it may have begun. Raises ConfigError."""
+    cfg.run.dir = str(directory)
+    given = [setting.lstrip("+~").split("=")[0] for setting in as_given(HydraConfig.instance().cfg)]
+    named = [key for key in given if key != "run.dir"]
+    resolved = resolve(cfg)
+    if (directory / "config.yaml").exists():
+        resolved = resume(directory, resolved, named)
+        return build_run(resolved)
+    run = build_run(resolved)
+    if "run.dir" in given and all(f"{key}.".startswith(MAY_CHANGE) for key in named):
+        raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
+    return run
+
+
+def as_given(cfg: Any) -> list[str]:
+    """The settings of a composed configuration, as they were given: what they refer to (`${...}`) is not looked up."""
+    return OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)  # type: ignore[return-value]
+
+
+def as_users_write(directory: Path) -> Path:
+    """A directory, relative to where the command was given if it is below that."""
+    return Path(os.path.relpath(directory)) if directory.is_relative_to(Path.cwd()) else directory

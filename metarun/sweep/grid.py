@@ -1,0 +1,113 @@
+"""Every combination of the values that are given: Hydra's own sweep, with a record that it goes on from."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from metarun.config.composed import as_users_write
+from metarun.config.resume import MAY_CHANGE
+from metarun.core import ConfigError
+from metarun.run.record import only_process_in
+from metarun.run.stop import EXIT_CODE, Interrupted
+from metarun.sweep import record, table
+from metarun.sweep.composed import combinations, directories
+from metarun.sweep.launch import Work, launch
+from metarun.sweep.record import Job, Sweep
+
+FAILED = 1  # the exit code of a sweep of which a job failed
+
+
+class Grid(Sweeper):
+    """What is finished is skipped, what was stopped goes on, and what failed waits for `retry`."""
+
+    def __init__(self, retry: bool, params: dict[str, Any] | None = None) -> None:
+        """`params`: what a yaml sweeps over, as for Hydra's own sweeper."""
+        self.retry, self.params = retry, dict(params or {})
+
+    config: DictConfig
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Makes what is left to make. Ends the program if a job failed. Raises Mistake and ConfigError."""
+        directory = as_users_write(Path(str(self.config.hydra.sweep.dir)).absolute())
+        sweep = self.planned(directory, arguments)
+        directory.mkdir(parents=True, exist_ok=True)
+        with only_process_in(directory):
+            if not record.is_sweep(directory):
+                OmegaConf.save(self.config, directory / "multirun.yaml")
+                record.begin(sweep)
+            try:
+                launch(self.launcher, Work(sweep, self.left(sweep)))
+            except Interrupted:
+                print(f"metarun: stopped and saved; go on with: metarun -m run.dir={directory}", file=sys.stderr)
+                sys.exit(EXIT_CODE)
+            sweep = record.read(directory)
+        table.tell(sweep)
+        if failed := sum(job.stand == "failed" for job in sweep.jobs):
+            print(f"metarun: {failed} of {len(sweep.jobs)} jobs of the sweep failed", file=sys.stderr)
+            sys.exit(FAILED)
+
+    def planned(self, directory: Path, arguments: list[str]) -> Sweep:
+        """The sweep in `directory`, or a new one; what it has left to make is sound."""
+        options = options_of(sys.argv[1:], self.config)
+        every = dict(enumerate(combinations(self.config, arguments, self.params)))
+        common = set.intersection(*map(set, every.values())) if len(every) > 1 else set()
+        if not record.is_sweep(directory):
+            places = directories(self.config, every, common)
+            jobs = tuple(Job(n, tuple(every[n]), place) for n, place in zip(every, places, strict=True))
+            return Sweep(directory, options, tuple(arguments), "grid", jobs)
+        before = alike(record.read(directory), arguments, [tuple(each) for each in every.values()])
+        left = {job.number: list(job.settings) for job in self.left(before)}
+        directories(self.config, left, common)
+        return before
+
+    def left(self, sweep: Sweep) -> Iterator[Job]:
+        """The jobs that want to be made."""
+        wanted = ("waiting", "stopped", "running", *(("failed",) if self.retry else ()))
+        return (job for job in sweep.jobs if job.stand in wanted)
+
+
+def alike(sweep: Sweep, arguments: Sequence[str], every: Sequence[tuple[str, ...]]) -> Sweep:
+    """The sweep with what may change as this command has it. Raises ConfigError by key over what may not."""
+    before, now = by_key(sweep.settings), by_key(arguments)
+    how = f"go on with it by `metarun -m run.dir={sweep.directory}`, or name a new directory"
+    for key in [
+        key for key in now | before if now.get(key) != before.get(key) and not f"{key}.".startswith(MAY_CHANGE)
+    ]:
+        there = f"{key}={before[key]}" if key in before else f"no {key}="
+        raise ConfigError(key, now.get(key, "(left out)"), f"the sweep in {sweep.directory} has {there}; {how}")
+    if len(every) != len(sweep.jobs):
+        raise ConfigError(
+            "run.dir", sweep.directory, f"holds a sweep of {len(sweep.jobs)} runs, not {len(every)}; {how}"
+        )
+    return replace(sweep, jobs=tuple(job._replace(settings=own) for job, own in zip(sweep.jobs, every, strict=True)))
+
+
+def by_key(settings: Sequence[str]) -> dict[str, str]:
+    """`["+a.b=1,2"]` -> `{"a.b": "1,2"}`"""
+    pairs = (setting.lstrip("+~").partition("=") for setting in settings)
+    return {key: value for key, _, value in pairs}
+
+
+def options_of(words: Sequence[str], config: DictConfig) -> tuple[str, ...]:
+    """Of a command's words Hydra's options, with their values."""
+    left = list(words)
+    overrides = config.hydra.overrides
+    for part in (overrides.task, overrides.hydra):
+        for setting in OmegaConf.to_container(part, resolve=False):  # type: ignore[union-attr]
+            if setting in left:
+                left.remove(str(setting))
+    return tuple(word for word in left if word not in ("-m", "--multirun"))

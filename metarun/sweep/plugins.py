@@ -1,0 +1,15 @@
+"""Our sweepers and launchers, as Hydra knows plugins."""
+
+from hydra.core.plugins import Plugins
+
+# Hydra takes plugins from packages below `hydra_plugins` alone: by these names they are `_target_` in conf/hydra/.
+WHERE = "hydra_plugins.metarun"
+
+
+def register() -> None:
+    """Makes them known. Not as Plugins.register does: that one goes by the class's own module."""
+    from metarun.sweep.grid import Grid
+    from metarun.sweep.processes import Processes
+
+    known = Plugins.instance().class_name_to_class
+    known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes)}

@@ -1,0 +1,199 @@
+"""Jobs side by side on this machine, each a process of its own that sees its share of the cores or GPUs alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from metarun.core import ConfigError
+from metarun.engine import free_host_bytes
+from metarun.run.figures import show
+from metarun.run.stop import EXIT_CODE, PARENT, Interrupted, hearing
+from metarun.sweep import table
+from metarun.sweep.launch import Work
+from metarun.sweep.record import Job
+from metarun.text import one_line
+
+LOOK = 0.1  # seconds between two looks at the processes
+GB = 1e9
+
+
+class Share(NamedTuple):
+    """What of the machine a job sees."""
+
+    cores: tuple[int, ...]  # none: all, where the system does not divide them
+    gpus: tuple[str, ...]  # none: as they are
+    of_each: float  # GPU's memory, where jobs share one
+
+    def environment(self) -> dict[str, str]:
+        if not self.gpus:
+            return {}
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
+        return visible if self.of_each == 1 else visible | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{self.of_each:.3f}"}
+
+
+class Processes(Launcher):
+    """metarun's launcher for one machine: a job that fails, crashes or runs out of memory takes no other down."""
+
+    def __init__(self, jobs: int | str, memory_gb: float) -> None:
+        self.jobs, self.memory_gb = jobs, memory_gb
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        cores, gpus = cores_here(), gpus_here()
+        jobs = number_of_jobs(
+            self.jobs, self.memory_gb, len(cores) or os.cpu_count() or 1, len(gpus), free_host_bytes()
+        )
+        self.shares = shares(jobs, cores, gpus)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        raise HydraException("hydra/launcher=processes: goes with metarun's own sweepers, hydra/sweeper=grid or optuna")
+
+    def work(self, work: Work) -> None:
+        """Makes all jobs. Raises Interrupted once what was begun is saved, if it is asked to stop."""
+        asked: list[int] = []
+        live: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}  # by the number of their share
+
+        def tell(number: int) -> None:
+            asked.append(number)
+            for _, process in list(live.values()):
+                process.send_signal(number)
+
+        with hearing(tell):
+            more = True
+            while True:
+                for place, share in enumerate(self.shares):
+                    if place in live or not more or asked:
+                        continue
+                    if (job := work.next(wait=not live)) is not None:
+                        live[place] = (job, begin(work, job, share))
+                        if asked:  # between the two
+                            live[place][1].send_signal(asked[-1])
+                    elif not work.elsewhere:
+                        more = False
+                for place, (job, process) in list(live.items()):
+                    if (code := process.poll()) is not None:
+                        del live[place]
+                        end(work, job, code)
+                if not live and (asked or not more):
+                    break
+                for job, process in list(live.values()):
+                    if work.is_hopeless(job):
+                        process.send_signal(signal.SIGTERM)
+                time.sleep(LOOK)
+        if asked:
+            raise Interrupted
+
+
+def begin(work: Work, job: Job, share: Share) -> "subprocess.Popen[bytes]":
+    """A job's process, whose lines go to a file beside its directory. It ends with this one."""
+    number = f"job {job.number} of {len(work.sweep.jobs)}"
+    print(f"{number} begins: {work.sweep.own(job)}", flush=True)
+    lines = job.directory.with_name(f"{job.directory.name}.log")
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | share.environment() | {PARENT: str(os.getpid())}
+    with lines.open("ab") as file, on_cores(share.cores):
+        return subprocess.Popen(
+            work.command(job),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+        )
+
+
+@contextmanager
+def on_cores(cores: Sequence[int]) -> Iterator[None]:
+    """What this thread starts meanwhile has these cores, from its first instruction on; without any all of them."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def end(work: Work, job: Job, code: int) -> None:
+    """Tells how a job's process ended; of one that has saved its state to go on with there is nothing to tell."""
+    if code == 0:
+        work.ended(job)
+        print(f"job {job.number} is done{said(job)}", flush=True)
+    elif code == EXIT_CODE:
+        work.stopped(job)
+        print(f"job {job.number} has stopped{said(job)}", flush=True)
+    else:
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else last_said(job) or f"exit code {code}"
+        work.ended(job, why)
+        print(f"job {job.number} failed: {why}; its lines: {job.log}", flush=True)
+
+
+def last_said(job: Job) -> str:
+    """The last line that a job's process said, without the name of the program."""
+    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()] or [""]
+    return one_line(lines[-1].removeprefix("metarun: "))
+
+
+def said(job: Job) -> str:
+    """`: accuracy 91.20 ± 0.72 %`, if it has come to a figure."""
+    figure = table.figure(job)
+    return f": {figure.metric} {show(figure.metric, figure._asdict())}" if figure else ""
+
+
+def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
+    """What each of `jobs` sees: as many cores, one more for the first where they do not come out even; GPUs likewise.
+
+    Where there are fewer of them than jobs, jobs share one.
+    """
+
+    def part(of: Sequence[Any], place: int) -> tuple[Any, ...]:
+        if len(of) < jobs:
+            return (of[place % len(of)],) if of else ()
+        return tuple(of[place * len(of) // jobs : (place + 1) * len(of) // jobs])
+
+    found = []
+    for place in range(jobs):
+        own = part(gpus, place)
+        others = sum(part(gpus, other) == own for other in range(jobs))
+        found.append(Share(part(cores, place), own, 0.9 / others if own and others > 1 else 1.0))
+    return found
+
+
+def number_of_jobs(asked: int | str, memory_gb: float, cores: int, gpus: int, memory: int | None) -> int:
+    """How many jobs there shall be at once. Raises ConfigError. `memory` is free, in bytes, if that is known."""
+    if not isinstance(memory_gb, int | float) or isinstance(memory_gb, bool) or not memory_gb > 0:
+        raise ConfigError("hydra.launcher.memory_gb", memory_gb, "must be a number > 0, of each job")
+    fit = sys.maxsize if memory is None else max(1, int(memory / (memory_gb * GB)))
+    if asked == "auto":
+        return min(gpus or cores, fit)
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        raise ConfigError("sweep.jobs", asked, "must be an integer >= 1, or auto")
+    if memory is not None and asked > fit:
+        wanted = f"{asked} jobs of hydra.launcher.memory_gb={memory_gb:g} want {asked * memory_gb:.3g} GB of memory"
+        raise ConfigError("sweep.jobs", asked, f"{wanted} and {memory / GB:.3g} are free; at most {fit}")
+    return asked
+
+
+def cores_here() -> list[int]:
+    """The cores that this process may use; none where the system does not let a process choose."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def gpus_here() -> list[str]:
+    """NVIDIA's GPUs that this process sees, without loading what would take their memory."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [one for one in visible.split(",") if one]
+    return [str(n) for n in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]

@@ -1,0 +1,156 @@
+"""What a sweep's directory tells of it: which jobs it has, and how each of them stands.
+
+sweep.json has the command. jobs.jsonl has a line for each job, and one for each that has ended: the last one counts.
+Whether a job is finished its own directory says, which a process that is killed cannot leave behind in between.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from metarun.core import ConfigError
+from metarun.files import write_atomically
+from metarun.run.record import is_taken
+
+COMMAND, JOBS = "sweep.json", "jobs.jsonl"
+FORMAT = 1
+Stand = Literal["finished", "running", "stopped", "failed", "pruned", "waiting"]
+
+
+class Job(NamedTuple):
+    """A run of a sweep."""
+
+    number: int
+    settings: tuple[str, ...]  # those of all jobs, and its own
+    directory: Path
+    end: dict[str, Any] = {}  # noqa: RUF012 (read only): what is known of how it ended last: failed, pruned, seconds
+
+    @property
+    def stand(self) -> Stand:
+        """How it stands now."""
+        if (self.directory / "results.json").exists():
+            return "finished"
+        if is_taken(self.directory):
+            return "running"
+        if "pruned" in self.end:
+            return "pruned"
+        if "failed" in self.end:
+            return "failed"
+        return "stopped" if (self.directory / "config.yaml").exists() else "waiting"
+
+    @property
+    def log(self) -> Path:
+        """Where its lines are: beside its directory those of a process of its own."""
+        own = self.directory.with_name(f"{self.directory.name}.log")
+        return own if own.exists() else self.directory / "metarun.log"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's command, and the jobs that it has come to."""
+
+    directory: Path
+    options: tuple[str, ...]  # Hydra's, with their values
+    settings: tuple[str, ...]  # what is swept over stands there as it was given
+    sweeper: str  # grid, optuna
+    jobs: tuple[Job, ...] = field(default=(), repr=False)
+
+    @property
+    def common(self) -> set[str]:
+        """The settings that all jobs have; of a single one all but none set it apart."""
+        return set.intersection(*(set(job.settings) for job in self.jobs)) if len(self.jobs) > 1 else set()
+
+    def own(self, job: Job) -> str:
+        """What sets a job apart from the others."""
+        common = self.common
+        return " ".join(setting.lstrip("+") for setting in job.settings if setting not in common)
+
+
+def is_sweep(directory: Path) -> bool:
+    return (directory / COMMAND).exists()
+
+
+def begin(sweep: Sweep) -> None:
+    """Writes a sweep down, with the jobs that are known."""
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(sweep.directory / JOBS, "".join(line_of(sweep.directory, job) for job in sweep.jobs))
+    said = {"format": FORMAT, "sweeper": sweep.sweeper, "options": sweep.options, "settings": sweep.settings}
+    write_atomically(sweep.directory / COMMAND, json.dumps(said, indent=2) + "\n")
+
+
+def line_of(directory: Path, job: Job) -> str:
+    """The line that makes a job of the sweep in `directory` known, wherever that will be."""
+    place = os.path.relpath(job.directory, directory)
+    return json.dumps({"job": job.number, "settings": job.settings, "directory": place}) + "\n"
+
+
+def add(directory: Path, job: Job) -> None:
+    """One job more."""
+    append(directory, line_of(directory, job))
+
+
+def ended(directory: Path, job: Job, **how: Any) -> None:
+    """How a job ended: `failed` with the reason, `pruned`, or neither of them; and after how many `seconds`."""
+    append(directory, json.dumps({"job": job.number, **how}) + "\n")
+
+
+def append(directory: Path, line: str) -> None:
+    """A line more, on the disk before this returns. One that a kill has cut off before it stays alone."""
+    with (directory / JOBS).open("a+b") as file:
+        torn = b""
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(directory: Path) -> Sweep:
+    """The sweep in a directory. Raises ConfigError."""
+    try:
+        said = json.loads((directory / COMMAND).read_text())
+        if said["format"] != FORMAT:
+            raise ConfigError(
+                "run.dir",
+                directory,
+                f"holds a sweep in format {said['format']} of another version of metarun, this one reads {FORMAT}; "
+                "name another directory",
+            )
+        options, settings, sweeper = tuple(said["options"]), tuple(said["settings"]), str(said["sweeper"])
+        jobs = jobs_of(directory, (directory / JOBS).read_text().splitlines())
+    except FileNotFoundError as error:
+        what = f"holds no sweep (no {COMMAND})" if directory.is_dir() else "no such directory"
+        raise ConfigError("run.dir", directory, f"{what}; name a sweep's directory") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError("run.dir", directory, f"its {COMMAND} or {JOBS} cannot be read ({error!r})") from error
+    return Sweep(directory, options, settings, sweeper, jobs)
+
+
+def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
+    """The jobs of a jobs.jsonl, by number; a line that was cut off is left out."""
+    found: dict[int, Job] = {}
+    for line in lines:
+        with suppress(json.JSONDecodeError):
+            said = json.loads(line)
+            number = int(said.pop("job"))
+            if "settings" in said:
+                found[number] = Job(number, tuple(said["settings"]), directory / said["directory"])
+            elif number in found:
+                found[number] = found[number]._replace(end=said)
+    return tuple(found[number] for number in sorted(found))
+
+
+def unfinished(parent: Path, options: Sequence[str], settings: Sequence[str]) -> Path | None:
+    """The newest sweep below `parent` of the same command that has something left to do, and that nobody is at."""
+    for file in sorted(parent.glob(f"*/{COMMAND}"), reverse=True):
+        with suppress(ConfigError):
+            sweep = read(file.parent)
+            same = (sweep.options, sweep.settings) == (tuple(options), tuple(settings))
+            if same and not is_taken(file.parent) and any(job.stand in ("waiting", "stopped") for job in sweep.jobs):
+                return file.parent
+    return None

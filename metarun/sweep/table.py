@@ -1,0 +1,154 @@
+"""How a sweep stands, for who reads it: settings best first with their seeds gathered, what failed and why."""
+
+import json
+import shlex
+from collections import Counter
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metarun.run.figures import figure_of, main_metric, show
+from metarun.sweep.record import Job, Stand, Sweep
+from metarun.text import one_line
+
+SEED = "train.seed="
+IN_ORDER: tuple[Stand, ...] = ("finished", "running", "stopped", "waiting", "pruned", "failed")
+MOST = 20  # rows of a table, and jobs that are told one by one; --json has all
+
+
+class Figure(NamedTuple):
+    """What a finished job's test came to."""
+
+    metric: str
+    mean: float
+    ci95: float | None  # half of the 95 % interval over test tasks
+
+
+class Setting(NamedTuple):
+    """Jobs that differ in their seeds alone, and what those that are finished came to."""
+
+    own: str  # what sets it apart from other settings
+    jobs: tuple[Job, ...]  # finished
+    metric: str
+    mean: float  # over seeds
+    ci95: float | None  # over test tasks, the mean of the seeds' own
+    std: float | None  # over seeds; None with one
+
+
+def figure(job: Job) -> Figure | None:
+    """What a job's test came to; None if it is not finished, or its results cannot be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((job.directory / "results.json").read_text())
+        metric = main_metric(found)
+        tested = figure_of(found, metric) or {}
+        if tested.get("mean") is not None:
+            return Figure(metric, float(tested["mean"]), tested.get("ci95"))
+    return None
+
+
+def gathered(sweep: Sweep) -> list[Setting]:
+    """The settings of which a job is finished, the best first."""
+    found: dict[str, list[tuple[Job, Figure]]] = {}
+    common = sweep.common
+    for job in sweep.jobs:
+        if (reached := figure(job)) is not None:
+            own = [one.lstrip("+") for one in job.settings if one not in common and not one.startswith(SEED)]
+            found.setdefault(" ".join(own), []).append((job, reached))
+    settings = [setting(own, members) for own, members in found.items()]
+    return sorted(settings, key=lambda one: (one.metric, -one.mean if one.metric == "accuracy" else one.mean))
+
+
+def setting(own: str, members: list[tuple[Job, Figure]]) -> Setting:
+    means = [reached.mean for _, reached in members]
+    intervals = [reached.ci95 for _, reached in members if reached.ci95 is not None]
+    return Setting(
+        own,
+        tuple(job for job, _ in members),
+        members[0][1].metric,
+        float(np.mean(means)),
+        float(np.mean(intervals)) if len(intervals) == len(members) else None,
+        float(np.std(means, ddof=1)) if len(means) > 1 else None,
+    )
+
+
+def tell(sweep: Sweep, console: Console | None = None) -> None:
+    """The table, then what is not finished, and the command that trains the best again."""
+    console = console or Console(soft_wrap=True, highlight=False)
+    stands = {job.number: job.stand for job in sweep.jobs}
+    counted = Counter(stands.values())
+    many = ", ".join(f"{counted[stand]:,} {stand}" for stand in IN_ORDER if counted[stand])
+    console.print(Text(f"sweep in {sweep.directory}: {len(sweep.jobs):,} jobs, {many or 'none begun'}"))
+    settings = gathered(sweep)
+    if settings:
+        console.print(of(settings))
+        if len(settings) > MOST:
+            console.print(f"and {len(settings) - MOST:,} more; metarun sweep {sweep.directory} --json FILE has all")
+        console.print(Text(f"the best again: {again(sweep, settings[0].jobs[0])}"))
+    not_done: tuple[Stand, ...] = ("running", "stopped", "failed")
+    for stand in not_done:
+        jobs = [job for job in sweep.jobs if stands[job.number] == stand]
+        for job in jobs[:MOST]:
+            why = f": {one_line(job.end['failed'])}" if stand == "failed" else ""
+            console.print(Text(f"{stand}: {job.directory} ({sweep.own(job)}){why}; its lines: {job.log}"))
+        if len(jobs) > MOST:
+            console.print(f"and {len(jobs) - MOST:,} more that are {stand}")
+    if counted["stopped"] or counted["waiting"]:
+        console.print(Text(f"it goes on with: metarun -m run.dir={sweep.directory}"))
+    if counted["failed"]:
+        console.print(Text(f"what failed once more: metarun -m run.dir={sweep.directory} sweep.retry=true"))
+
+
+def of(settings: list[Setting]) -> Table:
+    """A table with a row for each setting."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("setting", overflow="fold")
+    for column in (f"{settings[0].metric} ± 95 %", "std of seeds", "seeds", "minutes", "jobs"):
+        table.add_column(column, justify="right", overflow="fold")
+    for one in settings[:MOST]:
+        seconds = [job.end["seconds"] for job in one.jobs if "seconds" in job.end]
+        table.add_row(
+            Text(one.own or "as it is"),
+            show(one.metric, one._asdict()),
+            "" if one.std is None else show(one.metric, {"mean": one.std}),
+            str(len(one.jobs)),
+            f"{np.mean(seconds) / 60:.1f}" if seconds else "",
+            ", ".join(str(job.number) for job in one.jobs[:5]) + (", ..." if len(one.jobs) > 5 else ""),
+        )
+    return table
+
+
+def again(sweep: Sweep, job: Job) -> str:
+    """The command that makes a job's run anew."""
+    return shlex.join(["metarun", *sweep.options, *job.settings])
+
+
+def as_json(sweep: Sweep) -> dict[str, Any]:
+    """All of it, for other programs: `{"jobs": [...], "settings": [...]}`, settings best first."""
+    jobs = []
+    for job in sweep.jobs:
+        reached = figure(job)
+        jobs.append(
+            {
+                "job": job.number,
+                "directory": str(job.directory),
+                "settings": list(job.settings),
+                "stands": job.stand,
+                "command": again(sweep, job),
+                **({reached.metric: {"mean": reached.mean, "ci95": reached.ci95}} if reached else {}),
+                **job.end,
+            }
+        )
+    settings = [
+        {
+            "setting": one.own,
+            "jobs": [job.number for job in one.jobs],
+            one.metric: {"mean": one.mean, "ci95": one.ci95, "std_over_seeds": one.std},
+        }
+        for one in gathered(sweep)
+    ]
+    return {"directory": str(sweep.directory), "settings": settings, "jobs": jobs}

@@ -1,0 +1,186 @@
+"""Jobs side by side: each sees its share, one that fails takes no other down, and a stop saves them all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from metarun.core import ConfigError
+from metarun.run.record import only_process_in
+from metarun.run.stop import PARENT, Interrupted
+from metarun.sweep import launch, record
+from metarun.sweep.launch import Work
+from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
+from metarun.sweep.record import Job, Sweep
+
+# What stands for a job: it says how it was started, and ends as it is told, well once it is asked to stop.
+JOB = """
+import json, os, signal, sys, time
+from pathlib import Path
+how, directory = sys.argv[1:]
+directory = Path(directory)
+directory.mkdir(parents=True, exist_ok=True)
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+seen = [sorted(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES")]
+(directory / "config.yaml").write_text(json.dumps(seen))
+while how == "long" and not stop:
+    time.sleep(0.01)
+if how == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "fails":
+    print("metarun: too much", file=sys.stderr)
+    sys.exit(1)
+if stop:
+    sys.exit(75)
+(directory / "results.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Makes a sweep's jobs, of which it is said how they end; gives the sweep as it is known afterwards."""
+
+    def command(work: Work, job: Job) -> list[str]:
+        return [sys.executable, "-c", JOB, job.settings[0], str(job.directory)]
+
+    monkeypatch.setattr(Work, "command", command)
+
+    def make(*how: str, at_once: tuple[Share, ...], **given) -> Sweep:
+        jobs = tuple(Job(n, (one,), tmp_path / str(n)) for n, one in enumerate(how))
+        sweep = Sweep(tmp_path, (), ("...",), "grid", jobs)
+        record.begin(sweep)
+        launcher = Processes("auto", 1.0)
+        launcher.shares = list(at_once)
+        launcher.work(Work(sweep, iter(jobs), **given))
+        return record.read(tmp_path)
+
+    return make
+
+
+ANY = Share((), (), 1.0)
+
+
+def test_a_job_that_fails_or_is_killed_takes_no_other_down(made, capfd):
+    sweep = made("well", "fails", "killed", "well", "well", at_once=(ANY, ANY))
+    assert [job.stand for job in sweep.jobs] == ["finished", "failed", "failed", "finished", "finished"]
+    assert [job.end.get("failed") for job in sweep.jobs] == [None, "too much", "killed by SIGKILL", None, None]
+    assert f"job 1 failed: too much; its lines: {sweep.directory}/1.log" in capfd.readouterr().out
+
+
+def test_a_job_sees_its_share_alone(made):
+    core = max(os.sched_getaffinity(0))
+    sweep = made("well", at_once=(Share((core,), ("1", "3"), 1.0),))
+    assert json.loads((sweep.jobs[0].directory / "config.yaml").read_text()) == [[core], "1,3"]
+
+
+def test_a_stop_saves_what_is_at_work_and_begins_no_other(made, tmp_path):
+    def stop() -> None:
+        while not all((tmp_path / str(n) / "config.yaml").exists() for n in range(2)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(Interrupted):
+        made("long", "long", "well", at_once=(ANY, ANY))
+    assert [job.stand for job in record.read(tmp_path).jobs] == ["stopped", "stopped", "waiting"]
+
+
+def test_what_is_hopeless_is_stopped_and_counts_as_pruned(made):
+    ended = []
+    sweep = made(
+        "long", "well", at_once=(ANY,), is_hopeless=lambda job: job.stand == "stopped",
+        told=lambda job, failed: ended.append((job.number, failed)),
+    )  # fmt: skip
+    assert [job.stand for job in sweep.jobs] == ["pruned", "finished"]
+    assert ended == [(0, None), (1, None)]
+
+
+def test_a_job_that_another_process_is_at_is_waited_for(tmp_path, monkeypatch):
+    """As one is that has outlived the process of its sweep."""
+    monkeypatch.setattr(launch, "SECONDS", 0.01)
+    jobs = [Job(n, (), tmp_path / str(n)) for n in range(3)]
+    work = Work(Sweep(tmp_path, (), (), "grid", tuple(jobs)), iter(jobs))
+    with only_process_in(jobs[0].directory), only_process_in(jobs[1].directory):
+        assert work.next() == jobs[2]
+        assert work.next(wait=False) is None
+        (jobs[0].directory / "results.json").write_text("{}")
+    assert work.next() == jobs[1]
+    assert work.next() is None
+
+
+def test_a_command_of_its_own_makes_a_job(tmp_path):
+    job = Job(3, ("learner=maml", "train.seed=3"), tmp_path / 'of "mine"')
+    words = Work(Sweep(tmp_path, ("--config-dir=mine",), (), "grid", (job,)), iter([job])).command(job)
+    place = f'run.dir="{tmp_path}/of \\"mine\\""'
+    assert words[3:] == ["metarun", "--config-dir=mine", "learner=maml", "train.seed=3", place, "hydra.job.num=3"]
+
+
+def test_a_job_is_asked_to_stop_once_the_sweeps_process_is_gone():
+    waits = "from metarun.run.stop import stop_without_parent; import time; stop_without_parent(); time.sleep(60)"
+    environment = os.environ | {PARENT: "1"}  # not this process: its parent is another by now
+    child = subprocess.Popen([sys.executable, "-c", waits], env=environment)
+    assert child.wait(30) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("jobs", "cores", "gpus", "expected"),
+    [
+        (2, [0, 1], [], [((0,), (), 1.0), ((1,), (), 1.0)]),
+        (2, [0, 1, 2], [], [((0,), (), 1.0), ((1, 2), (), 1.0)]),
+        (3, [4, 5], [], [((4,), (), 1.0), ((5,), (), 1.0), ((4,), (), 1.0)]),
+        (2, [], [], [((), (), 1.0), ((), (), 1.0)]),
+        (2, [0, 1], ["0", "1", "2", "3"], [((0,), ("0", "1"), 1.0), ((1,), ("2", "3"), 1.0)]),
+        (2, [0, 1], ["7"], [((0,), ("7",), 0.45), ((1,), ("7",), 0.45)]),
+    ],
+)
+def test_the_machine_is_divided_among_jobs(jobs, cores, gpus, expected):
+    assert [tuple(share) for share in shares(jobs, cores, gpus)] == expected
+
+
+def test_a_job_that_shares_a_gpu_takes_its_part_of_the_memory():
+    assert Share((), (), 1.0).environment() == {}
+    assert Share((), ("7",), 1.0).environment() == {"CUDA_VISIBLE_DEVICES": "7"}
+    shared = {"CUDA_VISIBLE_DEVICES": "7", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.450"}
+    assert Share((), ("7",), 0.45).environment() == shared
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "gpus", "memory", "expected"),
+    [
+        ("auto", 4, 0, 100 * GB, 4),
+        ("auto", 4, 2, 100 * GB, 2),
+        ("auto", 4, 0, 5 * GB, 2),
+        ("auto", 4, 0, 1 * GB, 1),
+        ("auto", 4, 0, None, 4),
+        (7, 4, 0, 100 * GB, 7),
+        (1, 4, 0, 1 * GB, 1),
+        (7, 4, 0, None, 7),
+    ],
+)
+def test_as_many_jobs_as_there_is_room_for(asked, cores, gpus, memory, expected):
+    assert number_of_jobs(asked, 2.0, cores, gpus, memory) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory_gb", "says"),
+    [
+        (
+            3,
+            2.0,
+            r"sweep\.jobs=3: 3 jobs of hydra\.launcher\.memory_gb=2 want 6 GB of memory and 5 are free; .* 2",
+        ),
+        (0, 2.0, r"sweep\.jobs=0: must be an integer >= 1, or auto"),
+        (True, 2.0, r"sweep\.jobs=True: must be an integer >= 1, or auto"),
+        ("many", 2.0, r"sweep\.jobs=many: must be an integer >= 1, or auto"),
+        (1, 0, r"hydra\.launcher\.memory_gb=0: must be a number > 0"),
+    ],
+)
+def test_more_than_there_is_is_refused(asked, memory_gb, says):
+    with pytest.raises(ConfigError, match=says):
+        number_of_jobs(asked, memory_gb, 4, 0, 5 * GB)
