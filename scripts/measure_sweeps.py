@@ -1,0 +1,210 @@
+"""Breaks sweeps off and measures what they cost, into docs/sweeps.md: `make sweeps`, about half an hour on two cores.
+
+`python scripts/measure_sweeps.py PART...` does some parts only: killed, launchers, overhead, record.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pages.marks import write_between
+from pages.tables import table
+from soak import METARUN, arrays
+
+from metarun import sweep
+from metarun.run.figures import commit_in_words
+from metarun.run.provenance import commit
+
+ROOT = Path(__file__).parents[1]
+FOUND = ROOT / "runs" / "sweeps"
+PAGE = ROOT / "docs" / "sweeps.md"
+TINY = ["task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8",
+        "eval.inner_steps=[]", "hardware.task_chunk=4", "logger=none"]  # fmt: skip
+
+
+def made(words: list[str], environment: dict[str, str] | None = None) -> float:
+    """Seconds that a sweep took from its command to its end, which was a good one."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [*METARUN, "-m", *words], capture_output=True, text=True, check=False, env=os.environ | (environment or {})
+    )
+    if done.returncode:
+        raise RuntimeError(f"{words}: {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return time.monotonic() - began
+
+
+def must_be_alike(one: Path, other: Path) -> None:
+    """Asserts that the jobs of two sweeps have the same figures and last states, bit for bit."""
+    first, second = sweep.read(one), sweep.read(other)
+    assert [job.settings for job in first.jobs] == [job.settings for job in second.jobs]
+    for a, b in zip(first.jobs, second.jobs, strict=True):
+        assert a.stand == b.stand == "finished", (a, b)
+        tests = [json.loads((job.directory / "results.json").read_text())["test"] for job in (a, b)]
+        assert tests[0] == tests[1], f"figures of job {a.number} differ"
+        states = [arrays(job.directory) for job in (a, b)]
+        assert states[0].keys() == states[1].keys()
+        assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0]), f"job {a.number} differs"
+
+
+def begun(directory: Path) -> list[int]:
+    """How often each job's own log says that it began; a job gone on with says so otherwise."""
+    logs = [job.directory / "metarun.log" for job in sweep.read(directory).jobs]
+    return [log.read_text().count(" parameters, ") - log.read_text().count("going on from ") for log in logs]
+
+
+def killed(times: int = 3) -> str:
+    """A sweep of 24 jobs, killed at random and started again, beside one that is left alone."""
+    settings = [*TINY, "train.steps=600", "train.save_every=20", "train.log_every=20", "train.eval_every=100",
+                "train.seed=range(8)", "learner.inner_lr=0.01,0.003,0.001"]  # fmt: skip
+    moments, lines = random.Random(0), []
+    for how, words in (("one after another", []), ("two at once", ["sweep.jobs=2", "hydra.launcher.memory_gb=0.5"])):
+        with tempfile.TemporaryDirectory() as folder:
+            alone, broken = Path(folder, "alone"), Path(folder, "broken")
+            # The same share of the cores: sums over other numbers of devices differ in their last bits.
+            seconds = made([*settings, *words, f"run.dir={alone}"])
+            done, at = 0, []
+            while done < times:
+                process = subprocess.Popen(
+                    [*METARUN, "-m", *settings, *words, f"run.dir={broken}"],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                try:
+                    process.wait(5 + moments.uniform(0.05, 0.35) * seconds)
+                    raise AssertionError("the sweep ended before it was killed")
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    done += 1
+                    at.append(sum(job.stand == "finished" for job in sweep.read(broken).jobs))
+            again = made(["run.dir=" + str(broken)])
+            must_be_alike(alone, broken)
+            assert set(begun(broken)) <= {0, 1}, "a job was made twice"
+        lines.append(
+            f"- **{how}**: 24 jobs of 600 meta-steps, `kill -9` of the sweep's process {times} times at random, with "
+            f"{', '.join(map(str, at))} jobs finished, then `metarun -m run.dir=DIR`: no job twice, none missing, figures "
+            f"and last states bit-equal to an undisturbed sweep's ({seconds:.0f} s; the last start took {again:.0f} s)"
+        )
+    return "\n".join(lines)
+
+
+def launchers() -> str:
+    """The same 6 jobs by every launcher there is."""
+    settings = [*TINY, "train.steps=200", "hardware.devices=1", "train.seed=0,1,2", "learner.inner_lr=0.01,0.001"]
+    ways = {
+        "in this process, one after another": [],
+        "`sweep.jobs=2`": ["sweep.jobs=2", "hydra.launcher.memory_gb=0.5"],
+        **{
+            f"`{word}`": [word]
+            for word, package in (("hydra/launcher=submitit_local", "submitit"), ("hydra/launcher=ray", "ray"))
+            if there_is(package)
+        },
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        first = None
+        for number, (name, words) in enumerate(ways.items()):
+            directory = Path(folder, str(number))
+            seconds = made([*settings, *words, f"run.dir={directory}"])
+            first = first or directory
+            must_be_alike(first, directory)
+            rows.append((name, f"{seconds:.0f}", "the same" if number else ""))
+    return "\n".join(table(("6 jobs of 200 meta-steps", "seconds", "figures and last states"), *rows))
+
+
+def there_is(package: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, check=False).returncode == 0
+
+
+def overhead(jobs: int = 200) -> str:
+    """What a sweep adds to each of many tiny jobs: beside the plain loop, `metarun.train` once and once again."""
+    settings = [*TINY, "train.steps=2", "train.log_every=1", "train.eval_every=2", "train.save_every=2"]
+    loop = """
+import sys, time, metarun
+settings, folder, jobs = sys.argv[3:], sys.argv[1], int(sys.argv[2])
+ends = []
+for seed in range(jobs):
+    metarun.train([*settings, f"train.seed={seed}", f"run.dir={folder}/{seed}"])
+    ends.append(time.monotonic())
+print(ends[-1] - ends[0], file=sys.stderr)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-c", loop, f"{folder}/loop", str(jobs), *settings]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        plain = float(done.stderr.splitlines()[-1]) / (jobs - 1)
+        directory = Path(folder, "sweep")
+        whole = made([*settings, f"train.seed=range({jobs})", f"run.dir={directory}"])
+        each = statistics.median(job.end["seconds"] for job in sweep.read(directory).jobs)
+        began = time.monotonic()
+        made([f"run.dir={directory}"])
+        nothing_left = time.monotonic() - began
+    return "\n".join(
+        [
+            f"- {jobs} jobs of 2 meta-steps: {1000 * plain:.0f} ms each in a plain loop over `metarun.train`, "
+            f"{1000 * whole / jobs:.0f} ms each as a sweep, start and check of all combinations included "
+            f"({1000 * each:.0f} ms the job itself, the median)",
+            f"- the same command once more, with nothing left to make: {nothing_left:.1f} s",
+        ]
+    )
+
+
+def record(jobs: int = 1000) -> str:
+    """How long the record of many jobs takes to read."""
+    from metarun.sweep.record import Job, Sweep, begin, ended
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        every = tuple(Job(n, ("learner=maml", f"train.seed={n}"), directory / str(n)) for n in range(jobs))
+        begin(Sweep(directory, (), ("learner=maml", f"train.seed=range({jobs})"), "grid", every))
+        figures = {"mean": 0.5, "ci95": 0.01}
+        found = {"protocol": {"split": "test", "metric": "accuracy"}, "test": {"accuracy": figures},
+                 "by_class": {str(n): [1, 2] for n in range(500)}}  # fmt: skip
+        for job in every:
+            job.directory.mkdir()
+            (job.directory / "results.json").write_text(json.dumps(found))
+            ended(directory, job, seconds=1.0)
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            subprocess.run([*METARUN, "sweep", folder], check=True, capture_output=True)
+            times.append(time.monotonic() - began)
+    return f"- `metarun sweep DIR` of {jobs:,} finished jobs: {statistics.median(times):.1f} s, start included"
+
+
+PARTS = {"killed": killed, "launchers": launchers, "overhead": overhead, "record": record}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: no such part; allowed: {', '.join(PARTS)}")
+    FOUND.mkdir(parents=True, exist_ok=True)
+    for name in given.parts or PARTS:
+        text = PARTS[name]()
+        print(text, flush=True)
+        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        said: dict[str, Any] = {"text": text, "commit": commit_in_words(commit()), "date": date}
+        (FOUND / f"{name}.json").write_text(json.dumps(said))
+    found = {name: json.loads(file.read_text()) for name in PARTS if (file := FOUND / f"{name}.json").exists()}
+    cores = f"{os.cpu_count()} cores, {platform.platform()}"
+    for name, said in found.items():
+        measured = f"`python scripts/measure_sweeps.py {name}`, {cores}, {said['commit']}, {said['date']}."
+        write_between(PAGE, name, f"{said['text']}\n\n{measured}")
+
+
+if __name__ == "__main__":
+    main()
