@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format ready figures compare bench profile start reproduce queue costs soak mutants wheel clean
+.PHONY: help install demo test lint types tests slow format ready figures compare bench profile start reproduce queue costs soak sweeps mutants wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: do
 
 soak: $(VENV)/installed-dev ## 50 kills, 1,000 random configurations, 200,000 meta-steps: docs/reliability.md, over an hour
 	$(BIN)/python scripts/soak.py
+
+sweeps: $(VENV)/installed-dev ## sweeps killed and started again, by every launcher, and what they cost: docs/sweeps.md, about 30 minutes
+	$(BIN)/python scripts/measure_sweeps.py
 
 mutants: $(VENV)/installed-dev ## break metarun in over 200 ways, one at a time: what does no test notice? docs/mutants.md, about 13 minutes
 	$(BIN)/python scripts/mutants.py

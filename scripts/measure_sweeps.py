@@ -94,8 +94,9 @@ def killed(times: int = 3) -> str:
             assert set(begun(broken)) <= {0, 1}, "a job was made twice"
         lines.append(
             f"- **{how}**: 24 jobs of 600 meta-steps, `kill -9` of the sweep's process {times} times at random, with "
-            f"{', '.join(map(str, at))} jobs finished, then `metarun -m run.dir=DIR`: no job twice, none missing, figures "
-            f"and last states bit-equal to an undisturbed sweep's ({seconds:.0f} s; the last start took {again:.0f} s)"
+            f"{', '.join(map(str, at))} jobs finished, then `metarun -m run.dir=DIR`: no job twice, none missing, "
+            f"figures and last states bit-equal to an undisturbed sweep's ({seconds:.0f} s; the last start took "
+            f"{again:.0f} s)"
         )
     return "\n".join(lines)
 

@@ -14,7 +14,14 @@ WITHIN = ("augment", "encoder")  # chosen by name within a task
 
 def translate(settings: list[str], multirun: bool = False) -> list[str]:
     """Spares the user some of Hydra's subtleties."""
-    return [spared for setting in settings for spared in spare(setting, multirun)]
+    spared = [one for setting in settings for one in spare(setting, multirun)]
+    if any(one.startswith("hydra.launcher.jobs=") for one in spared) and not any(map(is_launcher, spared)):
+        return ["hydra/launcher=processes", *spared]
+    return spared
+
+
+def is_launcher(setting: str) -> bool:
+    return setting.startswith("hydra/launcher=")
 
 
 def spare(setting: str, multirun: bool) -> list[str]:
@@ -31,7 +38,7 @@ def spare(setting: str, multirun: bool) -> list[str]:
     if multirun and key == "run.dir":
         return [f"hydra.sweep.{setting.removeprefix('run.')}"]  # one directory for all, with one inside for each
     if multirun and key == "sweep.jobs":
-        return ["hydra/launcher=processes", f"hydra.launcher.jobs={value}"]
+        return [f"hydra.launcher.jobs={value}"]
     if multirun and key.startswith("sweep."):
         return [f"hydra.sweeper.{setting.removeprefix('sweep.')}"]
     return [setting]

@@ -1,15 +1,23 @@
 """What a launcher has to do: jobs one after another or side by side, each told of when it has ended."""
 
+import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 
 from metarun.config import in_hydras_quotes
-from metarun.sweep import record
+from metarun.run.figures import show
+from metarun.run.stop import EXIT_CODE, PARENT
+from metarun.sweep import record, table
 from metarun.sweep.record import Job, Sweep
+from metarun.text import one_line
 
 SECONDS = 1.0  # between two looks at what other processes are at
 
@@ -67,6 +75,27 @@ class Work:
 
         return asked
 
+    def lines(self, job: Job) -> Path:
+        """The file beside its directory to which the lines of a job's process go."""
+        return job.directory.with_name(f"{job.directory.name}.log")
+
+    def begins(self, job: Job) -> None:
+        """Says so."""
+        print(f"job {job.number} of {len(self.sweep.jobs)} begins: {self.sweep.own(job)}", flush=True)
+
+    def over(self, job: Job, code: int) -> None:
+        """The process of a job has ended: well, with its state saved to go on with, or because it failed."""
+        if code == 0:
+            self.ended(job)
+            print(f"job {job.number} is done{said(job)}", flush=True)
+        elif code == EXIT_CODE:
+            self.stopped(job)
+            print(f"job {job.number} has {'been pruned' if job.number in self.pruned else 'stopped'}", flush=True)
+        else:
+            why = f"killed by {signal.Signals(-code).name}" if code < 0 else last_said(job) or f"exit code {code}"
+            self.ended(job, why)
+            print(f"job {job.number} failed: {why}; its lines: {job.log}", flush=True)
+
     def ended(self, job: Job, failed: str | None = None) -> None:
         """Writes down how a job ended: well, or `failed` and why."""
         self.write(job, **({} if failed is None else {"failed": failed}))
@@ -91,6 +120,11 @@ class SideBySide(Protocol):
         ...
 
 
+def not_alone(name: str) -> HydraException:
+    """What a launcher says that is asked by a sweeper which does not know it."""
+    return HydraException(f"hydra/launcher={name}: goes with metarun's own sweepers, hydra/sweeper=grid or optuna")
+
+
 def launch(launcher: Launcher, work: Work) -> None:
     """Makes all jobs: with a launcher of Hydra's, which makes them in this process, one after another."""
     if isinstance(launcher, SideBySide):
@@ -99,3 +133,29 @@ def launch(launcher: Launcher, work: Work) -> None:
     while (job := work.next()) is not None:
         (returned,) = launcher.launch([list(job.settings)], initial_job_idx=job.number)
         work.ended(job, returned.return_value)
+
+
+def process_of(words: Sequence[str], lines: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """A job's process, whose lines go to a file. It saves its state and ends if this one is gone."""
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    with lines.open("ab") as file:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=os.environ | dict(environment) | {PARENT: str(os.getpid())},
+            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
+        )
+
+
+def said(job: Job) -> str:
+    """`: accuracy 91.20 ± 0.72 %`, if it has come to a figure."""
+    figure = table.figure(job)
+    return f": {figure.metric} {show(figure.metric, figure._asdict())}" if figure else ""
+
+
+def last_said(job: Job) -> str:
+    """The last line that a job's process said, without the name of the program."""
+    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()] or [""]
+    return one_line(lines[-1].removeprefix("metarun: "))

@@ -10,6 +10,8 @@ def register() -> None:
     """Makes them known. Not as Plugins.register does: that one goes by the class's own module."""
     from metarun.sweep.grid import Grid
     from metarun.sweep.processes import Processes
+    from metarun.sweep.ray import Ray
+    from metarun.sweep.slurm import Slurm
 
     known = Plugins.instance().class_name_to_class
-    known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes)}
+    known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes, Ray, Slurm)}

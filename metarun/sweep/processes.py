@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from metarun.core import ConfigError
 from metarun.engine import free_host_bytes
-from metarun.run.figures import show
-from metarun.run.stop import EXIT_CODE, PARENT, Interrupted, hearing
-from metarun.sweep import table
-from metarun.sweep.launch import Work
+from metarun.run.stop import Interrupted, hearing
+from metarun.sweep.launch import Work, not_alone, process_of
 from metarun.sweep.record import Job
-from metarun.text import one_line
 
 LOOK = 0.1  # seconds between two looks at the processes
 GB = 1e9
@@ -57,7 +53,7 @@ class Processes(Launcher):
         self.shares = shares(jobs, cores, gpus)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        raise HydraException("hydra/launcher=processes: goes with metarun's own sweepers, hydra/sweeper=grid or optuna")
+        raise not_alone("processes")
 
     def work(self, work: Work) -> None:
         """Makes all jobs. Raises Interrupted once what was begun is saved, if it is asked to stop."""
@@ -84,7 +80,7 @@ class Processes(Launcher):
                 for place, (job, process) in list(live.items()):
                     if (code := process.poll()) is not None:
                         del live[place]
-                        end(work, job, code)
+                        work.over(job, code)
                 if not live and (asked or not more):
                     break
                 for job, process in list(live.values()):
@@ -96,21 +92,10 @@ class Processes(Launcher):
 
 
 def begin(work: Work, job: Job, share: Share) -> "subprocess.Popen[bytes]":
-    """A job's process, whose lines go to a file beside its directory. It ends with this one."""
-    number = f"job {job.number} of {len(work.sweep.jobs)}"
-    print(f"{number} begins: {work.sweep.own(job)}", flush=True)
-    lines = job.directory.with_name(f"{job.directory.name}.log")
-    lines.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | share.environment() | {PARENT: str(os.getpid())}
-    with lines.open("ab") as file, on_cores(share.cores):
-        return subprocess.Popen(
-            work.command(job),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=environment,
-            start_new_session=True,  # Ctrl-C comes to this process alone, which passes it on
-        )
+    """A job's process, with its share."""
+    work.begins(job)
+    with on_cores(share.cores):
+        return process_of(work.command(job), work.lines(job), share.environment())
 
 
 @contextmanager
@@ -125,32 +110,6 @@ def on_cores(cores: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def end(work: Work, job: Job, code: int) -> None:
-    """Tells how a job's process ended; of one that has saved its state to go on with there is nothing to tell."""
-    if code == 0:
-        work.ended(job)
-        print(f"job {job.number} is done{said(job)}", flush=True)
-    elif code == EXIT_CODE:
-        work.stopped(job)
-        print(f"job {job.number} has stopped{said(job)}", flush=True)
-    else:
-        why = f"killed by {signal.Signals(-code).name}" if code < 0 else last_said(job) or f"exit code {code}"
-        work.ended(job, why)
-        print(f"job {job.number} failed: {why}; its lines: {job.log}", flush=True)
-
-
-def last_said(job: Job) -> str:
-    """The last line that a job's process said, without the name of the program."""
-    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()] or [""]
-    return one_line(lines[-1].removeprefix("metarun: "))
-
-
-def said(job: Job) -> str:
-    """`: accuracy 91.20 ± 0.72 %`, if it has come to a figure."""
-    figure = table.figure(job)
-    return f": {figure.metric} {show(figure.metric, figure._asdict())}" if figure else ""
 
 
 def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from stand_in_jobs import begun
 
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
@@ -18,46 +19,16 @@ from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
 from metarun.sweep.record import Job, Sweep
 
-# What stands for a job: it says how it was started, and ends as it is told, well once it is asked to stop.
-JOB = """
-import json, os, signal, sys, time
-from pathlib import Path
-how, directory = sys.argv[1:]
-directory = Path(directory)
-directory.mkdir(parents=True, exist_ok=True)
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-seen = [sorted(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES")]
-(directory / "config.yaml").write_text(json.dumps(seen))
-while how == "long" and not stop:
-    time.sleep(0.01)
-if how == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-if how == "fails":
-    print("metarun: too much", file=sys.stderr)
-    sys.exit(1)
-if stop:
-    sys.exit(75)
-(directory / "results.json").write_text("{}")
-"""
-
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """Makes a sweep's jobs, of which it is said how they end; gives the sweep as it is known afterwards."""
 
-    def command(work: Work, job: Job) -> list[str]:
-        return [sys.executable, "-c", JOB, job.settings[0], str(job.directory)]
-
-    monkeypatch.setattr(Work, "command", command)
-
     def make(*how: str, at_once: tuple[Share, ...], **given) -> Sweep:
-        jobs = tuple(Job(n, (one,), tmp_path / str(n)) for n, one in enumerate(how))
-        sweep = Sweep(tmp_path, (), ("...",), "grid", jobs)
-        record.begin(sweep)
+        sweep = begun(tmp_path, monkeypatch, *how)
         launcher = Processes("auto", 1.0)
         launcher.shares = list(at_once)
-        launcher.work(Work(sweep, iter(jobs), **given))
+        launcher.work(Work(sweep, iter(sweep.jobs), **given))
         return record.read(tmp_path)
 
     return make

@@ -1,0 +1,135 @@
+"""Jobs on a Slurm cluster, through submitit; or, to try it, on this machine as if it were one."""
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from metarun.core import ConfigError
+from metarun.run.stop import EXIT_CODE, Interrupted, hearing
+from metarun.sweep.launch import Work, not_alone, process_of
+from metarun.sweep.record import Job
+
+LOOK = 0.2  # seconds between two looks at a process on this machine
+
+
+class Run:
+    """What a cluster's machine does for a job: its process, again after each preemption, from where it was saved."""
+
+    def __init__(self, words: Sequence[str], lines: Path) -> None:
+        self.words, self.lines = tuple(words), lines
+
+    def __call__(self) -> int:
+        """The exit code. It is asked again where the process has saved its state and ended."""
+        import submitit
+
+        preempted = submitit.JobEnvironment._usr_sig()
+        before = signal.signal(preempted, signal.SIG_IGN)  # Slurm signals every process: the job's hears of it by us
+        self.process = process_of(self.words, self.lines, {})
+        signal.signal(preempted, before)
+        code = self.ends()
+        if code == EXIT_CODE:
+            signal.raise_signal(preempted)  # submitit asks for `checkpoint`, and requeues
+        return code
+
+    def ends(self) -> int:
+        """Not Popen.wait: `checkpoint` is called in the middle of it, and would wait for ever."""
+        while (code := self.process.poll()) is None:
+            time.sleep(LOOK)
+        return code
+
+    def checkpoint(self) -> Any:
+        """Of a job that is preempted, or whose time is up: what shall be done another time."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.ends()
+        return DelayedSubmission(Run(self.words, self.lines))
+
+
+class Slurm(Launcher):
+    """metarun's launcher for Slurm: a job that is preempted is requeued, and goes on from where it was saved."""
+
+    def __init__(
+        self, cluster: Literal["slurm", "local"], jobs: int, poll_s: float, requeues: int, parameters: dict[str, Any]
+    ) -> None:
+        self.cluster, self.jobs, self.poll_s, self.requeues = cluster, jobs, poll_s, requeues
+        self.parameters = {key: value for key, value in parameters.items() if value is not None}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        try:
+            import submitit
+        except ImportError as error:
+            raise ConfigError("hydra/launcher", self.cluster, "needs submitit: pip install 'metarun[slurm]'") from error
+        if self.cluster == "slurm" and not submitit.SlurmExecutor.affinity() > 0:
+            raise ConfigError("hydra/launcher", "slurm", "there is no srun here; give the command where Slurm is")
+        if not isinstance(self.jobs, int) or self.jobs < 1:
+            raise ConfigError("sweep.jobs", self.jobs, "must be an integer >= 1, of jobs in the queue at once")
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        raise not_alone(self.cluster)
+
+    def work(self, work: Work) -> None:
+        """Makes all jobs. Raises Interrupted once those in the queue are cancelled, if it is asked to stop."""
+        executor = self.executor(work.sweep.directory / "submitit")
+        asked: list[int] = []
+        queued: list[tuple[Job, Any]] = []
+        more = True
+        with hearing(asked.append):
+            while (more or queued) and not asked:
+                fresh: list[Job] = []
+                while more and len(queued) + len(fresh) < self.jobs:
+                    if (job := work.next(wait=not queued and not fresh)) is None:
+                        more = bool(work.elsewhere)
+                        break
+                    fresh.append(job)
+                for job in fresh:
+                    work.begins(job)
+                if fresh:
+                    with executor.batch():  # one array
+                        queued += [(job, executor.submit(Run(work.command(job), work.lines(job)))) for job in fresh]
+                for job, submitted in list(queued):
+                    if submitted.done():
+                        queued.remove((job, submitted))
+                        work.over(job, code_of(submitted))
+                    elif work.is_hopeless(job):
+                        submitted.cancel()
+                wait(self.poll_s, asked)
+            for _, submitted in queued:
+                submitted.cancel()
+            while any(job.stand == "running" for job, _ in queued):
+                time.sleep(LOOK)
+        if asked:
+            raise Interrupted
+
+    def executor(self, folder: Path) -> Any:
+        """What submits, with its parameters. Raises ConfigError over one that submitit does not know."""
+        import submitit
+
+        executor = submitit.AutoExecutor(folder, self.cluster, slurm_max_num_timeout=self.requeues)
+        try:
+            executor.update_parameters(name="metarun", **self.parameters)
+        except (TypeError, ValueError, NameError, AssertionError) as error:
+            raise ConfigError("hydra.launcher.parameters", self.parameters, str(error)) from error
+        return executor
+
+
+def code_of(submitted: Any) -> int:
+    """The exit code of a job's process that is over."""
+    try:
+        return int(submitted.result())
+    except Exception:  # submitit's own: it was cancelled, or its machine is gone
+        return EXIT_CODE
+
+
+def wait(seconds: float, asked: list[int]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not asked:
+        time.sleep(min(LOOK, seconds))

@@ -1,0 +1,131 @@
+"""Jobs through submitit and Ray, on this machine: what ends, what is preempted, and what is stopped."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+from stand_in_jobs import begun
+
+from metarun.core import ConfigError
+from metarun.run.stop import Interrupted
+from metarun.sweep import record
+from metarun.sweep.launch import Work
+from metarun.sweep.slurm import Slurm
+
+
+@pytest.fixture
+def local() -> Slurm:
+    """submitit's stand-in for a cluster."""
+    launcher = Slurm("local", 3, 0.1, 10, {"timeout_min": 5})
+    launcher.setup(hydra_context=None, task_function=None, config=None)
+    return launcher
+
+
+def ended(directory) -> list[str]:
+    return [job.stand for job in record.read(directory).jobs]
+
+
+@pytest.mark.slow
+def test_jobs_of_a_cluster_end_as_their_processes_do(tmp_path, monkeypatch, local):
+    sweep = begun(tmp_path, monkeypatch, "well", "fails", "again")
+    local.work(Work(sweep, iter(sweep.jobs)))
+    assert ended(tmp_path) == ["finished", "failed", "finished"]  # what has saved its state and ended is requeued
+    assert record.read(tmp_path).jobs[1].end["failed"] == "too much"
+
+
+def test_a_preempted_job_saves_its_state_and_is_requeued(tmp_path, monkeypatch, local):
+    """As Slurm preempts: its signal comes to every process of the job."""
+    sweep = begun(tmp_path, monkeypatch, "preempted")
+
+    def preempt() -> None:
+        while not (tmp_path / "0" / "config.yaml").exists():
+            time.sleep(0.01)
+        job = next(one for one in psutil.Process().children(recursive=True) if str(tmp_path / "0") in one.cmdline())
+        for process in (job, job.parent()):
+            process.send_signal(signal.SIGUSR2)
+
+    threading.Thread(target=preempt, daemon=True).start()
+    local.work(Work(sweep, iter(sweep.jobs)))
+    assert ended(tmp_path) == ["finished"]
+
+
+@pytest.mark.slow
+def test_a_stop_cancels_the_jobs_of_a_cluster_which_save_their_state(tmp_path, monkeypatch, local):
+    sweep = begun(tmp_path, monkeypatch, "long", "long", "long", "well")
+
+    def stop() -> None:
+        while not all((tmp_path / str(n) / "config.yaml").exists() for n in range(3)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(Interrupted):
+        local.work(Work(sweep, iter(sweep.jobs)))
+    assert ended(tmp_path) == ["stopped", "stopped", "stopped", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"cluster": "slurm"}, r"hydra/launcher=slurm: there is no srun here"),
+        ({"jobs": 0}, r"sweep\.jobs=0: must be an integer >= 1"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_made(given, says):
+    launcher = Slurm(**({"cluster": "local", "jobs": 1, "poll_s": 1.0, "requeues": 1, "parameters": {}} | given))
+    with pytest.raises(ConfigError, match=says):
+        launcher.setup(hydra_context=None, task_function=None, config=None)
+
+
+def test_a_parameter_that_submitit_does_not_know_is_refused(tmp_path):
+    launcher = Slurm("local", 1, 1.0, 1, {"timeout_mins": 5})
+    with pytest.raises(ConfigError, match=r"hydra\.launcher\.parameters="):
+        launcher.executor(tmp_path)
+
+
+@pytest.mark.slow
+def test_jobs_of_ray_end_as_their_processes_do(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from metarun.sweep.ray import Ray
+
+    sweep = begun(tmp_path, monkeypatch, "well", "fails", "killed", "well")
+    Ray(None, None, 1, 0, None, 0).work(Work(sweep, iter(sweep.jobs)))
+    assert ended(tmp_path) == ["finished", "failed", "failed", "finished"]
+
+
+@pytest.mark.slow
+def test_a_stop_cancels_the_jobs_of_ray_which_save_their_state(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from metarun.sweep.ray import Ray
+
+    sweep = begun(tmp_path, monkeypatch, "long", "long", "well")
+
+    def stop() -> None:
+        while not all((tmp_path / str(n) / "config.yaml").exists() for n in range(2)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(Interrupted):
+        Ray(None, 2, 1, 0, None, 0).work(Work(sweep, iter(sweep.jobs)))
+    assert ended(tmp_path) == ["stopped", "stopped", "waiting"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"address": "ray://127.0.0.1:1"}, r"hydra\.launcher\.address=ray://127\.0\.0\.1:1: no Ray cluster"),
+        ({"cpus": 9999}, r"hydra\.launcher\.cpus=9999: a job wants 9999 and the cluster has"),
+    ],
+)
+def test_a_ray_that_cannot_be_is_one_line(given, says):
+    pytest.importorskip("ray")
+    from metarun.sweep.ray import Ray
+
+    launcher = Ray(**({"address": None, "jobs": None, "cpus": 1, "gpus": 0, "memory_gb": None, "retries": 0} | given))
+    with pytest.raises(ConfigError, match=says):
+        launcher.joined()
