@@ -1,5 +1,6 @@
 """Jobs as tasks of Ray: on this machine, or on a cluster that is there, which schedules, retries and spreads them."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ class Ray(Launcher):
             ray.init(
                 address=self.address,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 include_dashboard=False if self.address is None else None,
             )
         except Exception as error:
