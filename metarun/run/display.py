@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from metarun.files import write_atomically
 
@@ -61,17 +63,16 @@ class Sweep(NamedTuple):
 
 def of_this_job() -> tuple[list[str], Sweep | None]:
     """The overrides of the command that Hydra runs at present, none where it runs none; and its sweep."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     if not HydraConfig.initialized():
         return [], None
     hydra = HydraConfig.get()
     overrides = [override.lstrip("+~") for override in hydra.overrides.task]
-    if hydra.mode is not RunMode.MULTIRUN:
-        return overrides, None
-    common: list[str] = []
+    # A job in a process of its own, which a sweep's launcher has begun, is a run by itself, below the sweep's directory.
+    of_all = Path(hydra.sweep.dir if hydra.mode is RunMode.MULTIRUN else Path(hydra.run.dir).parent)
+    common: list[str] | None = None
     with suppress(OSError, KeyError, TypeError, yaml.YAMLError):
-        said = yaml.safe_load((Path(hydra.sweep.dir) / "multirun.yaml").read_text())
+        said = yaml.safe_load((of_all / "multirun.yaml").read_text())
         common = [override.lstrip("+~") for override in said["hydra"]["overrides"]["task"]]
-    return overrides, Sweep(str(hydra.sweep.dir)[-MOST:], common)
+    if hydra.mode is not RunMode.MULTIRUN and common is None:
+        return overrides, None
+    return overrides, Sweep(str(of_all)[-MOST:], common or [])

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from hydra.types import RunMode
 from support import composed
 
 from metarun.run import display
@@ -46,6 +47,24 @@ def test_a_job_of_a_sweep_names_what_the_sweep_varies_and_a_typed_name_wins(
 def test_a_run_that_an_earlier_version_began_keeps_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(display, "of_this_job", lambda: (["train.steps=9"], None))
     assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=True) == Display("strokes-maml", None)
+
+
+@pytest.mark.parametrize("mode", [RunMode.MULTIRUN, RunMode.RUN])
+def test_a_job_knows_its_sweep_in_a_process_of_its_own_too(tmp_path, monkeypatch, mode):
+    (tmp_path / "S").mkdir()
+    (tmp_path / "S" / "multirun.yaml").write_text("hydra: {overrides: {task: ['learner=maml', 'train.seed=0,1']}}")
+    hydra = SimpleNamespace(
+        overrides=SimpleNamespace(task=["learner=maml", "+train.seed=1"]),
+        mode=mode,
+        sweep=SimpleNamespace(dir=f"{tmp_path}/S" if mode is RunMode.MULTIRUN else "runs/multirun/now"),
+        run=SimpleNamespace(dir=f"{tmp_path}/S/1" if mode is RunMode.RUN else "runs/now"),
+    )
+    monkeypatch.setattr(display.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(display.HydraConfig, "get", lambda: hydra)
+    sweep = Sweep(f"{tmp_path}/S"[-display.MOST :], ["learner=maml", "train.seed=0,1"])
+    assert display.of_this_job() == (["learner=maml", "train.seed=1"], sweep)
+    hydra.run.dir, hydra.mode = f"{tmp_path}/alone/1", RunMode.RUN
+    assert display.of_this_job() == (["learner=maml", "train.seed=1"], None)
 
 
 def test_without_hydra_there_are_no_overrides():
