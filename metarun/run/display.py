@@ -67,7 +67,7 @@ def of_this_job() -> tuple[list[str], Sweep | None]:
         return [], None
     hydra = HydraConfig.get()
     overrides = [override.lstrip("+~") for override in hydra.overrides.task]
-    # A job in a process of its own, which a sweep's launcher has begun, is a run by itself, below the sweep's directory.
+    # A job that a launcher has begun in a process of its own is a run by itself, below the directory of its sweep.
     of_all = Path(hydra.sweep.dir if hydra.mode is RunMode.MULTIRUN else Path(hydra.run.dir).parent)
     common: list[str] | None = None
     with suppress(OSError, KeyError, TypeError, yaml.YAMLError):
