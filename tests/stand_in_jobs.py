@@ -17,11 +17,14 @@ directory = Path(directory)
 directory.mkdir(parents=True, exist_ok=True)
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+parent = os.getppid()
 begun = (directory / "config.yaml").exists()
 seen = [sorted(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES")]
 (directory / "config.yaml").write_text(json.dumps(seen))
 while how == "long" and not stop or how == "preempted" and not stop and not begun:
     time.sleep(0.01)
+    if os.getppid() != parent:  # as metarun.run.stop has it
+        stop.append(1)
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if how == "fails":
