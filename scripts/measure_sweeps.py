@@ -59,9 +59,14 @@ def must_be_alike(one: Path, other: Path) -> None:
 
 
 def begun(directory: Path) -> list[int]:
-    """How often each job's own log says that it began; a job gone on with says so otherwise."""
-    logs = [job.directory / "metarun.log" for job in sweep.read(directory).jobs]
-    return [log.read_text().count(" parameters, ") - log.read_text().count("going on from ") for log in logs]
+    """How often each job has begun from its first meta-step; one that goes on says so."""
+    logs = [(job.directory / "metarun.log").read_text() for job in sweep.read(directory).jobs]
+    return [log.count(" parameters, ") - log.count("going on from ") for log in logs]
+
+
+def finished(directory: Path) -> int:
+    """How many jobs of a sweep are; none of one that has not begun."""
+    return sum(job.stand == "finished" for job in sweep.read(directory).jobs) if sweep.is_sweep(directory) else 0
 
 
 def killed(times: int = 3) -> str:
@@ -74,21 +79,21 @@ def killed(times: int = 3) -> str:
             alone, broken = Path(folder, "alone"), Path(folder, "broken")
             # The same share of the cores: sums over other numbers of devices differ in their last bits.
             seconds = made([*settings, *words, f"run.dir={alone}"])
-            done, at = 0, []
-            while done < times:
+            at = []
+            for third in range(times):
                 process = subprocess.Popen(
                     [*METARUN, "-m", *settings, *words, f"run.dir={broken}"],
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                 )
-                try:
-                    process.wait(5 + moments.uniform(0.05, 0.35) * seconds)
-                    raise AssertionError("the sweep ended before it was killed")
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    done += 1
-                    at.append(sum(job.stand == "finished" for job in sweep.read(broken).jobs))
+                enough = moments.randint(24 * third // times + 1, 24 * (third + 1) // times - 1)
+                while finished(broken) < enough:
+                    assert process.poll() is None, process.communicate()[1]
+                    time.sleep(0.05)
+                time.sleep(moments.uniform(0, 1.5 * seconds / 24))
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                at.append(finished(broken))
             again = made(["run.dir=" + str(broken)])
             must_be_alike(alone, broken)
             assert set(begun(broken)) <= {0, 1}, "a job was made twice"
