@@ -53,7 +53,7 @@ def gone_on(stretches: list[Stretch], step: int, mesh: Mesh) -> list[Stretch]:
 
 
 def commit() -> dict[str, Any] | None:
-    """metarun's own commit and whether its files were changed since; None outside a checkout."""
+    """metarun's own commit and whether what runs, its code and yaml, was changed since; None outside a checkout."""
     root = Path(metarun.__file__).parent.parent
 
     def git(*words: str) -> str:
@@ -64,6 +64,6 @@ def commit() -> dict[str, Any] | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
             return None
-        return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+        return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "metarun", "conf"))}
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,6 +1,7 @@
-"""A run says which of its meta-steps were made where."""
+"""A run says which of its meta-steps were made where, and by which code."""
 
 import importlib.metadata
+import subprocess
 
 import jax
 import numpy as np
@@ -37,3 +38,32 @@ def test_a_stretch_that_was_broken_off_before_its_first_save_is_not_told():
 
 def test_of_a_run_of_an_earlier_version_the_first_meta_steps_are_not_told():
     assert gone_on([], 700, here()) == [{"first": 700, **HERE}]
+
+
+def test_code_is_changed_by_what_runs_not_by_pages_about_it(tmp_path, monkeypatch):
+    """As a script that writes a page after each of several runs changes nothing that they are made from."""
+    root = tmp_path.resolve()
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", *who, *words], cwd=root, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    for file in ("metarun/__init__.py", "conf/config.yaml", "docs/results.md"):
+        (root / file).parent.mkdir()
+        (root / file).write_text("as it was\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    monkeypatch.setattr(provenance.metarun, "__file__", str(root / "metarun" / "__init__.py"))
+    here = {"id": git("rev-parse", "HEAD"), "changed": False}
+    assert commit() == here
+    (root / "docs" / "results.md").write_text("another\n")
+    (root / "mine.yaml").write_text("mine\n")
+    assert commit() == here
+    (root / "conf" / "config.yaml").write_text("another\n")
+    assert commit() == here | {"changed": True}
+    git("checkout", "-q", "conf")
+    (root / "metarun" / "learner.py").write_text("new\n")
+    assert commit() == here | {"changed": True}
