@@ -32,6 +32,12 @@ def spare(setting: str, multirun: bool) -> list[str]:
         return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
         return [f"~{key}", f"+{setting}"]  # it takes the place of the yaml's; Hydra would add to that
+    if key == "logger" and (names := in_brackets(value)):  # Hydra merges what has one name: each gets its own
+        return (
+            ["~logger", *(f"+logger@logger.{name}={name}" for name in names)]
+            if len(names) > 1
+            else [f"logger={names[0]}"]
+        )
     for group in WITHIN:
         if group in key.split(".")[1:] and value in choices(group):
             return [f"{group}@{setting}"]  # task.encoder=wordllama
@@ -42,6 +48,12 @@ def spare(setting: str, multirun: bool) -> list[str]:
     if multirun and key.startswith("sweep."):
         return [f"hydra.sweeper.{setting.removeprefix('sweep.')}"]
     return [setting]
+
+
+def in_brackets(value: str) -> list[str]:
+    """`[wandb, tensorboard]` as its words; none of what is no such list."""
+    found = re.fullmatch(r"\[([^][{}]+)\]", value.strip())
+    return list(dict.fromkeys(filter(None, map(str.strip, found[1].split(","))))) if found else []
 
 
 def explain(error: Exception, settings: list[str]) -> str:
