@@ -80,6 +80,7 @@ def explain(error: Exception, settings: list[str]) -> str:
     if found := re.match(r"Ambiguous value for argument '(.+)'", message):
         key, _, value = found[1].partition("=")
         text = "" if key in GROUPS else f"; a list has brackets, [{value}], and text with a comma has quotes"
+        text = f"; several loggers of one run have brackets, logger=[{value}]" if key == "logger" else text
         return f"{found[1]}: several values are several runs, which metarun -m makes{text}"
     if message.startswith("Sweeping over Hydra's configuration") and "hydra.sweep.dir=" in message:
         return "run.dir: a sweep has one directory, with one inside for each of its runs; name one"
@@ -160,5 +161,8 @@ def composed(settings: list[str]) -> dict[str, Any]:
 
     given = [setting.partition("=") for setting in settings]
     chosen = [f"{group}={choice}" for group, _, choice in given if group in GROUPS and choice in choices(group)]
+    loggers = [name for group, _, names in given if group == "logger" for name in in_brackets(names)]
+    if loggers and set(loggers) <= set(choices("logger")):
+        chosen += spare(f"logger=[{','.join(loggers)}]", multirun=False)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return OmegaConf.to_container(compose("config", overrides=chosen))  # type: ignore[return-value]
