@@ -15,7 +15,9 @@ def summary(split: str, metric: str, best: Mapping[str, Any] | None, tested: Tes
     found: dict[str, float] = {}
 
     def add(name: str, figure: Mapping[str, float]) -> None:
-        found.update({name: figure["mean"], f"{name}_ci95": figure["ci95"]})
+        found[name] = figure["mean"]
+        if "ci95" in figure:  # the best of a run that an early version began may lack it
+            found[f"{name}_ci95"] = figure["ci95"]
 
     if best is not None:
         add(f"val/best_{metric}", best)
