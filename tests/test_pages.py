@@ -210,6 +210,7 @@ def test_the_logger_of_the_page_of_loggers_runs_as_pasted_beside_another(tmp_pat
     assert several in words
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mylab", raising=False)  # another test's
     monkeypatch.setenv("METARUN_ALLOW", allowed)
     monkeypatch.setenv("WANDB_MODE", "offline")
     quick = support.QUICK  # compiled by other tests, too
