@@ -206,18 +206,50 @@ class Uncertain(Protocol):
         ...
 
 
-class Tracker(Protocol):
-    """An open connection to where figures are kept besides the run's directory. None of its methods ever raises."""
+class Tracked(NamedTuple):
+    """The run whose figures a tracker is given."""
 
-    def row(self, step: int, row: dict[str, float]) -> None: ...
-    def close(self, summary: dict[str, Any]) -> None: ...
+    directory: Path  # where a logger may have a folder of its own
+    config: dict[str, Any]  # the whole configuration, resolved
+    name: str
+    tags: tuple[str, ...]
+    metric: str  # the one that selects and sums up the run: "accuracy" (more is better) or "mse" (less is)
+    command: str  # that began the run
+    step: int  # meta-steps that are done: more than 0 of a run that goes on
+
+
+class Tracker(Protocol):
+    """An open connection to where figures are kept besides the run's directory.
+
+    What one raises is told once; it is then left out, and neither the run nor another tracker hears of it.
+    """
+
+    def row(self, step: int, row: dict[str, float]) -> None:
+        """Figures of a meta-step by their names: train/loss, val/accuracy, ..."""
+        ...
+
+    def close(self, summary: dict[str, float]) -> None:
+        """The end of the run in this process: the best validation so far and, of a run that is tested, its figures.
+
+        What else a test leaves is then in the run's directory (metarun.run.ending).
+        """
+        ...
 
 
 class Logger(Protocol):
     """Where figures go besides the run's directory: a frozen dataclass whose fields are its yaml's keys."""
 
-    def open(self, directory: Path, config: dict[str, Any], name: str, tags: tuple[str, ...]) -> Tracker:
-        """The run's tracker, the same one each time for the same `directory`. Never raises."""
+    def open(self, run: Tracked) -> Tracker:
+        """The run's tracker, the same one each time for the same directory."""
+        ...
+
+
+@runtime_checkable
+class Needing(Protocol):
+    """A logger that needs what is not in every installation."""
+
+    def check(self) -> None:
+        """Raises ConfigError if that is not there."""
         ...
 
 

@@ -1,6 +1,8 @@
 """README.md and docs/design.md: what a reader pastes from them runs as it stands there."""
 
+import csv
 import importlib
+import json
 import os
 import re
 import shlex
@@ -11,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import support
 from support import composed
 
 from metarun.command import bench, main
@@ -25,6 +28,7 @@ from metarun.run.separation import Finite
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DESIGN, YOUR_DATA = ((ROOT / "docs" / name).read_text() for name in ("design.md", "your-data.md"))
+LOGGERS = (ROOT / "docs" / "loggers.md").read_text()
 
 
 def section(page: str, title: str) -> str:
@@ -191,6 +195,58 @@ def test_the_other_commands_of_readmes_are_there():
             assert (ROOT / script).exists()
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_logger_of_the_page_of_loggers_runs_as_pasted_beside_another(tmp_path, monkeypatch, capfd):
+    """In a package of one's own; its rows are those of metrics.jsonl, its end what results.json says."""
+    text = section(LOGGERS, "A logger in two files")
+    (code,), (settings,) = blocks(text, "python"), blocks(text, "yaml")
+    (module,), (file,) = re.findall(r"`(\w+\.py)`", text), re.findall(r"`(my_conf/\w+/\w+\.yaml)`", text)
+    write(tmp_path, {module: code, file: settings})
+    (command,) = re.findall(r"`(METARUN_ALLOW=[^`]+)`", text)
+    (several,) = re.findall(r"`'(logger=\[wandb,mine\])'`", text)
+    allowed, _, rest = command.removeprefix("METARUN_ALLOW=").partition(" ")
+    words = [several if word == "logger=mine" else word for word in shlex.split(rest)]
+    assert several in words
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mylab", raising=False)  # another test's
+    monkeypatch.setenv("METARUN_ALLOW", allowed)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    quick = support.QUICK  # compiled by other tests, too
+    monkeypatch.setattr(sys, "argv", [*words, *quick, "run.name=one", "run.dir=RUN"])
+    try:
+        main.command()
+    finally:
+        sys.modules.pop("mylab", None)
+    with (tmp_path / "RUN" / "figures.csv").open(newline="") as written:
+        lines = list(csv.reader(written))
+    assert {name for name, *_ in lines} == {"one"}
+    logged = [(int(when), figure, float(value)) for _, when, figure, value in lines if when != "end"]
+    expected = [
+        (row["step"], f"{row['split']}/{figure}", value)
+        for row in map(json.loads, (tmp_path / "RUN" / "metrics.jsonl").read_text().splitlines())
+        for figure, value in row.items()
+        if figure not in ("step", "split")
+    ]
+    assert logged == expected
+    end = {figure: float(value) for _, when, figure, value in lines if when == "end"}
+    found = json.loads((tmp_path / "RUN" / "results.json").read_text())
+    assert (end["test/mse"], end["test/mse_ci95"]) == tuple(found["test"]["mse"].values())
+    assert list((tmp_path / "RUN" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize("line", blocks(LOGGERS.partition("\n## ")[0], "")[0].splitlines())
+def test_a_command_of_the_page_of_loggers_is_one(line):
+    words = shlex.split(line, comments=True)[1:]
+    if not words[0].startswith("run.dir="):
+        assert build_run(composed(*translate(words))).loggers
+
+
+def test_the_page_of_loggers_has_all_of_wandbs_settings():
+    told = set(re.findall(r"`logger\.(\w+)", LOGGERS))
+    assert {"mode", "notes", "job_type", "group", "checkpoint"} == told
+    assert told <= composed("logger=wandb")["logger"].keys()
 
 
 def test_the_design_tells_all_that_a_task_distribution_has():

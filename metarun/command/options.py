@@ -60,7 +60,7 @@ def must_be_settings(command: Command) -> None:
     """Ends the program over a setting that is none, or names nothing, and over a command that names nothing to run."""
     for setting in command.settings:
         key, equals, value = setting.partition("=")
-        if key in GROUPS[:-1] and equals and value in ("", "null"):
+        if key in GROUPS[:-1] and equals and value in ("", "null", "[]"):
             fail(f"{setting}: choose one; allowed: {', '.join(choices(key))}", MISTAKE)
         if key == "run.dir" and value.strip("'\" ") in ("", "null"):
             fail(f"{setting}: names no directory; left out, a new one is made in runs/", MISTAKE)

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.config.loggers import must_be_there
 from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import Run, build_run, resolve
 from metarun.core import ConfigError
@@ -15,13 +16,15 @@ from metarun.core import ConfigError
 def checked(cfg: DictConfig, directory: Path) -> Run:
     """The run that the composed configuration asks for in `directory`, where it may have begun. Raises ConfigError."""
     cfg.run.dir = str(directory)
-    given = [setting.lstrip("+~").split("=")[0] for setting in as_given(HydraConfig.instance().cfg)]
+    # What is chosen by its name within another group, `logger@logger.wandb=wandb`, is told by its place.
+    given = [setting.lstrip("+~").split("=")[0].split("@")[-1] for setting in as_given(HydraConfig.instance().cfg)]
     named = [key for key in given if key != "run.dir"]
     resolved = resolve(cfg)
-    if (directory / "config.yaml").exists():
-        resolved = resume(directory, resolved, named)
-        return build_run(resolved)
-    run = build_run(resolved)
+    begun = (directory / "config.yaml").exists()
+    run = build_run(resume(directory, resolved, named) if begun else resolved)
+    must_be_there(run.loggers)
+    if begun:
+        return run
     if "run.dir" in given and all(f"{key}.".startswith(MAY_CHANGE) for key in named):
         raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
     return run

@@ -14,7 +14,8 @@ GROUPS = ("task", "learner", "model", "optimizer", "hardware", "logger", "experi
 MOVED = {
     "metarun.hardware.Hardware": "metarun.engine.hardware.Hardware",
     "metarun.loggers.NoLogger": "metarun.run.loggers.NoLogger",
-    "metarun.loggers.Wandb": "metarun.run.loggers.Wandb",
+    "metarun.loggers.Wandb": "metarun.run.to_wandb.Wandb",
+    "metarun.run.loggers.Wandb": "metarun.run.to_wandb.Wandb",
 }
 
 MOST = 30  # names told at once

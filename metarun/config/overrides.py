@@ -32,6 +32,12 @@ def spare(setting: str, multirun: bool) -> list[str]:
         return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
         return [f"~{key}", f"+{setting}"]  # it takes the place of the yaml's; Hydra would add to that
+    if key == "logger" and (names := in_brackets(value)):  # Hydra merges what has one name: each gets its own
+        return (
+            ["~logger", *(f"+logger@logger.{name}={name}" for name in names)]
+            if len(names) > 1
+            else [f"logger={names[0]}"]
+        )
     for group in WITHIN:
         if group in key.split(".")[1:] and value in choices(group):
             return [f"{group}@{setting}"]  # task.encoder=wordllama
@@ -42,6 +48,12 @@ def spare(setting: str, multirun: bool) -> list[str]:
     if multirun and key.startswith("sweep."):
         return [f"hydra.sweeper.{setting.removeprefix('sweep.')}"]
     return [setting]
+
+
+def in_brackets(value: str) -> list[str]:
+    """`[wandb, tensorboard]` as its words; none of what is no such list."""
+    found = re.fullmatch(r"\[([^][{}]+)\]", value.strip())
+    return list(dict.fromkeys(filter(None, map(str.strip, found[1].split(","))))) if found else []
 
 
 def explain(error: Exception, settings: list[str]) -> str:
@@ -68,6 +80,7 @@ def explain(error: Exception, settings: list[str]) -> str:
     if found := re.match(r"Ambiguous value for argument '(.+)'", message):
         key, _, value = found[1].partition("=")
         text = "" if key in GROUPS else f"; a list has brackets, [{value}], and text with a comma has quotes"
+        text = f"; several loggers of one run have brackets, logger=[{value}]" if key == "logger" else text
         return f"{found[1]}: several values are several runs, which metarun -m makes{text}"
     if message.startswith("Sweeping over Hydra's configuration") and "hydra.sweep.dir=" in message:
         return "run.dir: a sweep has one directory, with one inside for each of its runs; name one"
@@ -148,5 +161,8 @@ def composed(settings: list[str]) -> dict[str, Any]:
 
     given = [setting.partition("=") for setting in settings]
     chosen = [f"{group}={choice}" for group, _, choice in given if group in GROUPS and choice in choices(group)]
+    loggers = [name for group, _, names in given if group == "logger" for name in in_brackets(names)]
+    if loggers and set(loggers) <= set(choices("logger")):
+        chosen += spare(f"logger=[{','.join(loggers)}]", multirun=False)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return OmegaConf.to_container(compose("config", overrides=chosen))  # type: ignore[return-value]

@@ -10,6 +10,7 @@ import yaml
 from metarun.config.build import locate
 from metarun.config.conf import conf_dir, flat
 from metarun.config.domains import OF_AN_EPISODE, complete
+from metarun.config.loggers import is_several
 from metarun.config.run import SECTIONS
 from metarun.core import ConfigError
 
@@ -74,6 +75,11 @@ def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> 
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
     components = {group: as_it_was(group, stored[group]) for group in ("task", "learner")}
+    of_loggers = stored["logger"]
+    if is_several(of_loggers):
+        components["logger"] = {name: as_it_was("logger", one) for name, one in of_loggers.items()}
+    else:
+        components["logger"] = as_it_was("logger", of_loggers)
     return {**stored, **components, "eval": up_to_date(stored["eval"])}
 
 

@@ -17,6 +17,7 @@ from metarun import engine
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
 from metarun.config.domains import as_they_are, build_domains, complete
+from metarun.config.loggers import build_loggers
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
 from metarun.inner import Inner
 
@@ -135,7 +136,7 @@ class Run:
     train: Train
     eval: Eval
     hardware: engine.Hardware
-    logger: Logger
+    loggers: dict[str, Logger]  # by their names
     info: RunInfo
     config: dict[str, Any] = field(repr=False)  # the whole configuration, resolved: enough to run it again
     command: str | None = None  # that asks for it; None: the process's own
@@ -259,7 +260,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         train=train,
         eval=evaluation,
         hardware=hardware,
-        logger=build("logger", config["logger"], kind=Logger),
+        loggers=build_loggers(config["logger"]),
         info=build("run", config["run"], RunInfo),
         config=config,
     )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from metarun.report import plots
 from metarun.report.runs import SavedRun
-from metarun.run.figures import by_success
+from metarun.run.pictures import strips, telling
 
 MOST_SHOWN = 100  # examples of an episode
 
@@ -60,22 +60,6 @@ def episodes(run: SavedRun) -> list[Told]:
     return found
 
 
-def telling(examples: dict[str, np.ndarray]) -> list[tuple[str, int]]:
-    """What to show of the kept episodes: what each of them is, and its index."""
-    kept = len(examples["query_y"])
-    if "rank" in examples:
-        ranks, tested = examples["rank"], int(examples["tested"][0])
-        of = f"of {tested:,} test episodes"
-    else:
-        ranks, tested = by_success(examples["outputs"], examples["query_y"]), kept
-        of = f"of the first {tested:,} test episodes"
-    found: dict[int, str] = {}
-    for name, rank in (("Best", 0), ("Median", (tested - 1) // 2), ("Worst", tested - 1)):
-        for index in np.flatnonzero(ranks == rank)[:1]:
-            found.setdefault(int(index), f"{name} {of}")
-    return [(title, index) for index, title in found.items()]
-
-
 def fitted(e: dict[str, np.ndarray]) -> Fitted | None:
     """The plot of a task whose inputs and targets are single numbers; None for others."""
     if e["query_x"].shape[1:] != (1,) or e["query_y"].shape[1:] != (1,):
@@ -111,17 +95,3 @@ def picture(x: np.ndarray) -> str | None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def strips(*groups: np.ndarray) -> list[np.ndarray]:
-    """Vectors (n, d) as images (n, rows, columns, 1): a square a number, the darker the larger among all of them."""
-    every = np.concatenate(groups).astype(float)
-    finite = every[np.isfinite(every)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    d = every.shape[1]
-    columns = min(d, 4 * int(np.ceil(np.sqrt(d / 4))))  # a long one in several rows
-    rows = -(-d // columns)
-    cells = np.zeros((len(every), rows * columns), np.float32)
-    cells[:, :d] = np.nan_to_num((every - low) / (high - low or 1), nan=0.0, posinf=1.0, neginf=0.0)
-    images = cells.reshape(-1, rows, columns, 1)
-    return np.split(images, np.cumsum([len(group) for group in groups])[:-1])

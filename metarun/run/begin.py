@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import Key, PyTree, State, Tasks, Tracker
+from metarun.core import Key, PyTree, State, Tasks, Tracked, Tracker
 from metarun.files import write_atomically
 from metarun.run import domains, earlier, purpose, separation
 from metarun.run.announce import announce
@@ -19,7 +19,7 @@ from metarun.run.checkpoint import Checkpoints
 from metarun.run.clock import Clock
 from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
-from metarun.run.loggers import without_key
+from metarun.run.loggers import Trackers, without_key
 from metarun.run.provenance import gone_on
 from metarun.run.status import Status
 from metarun.run.stop import Stop
@@ -87,7 +87,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     unfinished = "val" if host["unvalidated"] else None
     metrics_file = MetricsFile(directory / "metrics.jsonl", int(state.step), unfinished)
     status.at("opening the logger")
-    tracker = run.logger.open(directory, run.config, run.info.name, run.info.tags)
+    tracker = Trackers(run.loggers, tracked(run, host["command"], int(state.step)))
     announce(run, mesh, task_chunk, state.params, [separate, *(domain.separation for domain in others.values())])
     return Begun(
         directory=directory,
@@ -106,6 +106,12 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
         metrics_file=metrics_file,
         tracker=tracker,
     )
+
+
+def tracked(run: Run, command: str, step: int) -> Tracked:
+    """What the run's trackers are told of it, which has so many meta-steps behind it."""
+    directory, name, tags = Path(run.info.dir), run.info.name, run.info.tags
+    return Tracked(directory, run.config, name, tags, run.tasks.metric, command, step)
 
 
 def must_have_a_source(run: Run, directory: Path) -> None:

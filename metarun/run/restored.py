@@ -80,6 +80,22 @@ def at(
     return jax.device_get(found.params), {"state": "last", "step": step}
 
 
+def files_of_best(directory: Path) -> list[Path]:
+    """The files of a run's directory that its best state takes, to be used elsewhere; none if there is no such state.
+
+    They may be copied to another directory: it can be loaded, tested again and started from.
+    """
+    series = directory / "checkpoints"
+    newest = max((int(path.name) for path in (series / "last").glob("*") if path.name.isdigit()), default=None)
+    host = series / "last" / str(newest) / "host"
+    best = json.loads((host / "metadata").read_text())["best"] if newest is not None else None
+    if best is None:
+        return []
+    told = [directory / name for name in ("config.yaml", "purpose.json", "results.json")]
+    of_state = [file for folder in (host, series / "best" / str(best["step"])) for file in sorted(folder.rglob("*"))]
+    return [file for file in (*told, *of_state) if file.is_file()]
+
+
 def whole_state(config: dict[str, Any], path: Path) -> State:
     """A saved state in the structure that it was saved from, which orbax does not keep of an optimizer's."""
     tree = {"params": {}, "sums": {}, **on_host(path)}

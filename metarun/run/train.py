@@ -7,7 +7,7 @@ from typing import Any
 from metarun.config.run import Run
 from metarun.core import DataError
 from metarun.files import write_atomically
-from metarun.run import answers, earlier, results
+from metarun.run import answers, earlier, ending, results
 from metarun.run.lock import only_process_in
 from metarun.run.log import FAILED, STOPPED, close_log, console, finite, in_log_file
 from metarun.run.loop import Loop
@@ -49,12 +49,11 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
         except Exception as error:
             in_log_file(directory, f"{FAILED}{first_line(error)}")
             raise
-        summary: dict[str, float] = {}  # for the tracker, which may keep us waiting: the results are written before
+        tested = None
         try:
             loop.meta_train()
             tested, used = loop.test()
             found = results.summary(loop, tested, used)
-            summary = means(run.eval.split, tested)
             write(loop, found, tested)
             return found
         except Interrupted:
@@ -63,15 +62,8 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
             in_log_file(directory, f"{FAILED}{first_line(error)}")
             raise
         finally:
-            loop.close(summary)
-
-
-def means(split: str, tested: Tested) -> dict[str, float]:
-    """The test's means by their names for the tracker: `test/accuracy`, and `test/on mednist/accuracy`."""
-    found = {f"{split}/{name}": figure["mean"] for name, figure in tested.evaluation.figures.items()}
-    for domain, other in tested.by_domain.items():
-        found |= {f"{split}/on {domain}/{name}": figure["mean"] for name, figure in other.evaluation.figures.items()}
-    return found
+            # The trackers may keep us waiting: the results are written before.
+            loop.close(ending.summary(run.eval.split, run.tasks.metric, loop.host["best"], tested))
 
 
 def earlier_results(directory: Path) -> dict[str, Any]:

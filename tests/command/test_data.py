@@ -13,8 +13,7 @@ from metarun.command import main
 from metarun.config.run import build_tasks
 from metarun.core import Batch
 from metarun.data import pool_of
-from metarun.report import drawn
-from metarun.run import data
+from metarun.run import data, drawn
 
 
 @pytest.fixture

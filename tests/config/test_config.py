@@ -111,6 +111,30 @@ def test_what_is_chosen_within_a_task_is_chosen_by_its_name():
     assert (found["query"]["flip"], found["query"]["crop"], found["support"]["flip"]) == (True, 2, False)
 
 
+def test_several_loggers_have_a_group_each_and_one_stands_alone_as_ever():
+    one = run_of("logger.mode=offline")
+    assert {name: logger.mode for name, logger in one.loggers.items()} == {"Wandb": "offline"}
+    for given in ("logger=[wandb,tensorboard]", "logger=[ wandb , tensorboard, wandb ]"):
+        several = run_of(*translate([given, "logger.wandb.mode=offline"]))
+        assert [*several.loggers] == ["wandb", "tensorboard"]
+        assert several.loggers["wandb"] == one.loggers["Wandb"]
+    assert run_of(*translate(["logger=[none]"])).config["logger"] == run_of("logger=none").config["logger"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("logger.wandb.mode=on", "logger.wandb.mode=on: must be one of auto, online, offline"),
+        ("logger.wandb._target_=metarun.learners.maml.MAML", "logger.wandb._target_=metarun.learners.maml.MAML: is no"),
+        ("+logger.mode=offline", "logger.mode=offline: is a group of settings"),
+    ],
+)
+def test_a_mistake_in_one_of_several_loggers_is_told_by_its_key(override, said):
+    with pytest.raises(ConfigError) as error:
+        run_of(*translate(["logger=[wandb,tensorboard]", override]))
+    assert str(error.value).startswith(said)
+
+
 def test_what_differs_within_a_group_of_a_task_leaves_the_rest_of_it(data_for):
     folder = ["task=folder", *data_for("folder"), "task.image.side=16"]
     run = run_of(*folder, "++train.task.image.colour=grey", "++eval.task.image.fit=pad")

@@ -4,9 +4,11 @@ import pytest
 import yaml
 from support import composed
 
+from metarun.command.from_python import run_of
 from metarun.config.resume import resume
 from metarun.config.run import build_run
 from metarun.core import ConfigError
+from metarun.run.to_wandb import Wandb
 
 
 def begun(directory, *overrides: str, finished: bool = False) -> dict:
@@ -157,3 +159,27 @@ def test_a_directory_with_another_config_yaml_is_refused(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(ConfigError, match="not a metarun run's"):
         given(tmp_path)
+
+
+def test_a_run_that_goes_on_may_be_logged_elsewhere_and_old_loggers_load(tmp_path, monkeypatch):
+    """By the way that a command takes, where several loggers are told by their places in the configuration."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RUN").mkdir()
+    stored = begun(tmp_path / "RUN", "task=sinusoid", "logger=wandb")
+    old = {"_target_": "metarun.run.loggers.Wandb", "project": "mine", "entity": None, "group": None, "mode": "auto"}
+
+    def loggers(values: dict, *settings: str) -> dict:
+        (tmp_path / "RUN" / "config.yaml").write_text(yaml.safe_dump({**stored, "logger": values}))
+        run = run_of(["run.dir=RUN", *settings])
+        return run.loggers | {"kept": run.config["logger"]}
+
+    assert loggers(old)["Wandb"] == Wandb("mine", None, None, "auto", "train", None, True)
+    assert loggers(old, "logger.mode=offline")["Wandb"] == Wandb("mine", None, None, "offline", "train", None, True)
+    assert "NoLogger" in loggers(old, "logger=none")
+    several = loggers(old, "logger=[wandb,tensorboard]", "logger.wandb.mode=offline", "run.max_minutes=5")
+    assert several["wandb"] == Wandb("metarun", None, None, "offline", "train", None, True)
+    assert [*several] == [*several["kept"], "kept"] == ["wandb", "tensorboard", "kept"]
+    assert loggers(several["kept"]) == several
+    assert "NoLogger" in loggers(several["kept"], "logger=none")
+    earlier = loggers({"wandb": old, "other": {"_target_": "metarun.run.loggers.NoLogger"}})
+    assert earlier["wandb"] == Wandb("mine", None, None, "auto", "train", None, True)

@@ -74,17 +74,20 @@ def test_without_hydra_there_are_no_overrides():
 def test_the_group_that_a_user_sets_wins(tmp_path, monkeypatch):
     import wandb
 
-    from metarun.run.loggers import Wandb
+    from metarun.core import Tracked
+    from metarun.run.to_wandb import Wandb
 
     asked = []
 
     def init(**settings):
         asked.append(settings)
-        return SimpleNamespace(dir=str(tmp_path), finish=lambda: None, summary={}, log=lambda *_, **__: None)
+        nothing = {name: lambda *_, **__: None for name in ("log", "define_metric", "finish")}
+        return SimpleNamespace(dir=str(tmp_path), summary={}, **nothing)
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(display, "of_this_job", lambda: ([], SWEEP))
     for group in (None, "mine"):
-        Wandb("metarun", None, group, "offline").open(tmp_path, CONFIG, "strokes-maml", ()).close({})
+        of = Tracked(tmp_path, CONFIG, "strokes-maml", (), "accuracy", "metarun", 0)
+        Wandb("metarun", None, group, "offline").open(of).close({})
     assert [settings["group"] for settings in asked] == ["runs/lr", "mine"]
     assert {settings["name"] for settings in asked} == {"strokes-maml train.seed=1"}

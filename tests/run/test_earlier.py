@@ -30,7 +30,7 @@ def test_names_that_moved_are_classes_that_build(runs):
     for old, new in MOVED.items():
         assert old != new
         name = old.rpartition(".")[2]
-        choice = {"Hardware": "hardware", "Wandb": "logger", "NoLogger": "logger"}[name]
+        choice = "hardware" if name == "Hardware" else "logger"
         file = {"Hardware": "auto", "Wandb": "wandb", "NoLogger": "none"}[name]
         values = yaml.safe_load((Path(__file__).parents[2] / "conf" / choice / f"{file}.yaml").read_text())
         assert values["_target_"] == new

@@ -70,8 +70,8 @@ def test_a_wandb_server_that_breaks_costs_no_result_and_is_told_of_once(tmp_path
     if how == "refuses":
         server.server_close()
     impatient = (
-        "import sys; from metarun.command import main; from metarun.run import loggers; "
-        "loggers.PATIENCE, loggers.TIME_TO_BEGIN = 4.0, 3.0;"
+        "import sys; from metarun.command import main; from metarun.run import to_wandb; "
+        "to_wandb.PATIENCE, to_wandb.TIME_TO_BEGIN = 4.0, 3.0;"
         "sys.argv = ['metarun', *sys.argv[1:]]; main.main()"
     )
     key = "s3cret" * 7

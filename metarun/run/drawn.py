@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def of_class(batch: Batch, label: int) -> np.ndarray:
     return np.asarray(batch.x)[np.asarray(batch.y) == label]
 
 
-def draw_episodes(episodes: Sequence[Drawn], path: Path) -> None:
+def draw_episodes(episodes: Sequence[Drawn], path: Path | BinaryIO) -> None:
     """Writes a picture of episodes of images: a row a class, its support first, a gap, then its queries."""
     sheets = [sheet(episode) for episode in episodes]
     sizes = [
