@@ -29,6 +29,11 @@ class Learned:
     def classification(self) -> bool:
         return self.purpose.metric == "accuracy"
 
+    @property
+    def uncertain(self) -> bool:
+        """Whether it tells how sure it is of the targets that it predicts."""
+        return not self.classification and isinstance(self.parts.learner, Uncertain)
+
     @cached_property
     def parts(self) -> Parts:
         return parts(self.config, self.purpose.n_out, self.purpose.metric)
@@ -100,13 +105,8 @@ class Adapted:
         """Ways, or targets."""
         return self.learned.purpose.n_out if self.classes is None else len(self.classes)
 
-    @property
-    def uncertain(self) -> bool:
-        """Whether the learner tells how sure it is of the targets that it predicts."""
-        return self.classes is None and isinstance(self.learned.parts.learner, Uncertain)
-
     def told(self, x: Any, queries: Queries) -> np.ndarray:
-        """The `outputs`, and after these, where it is `uncertain`, as many standard deviations."""
+        """The `outputs`, and after these, where it is uncertain, as many standard deviations."""
         if queries not in ("alone", "together"):
             raise ConfigError("queries", queries, "must be one of: alone, together")
         x = as_inputs("x", x, self.learned.purpose)
@@ -145,7 +145,7 @@ class Adapted:
         if not return_std:
             outputs = self.outputs(x, queries)
             return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
-        if not self.uncertain:
+        if not self.learned.uncertain:
             name = "a classification" if self.classes is not None else type(self.learned.parts.learner).__name__
             raise ConfigError(
                 "return_std", True, f"{name} has no standard deviations of targets (cnp has); leave it out"

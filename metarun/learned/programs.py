@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.learned import Parts
-from metarun.core import Array, Batch, ConfigError, Key, Net, PyTree, Uncertain
+from metarun.core import Array, Batch, ConfigError, Key, Learner, Net, PyTree, Uncertain
 from metarun.inner import Inner, differentiated
 from metarun.losses import Loss
 from metarun.models.layers import answering
@@ -46,11 +46,6 @@ def made(parts: Parts, n_out: int, classification: bool) -> Made:
     return Made(learner, parts.model, parts.inner, parts.loss, n_out, classification, precision)
 
 
-def is_uncertain(made: Made) -> bool:
-    """Whether its predictions have standard deviations."""
-    return not made.classification and isinstance(made.learner, Uncertain)
-
-
 def numbers(learner: Any, inner_steps: int | None) -> dict[str, Any]:
     """What of a learner is an argument: its floats, and its number of inner steps, if it takes any."""
     given: dict[str, Any] = dict(engine.numbers_of(learner))
@@ -64,6 +59,14 @@ def net_of(made: Made) -> Net:
     return engine.net_for(made.model, made.learner.width(made.n_out), made.loss, made.n_out, made.classification)
 
 
+def predicted(learner: Learner, net: Net, fast: PyTree, x: Array) -> Array:
+    """Outputs (n, n_out) and, of a regression and a learner that is uncertain, after these the standard deviations."""
+    outputs = learner.predict(net, fast, x)
+    if net.classification or not isinstance(learner, Uncertain):
+        return outputs
+    return jnp.concatenate([outputs, learner.deviations(net, fast, x)], axis=1)
+
+
 @lru_cache(maxsize=32)
 def programs(made: Made) -> Programs:
     net = net_of(made)
@@ -75,20 +78,13 @@ def programs(made: Made) -> Programs:
         with differentiated(made.inner), jax.default_matmul_precision(made.precision):
             return with_numbers(numbers).adapt(net, params, support, key)
 
-    def told(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
-        learner = with_numbers(numbers)
-        outputs = learner.predict(net, fast, x)
-        if not is_uncertain(made):
-            return outputs
-        return jnp.concatenate([outputs, learner.deviations(net, fast, x)], axis=1)
-
     def predict(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
         with answering(), jax.default_matmul_precision(made.precision):
-            return told(fast, x, numbers)
+            return predicted(with_numbers(numbers), net, fast, x)
 
     def alone(fast: PyTree, support_x: Array, x: Array, numbers: dict[str, Any]) -> Array:
         def one(x: Array) -> Array:
-            return told(fast, jnp.concatenate([support_x, x[None]]), numbers)[-1]
+            return predicted(with_numbers(numbers), net, fast, jnp.concatenate([support_x, x[None]]))[-1]
 
         with answering(), jax.default_matmul_precision(made.precision):
             return jax.lax.map(one, x, batch_size=min(8, len(x)))
