@@ -1,7 +1,7 @@
 """What a run has learned, in use: adapted to a user's own task, it answers that task's queries."""
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, overload
 
 import jax
@@ -68,7 +68,7 @@ class Learned:
             raise ConfigError("inner_steps", inner_steps, "must be 0 or more")
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
-        key = jax.random.key(seed) if isinstance(seed, int) else seed
+        key = key_of(seed) if isinstance(seed, int) else seed
         fast = called(made_programs.adapt, (self.on_device, Batch(x, y), key, given), len(x))
         return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)
 
@@ -163,6 +163,12 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     logits = outputs.astype(np.float64)
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
+
+
+@lru_cache(maxsize=32)
+def key_of(seed: int) -> Key:
+    """Of jax, which makes it by a program of its own: kept, as most adapt by the same seed."""
+    return jax.random.key(seed)
 
 
 def must_be_served(learned: Learned, parts: Parts, ways: int) -> int:

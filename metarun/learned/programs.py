@@ -15,6 +15,7 @@ from metarun.inner import Inner, differentiated
 from metarun.losses import Loss
 from metarun.models.layers import answering
 
+ALWAYS_FREE = 2**26  # bytes that are there wherever jax is: to ask how many are takes as long as a small program
 SIZES = (64, 16, 4, 1)  # queries of a program's call; what is left over is filled up to one of these
 
 
@@ -103,11 +104,12 @@ def called(program: engine.Program, arguments: tuple[Any, ...], examples: int) -
     A GPU says so itself. A CPU does not: it takes until the machine swaps or the program is killed.
     """
     executable = program.executable(*arguments)  # looked up once: that takes as long as a small program
-    needed = executable.temporary_bytes
-    free = engine.free_host_bytes() if jax.devices()[0].platform == "cpu" else None
-    if free is not None and needed is not None and needed > free:
-        sizes = f"{needed / 2**30:.1f} GiB at once where {free / 2**30:.1f} are free"
-        raise ConfigError("x", f"{examples:,} examples", f"they take {sizes}; give fewer")
+    needed = executable.temporary_bytes or 0
+    if needed > ALWAYS_FREE and jax.devices()[0].platform == "cpu":
+        free = engine.free_host_bytes()
+        if free is not None and needed > free:
+            sizes = f"{needed / 2**30:.1f} GiB at once where {free / 2**30:.1f} are free"
+            raise ConfigError("x", f"{examples:,} examples", f"they take {sizes}; give fewer")
     return executable.call(*arguments)
 
 
