@@ -71,12 +71,12 @@ def main(arguments: list[str]) -> None:
     from metarun.config.composed import as_users_write
     from metarun.config.resume import must_be_of_a_test
     from metarun.core import ConfigError, DataError
-    from metarun.run import evaluation, kept
+    from metarun.run import evaluation, kept_tests
 
     try:
         keys = must_be_of_a_test(asked.settings)
         if asked.keep is not None:
-            kept.place(Path(), asked.keep)
+            kept_tests.place(Path(), asked.keep)
         config = composed(asked.settings)
         learners, runs = without_a_run(asked)
         found = [*learners, *(report.find(runs) if runs else [])]
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
             content = {"runs": [tests[path].found for path in together.order], "experiments": together.experiments}
             tell(together, asked)
         if asked.json is not None:
-            write(asked.json, kept.as_json(content))
+            write(asked.json, kept_tests.as_json(content))
     if len(tests) < len(found):
         fail(f"eval: {len(found) - len(tests)} of {len(found)} runs were not tested", FAILED)
 
