@@ -56,6 +56,7 @@ def make(name: str, plan: Plan, folder: Path) -> None:
     keep(load(run), place)
     told = json.loads((place / TOLD).read_text())
     told["config"]["hardware"] |= {"devices": "auto"}
+    told["config"]["data_dir"] = None  # wherever it is used
     told["config"]["task"] |= {"data_dir": None} if "data_dir" in told["config"]["task"] else {}
     told["ready"] = {
         "command": shlex.join(["metarun", *shlex.split(plan.settings)]),

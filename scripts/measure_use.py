@@ -4,9 +4,9 @@
 
 A 5-way 1-shot task of 28 x 28 images, five queries, Conv4 of 64 filters; MAML with 5 inner steps. PyTorch does what
 learn2learn does: it clones the parameters, takes the steps by autograd, and predicts all queries in one batch. The two
-take turns, and must agree on most tasks. `the first` is of a fresh process whose programs were compiled before, from
-its start, with all imports. Seconds of the processor are told too, as others may use the cores. torch is in the extra
-`bench`.
+take turns, STRETCH tasks each, and must agree on most of them. `the first` is of a fresh process whose programs were
+compiled before, from its start, with all imports. Seconds of the processor are told too, as others may use the cores.
+torch is in the extra `bench`.
 """
 
 import argparse
@@ -31,6 +31,8 @@ from metarun.run.purpose import Purpose
 SHAPE = (28, 28, 1)
 ROWS = {"protonet": ("learner=protonet",), "maml": ("learner=maml", "learner.inner_steps=5")}
 LABELS = np.arange(5)
+STRETCH = 20  # tasks in a row, as when one of the two is used by itself
+PAUSE = 0.1  # seconds between: PyTorch's threads spin for some milliseconds after a call, on whoever is next's core
 ALONE, TOGETHER = "metarun, queries alone", "metarun, queries together"
 
 FIRST = """
@@ -127,22 +129,27 @@ def measured(name: str, rounds: int, directory: Path) -> list[str]:
     wall: dict[str, list[float]] = {row: [] for row in each}
     cpu: dict[str, list[float]] = {row: [] for row in each}
     apart: list[float] = []  # what lies between the two, each time
-    for _ in range(rounds):
-        support, query = (draw(size=(5, *SHAPE)).astype(np.float32) for _ in range(2))
-        found = {}
+    for first_of_stretch in range(0, rounds, STRETCH):
+        tasks = draw(size=(min(STRETCH, rounds - first_of_stretch), 2, 5, *SHAPE)).astype(np.float32)
+        found: dict[str, list[np.ndarray]] = {row: [] for row in each}
         for row, one in each.items():
-            began, before = time.perf_counter(), time.process_time()
-            found[row] = one(support, query)
-            wall[row].append(1e3 * (time.perf_counter() - began))
-            cpu[row].append(1e3 * (time.process_time() - before))
-        apart += [abs(scores(found[row]) - scores(found[TOGETHER])).max() for row in found if row.startswith("PyTorch")]
+            time.sleep(PAUSE)
+            for support, query in tasks:
+                began, before = time.perf_counter(), time.process_time()
+                found[row].append(one(support, query))
+                wall[row].append(1e3 * (time.perf_counter() - began))
+                cpu[row].append(1e3 * (time.process_time() - before))
+        for row in found:
+            if row.startswith("PyTorch"):
+                pairs = zip(found[row], found[TOGETHER], strict=True)
+                apart += [abs(scores(theirs) - scores(own)).max() for theirs, own in pairs]
     # Five steps may multiply a rounding by thousands: PyTorch is 0.04 from its own float64 on 1 of 200 such tasks.
     assert not apart or np.median(apart) < 1e-4, f"PyTorch computes something else: {np.median(apart)}"
     least, own = (min(seconds) for seconds in zip(*(first(directory) for _ in range(3)), strict=True))
     firsts = dict.fromkeys(each, "") | {ALONE: f"{least:.1f} s ({own:.1f} s of the processor)"}
     times = {row: (statistics.median(wall[row]), min(wall[row]), statistics.median(cpu[row])) for row in each}
     return [
-        f"| {name}: {row} | {firsts[row]} | {median:.1f} ms | {least:.1f} ms | {own:.1f} ms |"
+        f"| {name}: {row} | {firsts[row]} | {median:#.3g} ms | {least:#.3g} ms | {own:#.3g} ms |"
         for row, (median, least, own) in times.items()
     ]
 
@@ -160,7 +167,7 @@ def main() -> None:
             print("\n".join(measured(name, asked.rounds, Path(folder, name))), flush=True)
 
     share = machine.taken_by_others(before, machine.cores())
-    print(f"\n{asked.rounds} rounds in turn; others took {share or 0:.0%} of the cores.")
+    print(f"\n{asked.rounds} tasks, in turn; others took {share or 0:.0%} of the cores.")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import support
 
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 
-pytest_plugins = ["own_files", "serve_fixtures"]
+pytest_plugins = ["folders", "own_files", "serve_fixtures"]
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)

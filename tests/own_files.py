@@ -1,5 +1,6 @@
 """A user's own tasks in files, and learners that they are given to."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,3 +91,11 @@ def blobs_run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def waves_run(tmp_path_factory) -> Path:
     return untrained("maml", tmp_path_factory.mktemp("waves") / "run", "task=sinusoid")
+
+
+def answers_of(file: Path, classes: list[str]) -> tuple[np.ndarray, dict]:
+    """The probabilities (n, ways) of a file of JSON, and all of it."""
+    found = json.loads(file.read_text())
+    assert found["classes"] == classes
+    assert all(list(one["probabilities"]) == classes for one in found["predictions"])
+    return np.array([list(one["probabilities"].values()) for one in found["predictions"]]), found

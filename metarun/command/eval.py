@@ -17,9 +17,9 @@ HELP = """
 metarun eval RUN... [SETTING...] [--json FILE] [--keep NAME]
 
 Tests a run again, finished, stopped or at work, and touches nothing of it. RUN is a run's
-directory, or one that holds runs, or the name of a learner that comes with metarun (metarun
-ready). Without a setting the figures are those of the run's own end, of the same episodes.
-Settings are of the test alone:
+directory, or one that holds runs, or one that a learner was kept in, or the name of a
+learner that comes with metarun (metarun ready). Without a setting the figures are those of
+the run's own end, of the same episodes. Settings are of the test alone:
 
   eval.task.ways=20 eval.task.shots=5 eval.task.queries=15    other episodes
   eval.episodes=2000 eval.seed=1 eval.split=val eval.state=last
@@ -71,14 +71,14 @@ def main(arguments: list[str]) -> None:
     from metarun.config.composed import as_users_write
     from metarun.config.resume import must_be_of_a_test
     from metarun.core import ConfigError, DataError
-    from metarun.run import evaluation, kept
+    from metarun.run import evaluation, kept_tests
 
     try:
         keys = must_be_of_a_test(asked.settings)
         if asked.keep is not None:
-            kept.place(Path(), asked.keep)
+            kept_tests.place(Path(), asked.keep)
         config = composed(asked.settings)
-        learners, runs = come_with_metarun(asked)
+        learners, runs = without_a_run(asked)
         found = [*learners, *(report.find(runs) if runs else [])]
     except (ConfigError, DataError) as error:
         fail(error, MISTAKE)
@@ -87,8 +87,7 @@ def main(arguments: list[str]) -> None:
     with evaluation.on_terminal(errors=str(asked.json) == "-"):
         for path in found:
             directory = as_users_write(path)
-            known = path.name if path in learners else None
-            test = tested(directory, config, keys, asked.keep, "" if alone else f"{path.name}: ", known)
+            test = tested(directory, config, keys, asked.keep, "" if alone else f"{path.name}: ", path in learners)
             if not isinstance(test, Failed):
                 tests[path] = test
             elif alone:
@@ -107,56 +106,71 @@ def main(arguments: list[str]) -> None:
             content = {"runs": [tests[path].found for path in together.order], "experiments": together.experiments}
             tell(together, asked)
         if asked.json is not None:
-            write(asked.json, kept.as_json(content))
+            write(asked.json, kept_tests.as_json(content))
     if len(tests) < len(found):
         fail(f"eval: {len(found) - len(tests)} of {len(found)} runs were not tested", FAILED)
 
 
-def come_with_metarun(asked: Asked) -> tuple[list[Path], list[Path]]:
-    """The names of learners that come with metarun, and the runs. Ends the program over what has no run's settings."""
-    from metarun.learned import kept, ready
+def without_a_run(asked: Asked) -> tuple[list[Path], list[Path]]:
+    """The learners that stand apart from their runs, by directory or by name, and the runs.
 
-    learners = [path for path in asked.runs if not path.exists() and ready.place(str(path))]
+    Ends the program over --keep of the former, and over a misspelt name.
+    """
+    from metarun.learned import kept, ready
+    from metarun.learned.loaded import place_of
+
+    learners = [path for path in asked.runs if kept.is_kept(place_of(path))]
     runs = [path for path in asked.runs if path not in learners]
     if learners and asked.keep is not None:
-        why = f"{learners[0]} comes with metarun and keeps no tests; give --json FILE"
+        why = f"{learners[0]} is a learner apart from its run, and keeps no tests; give --json FILE"
         fail(f"eval --keep {asked.keep}: {why}", MISTAKE)
     for path in runs:
-        if kept.is_kept(path):
-            fail(f"eval {path}: holds a learner without its run, so not what it was trained on; name the run", MISTAKE)
         if len(asked.runs) == 1 and not path.exists() and "/" not in str(path):
             why = f"no such directory, and none of metarun ready's; {ready.nearest_name(str(path))}"
             fail(f"eval {path}: {why}", MISTAKE)
     return learners, runs
 
 
-def known_as(name: str, keys: list[str], config: dict[str, Any]) -> "Known":
-    """A learner that comes with metarun, in the run that its command makes. Raises ConfigError."""
+def known_of(path: Path, keys: list[str], config: dict[str, Any]) -> tuple["Known", list[str]]:
+    """A learner that stands apart from its run, and what is to be told of it. Raises ConfigError and DataError."""
+    from metarun.config.resume import as_today
     from metarun.core import ConfigError
-    from metarun.learned import load, ready
+    from metarun.learned.learner import Adapted
+    from metarun.learned.loaded import found
     from metarun.run.evaluation import Known
 
-    learned = load(name)
+    one = found(path)
+    learned = one.learned if isinstance(one, Adapted) else one
     state = config["eval"]["state"]
     if "eval.state" in keys and state != learned.used["state"]:
-        raise ConfigError("eval.state", state, f"{name} has its {learned.used['state']} state alone; leave it out")
-    whole = composed(ready.settings(name))
-    task = {key: whole["data_dir"] if key == "data_dir" else value for key, value in learned.config["task"].items()}
-    named = {"run": {**whole["run"], "dir": name, "name": name}, "task": task}
-    return Known({**whole, **learned.config, **named}, learned.params, learned.used)
+        raise ConfigError("eval.state", state, f"{path} has its {learned.used['state']} state alone; leave it out")
+    if "train" not in learned.config:
+        raise ConfigError(
+            "run", path, "was kept by an earlier metarun, without all that a test needs; keep it again, or name its run"
+        )
+    whole = composed([])
+    stored = {**whole, **learned.config, "run": {**whole["run"], "dir": str(path), "name": path.name}}
+    here = {"data_dir": whole["data_dir"]}  # of a learner that is from elsewhere
+    stored |= here if stored["data_dir"] is None else {}
+    stored["task"] = stored["task"] | (here if stored["task"].get("data_dir", "") is None else {})
+    told = [f"{path}: what it was adapted to is left out; it adapts to each task of the test"]
+    return Known(as_today(stored, whole), learned.params, learned.used), told if isinstance(one, Adapted) else []
 
 
 def tested(
-    directory: Path, config: dict[str, Any], keys: list[str], keep: str | None, of: str, known: str | None
+    directory: Path, config: dict[str, Any], keys: list[str], keep: str | None, of: str, apart: bool
 ) -> "Evaluated | Failed":
-    """The test of a run, or of a learner that is `known` by its name; or why there is none."""
+    """The test of a run, or of a learner that stands apart from its run; or why there is none."""
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import evaluation
 
     try:
-        one = None if known is None else known_as(known, keys, config)
-        return evaluation.evaluate(directory, config, keys, keep, of, one)
+        if not apart:
+            return evaluation.evaluate(directory, config, keys, keep, of)
+        known, told = known_of(directory, keys, config)
+        test = evaluation.evaluate(directory, config, keys, keep, of, known)
+        return test._replace(told=[*told, *test.told])
     except ConfigError as error:
         return Failed(str(error), MISTAKE)
     except DataError as error:

@@ -20,8 +20,9 @@ number of queries, and learner.json, which says what it takes, what it gives, an
 inputs were prepared. docs/use.md has the lines that call it; they need jax alone.
 
 Of a directory that metarun adapt --save made, the file holds a predictor: queries in,
-probabilities of the task's classes out (targets, of a regression). Of a run it holds the
-learner itself: a support set and queries in.
+probabilities of the task's classes out (targets, of a regression, and their standard
+deviations from a learner that says how sure it is). Of a run it holds the learner itself: a
+support set and queries in.
 
   --out FILE        the file, a zip
   --kind KIND       predictor or learner, where it is not to be as said above
@@ -124,7 +125,8 @@ def summary(made: "Exported") -> str:
         return f"{value['name']} ({', '.join(map(str, value['shape']))}{',' if len(value['shape']) == 1 else ''})"
 
     inputs = ", ".join(map(shaped, made.told["inputs"]))
-    return f"{made.told['kind']}, {inputs} -> {shaped(made.told['output'])}, for {', '.join(made.told['platforms'])}"
+    outputs = ", ".join(shaped(made.told[name]) for name in ("output", "further_output") if name in made.told)
+    return f"{made.told['kind']}, {inputs} -> {outputs}, for {', '.join(made.told['platforms'])}"
 
 
 def wrote(file: Path, write: Any, what: str) -> None:

@@ -69,6 +69,11 @@ def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> 
     groups = set(SECTIONS) - {"data_dir", "suggested", "paper"}
     if not isinstance(stored, dict) or not all(isinstance(stored.get(group), dict) for group in groups):
         raise ConfigError("run.dir", directory, f"its {file} is not a metarun run's; name another directory")
+    return as_today(stored, config)
+
+
+def as_today(stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run of an earlier version as today's; `config` is another one of today's."""
     # What a run of an earlier version has no key for was as it is by default; what changes no result is as it is now.
     defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}

@@ -151,7 +151,7 @@ def signature_of(arguments: tuple[Any, ...]) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
 
     def shape(leaf: Any) -> tuple[Any, ...]:
-        aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+        aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else getattr(leaf, "aval", None) or jax.typeof(leaf)
         return aval.shape, name_of(aval.dtype), aval.weak_type
 
     return structure, tuple(shape(leaf) for leaf in leaves)

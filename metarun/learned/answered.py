@@ -134,7 +134,7 @@ def answered(adapted: Adapted, query: Own, queries: Queries) -> Answers:
         )
     if adapted.classes is not None:
         return Classified(query.names, tuple(map(str, adapted.classes)), outputs, query.labels)
-    predicted, sd = outputs[:, : adapted.n_out], outputs[:, adapted.n_out :] if adapted.uncertain else None
+    predicted, sd = outputs[:, : adapted.n_out], outputs[:, adapted.n_out :] if adapted.learned.uncertain else None
     columns, truth = adapted.learned.purpose.prepares, query.targets
     names = tuple(f"y{i}" for i in range(adapted.n_out)) if adapted.n_out > 1 else ("y",)
     if isinstance(columns, Columns):

@@ -20,7 +20,7 @@ from metarun.core import Array, Batch, ConfigError, Learner, PyTree
 from metarun.files import write_bytes_atomically
 from metarun.inner import differentiated
 from metarun.learned.learner import Adapted, Learned, Queries, must_be_served
-from metarun.learned.programs import made, net_of
+from metarun.learned.programs import made, net_of, predicted
 from metarun.run import purpose
 from metarun.text import first_line
 
@@ -30,7 +30,8 @@ VERSION = 1  # of this form
 BLOCK = 16  # queries that are predicted at once; what is left over goes one by one
 READER = "flatbuffers"  # by which jax reads a program, and which does not come with it
 
-Predict = Callable[[Array], Array]  # x (n, ...) -> outputs (n, n_out)
+Outputs = Array | tuple[Array, Array]
+Predict = Callable[[Array], Array]  # x (n, ...) -> as `programs.predicted`
 
 
 class Exported(NamedTuple):
@@ -43,15 +44,15 @@ class Exported(NamedTuple):
 def predictor(adapted: Adapted, *, queries: Queries = "alone", platforms: Sequence[str] = PLATFORMS) -> Exported:
     """x (b, ...) -> probabilities (b, ways), or targets (b, d): what was adapted, for any number of queries b.
 
-    The answers are those of `Adapted.predict_proba` and `predict`; what it adapted to is part of the program. Raises
-    ConfigError.
+    A learner that is uncertain gives the targets and their standard deviations (b, d). The answers are those of
+    `Adapted.predict_proba` and `predict`; what it adapted to is part of the program. Raises ConfigError.
     """
     learned, parts = adapted.learned, adapted.learned.parts
     n_out = learned.purpose.n_out if adapted.classes is None else len(adapted.classes)
     learner, net = fixed(parts, adapted.inner_steps), net_of(made(parts, n_out, learned.classification))
     fast = jax.device_get(adapted.fast)
 
-    def program(x: Array) -> Array:
+    def program(x: Array) -> Outputs:
         predict = predicting(learner, net, jax.tree.map(jnp.asarray, fast), adapted.support_x, parts, queries)
         return answers(learned, predict(x))
 
@@ -59,7 +60,7 @@ def predictor(adapted: Adapted, *, queries: Queries = "alone", platforms: Sequen
     told = {
         "kind": "predictor",
         "classes": None if adapted.classes is None else adapted.classes.tolist(),
-        "call": f"{output(learned)} = program.call(x)",
+        "call": f"{', '.join(names_of_outputs(learned))} = program.call(x)",
     }
     return Exported(bytes(exported.serialize()), told | about(learned, exported, ["x"], queries, adapted.inner_steps))
 
@@ -77,15 +78,15 @@ def learner(
     """(support x (n, ...), support y (n,), x (b, ...)) -> probabilities (b, ways): it adapts, and answers.
 
     n is ways * shots, by default those of the run's test; labels are 0 to ways - 1. A regression has no ways, n is
-    shots, y (n, d), and targets (b, d) come out. `seed`: of learners that adapt at random, always the same. Raises
-    ConfigError.
+    shots, y (n, d), and what `predictor` gives comes out. `seed`: of learners that adapt at random, always the same.
+    Raises ConfigError.
     """
     parts = learned.parts
     ways, shots = protocol(learned, parts, ways, shots)
     n, n_out = (shots, learned.purpose.n_out) if ways is None else (ways * shots, ways)
     adapts, net = fixed(parts, inner_steps), net_of(made(parts, n_out, learned.classification))
 
-    def program(support_x: Array, support_y: Array, x: Array) -> Array:
+    def program(support_x: Array, support_y: Array, x: Array) -> Outputs:
         with differentiated(parts.inner):
             params = jax.tree.map(jnp.asarray, learned.params)  # numpy's cannot be looked up in by what is traced
             fast = adapts.adapt(net, params, Batch(support_x, support_y), jax.random.key(seed))
@@ -102,7 +103,7 @@ def learner(
         "shots": shots,
         "seed": seed,
         "labels": None if ways is None else f"0 to {ways - 1}, each of them in support_y",
-        "call": f"{output(learned)} = program.call(support_x, support_y, x)",
+        "call": f"{', '.join(names_of_outputs(learned))} = program.call(support_x, support_y, x)",
     }
     names = ["support_x", "support_y", "x"]
     return Exported(bytes(exported.serialize()), told | about(learned, exported, names, queries, inner_steps))
@@ -152,7 +153,7 @@ def predicting(learner: Learner, net: Any, fast: PyTree, support_x: Any, parts: 
     """As `Adapted.outputs`, for a number of queries that is not known."""
 
     def together(x: Array) -> Array:
-        return learner.predict(net, fast, x)
+        return predicted(learner, net, fast, x)
 
     def beside_the_support_set(x: Array) -> Array:
         def one(x: Array) -> Array:
@@ -189,12 +190,14 @@ def in_blocks(predict: Predict) -> Predict:
     return of_any
 
 
-def answers(learned: Learned, outputs: Array) -> Array:
+def answers(learned: Learned, outputs: Array) -> Outputs:
+    if learned.uncertain:
+        return outputs[:, : learned.purpose.n_out], outputs[:, learned.purpose.n_out :]
     return jax.nn.softmax(outputs) if learned.classification else outputs
 
 
-def output(learned: Learned) -> str:
-    return "probabilities" if learned.classification else "targets"
+def names_of_outputs(learned: Learned) -> list[str]:
+    return ["probabilities" if learned.classification else "targets", *(["sd"] if learned.uncertain else [])]
 
 
 def asked_of(learned: Learned) -> jax.ShapeDtypeStruct:
@@ -202,7 +205,9 @@ def asked_of(learned: Learned) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *learned.purpose.shape), learned.purpose.dtype)
 
 
-def lowered(program: Callable[..., Array], given: list[Any], parts: Parts, platforms: Sequence[str]) -> export.Exported:
+def lowered(
+    program: Callable[..., Outputs], given: list[Any], parts: Parts, platforms: Sequence[str]
+) -> export.Exported:
     """Raises ConfigError for platforms that there are not, or that the learner cannot be made for."""
     if not platforms or (unknown := sorted(set(platforms) - set(PLATFORMS))):
         raise ConfigError("platforms", ",".join(unknown if platforms else ()), f"some of: {', '.join(PLATFORMS)}")
@@ -261,10 +266,12 @@ def about(
         shape = [size if isinstance(size, int) else str(size) for size in value.shape]
         return {"name": name, "shape": shape, "dtype": str(value.dtype)}
 
+    outputs = [described(*one) for one in zip(names_of_outputs(learned), exported.out_avals, strict=True)]
     own = getattr(learned.parts.learner, "inner_steps", None)
     return {
         "inputs": [described(name, value) for name, value in zip(names, exported.in_avals, strict=True)],
-        "output": described(output(learned), exported.out_avals[0]),
+        "output": outputs[0],
+        **({"further_output": outputs[1]} if learned.uncertain else {}),
         "queries": queries if getattr(learned.parts.model, "transductive", False) else "alone",
         "inner_steps": own if inner_steps is None else inner_steps,
         "preprocessing": purpose.as_json(learned.purpose)["prepares"],

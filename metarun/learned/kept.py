@@ -23,6 +23,8 @@ from metarun.text import first_line
 
 TOLD, WEIGHTS, SUPPORT = "learner.json", "params.safetensors", "support.npz"
 VERSION = 1  # of this form
+# Of the run's configuration, all that the learner and tests of it are made from.
+CONFIG = ("learner", "model", "inner", "hardware", "task", "eval", "train", "data_dir")
 
 
 def keep(one: Learned | Adapted, directory: Path) -> None:
@@ -42,7 +44,7 @@ def keep(one: Learned | Adapted, directory: Path) -> None:
         "purpose": purpose.as_json(learned.purpose),
         "used": learned.used,
         "empty": [path for path, leaf in flat(learned.params).items() if leaf is empty_node],
-        "config": {name: learned.config[name] for name in ("learner", "model", "inner", "hardware", "task", "eval")},
+        "config": {name: learned.config[name] for name in CONFIG if name in learned.config},
     }
     if isinstance(one, Adapted):
         file = io.BytesIO()

@@ -1,7 +1,7 @@
 """What a run has learned, in use: adapted to a user's own task, it answers that task's queries."""
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, overload
 
 import jax
@@ -28,6 +28,11 @@ class Learned:
     @property
     def classification(self) -> bool:
         return self.purpose.metric == "accuracy"
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it tells how sure it is of the targets that it predicts."""
+        return not self.classification and isinstance(self.parts.learner, Uncertain)
 
     @cached_property
     def parts(self) -> Parts:
@@ -63,7 +68,7 @@ class Learned:
             raise ConfigError("inner_steps", inner_steps, "must be 0 or more")
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
-        key = jax.random.key(seed) if isinstance(seed, int) else seed
+        key = key_of(seed) if isinstance(seed, int) else seed
         fast = called(made_programs.adapt, (self.on_device, Batch(x, y), key, given), len(x))
         return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)
 
@@ -100,13 +105,8 @@ class Adapted:
         """Ways, or targets."""
         return self.learned.purpose.n_out if self.classes is None else len(self.classes)
 
-    @property
-    def uncertain(self) -> bool:
-        """Whether the learner tells how sure it is of the targets that it predicts."""
-        return self.classes is None and isinstance(self.learned.parts.learner, Uncertain)
-
     def told(self, x: Any, queries: Queries) -> np.ndarray:
-        """The `outputs`, and after these, where it is `uncertain`, as many standard deviations."""
+        """The `outputs`, and after these, where it is uncertain, as many standard deviations."""
         if queries not in ("alone", "together"):
             raise ConfigError("queries", queries, "must be one of: alone, together")
         x = as_inputs("x", x, self.learned.purpose)
@@ -145,7 +145,7 @@ class Adapted:
         if not return_std:
             outputs = self.outputs(x, queries)
             return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
-        if not self.uncertain:
+        if not self.learned.uncertain:
             name = "a classification" if self.classes is not None else type(self.learned.parts.learner).__name__
             raise ConfigError(
                 "return_std", True, f"{name} has no standard deviations of targets (cnp has); leave it out"
@@ -163,6 +163,12 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     logits = outputs.astype(np.float64)
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
+
+
+@lru_cache(maxsize=32)
+def key_of(seed: int) -> Key:
+    """Of jax, which makes it by a program of its own: kept, as most adapt by the same seed."""
+    return jax.random.key(seed)
 
 
 def must_be_served(learned: Learned, parts: Parts, ways: int) -> int:

@@ -10,11 +10,12 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.learned import Parts
-from metarun.core import Array, Batch, ConfigError, Key, Net, PyTree, Uncertain
+from metarun.core import Array, Batch, ConfigError, Key, Learner, Net, PyTree, Uncertain
 from metarun.inner import Inner, differentiated
 from metarun.losses import Loss
 from metarun.models.layers import answering
 
+ALWAYS_FREE = 2**26  # bytes that are there wherever jax is: to ask how many are takes as long as a small program
 SIZES = (64, 16, 4, 1)  # queries of a program's call; what is left over is filled up to one of these
 
 
@@ -46,11 +47,6 @@ def made(parts: Parts, n_out: int, classification: bool) -> Made:
     return Made(learner, parts.model, parts.inner, parts.loss, n_out, classification, precision)
 
 
-def is_uncertain(made: Made) -> bool:
-    """Whether its predictions have standard deviations."""
-    return not made.classification and isinstance(made.learner, Uncertain)
-
-
 def numbers(learner: Any, inner_steps: int | None) -> dict[str, Any]:
     """What of a learner is an argument: its floats, and its number of inner steps, if it takes any."""
     given: dict[str, Any] = dict(engine.numbers_of(learner))
@@ -64,6 +60,14 @@ def net_of(made: Made) -> Net:
     return engine.net_for(made.model, made.learner.width(made.n_out), made.loss, made.n_out, made.classification)
 
 
+def predicted(learner: Learner, net: Net, fast: PyTree, x: Array) -> Array:
+    """Outputs (n, n_out) and, of a regression and a learner that is uncertain, after these the standard deviations."""
+    outputs = learner.predict(net, fast, x)
+    if net.classification or not isinstance(learner, Uncertain):
+        return outputs
+    return jnp.concatenate([outputs, learner.deviations(net, fast, x)], axis=1)
+
+
 @lru_cache(maxsize=32)
 def programs(made: Made) -> Programs:
     net = net_of(made)
@@ -75,20 +79,13 @@ def programs(made: Made) -> Programs:
         with differentiated(made.inner), jax.default_matmul_precision(made.precision):
             return with_numbers(numbers).adapt(net, params, support, key)
 
-    def told(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
-        learner = with_numbers(numbers)
-        outputs = learner.predict(net, fast, x)
-        if not is_uncertain(made):
-            return outputs
-        return jnp.concatenate([outputs, learner.deviations(net, fast, x)], axis=1)
-
     def predict(fast: PyTree, x: Array, numbers: dict[str, Any]) -> Array:
         with answering(), jax.default_matmul_precision(made.precision):
-            return told(fast, x, numbers)
+            return predicted(with_numbers(numbers), net, fast, x)
 
     def alone(fast: PyTree, support_x: Array, x: Array, numbers: dict[str, Any]) -> Array:
         def one(x: Array) -> Array:
-            return told(fast, jnp.concatenate([support_x, x[None]]), numbers)[-1]
+            return predicted(with_numbers(numbers), net, fast, jnp.concatenate([support_x, x[None]]))[-1]
 
         with answering(), jax.default_matmul_precision(made.precision):
             return jax.lax.map(one, x, batch_size=min(8, len(x)))
@@ -107,11 +104,12 @@ def called(program: engine.Program, arguments: tuple[Any, ...], examples: int) -
     A GPU says so itself. A CPU does not: it takes until the machine swaps or the program is killed.
     """
     executable = program.executable(*arguments)  # looked up once: that takes as long as a small program
-    needed = executable.temporary_bytes
-    free = engine.free_host_bytes() if jax.devices()[0].platform == "cpu" else None
-    if free is not None and needed is not None and needed > free:
-        sizes = f"{needed / 2**30:.1f} GiB at once where {free / 2**30:.1f} are free"
-        raise ConfigError("x", f"{examples:,} examples", f"they take {sizes}; give fewer")
+    needed = executable.temporary_bytes or 0
+    if needed > ALWAYS_FREE and jax.devices()[0].platform == "cpu":
+        free = engine.free_host_bytes()
+        if free is not None and needed > free:
+            sizes = f"{needed / 2**30:.1f} GiB at once where {free / 2**30:.1f} are free"
+            raise ConfigError("x", f"{examples:,} examples", f"they take {sizes}; give fewer")
     return executable.call(*arguments)
 
 

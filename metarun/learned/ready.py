@@ -1,7 +1,6 @@
 """Learners that come with metarun, trained by one command each on data that anyone may use; `metarun ready` tells."""
 
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,11 +39,6 @@ def names() -> list[str]:
 
 def nearest_name(name: str) -> str:
     return nearest(name, names())
-
-
-def settings(name: str) -> list[str]:
-    """Of the command that trained it."""
-    return shlex.split(json.loads((FOLDER / name / TOLD).read_text())["ready"]["command"])[1:]
 
 
 def every() -> Iterable[Ready]:

@@ -14,7 +14,7 @@ from metarun import engine
 from metarun.config.resume import tested_otherwise
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, PyTree
-from metarun.run import domains, kept, results, separation
+from metarun.run import domains, kept_tests, results, separation
 from metarun.run.announce import of_its_data
 from metarun.run.domains import OWN, Domain
 from metarun.run.figures import episodes_in_short
@@ -28,7 +28,7 @@ from metarun.run.status import Status
 from metarun.run.stop import leave_on_signals
 from metarun.text import printable
 
-as_json = kept.as_json
+as_json = kept_tests.as_json
 
 
 class Loaded(NamedTuple):
@@ -82,9 +82,9 @@ def evaluate(
     DataError; OSError where a test cannot be kept.
     """
     run = to_be_tested(tested_otherwise(stored(directory) if known is None else known.config, config, named))
-    file = None if keep is None else kept.place(directory, keep)
+    file = None if keep is None else kept_tests.place(directory, keep)
     if file is not None:
-        kept.must_be_free(file, run.config["eval"])
+        kept_tests.must_be_free(file, run.config["eval"])
     with Status(of) as status:
         status.at("loading the data")
         train, test = run.tasks.load("train"), run.eval_tasks.load(run.eval.split)
@@ -97,7 +97,7 @@ def evaluate(
         tested, chunk = test_of(run, loaded, params, mesh, status)
         found = summary(run, loaded, tested, used, params, mesh, chunk)
     if file is not None:
-        kept.write(file, found)
+        kept_tests.write(file, found)
     others = [domain.separation for domain in loaded.domains.values()]
     return Evaluated(run.config, found, of_its_data(run, [loaded.separation, *others]))
 
@@ -200,6 +200,6 @@ def tell(found: dict[str, Any], keep: str | None) -> None:
     table.add_row("state", results.state_in_words(found["state"]))
     console.print(table)
     lines = {"run": found["run"]["dir"]}
-    lines |= {} if keep is None else {"kept": str(kept.place(Path(found["run"]["dir"]), keep))}
+    lines |= {} if keep is None else {"kept": str(kept_tests.place(Path(found["run"]["dir"]), keep))}
     for name, line in lines.items():
         console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from metarun.run import train
 
 QUICK = ("maml", "protonet", "mann")  # make slow takes them all
 QUICK_TO_PREDICT = ("cnp",)
+CPU = ("cpu",)
 TINY = (
     "logger=none", "hardware.devices=1", "hardware.task_chunk=1", "train.steps=1", "train.meta_batch=1",
     "eval.episodes=2", "eval.val_episodes=2", "eval.inner_steps=[]",
@@ -60,9 +61,11 @@ def by_files(directory: Path, folder: Path, run, index: int, support: tuple, que
     return json.loads((folder / "said.json").read_text())
 
 
-def by_program(adapted, x: np.ndarray) -> np.ndarray:
-    one = exported.predictor(adapted, platforms=("cpu",))
-    return np.asarray(export.deserialize(bytearray(one.program)).call(x))
+def by_program(one: exported.Exported, *given: np.ndarray) -> dict[str, np.ndarray]:
+    """What an exported program gives, by the names that its JSON has for it."""
+    outputs = [one.told[name] for name in ("output", "further_output") if name in one.told]
+    found = jax.tree.leaves(export.deserialize(bytearray(one.program)).call(*given))
+    return dict(zip([output["name"] for output in outputs], found, strict=True))
 
 
 def close(found, wanted) -> None:
@@ -87,7 +90,7 @@ def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path
         close([[one["probabilities"][name] for name in names] for one in said["predictions"]], wanted)
         classifier = MetaLearnedClassifier(directory, seed=key_of(run, index)).fit(support_x, names[support_y])
         close(classifier.predict_proba(x), wanted)
-        close(by_program(adapted, x), wanted)
+        close(by_program(exported.predictor(adapted, platforms=CPU), x)["probabilities"], wanted)
         predicted = names[wanted.argmax(1)].tolist()
         assert [one["predicted"] for one in said["predictions"]] == predicted == adapted.predict(x).tolist()
         assert classifier.predict(x).tolist() == predicted
@@ -119,14 +122,19 @@ def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path
         close([one["predicted"] for one in said["predictions"]], wanted)
         regressor = MetaLearnedRegressor(directory, seed=key_of(run, index)).fit(support_x, support_y)
         close(regressor.predict(x), wanted)
-        close(by_program(adapted, x), wanted)
+        one = exported.learner(load(directory), shots=len(support_x), platforms=CPU)
+        programs = by_program(exported.predictor(adapted, platforms=CPU), x), by_program(one, support_x, support_y, x)
+        by_seed = load(directory).adapt(support_x, support_y).predict(x)  # in whose order a sequence is read
+        close([program.pop("targets") for program in programs], (wanted, by_seed))
         errors.append(said["mse"])
         if name == "cnp":
             mean, sd = adapted.predict(x, return_std=True)
             close(mean, wanted)
             close(regressor.predict(x, return_std=True), (wanted, sd))
             close([one["sd"] for one in said["predictions"]], sd)
+            close([program.pop("sd") for program in programs], (sd, sd))
             likelihoods.append(scipy.stats.norm.logpdf(y, mean, sd).mean())
+        assert programs == ({}, {})
     for figures in told:
         close(figures["mse"]["mean"], np.mean(errors))
         if likelihoods:  # which its own standard deviations give, whatever is told here

@@ -70,6 +70,18 @@ def test_a_regression_gives_targets_and_inner_steps_are_as_asked_for():
         exported.learner(learned, ways=3)
 
 
+def test_a_learner_that_says_how_sure_it_is_gives_standard_deviations_beside_the_targets():
+    learned = learned_of(build_run(composed("task=sinusoid", "learner=cnp", "model.hidden=[8]")))
+    adapted = learned.adapt(*RNG.uniform(-5, 5, (2, 10, 1)))
+    one = exported.predictor(adapted, platforms=CPU)
+    assert one.told["output"] == {"name": "targets", "shape": ["b", 1], "dtype": "float32"}
+    assert one.told["further_output"] == {"name": "sd", "shape": ["b", 1], "dtype": "float32"}
+    assert one.told["call"] == "targets, sd = program.call(x)"
+    x = RNG.uniform(-5, 5, (19, 1)).astype(np.float32)
+    found = export.deserialize(bytearray(one.program)).call(x)
+    np.testing.assert_allclose(found, adapted.predict(x, return_std=True), rtol=1e-5, atol=1e-5)
+
+
 ALONE = """
 import json, sys, zipfile
 

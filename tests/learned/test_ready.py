@@ -85,10 +85,9 @@ def test_one_is_tested_again_by_its_name_to_the_figures_that_it_is_said_to_have(
     ("given", "said"),
     [
         (["strokes-proto"], "eval strokes-proto: no such directory, and none of metarun ready's; did you mean strokes"),
-        (["strokes-maml", "--keep", "x"], "eval --keep x: strokes-maml comes with metarun and keeps no tests; give"),
+        (["strokes-maml", "--keep", "x"], "eval --keep x: strokes-maml is a learner apart from its run, and keeps"),
         (["strokes-maml", "eval.state=last"], "eval.state=last: strokes-maml has its best state alone; leave it out"),
         (["strokes-maml", "eval.task.ways=20"], "eval.task.ways=20: at most 5, the outputs that training with 5 ways"),
-        ([str(ready.FOLDER / "waves-maml")], "waves-maml: holds a learner without its run, so not what it was trained"),
     ],
 )
 def test_a_test_that_one_cannot_have_is_one_line(ended, tmp_path, given, said):

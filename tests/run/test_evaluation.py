@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from blobs import Blobs
 from support import Page, changed, composed, on_blobs, placed
@@ -20,6 +21,7 @@ from metarun.config.resume import must_be_of_a_test, resume
 from metarun.config.resume import tested_otherwise as otherwise  # a name that is no test's
 from metarun.config.run import build_run
 from metarun.core import ConfigError, DataError
+from metarun.learned import keep, load
 from metarun.run import evaluation, train
 from metarun.run.lock import only_process_in
 
@@ -249,6 +251,25 @@ def test_many_runs_are_one_table_with_seeds_together_and_one_that_fails_stops_no
     assert f"{100 * over['mean']:.2f} ± {100 * over['ci95']:.2f} %" in " ".join(rows[0])
     assert "tested on   12 test tasks of 3-way 1-shot" in err
     assert {path.parts[-3] for path in copy.parent.glob("*/tests/again.json")} == {"seed-0", "seed-1"}
+
+
+def test_a_learner_that_was_kept_has_its_runs_figures_whatever_it_was_adapted_to(runs, tmp_path, monkeypatch, capfd):
+    place = tmp_path / "kept"
+    keep(load(runs / "seed-0").adapt(np.eye(3, 4), list("abc")), place)
+    told = json.loads((place / "learner.json").read_text())
+    del told["config"]["eval"]["inductive"]  # as if kept before there was such a key
+    (place / "learner.json").write_text(json.dumps(told))
+    assert command(monkeypatch, "eval", place, "--json", "-") == 0
+    said = capfd.readouterr()
+    assert figures(json.loads(said.out)) == figures(results(runs / "seed-0"))
+    assert json.loads(said.out)["run"]["steps"] == 20
+    assert "kept: what it was adapted to is left out; it adapts to each task of the test\n" in said.err
+    assert command(monkeypatch, "eval", place, "--keep", "x") == 2
+    assert "kept is a learner apart from its run, and keeps no tests; give --json FILE" in capfd.readouterr().err
+    del told["config"]["train"]
+    (place / "learner.json").write_text(json.dumps(told))
+    assert command(monkeypatch, "eval", place) == 2
+    assert "was kept by an earlier metarun, without all that a test needs; keep it again" in capfd.readouterr().err
 
 
 def test_one_run_is_a_table_and_an_object(runs, monkeypatch, capfd, tmp_path):
