@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SWEEPS = Path("runs/multirun")  # where conf/config.yaml has them
-OF_THE_SWEEP = ("run.dir=", "sweep.", "hydra.sweeper.", "hydra.launcher.", "hydra/launcher=")  # not of its runs
+OF_THE_SWEEP = (
+    "run.dir=",
+    "sweep.",
+    "hydra.sweeper.",
+    "hydra/sweeper=",
+    "hydra.launcher.",
+    "hydra/launcher=",
+)  # not of its runs
 
 
 def main(arguments: list[str]) -> None:
@@ -43,12 +50,13 @@ def gone_on_with(command: options.Command) -> options.Command:
         if places and not others:
             found = sweep.read(Path(places[-1]))
             return command._replace(
-                options=[*found.options, *command.options], settings=[*found.settings, *command.settings]
+                options=[*found.options, *command.options], settings=[*found.again, *command.settings]
             )
     except ConfigError as error:
         fail(error, MISTAKE)
     plain = [option for option in command.options if option not in ("-m", "--multirun")]
-    if not places and (place := sweep.unfinished(SWEEPS, plain, translate(others, multirun=True))):
+    settings, sweeping = translate(others, multirun=True), translate(command.settings, multirun=True)
+    if not places and (place := sweep.unfinished(SWEEPS, plain, settings, sweeping)):
         print(f"going on with the sweep in {place}; another directory, run.dir=DIR, would begin anew", flush=True)
         return command._replace(settings=[*command.settings, f"run.dir={place}"])
     return command

@@ -7,6 +7,7 @@ from typing import Any
 from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
 
 PLUGINS = "; what Hydra's plugins add to that (hydra-optuna-sweeper, say) is there once they are installed"
+OF_A_SEARCH = ("trials", "sampler", "seed", "objective", "direction", "pruner")  # sweep.KEY: what a grid has not
 LAID_OVER = ("train.task", "eval.task", "eval.tasks", "eval.learner")  # not in the yaml until they are named
 
 WITHIN = ("augment", "encoder")  # chosen by name within a task
@@ -46,7 +47,8 @@ def spare(setting: str, multirun: bool) -> list[str]:
     if multirun and key == "sweep.jobs":
         return [f"hydra.launcher.jobs={value}"]
     if multirun and key.startswith("sweep."):
-        return [f"hydra.sweeper.{setting.removeprefix('sweep.')}"]
+        chosen = ["hydra/sweeper=optuna"] if key.removeprefix("sweep.") in OF_A_SEARCH else []
+        return [*chosen, f"hydra.sweeper.{setting.removeprefix('sweep.')}"]
     return [setting]
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from metarun.config import explain
 from metarun.config.composed import as_users_write, checked
+from metarun.config.run import Run
 from metarun.core import ConfigError
 
 
@@ -25,7 +26,13 @@ def combinations(config: DictConfig, arguments: Sequence[str], params: dict[str,
 
     settings = [f"{key}={value}" for key, value in params.items()]
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-    (every,) = BasicSweeper.split_arguments(parser.parse_overrides([*settings, *arguments]), None)
+    overrides = parser.parse_overrides([*settings, *arguments])
+    for one in overrides:
+        if one.is_interval_sweep():
+            raise ConfigError(
+                one.get_key_element(), one.get_value_string(), "has no end of values; sweep.trials=20 searches it"
+            )
+    (every,) = BasicSweeper.split_arguments(overrides, None)
     return every
 
 
@@ -43,12 +50,17 @@ def composed(config: DictConfig, number: int, overrides: Sequence[str]) -> tuple
 
 
 def directories(config: DictConfig, every: dict[int, list[str]], common: set[str]) -> list[Path]:
-    """The directory of each combination, which is sound. Raises Mistake over the first that is not.
+    """The directory of each combination, which is sound. Raises Mistake over the first that is not."""
+    return [directory for directory, _ in runs(config, every, common)]
+
+
+def runs(config: DictConfig, every: dict[int, list[str]], common: set[str]) -> list[tuple[Path, Run]]:
+    """The directory of each combination and what it asks for. Raises Mistake over the first that is not sound.
 
     `common` are the settings that all of them have: the others tell which combination is meant.
     """
     before = HydraConfig.instance().cfg
-    found: list[Path] = []
+    found: list[tuple[Path, Run]] = []
     taken: set[Path] = set()
     for number, overrides in every.items():
         try:
@@ -56,8 +68,7 @@ def directories(config: DictConfig, every: dict[int, list[str]], common: set[str
             if directory in taken:
                 raise ConfigError("hydra.sweep.subdir", directory, "each run wants a directory of its own")
             taken.add(directory)
-            found.append(directory)
-            checked(cfg, directory)
+            found.append((directory, checked(cfg, directory)))
         except Exception as error:
             GlobalHydra.instance().clear()  # `explain` composes anew
             said = str(error) if isinstance(error, ConfigError) else explain(error, overrides)

@@ -1,7 +1,7 @@
 """Every combination of the values that are given: Hydra's own sweep, with a record that it goes on from."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,16 +49,9 @@ class Grid(Sweeper):
             if not record.is_sweep(directory):
                 OmegaConf.save(self.config, directory / "multirun.yaml")
                 record.begin(sweep)
-            try:
-                launch(self.launcher, Work(sweep, self.left(sweep)))
-            except Interrupted:
-                print(f"metarun: stopped and saved; go on with: metarun -m run.dir={directory}", file=sys.stderr)
-                sys.exit(EXIT_CODE)
+            make(self.launcher, Work(sweep, self.left(sweep)))
             sweep = record.read(directory)
-        table.tell(sweep)
-        if failed := sum(job.stand == "failed" for job in sweep.jobs):
-            print(f"metarun: {failed} of {len(sweep.jobs)} jobs of the sweep failed", file=sys.stderr)
-            sys.exit(FAILED)
+        tell(sweep)
 
     def planned(self, directory: Path, arguments: list[str]) -> Sweep:
         """The sweep in `directory`, or a new one; what it has left to make is sound."""
@@ -68,7 +61,7 @@ class Grid(Sweeper):
         if not record.is_sweep(directory):
             places = directories(self.config, every, common)
             jobs = tuple(Job(n, tuple(every[n]), place) for n, place in zip(every, places, strict=True))
-            return Sweep(directory, options, tuple(arguments), "grid", jobs)
+            return Sweep(directory, options, tuple(arguments), "grid", jobs, sweeping(self.config))
         before = alike(record.read(directory), arguments, [tuple(each) for each in every.values()])
         left = {job.number: list(job.settings) for job in self.left(before)}
         directories(self.config, left, common)
@@ -80,20 +73,54 @@ class Grid(Sweeper):
         return (job for job in sweep.jobs if job.stand in wanted)
 
 
+def make(launcher: Launcher, work: Work) -> None:
+    """Makes all jobs. Ends the program if it is asked to stop."""
+    try:
+        launch(launcher, work)
+    except Interrupted:
+        print(f"metarun: stopped and saved; go on with: metarun -m run.dir={work.sweep.directory}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+
+
+def tell(sweep: Sweep) -> None:
+    """What a sweep has come to. Ends the program if a job failed."""
+    table.tell(sweep)
+    if failed := sum(job.stand == "failed" for job in sweep.jobs):
+        print(f"metarun: {failed} of {len(sweep.jobs)} jobs of the sweep failed", file=sys.stderr)
+        sys.exit(FAILED)
+
+
 def alike(sweep: Sweep, arguments: Sequence[str], every: Sequence[tuple[str, ...]]) -> Sweep:
     """The sweep with what may change as this command has it. Raises ConfigError by key over what may not."""
-    before, now = by_key(sweep.settings), by_key(arguments)
-    how = f"go on with it by `metarun -m run.dir={sweep.directory}`, or name a new directory"
-    for key in [
-        key for key in now | before if now.get(key) != before.get(key) and not f"{key}.".startswith(MAY_CHANGE)
-    ]:
-        there = f"{key}={before[key]}" if key in before else f"no {key}="
-        raise ConfigError(key, now.get(key, "(left out)"), f"the sweep in {sweep.directory} has {there}; {how}")
+    must_agree(sweep, {"hydra/sweeper": "grid", **by_key(arguments)})
     if len(every) != len(sweep.jobs):
         raise ConfigError(
-            "run.dir", sweep.directory, f"holds a sweep of {len(sweep.jobs)} runs, not {len(every)}; {how}"
+            "run.dir", sweep.directory, f"holds a sweep of {len(sweep.jobs)} runs, not {len(every)}; {how(sweep)}"
         )
     return replace(sweep, jobs=tuple(job._replace(settings=own) for job, own in zip(sweep.jobs, every, strict=True)))
+
+
+def must_agree(sweep: Sweep, now: Mapping[str, str], own: Mapping[str, str] | None = None) -> None:
+    """Raises ConfigError by key unless a command is the sweep's, but for what may change.
+
+    `own` is what the sweep has beside its settings.
+    """
+    before = {"hydra/sweeper": sweep.sweeper, **by_key(sweep.settings), **(own or {})}
+    for key in [key for key in {**now, **before} if now.get(key) != before.get(key)]:
+        if not f"{key}.".startswith(MAY_CHANGE):
+            there = f"{key}={before[key]}" if key in before else f"no {key}="
+            raise ConfigError(
+                key, now.get(key, "(left out)"), f"the sweep in {sweep.directory} has {there}; {how(sweep)}"
+            )
+
+
+def how(sweep: Sweep) -> str:
+    return f"go on with it by `metarun -m run.dir={sweep.directory}`, or name a new directory"
+
+
+def sweeping(config: DictConfig) -> tuple[str, ...]:
+    """Of a command's settings those that say how a sweep is made."""
+    return record.sweeping_of(OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False))  # type: ignore[arg-type]
 
 
 def by_key(settings: Sequence[str]) -> dict[str, str]:

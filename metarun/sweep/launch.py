@@ -81,7 +81,7 @@ class Work:
 
     def begins(self, job: Job) -> None:
         """Says so."""
-        print(f"job {job.number} of {len(self.sweep.jobs)} begins: {self.sweep.own(job)}", flush=True)
+        print(f"job {job.number} of {self.sweep.wanted} begins: {self.sweep.own(job)}", flush=True)
 
     def over(self, job: Job, code: int) -> None:
         """The process of a job has ended: well, with its state saved to go on with, or because it failed."""

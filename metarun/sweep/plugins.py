@@ -11,7 +11,8 @@ def register() -> None:
     from metarun.sweep.grid import Grid
     from metarun.sweep.processes import Processes
     from metarun.sweep.ray import Ray
+    from metarun.sweep.search import Search
     from metarun.sweep.slurm import Slurm
 
     known = Plugins.instance().class_name_to_class
-    known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes, Ray, Slurm)}
+    known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes, Ray, Search, Slurm)}

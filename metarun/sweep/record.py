@@ -58,10 +58,26 @@ class Sweep:
     settings: tuple[str, ...]  # what is swept over stands there as it was given
     sweeper: str  # grid, optuna
     jobs: tuple[Job, ...] = field(default=(), repr=False)
+    sweeping: tuple[str, ...] = ()  # the settings of its sweeper, but for how many trials there shall be
+    search: dict[str, Any] = field(default_factory=dict)  # of a search: trials, objective, direction, space, ...
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs there are to be in the end."""
+        return max(len(self.jobs), self.search.get("trials", 0))
+
+    @property
+    def again(self) -> list[str]:
+        """The settings that go on with it."""
+        trials = [f"hydra.sweeper.trials={self.search['trials']}"] if self.search else []
+        return [*self.sweeping, *trials, *self.settings]
 
     @property
     def common(self) -> set[str]:
-        """The settings that all jobs have; of a single one all but none set it apart."""
+        """The settings that all jobs have, or of a search what is not searched; of a single one all set it apart."""
+        if self.search:
+            every = {one for job in self.jobs for one in job.settings}
+            return {one for one in every if one.partition("=")[0] not in self.search["space"]}
         return set.intersection(*(set(job.settings) for job in self.jobs)) if len(self.jobs) > 1 else set()
 
     def own(self, job: Job) -> str:
@@ -78,7 +94,14 @@ def begin(sweep: Sweep) -> None:
     """Writes a sweep down, with the jobs that are known."""
     sweep.directory.mkdir(parents=True, exist_ok=True)
     write_atomically(sweep.directory / JOBS, "".join(line_of(sweep.directory, job) for job in sweep.jobs))
-    said = {"format": FORMAT, "sweeper": sweep.sweeper, "options": sweep.options, "settings": sweep.settings}
+    revise(sweep)
+
+
+def revise(sweep: Sweep) -> None:
+    """Writes a sweep's command down, which may have changed in what it may."""
+    said: dict[str, Any] = {"format": FORMAT, "sweeper": sweep.sweeper, "options": sweep.options}
+    said |= {"settings": sweep.settings, "sweeping": sweep.sweeping}
+    said |= {"search": sweep.search} if sweep.search else {}
     write_atomically(sweep.directory / COMMAND, json.dumps(said, indent=2) + "\n")
 
 
@@ -122,13 +145,14 @@ def read(directory: Path) -> Sweep:
                 "name another directory",
             )
         options, settings, sweeper = tuple(said["options"]), tuple(said["settings"]), str(said["sweeper"])
+        sweeping, search = tuple(said.get("sweeping", ())), dict(said.get("search", {}))
         jobs = jobs_of(directory, (directory / JOBS).read_text().splitlines())
     except FileNotFoundError as error:
         what = f"holds no sweep (no {COMMAND})" if directory.is_dir() else "no such directory"
         raise ConfigError("run.dir", directory, f"{what}; name a sweep's directory") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError("run.dir", directory, f"its {COMMAND} or {JOBS} cannot be read ({error!r})") from error
-    return Sweep(directory, options, settings, sweeper, jobs)
+    return Sweep(directory, options, settings, sweeper, jobs, sweeping, search)
 
 
 def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
@@ -145,12 +169,22 @@ def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
     return tuple(found[number] for number in sorted(found))
 
 
-def unfinished(parent: Path, options: Sequence[str], settings: Sequence[str]) -> Path | None:
+def unfinished(
+    parent: Path, options: Sequence[str], settings: Sequence[str], sweeping: Sequence[str] = ()
+) -> Path | None:
     """The newest sweep below `parent` of the same command that has something left to do, and that nobody is at."""
     for file in sorted(parent.glob(f"*/{COMMAND}"), reverse=True):
         with suppress(ConfigError):
             sweep = read(file.parent)
-            same = (sweep.options, sweep.settings) == (tuple(options), tuple(settings))
-            if same and not is_taken(file.parent) and any(job.stand in ("waiting", "stopped") for job in sweep.jobs):
+            asked = (tuple(options), tuple(settings), sweeping_of(sweeping))
+            left = sweep.wanted > len(sweep.jobs) or any(job.stand in ("waiting", "stopped") for job in sweep.jobs)
+            if (sweep.options, sweep.settings, sweep.sweeping) == asked and left and not is_taken(file.parent):
                 return file.parent
     return None
+
+
+def sweeping_of(settings: Sequence[str]) -> tuple[str, ...]:
+    """Of settings those that say how a sweep is made, but for how far it goes."""
+    found = (one for one in settings if one.lstrip("+").startswith(("hydra/sweeper=", "hydra.sweeper.")))
+    how_far = ("hydra.sweeper.trials=", "hydra.sweeper.retry=")
+    return tuple(dict.fromkeys(one for one in found if not one.startswith(how_far)))

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.run.figures import figure_of, main_metric, show
+from metarun.sweep.objective import Objective, best_validation, steps_made
 from metarun.sweep.record import Job, Stand, Sweep
 from metarun.text import one_line
 
@@ -38,6 +39,7 @@ class Setting(NamedTuple):
     mean: float  # over seeds
     ci95: float | None  # over test tasks, the mean of the seeds' own
     std: float | None  # over seeds; None with one
+    validation: float | None = None  # in a search: its objective, the mean of the seeds' own
 
 
 def figure(job: Job) -> Figure | None:
@@ -60,6 +62,10 @@ def gathered(sweep: Sweep) -> list[Setting]:
             own = [one.lstrip("+") for one in job.settings if one not in common and not one.startswith(SEED)]
             found.setdefault(" ".join(own), []).append((job, reached))
     settings = [setting(own, members) for own, members in found.items()]
+    if sweep.search:  # by what was searched for: a test's figures choose nothing
+        objective = Objective(sweep.search["objective"], sweep.search["direction"])
+        settings = [one._replace(validation=mean_validation(one, objective)) for one in settings]
+        return sorted(settings, key=lambda one: objective.order(one.validation))
     return sorted(settings, key=lambda one: (one.metric, -one.mean if one.metric == "accuracy" else one.mean))
 
 
@@ -76,16 +82,24 @@ def setting(own: str, members: list[tuple[Job, Figure]]) -> Setting:
     )
 
 
+def mean_validation(setting: Setting, objective: Objective) -> float | None:
+    """What a setting came to in a search; None without, or if one of its seeds has none."""
+    found = [best_validation(job, objective) for job in setting.jobs]
+    values = [value for value in found if value is not None]
+    return float(np.mean(values)) if len(values) == len(found) else None
+
+
 def tell(sweep: Sweep, console: Console | None = None) -> None:
     """The table, then what is not finished, and the command that trains the best again."""
     console = console or Console(soft_wrap=True, highlight=False)
     stands = {job.number: job.stand for job in sweep.jobs}
     counted = Counter(stands.values())
     many = ", ".join(f"{counted[stand]:,} {stand}" for stand in IN_ORDER if counted[stand])
-    console.print(Text(f"sweep in {sweep.directory}: {len(sweep.jobs):,} jobs, {many or 'none begun'}"))
+    of_all = "" if sweep.wanted == len(sweep.jobs) else f" of {sweep.wanted:,}"
+    console.print(Text(f"sweep in {sweep.directory}: {len(sweep.jobs):,}{of_all} jobs, {many or 'none begun'}"))
     settings = gathered(sweep)
     if settings:
-        console.print(of(settings))
+        console.print(of(settings, sweep.search.get("objective")))
         if len(settings) > MOST:
             console.print(f"and {len(settings) - MOST:,} more; metarun sweep {sweep.directory} --json FILE has all")
         console.print(Text(f"the best again: {again(sweep, settings[0].jobs[0])}"))
@@ -97,25 +111,38 @@ def tell(sweep: Sweep, console: Console | None = None) -> None:
             console.print(Text(f"{stand}: {job.directory} ({sweep.own(job)}){why}; its lines: {job.log}"))
         if len(jobs) > MOST:
             console.print(f"and {len(jobs) - MOST:,} more that are {stand}")
-    if counted["stopped"] or counted["waiting"]:
+    if counted["pruned"]:
+        console.print(Text(saved([job for job in sweep.jobs if stands[job.number] == "pruned"])))
+    if counted["stopped"] or counted["waiting"] or of_all:
         console.print(Text(f"it goes on with: metarun -m run.dir={sweep.directory}"))
     if counted["failed"]:
         console.print(Text(f"what failed once more: metarun -m run.dir={sweep.directory} sweep.retry=true"))
 
 
-def of(settings: list[Setting]) -> Table:
-    """A table with a row for each setting."""
+def saved(pruned: list[Job]) -> str:
+    """What it saved to end hopeless jobs early, in words."""
+    steps = [steps_made(job.directory) for job in pruned]
+    made, all_of_them = (sum(numbers) for numbers in zip(*steps, strict=True))
+    were = "1 job was pruned" if len(pruned) == 1 else f"{len(pruned):,} jobs were pruned"
+    return f"{were} after {made:,} of {all_of_them:,} meta-steps, which saved {all_of_them - made:,} and their tests"
+
+
+def of(settings: list[Setting], objective: str | None = None) -> Table:
+    """A table with a row for each setting; of a search also with its objective."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("setting", overflow="fold")
-    for column in (f"{settings[0].metric} ± 95 %", "std of seeds", "seeds", "minutes", "jobs"):
+    seeds = objective is None or any(len(one.jobs) > 1 for one in settings)  # a search has rarely more than one
+    columns = [*(["validation"] if objective else []), f"{settings[0].metric} ± 95 %"]
+    for column in (*columns, *(["std of seeds", "seeds"] if seeds else []), "minutes", "jobs"):
         table.add_column(column, justify="right", overflow="fold")
     for one in settings[:MOST]:
         seconds = [job.end["seconds"] for job in one.jobs if "seconds" in job.end]
+        std = "" if one.std is None else show(one.metric, {"mean": one.std})
         table.add_row(
             Text(one.own or "as it is"),
-            show(one.metric, one._asdict()),
-            "" if one.std is None else show(one.metric, {"mean": one.std}),
-            str(len(one.jobs)),
+            *([show(objective, {"mean": one.validation})] if objective else []),
+            show(one.metric, {"mean": one.mean, "ci95": one.ci95}),
+            *([std, str(len(one.jobs))] if seeds else []),
             f"{np.mean(seconds) / 60:.1f}" if seconds else "",
             ", ".join(str(job.number) for job in one.jobs[:5]) + (", ..." if len(one.jobs) > 5 else ""),
         )
@@ -148,7 +175,9 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
             "setting": one.own,
             "jobs": [job.number for job in one.jobs],
             one.metric: {"mean": one.mean, "ci95": one.ci95, "std_over_seeds": one.std},
+            **({"validation": one.validation} if sweep.search else {}),
         }
         for one in gathered(sweep)
     ]
-    return {"directory": str(sweep.directory), "settings": settings, "jobs": jobs}
+    search = {"search": sweep.search} if sweep.search else {}
+    return {"directory": str(sweep.directory), **search, "settings": settings, "jobs": jobs}
