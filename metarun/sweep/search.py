@@ -31,6 +31,7 @@ ALLOWED = {
     "direction": ("auto", "maximize", "minimize"),
     "pruner": ("median", "none"),
 }
+MOST = 100_000  # combinations of a grid
 MANY = 20  # trials, where nothing is said
 
 
@@ -115,8 +116,10 @@ class Search(Sweeper):
         """How many there shall be: no more than there are combinations. Raises ConfigError."""
         endless = self.chosen["sampler"] != "grid" and not space.is_finite()
         there = sys.maxsize if endless else space.combinations()
-        if self.trials == "auto" and self.chosen["sampler"] == "grid":
-            return there
+        if self.chosen["sampler"] == "grid":
+            if there > MOST:
+                raise ConfigError("hydra.sweeper.sampler", "grid", f"is of {there:,} combinations; at most {MOST:,}")
+            auto = there
         return min(auto if self.trials == "auto" else int(self.trials), there)
 
     def gone_on_with(self, before: Sweep, arguments: list[str], space: "Space") -> Sweep:

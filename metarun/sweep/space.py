@@ -168,17 +168,21 @@ def interval(given: IntervalSweep, wrong: Any) -> FloatDistribution | IntDistrib
 
 def steps(given: RangeSweep, wrong: Any) -> FloatDistribution | IntDistribution:
     """The numbers of a range, without its end, in their order."""
-    if given.step == 0:
+    start, stop, step = given.start, given.stop, given.step
+    assert start is not None
+    assert stop is not None
+    if step == 0:
         raise wrong("has steps of 0")
-    found = [rounded(value) for value in given.range()]
-    if not found:
+    count = math.ceil(round((stop - start) / step, 9))  # Hydra's own range(0.1,0.4,0.1) ends with 0.4
+    if count < 1:
         raise wrong("is empty: a range goes from its start to before its end; range(1,6) is 1 to 5")
-    low, high, step = min(found), max(found), abs(rounded(given.step))
+    low, high = sorted((rounded(start), rounded(start + (count - 1) * step)))
+    step = abs(rounded(step))
     log = "log" in given.tags
     if log and (low <= 0 or step != 1 or not isinstance(low, int)):
         raise wrong("has the tag log, which wants whole numbers > 0 with steps of 1; or an interval")
-    if all(isinstance(value, int) for value in (low, step)):
-        return IntDistribution(low, high, log=log, step=step)  # type: ignore[arg-type]
+    if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
+        return IntDistribution(low, high, log=log, step=step)
     if "int" in given.tags:
         raise wrong("has the tag int and numbers that are not whole")
     return FloatDistribution(low, high, step=step)

@@ -101,8 +101,9 @@ def drawn(study: Study, kind: str, seed: int, number: int, space: Space) -> dict
         found = space.suggested(copy.ask())
         if space.settings(found) not in made:
             return found
-    every = (space.combination(place, seed) for place in range(space.combinations()))
-    return next((one for one in every if space.settings(one) not in made), found)
+    every = range(space.combinations() if space.is_finite() else 0)
+    others = (space.combination(place, seed) for place in every)
+    return next((one for one in others if space.settings(one) not in made), found)
 
 
 def sampler(kind: str, seed: int) -> BaseSampler:
