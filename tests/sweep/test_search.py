@@ -1,7 +1,6 @@
 """A search: what it may choose from, what it is after, and that its trials are counted right however it was ended."""
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,7 +84,7 @@ def test_what_is_no_space_is_told_in_one_line(hydra, value, says):
 
 
 def test_nothing_to_search_is_refused(hydra):
-    with pytest.raises(ConfigError, match="nothing is searched; .*interval"):
+    with pytest.raises(ConfigError, match=r"nothing is searched; .*interval"):
         space_of([f"{LR}=0.1"], {LR: "interval(0.1,1)"})
 
 
