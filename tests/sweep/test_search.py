@@ -205,6 +205,7 @@ def search(monkeypatch):
         return [(Path(config, str(n)), SimpleNamespace(train=SimpleNamespace(steps=100))) for n in every]
 
     monkeypatch.setattr(trials, "runs", sound)
+    monkeypatch.setattr("os.fsync", lambda file: None)  # a kill here loses nothing of what was written
 
     def go_on(directory: Path, many: int, launcher: Launcher, retry: bool = False, **options) -> Sweep:
         if not record.is_sweep(directory):
