@@ -166,6 +166,15 @@ def test_a_metric_that_validations_have_not_is_named_with_those_they_have(search
     assert capfd.readouterr().err == f"metarun: {says}\n"
 
 
+def test_a_later_trial_whose_settings_are_a_mistake_fails_alone(searched, capfd):
+    few = "learner.inner_lr=0.1,banana,0.2,0.3"
+    assert searched("-m", *QUICK, few, "sweep.sampler=grid", "sweep.seed=1", "run.dir=S") == [0, 2, 3, "exit 1"]
+    out, err = capfd.readouterr()
+    assert "job 1 failed: learner.inner_lr=banana: must be a number > 0" in out
+    assert err == "metarun: 1 of 4 jobs of the sweep failed\n"
+    assert [job.stand for job in sweep.read(Path("S")).jobs] == ["finished", "failed", "finished", "finished"]
+
+
 def test_a_search_with_runs_of_its_own(tmp_path):
     """A trial in a process of its own."""
     done = metarun("-m", *QUICK, "train.steps=4", LR, "sweep.trials=1", "run.dir=S", "logger=none", cwd=tmp_path)

@@ -267,6 +267,7 @@ def test_what_is_hopeless_is_pruned_and_what_that_saved_is_told(undisturbed):
     )
 
 
+@pytest.mark.filterwarnings("error")  # of Optuna's, over what it is told twice
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 @pytest.mark.parametrize("killed_in", [0, 6])
 def test_a_search_that_was_killed_ends_as_one_that_was_not(search, undisturbed, tmp_path, sampler, killed_in):
@@ -326,6 +327,9 @@ def test_a_journal_that_a_kill_has_cut_off_is_gone_on_with(search, tmp_path):
     whole = journal.read_text()
     journal.write_text(whole + '{"op_code":6,"worker')
     (tmp_path / f"{study.JOURNAL}.lock").symlink_to(journal)  # which Optuna would wait 30 seconds for
+    assert study.mended(journal).read_text() == whole
+    assert not (tmp_path / f"{study.JOURNAL}.lock").is_symlink()
+    journal.write_text(whole + '{"op_code":6,"worker')
     sweep = search(tmp_path, 5, Launcher())
     assert [job.stand for job in sweep.jobs] == ["finished"] * 5
     assert journal.read_text().startswith(whole)
@@ -371,6 +375,39 @@ def test_a_trial_whose_settings_are_a_mistake_fails_and_the_others_go_on(search,
     assert launcher.made == [0, 2]
     assert sweep.jobs[1].end == {"failed": "x=0.99: must be another"}
     assert states(tmp_path) == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+class Told(Launcher):
+    """Its jobs come to what `values` says, by number and meta-step."""
+
+    def make(self, work: Work, job: Job) -> None:
+        for step in range(20, 101, 20):
+            row(job, step, values(job.number, step))
+            if self.asks and work.is_hopeless(job):
+                return work.stopped(job)
+        finish(job)
+        return work.ended(job)
+
+    asks = True
+
+
+def values(number: int, step: int) -> float:
+    """Five that are good in the end alone, then one that is better until then."""
+    return 0.5 if number == 5 else 0.1 if step == 100 else 1.0
+
+
+def test_a_trial_is_not_pruned_at_its_end_where_there_is_nothing_to_save(search, tmp_path):
+    assert [job.stand for job in search(tmp_path, 6, Told()).jobs] == ["finished"] * 6
+
+
+def test_the_study_knows_all_validations_of_a_job_that_nobody_watched(search, tmp_path):
+    """As a launcher of Hydra's makes it."""
+    launcher = Told()
+    launcher.asks = False
+    search(tmp_path, 2, launcher)
+    found = study.opened(tmp_path, "minimize").trials
+    assert [one.intermediate_values for one in found] == [{20: 1.0, 40: 1.0, 60: 1.0, 80: 1.0, 100: 0.1}] * 2
+    assert [one.value for one in found] == [0.1, 0.1]
 
 
 def test_several_at_once_are_different_trials(search, tmp_path):
