@@ -35,13 +35,18 @@ def searched(tmp_path, monkeypatch):
             found = {"protocol": {"split": "test", "metric": "mse"}, "test": {"mse": {"mean": 1.0, "ci95": 0.1}}}
             (job.directory / "results.json").write_text(json.dumps(found))
             work.ended(job)
+            if job.number == last:
+                raise Interrupted
 
     stops: set[int] = set()
+    last: int | None = None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Processes, "work", work)
     monkeypatch.setattr("os.fsync", lambda file: None)
 
-    def run(*arguments: str, stop: int | None = None) -> list[int | str]:
+    def run(*arguments: str, stop: int | None = None, stop_after: int | None = None) -> list[int | str]:
+        nonlocal last
+        last = stop_after
         made.clear()
         stops.clear()
         stops.update(() if stop is None else (stop,))
@@ -69,7 +74,7 @@ def test_a_search_is_what_its_command_says_and_goes_on_by_its_directory(searched
     assert searched("-m", "run.dir=S") == [1, 2]
     assert searched("-m", "run.dir=S", "sweep.trials=5") == [3, 4]
     assert searched("-m", "run.dir=S") == []
-    assert sweep.read(Path("S")).wanted == 5
+    assert sweep.read(Path("S")).search["trials"] == 5
     out = capfd.readouterr().out
     assert "sweep in S: 5 jobs, 5 finished" in out
     assert "the best again: metarun " in out
@@ -77,10 +82,16 @@ def test_a_search_is_what_its_command_says_and_goes_on_by_its_directory(searched
 
 def test_the_same_command_goes_on_with_a_search_that_was_stopped_between_two_trials(searched):
     command = [word for word in SEARCH if not word.startswith("run.dir")]
-    assert searched(*command, stop=0) == [0, "exit 75"]
-    assert searched(*command, "sweep.sampler=random", "run.dir=T") == [0, 1, 2]
-    assert searched(*command) == [0, 1, 2]
-    assert len(list(Path("runs/multirun").iterdir())) == 1
+    assert searched(*command, stop_after=0) == [0, "exit 75"]
+    assert searched(*command) == [1, 2]
+    (done,) = Path("runs/multirun").iterdir()
+    assert sweep.unfinished(done.parent, (), sweep.read(done).settings, sweep.read(done).sweeping) is None
+
+
+def test_another_search_is_none_to_go_on_with(searched):
+    command = [word for word in SEARCH if not word.startswith("run.dir")]
+    searched(*command, "run.dir=runs/multirun/S", stop_after=0)
+    assert searched(*command, "sweep.sampler=random") == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
