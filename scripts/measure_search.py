@@ -78,6 +78,11 @@ def told(found: Sweep, default: Path, killed: int) -> str:
     stands = [job.stand for job in found.jobs]
     assert [job.number for job in found.jobs] == list(range(TRIALS)), "not as many trials as were asked for"
     assert set(stands) <= {"finished", "pruned"}, stands
+    logs = [(job.directory / "metarun.log").read_text() for job in found.jobs]
+    again = [number for number, log in enumerate(logs) if log.count(" parameters, ") > 1]
+    went_on = [log.partition("going on from meta-step ")[2].split()[0] for log in logs if "going on from" in log]
+    assert again == [killed] or not again, "a trial was made twice"
+    assert len(went_on) == len(again), "a trial was made anew"
     best = min(
         (job for job in found.jobs if job.stand == "finished"),
         key=lambda job: objective.order(best_validation(job, objective)),
@@ -97,7 +102,8 @@ def told(found: Sweep, default: Path, killed: int) -> str:
             *table(("strokes, 5-way 1-shot, 200 meta-steps of 4 tasks", "best validation", "test"), *rows),
             "",
             f"- `kill -9` of the search's process in the middle of trial {killed}, then `metarun -m run.dir=DIR`: "
-            f"{len(found.jobs)} trials in the end, each a job of the same number, none made twice: "
+            f"{len(found.jobs)} trials in the end, each a job of the same number; trial {killed} alone went on, from its "
+            f"meta-step {(*went_on, '0')[0]}, and the others were made at once: "
             f"{stands.count('finished')} finished, {stands.count('pruned')} pruned",
             f"- pruning: {len(steps)} trials ended after {made:,} of their {of_all:,} meta-steps; saved were "
             f"{of_all - made:,} of {TRIALS * of_all // max(1, len(steps)):,} meta-steps "
