@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun.run.figures import figure_of, main_metric, show
-from metarun.sweep.record import Job, Stand, Sweep
+from metarun.sweep.record import Job, Stand, Sweep, are_together
 from metarun.text import one_line
 
 SEED = "train.seed="
@@ -98,7 +98,8 @@ def tell(sweep: Sweep, console: Console | None = None) -> None:
         if len(jobs) > MOST:
             console.print(f"and {len(jobs) - MOST:,} more that are {stand}")
     if counted["stopped"] or counted["waiting"]:
-        console.print(Text(f"it goes on with: metarun -m run.dir={sweep.directory}"))
+        how = "" if are_together(sweep.directory) else "-m "
+        console.print(Text(f"it goes on with: metarun {how}run.dir={sweep.directory}"))
     if counted["failed"]:
         console.print(Text(f"what failed once more: metarun -m run.dir={sweep.directory} sweep.retry=true"))
 
