@@ -88,6 +88,7 @@ def help_text() -> str:
         "",
         "  metarun learner=maml task=omniglot               train, then test; a setting is group=choice or key=value",
         "  metarun -m learner=maml,fomaml train.seed=0,1,2  every combination, a run each",
+        "  metarun learner=maml train.seeds=8               many seeds in one program, a run each",
         "  metarun -m run.dir=DIR                           go on with a sweep that was stopped",
         "  metarun sweep DIR                                how a sweep stands: best first, what failed and why",
         "  metarun run.dir=DIR                              go on with a run that was stopped",

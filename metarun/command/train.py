@@ -101,9 +101,11 @@ def job(cfg: "DictConfig") -> str | None:
     slow.start()
 
     from metarun.config.composed import as_users_write, checked
+    from metarun.config.population import is_asked_for
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import results, train
+    from metarun.sweep import are_together
 
     slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
@@ -115,6 +117,9 @@ def job(cfg: "DictConfig") -> str | None:
 
     try:
         with leave_on_signals(end):
+            if not sweep and (is_asked_for(cfg) or are_together(directory)):
+                many(cfg, directory)
+                return None
             results.tell(train.train(checked(cfg, directory)), directory)
         return None
     except ConfigError as error:
@@ -146,6 +151,16 @@ def job(cfg: "DictConfig") -> str | None:
         fail(why, code)
     print(f"metarun: {one_line(why)}", file=sys.stderr)
     return one_line(why)
+
+
+def many(cfg: "DictConfig", directory: Path) -> None:
+    """Trains several runs in one program, and tells what they have come to. Ends the program if one has failed."""
+    from metarun import sweep
+
+    found = sweep.train_together(cfg, directory)
+    sweep.tell(found)
+    if failed := sum(job.stand == "failed" for job in found.jobs):
+        fail(f"{failed} of {len(found.jobs)} runs failed", FAILED)
 
 
 def of_the_disk(error: OSError) -> tuple[str, int]:

@@ -39,6 +39,8 @@ def spare(setting: str, multirun: bool) -> list[str]:
             if len(names) > 1
             else [f"logger={names[0]}"]
         )
+    if key == "train.population" and value[:1] not in ("", "'", '"') and value != "null":
+        return [f"{key}={in_hydras_quotes(value)}"]  # it has settings within
     for group in WITHIN:
         if group in key.split(".")[1:] and value in choices(group):
             return [f"{group}@{setting}"]  # task.encoder=wordllama

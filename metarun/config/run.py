@@ -193,7 +193,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         if section not in config:
             raise ConfigError(section, "(nothing)", "every run needs it: leave it in")
     must_hold_no_key(config)
-    config = complete(config)
+    config = complete(of_one_run(config))
     train = build("train", config["train"], Train)
     evaluation = build("eval", config["eval"], Eval)
     hardware = build("hardware", config["hardware"], kind=engine.Hardware)
@@ -264,6 +264,21 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         info=build("run", config["run"], RunInfo),
         config=config,
     )
+
+
+TOGETHER = ("seeds", "population")  # of `train`: what several runs in one program differ in (config.population)
+
+
+def of_one_run(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the keys that ask for several runs. Raises ConfigError if they do."""
+    train = config["train"]
+    if not isinstance(train, Mapping):
+        return config  # which `build` tells of
+    for key in TOGETHER:
+        if train.get(key) is not None:
+            allowed = "makes several runs in one program, and here one is wanted: `metarun` without -m trains them"
+            raise ConfigError(f"train.{key}", train[key], allowed)
+    return {**config, "train": {key: value for key, value in train.items() if key not in TOGETHER}}
 
 
 def build_tasks(config: dict[str, Any]) -> Tasks:

@@ -102,7 +102,7 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
 
 def sizes(meta_batch: int, mesh: Mesh) -> list[int]:
     """The chunks that share out a device's tasks evenly, in order."""
-    local = meta_batch // mesh.size
+    local = meta_batch // mesh.shape["tasks"]
     return [n for n in range(1, local + 1) if local % n == 0]
 
 

@@ -111,6 +111,13 @@ class Hardware:
         most = min(tasks, max(4, 32_768 // episode_size)) if platform == "cpu" else tasks
         return max(n for n in range(1, most + 1) if tasks % n == 0)
 
+    def chunk_of_members(self, tasks: int, episode_size: int, platform: str, members: int) -> int:
+        """How many of each run's `tasks` a device takes at once that has `members` runs: as many in all as of one."""
+        if self.task_chunk != "auto":
+            return self.task_chunk
+        most = max(4, 32_768 // episode_size) // members if platform == "cpu" else tasks
+        return max(n for n in range(1, max(1, min(tasks, most)) + 1) if tasks % n == 0)
+
     def chunk_of_evaluation(self, tasks: int, episode_size: int, platform: str) -> int:
         """How many of a device's tasks to evaluate at once; in training it has `tasks` of them.
 

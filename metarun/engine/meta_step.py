@@ -68,6 +68,7 @@ def make_meta_steps(
     how: Inner,
     guard: Guard,
     made_from: str | None = None,
+    members: int | None = None,
 ) -> Program:
     """(state, data, numbers, seed's key, n) -> the state n meta-steps later and its report, compiled once for every n.
 
@@ -75,8 +76,11 @@ def make_meta_steps(
     tasks, takes them in chunks, and agrees with the others on the mean gradient. `numbers` stand in for those of
     learner and optimizer; another value is no other program. A meta-step whose metrics, gradient or new parameters are
     not finite changes nothing: it is passed over, or ends the call, as `guard` says.
+
+    With `members` it is the program of so many runs, on a mesh `of_members`: all arguments but the data, which they
+    share, and all that comes back have a leading axis for them. Each makes n meta-steps of its own, or fewer.
     """
-    local = meta_batch // mesh.size
+    local = meta_batch // mesh.shape["tasks"]
 
     def on_a_device(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
@@ -118,8 +122,12 @@ def make_meta_steps(
         return state, Report(state.sums, state.summed, ~going, metrics)
 
     def meta_steps(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
-        specs = (P(), shares(data), P(), P(), P())
-        sharded = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+        if members is None:
+            on_each, of_a_run = on_a_device, P()
+        else:
+            on_each, of_a_run = jax.vmap(on_a_device, in_axes=(0, None, 0, 0, 0)), P("members")
+        specs = (of_a_run, shares(data), of_a_run, of_a_run, of_a_run)
+        sharded = jax.shard_map(on_each, mesh=mesh, in_specs=specs, out_specs=of_a_run, check_vma=False)
         return sharded(state, data, numbers, k_train, n)
 
     return Program(meta_steps, made_from, donate=(0,))

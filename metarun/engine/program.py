@@ -1,7 +1,8 @@
 """The compiled programs of a run; runs that differ only in numbers and seeds share them."""
 
 import dataclasses
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from metarun.engine.gathered import at
 from metarun.engine.keys import task_key
 from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
+from metarun.engine.together import of_members
 from metarun.inner import Inner
 
 
@@ -25,6 +27,7 @@ class Programs(NamedTuple):
     meta_steps: Program  # meta_step.make_meta_steps
     evaluate: Evaluate
     sample: Program  # (data, seed's key, indices (n,)) -> these episodes of an evaluation
+    together: Callable[[int], Program]  # the meta-steps of so many runs: see together.of_members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +83,23 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
         return jax.vmap(one)(jnp.arange(len(index)), index)
 
     how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard)
-    meta_steps = make_meta_steps(
+    steps = partial(
+        make_meta_steps,
         shape.learner,
         net,
         shape.tasks,
         shape.optimizer,
-        mesh,
-        shape.meta_batch,
-        task_chunk,
-        shape.inner,
-        shape.guard,
-        described("meta_steps", training, *how),
+        meta_batch=shape.meta_batch,
+        task_chunk=task_chunk,
+        how=shape.inner,
+        guard=shape.guard,
     )
+
+    @cache
+    def together(members: int) -> Program:
+        made_from = described("together", members, training, *how)
+        return steps(mesh=of_members(mesh, members), made_from=made_from, members=members)
+
     evaluate = make_evaluate(
         shape.eval_learner,
         eval_net,
@@ -104,7 +112,8 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
     )
     return Programs(
         start=make_start(shape.learner, net, shape.tasks, shape.optimizer, described("start", training)),
-        meta_steps=meta_steps,
+        meta_steps=steps(mesh=mesh, made_from=described("meta_steps", training, *how)),
         evaluate=evaluate,
         sample=Program(sample, described("sample", shape.eval_tasks)),
+        together=together,
     )

@@ -183,6 +183,11 @@ def stand_in(tasks: Tasks, data: PyTree, count: int, longest: int = NO_END) -> P
     return data.like(tasks, count, min(longest, data.longest_part(tasks, count)))
 
 
+def is_on_host(data: PyTree) -> bool:
+    """Whether programs are given a part of these data at a time."""
+    return isinstance(data, OnHost)
+
+
 def must_have_examples(where: Where, data: Mapping[str, tuple[Tasks, PyTree]]) -> None:
     """Raises ConfigError for tasks whose examples cannot stay on the host, and are to. Touches no device."""
     if where == "host":

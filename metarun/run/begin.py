@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,24 @@ class Begun(NamedTuple):
     tracker: Tracker
 
 
+class Shared(NamedTuple):
+    """What is of no one run, but of all that share their programs."""
+
+    mesh: Mesh
+    data: dict[str, PyTree]  # as in Begun
+    separation: dict[str, Any] | None
+    domains: dict[str, Domain]
+    eval_chunk: int
+
+
+class Opened(NamedTuple):
+    """A run's directory, in which its configuration stands."""
+
+    directory: Path
+    longer: bool  # the run has become longer
+    checkpoints: Checkpoints
+
+
 def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> Begun:
     """Loads and checks, and places the run's newest state, or its first one, on the devices.
 
@@ -57,55 +76,86 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     directory = Path(run.info.dir)
     must_have_a_source(run, directory)
     status.at("loading the data")
-    data, separate, others = load(run)
+    loaded = load(run)
     mesh = run.hardware.set_up(run.train.meta_batch)
     stop.how_to_go_on = f"metarun run.dir={directory}"
-    longer = open_directory(run, directory, status)
-    purpose.keep(directory, purpose.purpose_of(run.tasks, data["train"]))
-    checkpoints = Checkpoints(directory / "checkpoints")
-    watch.saved = lambda: saved_in_words(run, directory, checkpoints)
+    open_log(directory)
+    status.opened()
+    opened = open_directory(run, loaded[0]["train"])
+    watch.saved = lambda: saved_in_words(run, directory, opened.checkpoints)
 
     watch.at("placing the data on the devices")
-    size = engine.episode_size(run.eval_tasks, data["eval"])
-    data = engine.held(run.hardware.data, with_tasks(run, data), mesh)
+    shared = place(run, loaded, mesh)
     watch.at("the first state")
     status.at("preparing the first state")
-    state, host = first_or_saved(run, mesh, data["train"], checkpoints, longer)
-    clock.started()
-    platform = mesh.devices.flat[0].platform
-    eval_chunk = run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, platform)
-    k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
-    watch.at("measuring how many tasks at once are fastest")
-    status.at("compiling and timing meta-steps")
-    k_train = engine.stream(run.train.seed, engine.TRAIN)
-    of_steps = (engine.of_meta_step, k_train, run.train.meta_batch, run.train.steps)
-    parts = engine.in_parts(run.tasks, data["train"], *of_steps)
-    training = engine.Training(state, parts.at(int(state.step))[0], run.numbers, k_train)
-    left = run.train.steps - int(state.step)
-    task_chunk = engine.choose_chunk(run.shape, mesh, run.hardware, training, left, run.shaping)
 
-    unfinished = "val" if host["unvalidated"] else None
-    metrics_file = MetricsFile(directory / "metrics.jsonl", int(state.step), unfinished)
-    status.at("opening the logger")
-    tracker = Trackers(run.loggers, tracked(run, host["command"], int(state.step)))
-    announce(run, mesh, task_chunk, state.params, [separate, *(domain.separation for domain in others.values())])
-    return Begun(
-        directory=directory,
+    def task_chunk(state: State, parts: engine.Source, k_train: Key) -> int:
+        clock.started()
+        watch.at("measuring how many tasks at once are fastest")
+        status.at("compiling and timing meta-steps")
+        step = int(state.step)
+        training = engine.Training(state, parts.at(step)[0], run.numbers, k_train)
+        return engine.choose_chunk(run.shape, mesh, run.hardware, training, run.train.steps - step, run.shaping)
+
+    begun = go_on(run, opened, shared, status, task_chunk)
+    announce(run, mesh, begun.task_chunk, begun.state.params, separations(shared))
+    return begun
+
+
+def place(run: Run, loaded: tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, Domain]], mesh: Mesh) -> Shared:
+    """What `load` has found, on the devices."""
+    data, separate, others = loaded
+    size, platform = engine.episode_size(run.eval_tasks, data["eval"]), mesh.devices.flat[0].platform
+    return Shared(
         mesh=mesh,
-        data=data,
-        parts=parts,
+        data=engine.held(run.hardware.data, with_tasks(run, data), mesh),
         separation=separate,
         domains=others,
+        eval_chunk=run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, platform),
+    )
+
+
+def go_on(
+    run: Run,
+    opened: Opened,
+    shared: Shared,
+    status: Status,
+    task_chunk: Callable[[State, engine.Source, Key], int],
+) -> Begun:
+    """The run's newest state, or its first one, on the devices, and its files open.
+
+    `task_chunk` is asked how many tasks a device takes at once.
+    """
+    state, host = first_or_saved(run, shared.mesh, shared.data["train"], opened.checkpoints, opened.longer)
+    k_train = engine.stream(run.train.seed, engine.TRAIN)
+    k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
+    of_steps = (engine.of_meta_step, k_train, run.train.meta_batch, run.train.steps)
+    parts = engine.in_parts(run.tasks, shared.data["train"], *of_steps)
+    chunk = task_chunk(state, parts, k_train)
+    unfinished = "val" if host["unvalidated"] else None
+    status.at("opening the logger")
+    return Begun(
+        directory=opened.directory,
+        mesh=shared.mesh,
+        data=shared.data,
+        parts=parts,
+        separation=shared.separation,
+        domains=shared.domains,
         k_train=k_train,
         k_eval=k_eval,
-        checkpoints=checkpoints,
+        checkpoints=opened.checkpoints,
         state=state,
         host=host,
-        task_chunk=task_chunk,
-        eval_chunk=eval_chunk,
-        metrics_file=metrics_file,
-        tracker=tracker,
+        task_chunk=chunk,
+        eval_chunk=shared.eval_chunk,
+        metrics_file=MetricsFile(opened.directory / "metrics.jsonl", int(state.step), unfinished),
+        tracker=Trackers(run.loggers, tracked(run, host["command"], int(state.step))),
     )
+
+
+def separations(shared: Shared) -> list[dict[str, Any] | None]:
+    """How the splits are separate, and other domains from training."""
+    return [shared.separation, *(domain.separation for domain in shared.domains.values())]
 
 
 def tracked(run: Run, command: str, step: int) -> Tracked:
@@ -145,17 +195,18 @@ def with_tasks(run: Run, data: dict[str, PyTree]) -> dict[str, tuple[Tasks, PyTr
     return {split: (run.tasks if split == "train" else run.eval_tasks, data[split]) for split in data}
 
 
-def open_directory(run: Run, directory: Path, status: Status) -> bool:
-    """The log, and the configuration that runs it again; results of another test, or of fewer steps, step aside.
+def open_directory(run: Run, train: PyTree) -> Opened:
+    """The configuration that runs it again, and what it is for; results of another test, or of fewer steps, step aside.
 
-    Returns whether the run has become longer.
+    `train` is the data to train on.
     """
-    open_log(directory)
-    status.opened()
+    directory = Path(run.info.dir)
     before = earlier.asked_for(directory)
     earlier.set_aside(directory, run.config)
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
-    return before is not None and before[0] != run.train.steps
+    purpose.keep(directory, purpose.purpose_of(run.tasks, train))
+    longer = before is not None and before[0] != run.train.steps
+    return Opened(directory, longer, Checkpoints(directory / "checkpoints"))
 
 
 def first_or_saved(

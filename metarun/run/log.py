@@ -5,8 +5,9 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,19 @@ def live() -> bool:
     return console.is_terminal and sys.stdout.isatty()
 
 
+# The directory of the run that has the word, of several at work in one program; None: they all have it.
+_member: ContextVar[Path | None] = ContextVar("member", default=None)
+
+
 class Lines(logging.Handler):
     """Prints lines above the live one, as they are: what comes from files is not markup."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
+        member = _member.get()
+        if member is not None and record.levelno < logging.WARNING:
+            return  # of many runs at once what each has to say is too much
+        of = "" if member is None else f"{member.name}: "
+        console.print(printable(f"{of}{record.getMessage()}"), markup=False, soft_wrap=True)
 
 
 class LogFile(logging.FileHandler):
@@ -51,12 +60,31 @@ class LogFile(logging.FileHandler):
         pass
 
 
-def open_log(directory: Path) -> None:
-    """Sends the program's lines to the terminal and to metarun.log in the run's directory."""
+def open_log(directory: Path, *members: Path) -> None:
+    """Sends the program's lines to the terminal and to metarun.log in the run's directory.
+
+    And those of `members`, directories of runs that are at work together, each to its own: see `speaking`.
+    """
+    log_to(log_file(directory, None), *(log_file(member, member) for member in members), Lines())
+
+
+def log_file(directory: Path, member: Path | None) -> LogFile:
+    """The metarun.log in a directory, for the lines of a member, or of all together."""
     directory.mkdir(parents=True, exist_ok=True)
     to_file = LogFile(directory / "metarun.log")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log_to(to_file, Lines())
+    to_file.addFilter(lambda record: _member.get() == member)
+    return to_file
+
+
+@contextmanager
+def speaking(member: Path) -> Iterator[None]:
+    """Lines are the run's in this directory alone; of them the terminal has warnings."""
+    token = _member.set(member)
+    try:
+        yield
+    finally:
+        _member.reset(token)
 
 
 def log_on_terminal(errors: bool) -> None:
@@ -87,7 +115,7 @@ def in_log_file(directory: Path, line: str) -> None:
     """Writes a line into the run's metarun.log alone, if that is open: how it ended, for who reads it later."""
     for handler in log.handlers:
         if isinstance(handler, LogFile) and handler.baseFilename == os.path.abspath(directory / "metarun.log"):
-            handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
+            handler.emit(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
 
 
 def last_line(path: Path) -> str:

@@ -13,7 +13,7 @@ from metarun.config.run import Run
 from metarun.core import PyTree, State
 from metarun.run import nonfinite
 from metarun.run.answers import EPISODES
-from metarun.run.begin import begin
+from metarun.run.begin import Begun, begin
 from metarun.run.clock import Clock
 from metarun.run.domains import on
 from metarun.run.log import words
@@ -23,6 +23,9 @@ from metarun.run.stop import Interrupted, Stop
 from metarun.run.watch import Watch
 
 log = logging.getLogger("metarun")
+
+
+Ready = Callable[[Run, Stop, Watch, Status, Clock], Begun]
 
 
 class Call(NamedTuple):
@@ -38,10 +41,10 @@ class Call(NamedTuple):
 class Loop:
     """A run at work: what is on the devices, and what the host keeps of it."""
 
-    def __init__(self, run: Run, stop: Stop, watch: Watch, status: Status) -> None:
+    def __init__(self, run: Run, stop: Stop, watch: Watch, status: Status, make_ready: Ready = begin) -> None:
         """With all that `begin` makes ready."""
         self.run, self.stop, self.watch, self.status, self.clock = run, stop, watch, status, Clock()
-        begun = begin(run, stop, watch, status, self.clock)
+        begun = make_ready(run, stop, watch, status, self.clock)
         self.directory, self.checkpoints = begun.directory, begun.checkpoints
         self.mesh, self.data, self.separation = begun.mesh, begun.data, begun.separation
         self.domains = begun.domains

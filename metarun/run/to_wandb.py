@@ -72,6 +72,7 @@ class WandbRun:
                 id=id_file.read_text().strip(),
                 resume="allow",
                 mode=mode,  # type: ignore[arg-type]
+                reinit="create_new",  # several runs may be at work in one process
                 settings=wandb.Settings(console="off", silent=True, init_timeout=TIME_TO_BEGIN),
             )
 

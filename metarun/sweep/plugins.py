@@ -1,6 +1,14 @@
-"""Our sweepers and launchers, as Hydra knows plugins."""
+"""Our sweepers and launchers, as Hydra knows plugins, and many runs in one program: loaded when they are needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.plugins import Plugins
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from metarun.sweep.record import Sweep
 
 # Hydra takes plugins from packages below `hydra_plugins` alone: by these names they are `_target_` in conf/hydra/.
 WHERE = "hydra_plugins.metarun"
@@ -16,3 +24,10 @@ def register() -> None:
 
     known = Plugins.instance().class_name_to_class
     known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes, Ray, Search, Slurm)}
+
+
+def train_together(cfg: "DictConfig", directory: Path) -> "Sweep":
+    """See metarun.sweep.together.train."""
+    from metarun.sweep.together import train
+
+    return train(cfg, directory)

@@ -17,6 +17,7 @@ from metarun.files import write_atomically
 from metarun.run.record import is_taken
 
 COMMAND, JOBS = "sweep.json", "jobs.jsonl"
+TOGETHER = "together.json"  # the command, of jobs that began in one program: see sweep.together
 FORMAT = 1
 Stand = Literal["finished", "running", "stopped", "failed", "pruned", "waiting"]
 
@@ -88,6 +89,10 @@ class Sweep:
 
 def is_sweep(directory: Path) -> bool:
     return (directory / COMMAND).exists()
+
+
+def are_together(directory: Path) -> bool:
+    return (directory / TOGETHER).exists()
 
 
 def begin(sweep: Sweep) -> None:

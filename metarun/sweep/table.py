@@ -14,7 +14,7 @@ from rich.text import Text
 
 from metarun.run.figures import figure_of, main_metric, show
 from metarun.sweep.objective import Objective, best_validation, steps_made
-from metarun.sweep.record import Job, Stand, Sweep
+from metarun.sweep.record import Job, Stand, Sweep, are_together
 from metarun.text import one_line
 
 SEED = "train.seed="
@@ -114,7 +114,8 @@ def tell(sweep: Sweep, console: Console | None = None) -> None:
     if counted["pruned"]:
         console.print(Text(saved([job for job in sweep.jobs if stands[job.number] == "pruned"])))
     if counted["stopped"] or counted["waiting"] or of_all:
-        console.print(Text(f"it goes on with: metarun -m run.dir={sweep.directory}"))
+        how = "" if are_together(sweep.directory) else "-m "
+        console.print(Text(f"it goes on with: metarun {how}run.dir={sweep.directory}"))
     if counted["failed"]:
         console.print(Text(f"what failed once more: metarun -m run.dir={sweep.directory} sweep.retry=true"))
 

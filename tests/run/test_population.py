@@ -1,0 +1,175 @@
+"""Several runs in one program: each is what it would be alone, however the process ends, and whatever the others do."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import on_blobs, placed, rows, saved
+
+from metarun import engine
+from metarun.config.run import Run
+from metarun.core import ConfigError, State
+from metarun.run import population, train
+from metarun.run.log import last_line
+from metarun.run.loop import Loop
+from metarun.run.stop import Interrupted, Stop
+
+SMALL = (
+    "logger=none", "train.steps=4", "train.meta_batch=4", "train.log_every=1", "train.eval_every=2",
+    "train.save_every=2", "eval.episodes=4", "eval.val_episodes=2", "eval.inner_steps=[]", "eval.inductive=none",
+)  # fmt: skip
+OWN = (("train.seed=0",), ("train.seed=1",))
+NUMBER = {"maml": "learner.inner_lr=0.2", "reptile": "learner.inner_lr=0.05"}  # of others their optimizer's
+
+
+def runs_in(directory: Path, *overrides: str, own: tuple[tuple[str, ...], ...] = OWN) -> list[Run]:
+    """A run for each of `own` settings, in a directory each."""
+    return [placed(on_blobs(*SMALL, *overrides, *each), directory / str(n)) for n, each in enumerate(own)]
+
+
+def results(directory: Path) -> dict:
+    return json.loads((directory / "results.json").read_text())
+
+
+def assert_alike(one: Path, other: Path, tolerance: float = 0) -> None:
+    """Two runs have the same last state, rows and figures."""
+    first, second = saved(one), saved(other)
+    assert first.keys() == second.keys()
+    for name, expected in second.items():
+        np.testing.assert_allclose(first[name], expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    for row, expected in zip(rows(one), rows(other), strict=True):
+        assert (row.pop("step"), row.pop("split")) == (expected.pop("step"), expected.pop("split"))
+        assert row == pytest.approx(expected, rel=tolerance, abs=tolerance)
+    found, expected = results(one), results(other)
+    for name, figure in expected["test"].items():
+        assert found["test"][name] == pytest.approx(figure, rel=tolerance, abs=tolerance)
+    assert (found["state"]["state"], found["state"]["step"]) == (expected["state"]["state"], expected["state"]["step"])
+
+
+SLOW = [pytest.param(learner, marks=pytest.mark.slow) for learner in ("protonet", "mann")]
+
+
+@pytest.mark.parametrize("learner", ["maml", "reptile", *SLOW])
+def test_each_is_what_it_would_be_alone(tmp_path, learner):
+    """Three on two devices share each meta-step's tasks out; they differ in their seeds and in a step size."""
+    own = (*OWN, ("train.seed=1", NUMBER.get(learner, "optimizer.learning_rate=0.01")))
+    assert population.train(runs_in(tmp_path / "all", f"learner={learner}", own=own), tmp_path / "all") == {}
+    for alone in runs_in(tmp_path / "alone", f"learner={learner}", own=own)[1:]:
+        train.train(alone)
+        assert_alike(tmp_path / "all" / Path(alone.info.dir).name, Path(alone.info.dir), tolerance=2e-5)
+    configs = [(tmp_path / place / "2" / "config.yaml").read_text() for place in ("all", "alone")]
+    assert configs[0].replace(str(tmp_path / "all"), str(tmp_path / "alone")) == configs[1]
+    first, second, third = (saved(tmp_path / "all" / name) for name in "012")
+    assert any((first[name] != second[name]).any() for name in first)
+    assert any((second[name] != third[name]).any() for name in first)
+
+
+class Asked(Stop):
+    """Asked to stop after so many calls to the devices, or from the first of so many validations on."""
+
+    def __init__(self, calls: int, validations: int) -> None:
+        super().__init__(None)
+        self.calls, self.validations = calls, validations
+
+    @property
+    def asked(self) -> bool:
+        self.calls -= 1
+        return self.calls < 0
+
+    def check(self) -> None:
+        self.validations -= 1
+        if self.validations < 0:
+            raise Interrupted
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Two that nothing has happened to; each has a device."""
+    directory = tmp_path_factory.mktemp("whole")
+    population.train(runs_in(directory, "learner=reptile"), directory)
+    return directory
+
+
+@pytest.mark.parametrize(("calls", "validations"), [(3, 99), (99, 0), (99, 2), (99, 3), (99, 7)])
+def test_stopped_they_go_on_to_the_same_end_bit_for_bit(tmp_path, whole, calls, validations):
+    """Between calls; in the first validation of the one or of the other; in the second; in the test."""
+
+    @contextmanager
+    def asking(_):
+        yield Asked(calls, validations)
+
+    runs = runs_in(tmp_path, "learner=reptile")
+    with pytest.raises(Interrupted, match=f"go on with: metarun run.dir={tmp_path}"):
+        population.train(runs, tmp_path, asking)
+    population.train(runs, tmp_path)
+    for name in "01":
+        assert_alike(tmp_path / name, whole / name)
+
+
+@pytest.mark.parametrize("killed_at", range(1, 5))
+def test_killed_between_two_saves_they_go_on_to_the_same_end_bit_for_bit(tmp_path, whole, killed_at, monkeypatch):
+    """One is then ahead of the other, which catches up."""
+    saves, save = [], Loop.save
+
+    def until_killed(self: Loop, kept: State) -> None:
+        save(self, kept)
+        saves.append(self.directory.name)
+        if len(saves) == killed_at:
+            self.checkpoints.wait()
+            raise KeyboardInterrupt
+
+    runs = runs_in(tmp_path, "learner=reptile")
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "save", until_killed)
+        patch.setattr(population.Population, "close", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            population.train(runs, tmp_path)
+    assert population.train(runs, tmp_path) == {}
+    for name in "01":
+        assert_alike(tmp_path / name, whole / name)
+
+
+def test_one_that_is_not_finite_fails_alone(tmp_path, whole):
+    own = (*OWN[:1], ("train.seed=5", "learner.inner_lr=1.0e+38"), *OWN[1:2])
+    failed = population.train(runs_in(tmp_path, "learner=reptile", own=own), tmp_path)
+    assert list(failed) == [1]
+    assert "is not finite" in failed[1]
+    assert (tmp_path / "1" / "nonfinite" / "report.json").exists()
+    assert not (tmp_path / "1" / "results.json").exists()
+    assert_alike(tmp_path / "0", whole / "0", tolerance=2e-5)
+    assert_alike(tmp_path / "2", whole / "1", tolerance=2e-5)
+    assert last_line(tmp_path / "1" / "metarun.log").startswith("failed: NAME: meta-step 1 of Reptile is not finite")
+    assert "failed" not in (tmp_path / "0" / "metarun.log").read_text()
+
+
+def test_those_that_are_finished_are_left_as_they_are(tmp_path, whole):
+    runs = runs_in(whole, "learner=reptile")
+    before = {file: file.stat().st_mtime_ns for file in whole.rglob("*.*")}
+    assert population.train(runs, whole) == {}
+    assert {file: file.stat().st_mtime_ns for file in whole.rglob("*.*")} == before
+
+
+def test_data_on_the_host_are_of_one_run_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "is_on_host", lambda data: True)
+    with pytest.raises(ConfigError, match=r"hardware\.data=auto: the examples stay on the host"):
+        population.train(runs_in(tmp_path, "learner=reptile"), tmp_path)
+
+
+def test_devices_have_whole_runs_as_far_as_they_can():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("tasks",))
+    assert dict(engine.of_members(mesh, 8).shape) == {"members": 2, "tasks": 1}
+    assert dict(engine.of_members(mesh, 3).shape) == {"members": 1, "tasks": 2}
+
+
+def test_what_is_stacked_is_cut_out_again():
+    mesh = engine.of_members(jax.sharding.Mesh(np.array(jax.devices()[:2]), ("tasks",)), 2)
+    keys = [jax.random.key(seed) for seed in (3, 4)]
+    trees = [{"key": key, "lr": rate, "w": np.full((2, 3), rate)} for key, rate in zip(keys, (0.5, 0.25), strict=True)]
+    found = engine.stacked(trees, mesh)
+    assert (jax.random.key_data(found["key"])[1] == jax.random.key_data(keys[1])).all()
+    numbers = engine.cut(jax.device_get({"lr": found["lr"], "w": found["w"]}), 1)
+    assert numbers["lr"] == 0.25
+    assert (numbers["w"] == 0.25).all()

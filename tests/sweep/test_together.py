@@ -1,0 +1,110 @@
+"""Runs in one program leave a sweep's directory, and go on by it. Training itself: tests/run/test_population.py."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from metarun.config import conf_dir, translate
+from metarun.core import ConfigError
+from metarun.run import population
+from metarun.run.population import is_finished
+from metarun.sweep import are_together, record, together
+
+SETTINGS = ("task=sinusoid", "learner=maml", "logger=none", "train.steps=100")
+
+
+@contextmanager
+def asked(*settings: str):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", overrides=["run.name=NAME", *translate(list(settings))], return_hydra_config=True)
+    HydraConfig.instance().cfg = None
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    yield cfg
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[int]:
+    """Stands for training: the seeds that it was asked to train; those over 10 fail."""
+    seeds: list[int] = []
+
+    def stand_in(runs, directory, stopping, begun):
+        failed, left = {}, [run for run in runs if not is_finished(run)]
+        for run in runs:
+            place = Path(run.info.dir)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "config.yaml").write_text(yaml.safe_dump(run.config))
+        begun()
+        for number, run in enumerate(runs):
+            if run not in left:
+                continue
+            seeds.append(run.train.seed)
+            if run.train.seed > 10:
+                failed[number] = "not finite"
+                continue
+            figures = {"mse": {"mean": float(run.train.seed), "ci95": 0.5}}
+            found = {"protocol": {"split": "test", "metric": "mse"}, "test": figures}
+            (Path(run.info.dir) / "results.json").write_text(json.dumps(found))
+        return failed
+
+    monkeypatch.setattr(population, "train", stand_in)
+    return seeds
+
+
+def made(directory: Path, *settings: str):
+    with asked(*settings, f"run.dir={directory}") as cfg:
+        return together.train(cfg, directory)
+
+
+def test_results_have_mean_interval_and_spread(tmp_path, trained):
+    sweep = made(tmp_path, *SETTINGS, "train.seeds=[1,3,8]")
+    assert trained == [1, 3, 8]
+    assert [job.stand for job in sweep.jobs] == ["finished"] * 3
+    (one,) = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert one["mse"] == {"mean": 4.0, "ci95": 0.5, "std_over_seeds": pytest.approx(3.6055512)}
+    assert are_together(tmp_path)
+    assert sweep.settings == ("run.name=NAME", *SETTINGS, "train.seed=1,3,8")
+    assert sweep.own(sweep.jobs[2]) == "train.seed=8"
+
+
+def test_the_directory_alone_goes_on_and_what_failed_is_tried_again(tmp_path, trained):
+    sweep = made(tmp_path, *SETTINGS, "train.seeds=[1,11]")
+    assert [job.stand for job in sweep.jobs] == ["finished", "failed"]
+    assert sweep.jobs[1].end["failed"] == "not finite"
+    made(tmp_path)
+    assert trained == [1, 11, 11]
+    made(tmp_path, "train.steps=200")
+    assert trained == [1, 11, 11, 1, 11]
+    config = yaml.safe_load((tmp_path / "1" / "config.yaml").read_text())
+    assert (config["train"]["seed"], config["train"]["steps"]) == (11, 200)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([*SETTINGS, "train.seeds=[1,2,3]"], r"^train\.seeds=\[1, 2, 3\]: .* holds 2 runs together, not 3"),
+        ([*SETTINGS, "train.seeds=[1,4]"], r"holds a run with another train\.seed \(2 there\)"),
+        ([*SETTINGS, "train.seeds=[1,2]", "task.shots=7"], r"holds a run with another task\.shots \(10 there\)"),
+        (["learner.inner_lr=0.3"], r"holds a run with another learner\.inner_lr"),
+    ],
+)
+def test_other_runs_than_those_that_are_there_are_refused(tmp_path, trained, settings, says):
+    made(tmp_path, *SETTINGS, "train.seeds=[1,2]")
+    with pytest.raises(ConfigError, match=says):
+        made(tmp_path, *settings)
+    assert trained == [1, 2]
+
+
+@pytest.mark.parametrize(("file", "what"), [("config.yaml", "a run"), (record.COMMAND, "a sweep")])
+def test_a_directory_of_something_else_is_refused(tmp_path, file, what):
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ConfigError, match=f"holds {what}; for several runs in one program name another one"):
+        made(tmp_path, *SETTINGS, "train.seeds=2")
