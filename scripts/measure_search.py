@@ -102,8 +102,8 @@ def told(found: Sweep, default: Path, killed: int) -> str:
             *table(("strokes, 5-way 1-shot, 200 meta-steps of 4 tasks", "best validation", "test"), *rows),
             "",
             f"- `kill -9` of the search's process in the middle of trial {killed}, then `metarun -m run.dir=DIR`: "
-            f"{len(found.jobs)} trials in the end, each a job of the same number; trial {killed} alone went on, from its "
-            f"meta-step {(*went_on, '0')[0]}, and the others were made at once: "
+            f"{len(found.jobs)} trials in the end, each a job of the same number; trial {killed} alone went on, from "
+            f"its meta-step {(*went_on, '0')[0]}, and the others were made at once: "
             f"{stands.count('finished')} finished, {stands.count('pruned')} pruned",
             f"- pruning: {len(steps)} trials ended after {made:,} of their {of_all:,} meta-steps; saved were "
             f"{of_all - made:,} of {TRIALS * of_all // max(1, len(steps)):,} meta-steps "
