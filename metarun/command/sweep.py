@@ -19,7 +19,7 @@ the directory of a `metarun -m ...`, which may be at work.
 A sweep that was broken off goes on with the same command, or with metarun -m run.dir=DIR:
 what is finished is skipped, what was stopped goes on where it was. sweep.retry=true makes
 once more what failed. sweep.jobs=4 makes four jobs at once, each with its share of the cores
-or GPUs.
+or GPUs. sweep.trials=20 searches for the best settings, with Optuna.
 
   metarun sweep runs/multirun/2026-01-31_12-00-00
 """
