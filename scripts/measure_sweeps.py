@@ -212,7 +212,7 @@ def seeds(most: int = 16, rounds: int = 5) -> str:
                 for i in (0, 1)
             )
             many = max(1, n)
-            rows.append((name if not n else "", many, f"{1000 * wall:.3g}", f"{clock:.2f}", f"{many / clock:.2f}",
+            rows.append((name if not n else "", str(many), f"{1000 * wall:.3g}", f"{clock:.2f}", f"{many / clock:.2f}",
                          f"{many / cpu:.2f}"))  # fmt: skip
     heads = ("MAML on", "seeds", "ms a meta-step of all", "times one alone", "gain", "gain in processor time")
     return "\n".join(table(heads, *rows))
