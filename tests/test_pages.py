@@ -183,6 +183,7 @@ def test_a_metarun_command_of_readmes_is_one(line):
         return  # run by the test above
     if "-m" in line.split():
         words = [re.sub(r"=([^,]+),.*", r"=\1", word) for word in words]  # of a sweep the first
+    words = [word.replace("train.seeds=", "train.seed=") for word in words]  # of several in one program the last
     translated = translate(words, multirun="-m" in line.split())
     build_run(composed(*(word for word in translated if not word.startswith("hydra"))))
 
