@@ -7,6 +7,8 @@ from typing import NamedTuple, NoReturn
 from metarun.command.exits import MISTAKE, fail
 from metarun.config import GROUPS, choices, keys_named, nearest
 
+OF_A_SWEEP = ("sweep.", "hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")
+
 
 class Command(NamedTuple):
     """A command line, read."""
@@ -64,6 +66,8 @@ def must_be_settings(command: Command) -> None:
             fail(f"{setting}: choose one; allowed: {', '.join(choices(key))}", MISTAKE)
         if key == "run.dir" and value.strip("'\" ") in ("", "null"):
             fail(f"{setting}: names no directory; left out, a new one is made in runs/", MISTAKE)
+        if setting.startswith(OF_A_SWEEP) and not command.multirun:
+            fail(f"{setting}: is of a sweep, which metarun -m makes: metarun -m train.seed=0,1,2 {setting}", MISTAKE)
         if not equals and Path(setting).is_dir():
             fail(f"{setting}: a setting has an equals sign; to go on with a run: metarun run.dir={setting}", MISTAKE)
     if command.prints or command.own:

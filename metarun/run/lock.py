@@ -9,13 +9,14 @@ from filelock import FileLock, Timeout
 from metarun.core import ConfigError
 
 NAME = ".lock"
+PATIENCE = 1.0  # seconds: who looks whether a process is at work holds the lock for a moment, too
 
 
 @contextmanager
 def only_process_in(directory: Path) -> Iterator[None]:
     """Raises ConfigError if another process, on this machine, is at work in the run's directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / NAME, timeout=0)
+    lock = FileLock(directory / NAME, timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout as error:

@@ -28,7 +28,7 @@ def told(capfd, monkeypatch, *arguments: str, code: int = 2) -> str:
 MISTAKES = [
     # nothing to run
     (["-m"], "-m: wants a setting with several values: metarun -m"),
-    (["-m", "run.dir=SWEEP"], "-m: wants a setting with several values"),
+    (["-m", "run.dir=SWEEP"], "run.dir=SWEEP: no such directory; name a sweep's directory"),
     (["--package", "learner"], "--package: says nothing of what to run"),
     (["run.dir=TYPO", "logger=none", "hardware.devices=1"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir="], "run.dir=: names no directory; left out"),
@@ -86,7 +86,9 @@ MISTAKES = [
     (["learner=protonet", "eval.tasks.omniglt={}"], "eval.tasks.omniglt.task=omniglt: no such task; did you mean omni"),
     (["eval.tasks={a b: {}}", "learner=protonet"], "eval.tasks=a b: names a domain; a name has letters"),
     # Hydra's own groups
-    (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: no such choice; allowed: basic; what Hydra's plugins add"),
+    (["-m", "train.seed=0,1", "hydra/sweeper=optun"], "hydra/sweeper=optun: no such choice; did you mean optuna?"),
+    (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: is of a sweep, which metarun -m makes"),
+    (["sweep.jobs=2"], "sweep.jobs=2: is of a sweep, which metarun -m makes"),
     # commands
     (["bench", "--steps", "0"], "bench --steps: no such option; allowed: --against COMMIT, --rounds N, --trace DIR"),
     (["bench", "-m", "learner=maml"], "bench -m: bench takes one run"),

@@ -1,10 +1,7 @@
 """When a run logs, validates and saves, where that is left to it."""
 
 import pytest
-from support import composed, experiments, run_of
-
-from metarun.config.build import build
-from metarun.config.run import Train
+from support import experiments, run_of
 
 
 def test_periods_left_alone_fit_any_run():
@@ -32,7 +29,7 @@ def test_a_short_run_is_not_all_validation_and_a_long_one_as_it_was():
 @pytest.mark.parametrize("experiment", experiments())
 def test_no_presets_periods_are_those_of_a_short_run(experiment):
     """With `auto`, validations choose the state that is tested: a published figure holds for these periods."""
-    train = build("train", composed(f"experiment={experiment}", "data_dir=null")["train"], Train)
+    train = run_of(f"experiment={experiment}", "data_dir=null").train
     assert train.period("eval_every") == min(train.steps // 10, 2000)
     assert train.period("save_every") == min(train.steps // 10, 2000)
     assert train.period("log_every") == min(train.steps // 50, 100)

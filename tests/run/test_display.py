@@ -67,7 +67,8 @@ def test_a_job_knows_its_sweep_in_a_process_of_its_own_too(tmp_path, monkeypatch
     assert display.of_this_job() == (["learner=maml", "train.seed=1"], None)
 
 
-def test_without_hydra_there_are_no_overrides():
+def test_without_hydra_there_are_no_overrides(monkeypatch):
+    monkeypatch.setattr(display.HydraConfig.instance(), "cfg", None)  # that of a command in another test
     assert display.of_this_job() == ([], None)
 
 

@@ -1,9 +1,11 @@
 """What a sweep's directory tells of it, however its process ended."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
@@ -51,6 +53,17 @@ def test_jobs_stand_as_their_directories_and_their_last_lines_say(sweep):
     record.ended(sweep.directory, second, seconds=2.0)
     finish(second)
     assert record.read(sweep.directory).jobs[1].stand == "finished"
+
+
+def test_who_looks_at_a_job_that_begins_does_not_make_it_fail(sweep):
+    """A look takes the job's lock for a moment."""
+    job = sweep.jobs[0]
+    job.directory.mkdir()
+    look = FileLock(job.directory / ".lock", thread_local=False)
+    look.acquire()
+    threading.Timer(0.2, look.release).start()
+    with only_process_in(job.directory):
+        assert job.stand == "running"
 
 
 def test_a_line_that_a_kill_has_cut_off_takes_no_other_with_it(sweep):
