@@ -251,9 +251,8 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(ended, tmp_p
 def test_a_sweep_goes_on_past_a_combination_that_diverges(ended, tmp_path):
     said = ended("-m", *QUICK, "logger=none", "learner.inner_lr=1e30,0.01", "run.dir=SWEEP")
     assert said.code == 1
-    *_, last, why = said.err.splitlines()
-    assert last == "metarun: 1 of 2 runs of the sweep failed:"
-    assert why.startswith("  SWEEP/0 (learner.inner_lr=1e+30): ")
+    assert said.err.splitlines()[-1] == "metarun: 1 of 2 jobs of the sweep failed"
+    (why,) = [line for line in said.out.splitlines() if line.startswith("failed: SWEEP/0 (learner.inner_lr=1e+30): ")]
     assert "not finite" in why
     assert not (tmp_path / "SWEEP" / "0" / "results.json").exists()
     assert (tmp_path / "SWEEP" / "1" / "results.json").exists()

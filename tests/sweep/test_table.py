@@ -34,7 +34,7 @@ def swept(tmp_path):
 
 
 def told(sweep: Sweep) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=1000)
     table.tell(sweep, console)
     return console.file.getvalue()
 
