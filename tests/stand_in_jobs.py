@@ -1,6 +1,11 @@
 """Small programs that stand for a job's process."""
 
+import os
+import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +52,14 @@ def begun(tmp_path, monkeypatch: pytest.MonkeyPatch, *how: str) -> Sweep:
     sweep = Sweep(tmp_path, (), ("...",), "grid", jobs)
     record.begin(sweep)
     return sweep
+
+
+def stop_once_begun(directory: Path, jobs: int) -> None:
+    """Asks this process to stop as soon as so many jobs are at work."""
+
+    def stop() -> None:
+        while not all((directory / str(n) / "config.yaml").exists() for n in range(jobs)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()

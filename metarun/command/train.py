@@ -17,14 +17,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SWEEPS = Path("runs/multirun")  # where conf/config.yaml has them
-OF_THE_SWEEP = (
-    "run.dir=",
-    "sweep.",
-    "hydra.sweeper.",
-    "hydra/sweeper=",
-    "hydra.launcher.",
-    "hydra/launcher=",
-)  # not of its runs
+OF_THE_SWEEP = ("run.dir=", *options.OF_A_SWEEP)  # not of its runs
 
 
 def main(arguments: list[str]) -> None:

@@ -38,21 +38,16 @@ class Work:
         self.begun: dict[int, float] = {}
         self.pruned: set[int] = set()
 
-    def next(self, wait: bool = True) -> Job | None:
-        """A job to begin, None if there is none left; without `wait` also while others are at all that is left."""
+    def next(self) -> Job | None:
+        """A job to begin; None if there is none now. Where others are at some `elsewhere`, there may be one later."""
         for job in self.jobs:
             if job.stand != "running":
                 return self.at(job)
             self.elsewhere.append(job)
-        while self.elsewhere:
-            for job in [job for job in self.elsewhere if job.stand != "running"]:
-                self.elsewhere.remove(job)
-                if job.stand != "finished":
-                    return self.at(job)
-            if not wait:
-                return None
-            if self.elsewhere:
-                time.sleep(SECONDS)
+        for job in [job for job in self.elsewhere if job.stand != "running"]:
+            self.elsewhere.remove(job)
+            if job.stand != "finished":
+                return self.at(job)
         return None
 
     def at(self, job: Job) -> Job:
@@ -130,7 +125,10 @@ def launch(launcher: Launcher, work: Work) -> None:
     if isinstance(launcher, SideBySide):
         launcher.work(work)
         return
-    while (job := work.next()) is not None:
+    while (job := work.next()) is not None or work.elsewhere:
+        if job is None:
+            time.sleep(SECONDS)
+            continue
         (returned,) = launcher.launch([list(job.settings)], initial_job_idx=job.number)
         work.ended(job, returned.return_value)
 

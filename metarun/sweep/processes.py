@@ -71,7 +71,7 @@ class Processes(Launcher):
                 for place, share in enumerate(self.shares):
                     if place in live or not more or asked:
                         continue
-                    if (job := work.next(wait=not live)) is not None:
+                    if (job := work.next()) is not None:
                         live[place] = (job, begin(work, job, share))
                         if asked:  # between the two
                             live[place][1].send_signal(asked[-1])

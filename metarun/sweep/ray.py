@@ -64,11 +64,13 @@ class Ray(Launcher):
         with hearing(asked.append):
             while (more or queued) and not asked:
                 while more and len(queued) < (self.jobs or self.room(ray)) and not asked:
-                    if (job := work.next(wait=not queued)) is None:
+                    if (job := work.next()) is None:
                         more = bool(work.elsewhere)
                         break
                     work.begins(job)
                     queued[task.remote(work.command(job), work.lines(job))] = job
+                if not queued:  # others are at all that is left
+                    time.sleep(LOOK)
                 for ended in ray.wait(list(queued), timeout=LOOK)[0] if queued else ():
                     work.over(queued.pop(ended), code_of(ray, ended))
                 for pending, job in queued.items():

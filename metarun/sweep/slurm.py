@@ -86,7 +86,7 @@ class Slurm(Launcher):
             while (more or queued) and not asked:
                 fresh: list[Job] = []
                 while more and len(queued) + len(fresh) < self.jobs:
-                    if (job := work.next(wait=not queued and not fresh)) is None:
+                    if (job := work.next()) is None:
                         more = bool(work.elsewhere)
                         break
                     fresh.append(job)

@@ -1,13 +1,12 @@
 """Jobs through submitit and Ray, on this machine: what ends, what is preempted, and what is stopped."""
 
-import os
 import signal
 import threading
 import time
 
 import psutil
 import pytest
-from stand_in_jobs import begun
+from stand_in_jobs import begun, stop_once_begun
 
 from metarun.core import ConfigError
 from metarun.run.stop import Interrupted
@@ -56,12 +55,7 @@ def test_a_preempted_job_saves_its_state_and_is_requeued(tmp_path, monkeypatch, 
 def test_a_stop_cancels_the_jobs_of_a_cluster_which_save_their_state(tmp_path, monkeypatch, local):
     sweep = begun(tmp_path, monkeypatch, "long", "long", "long", "well")
 
-    def stop() -> None:
-        while not all((tmp_path / str(n) / "config.yaml").exists() for n in range(3)):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop, daemon=True).start()
+    stop_once_begun(tmp_path, 3)
     with pytest.raises(Interrupted):
         local.work(Work(sweep, iter(sweep.jobs)))
     assert ended(tmp_path) == ["stopped", "stopped", "stopped", "waiting"]
@@ -103,12 +97,7 @@ def test_a_stop_cancels_the_jobs_of_ray_which_save_their_state(tmp_path, monkeyp
 
     sweep = begun(tmp_path, monkeypatch, "long", "long", "well")
 
-    def stop() -> None:
-        while not all((tmp_path / str(n) / "config.yaml").exists() for n in range(2)):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop, daemon=True).start()
+    stop_once_begun(tmp_path, 2)
     with pytest.raises(Interrupted):
         Ray(None, 2, 1, 0, None, 0).work(Work(sweep, iter(sweep.jobs)))
     assert ended(tmp_path) == ["stopped", "stopped", "waiting"]

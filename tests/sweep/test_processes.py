@@ -5,16 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
-from stand_in_jobs import begun
+from stand_in_jobs import begun, stop_once_begun
 
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
 from metarun.run.stop import PARENT, Interrupted
-from metarun.sweep import launch, record
+from metarun.sweep import record
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
 from metarun.sweep.record import Job, Sweep
@@ -51,12 +49,7 @@ def test_a_job_sees_its_share_alone(made):
 
 
 def test_a_stop_saves_what_is_at_work_and_begins_no_other(made, tmp_path):
-    def stop() -> None:
-        while not all((tmp_path / str(n) / "config.yaml").exists() for n in range(2)):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop, daemon=True).start()
+    stop_once_begun(tmp_path, 2)
     with pytest.raises(Interrupted):
         made("long", "long", "well", at_once=(ANY, ANY))
     assert [job.stand for job in record.read(tmp_path).jobs] == ["stopped", "stopped", "waiting"]
@@ -72,14 +65,28 @@ def test_what_is_hopeless_is_stopped_and_counts_as_pruned(made):
     assert ended == [(0, None), (1, None)]
 
 
-def test_a_job_that_another_process_is_at_is_waited_for(tmp_path, monkeypatch):
+def test_a_stop_is_heard_while_another_process_is_at_all_that_is_left(made, tmp_path, monkeypatch):
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert len(slept) < 100, "waits for ever"
+        threading.Event().wait(0.01)
+
+    monkeypatch.setattr(launch.time, "sleep", sleep)
+    with only_process_in(tmp_path / "0"), pytest.raises(Interrupted):
+        made("well", at_once=(ANY,))
+
+
+def test_a_job_that_another_process_is_at_is_waited_for(tmp_path):
     """As one is that has outlived the process of its sweep."""
-    monkeypatch.setattr(launch, "SECONDS", 0.01)
     jobs = [Job(n, (), tmp_path / str(n)) for n in range(3)]
     work = Work(Sweep(tmp_path, (), (), "grid", tuple(jobs)), iter(jobs))
     with only_process_in(jobs[0].directory), only_process_in(jobs[1].directory):
         assert work.next() == jobs[2]
-        assert work.next(wait=False) is None
+        assert work.next() is None
         (jobs[0].directory / "results.json").write_text("{}")
     assert work.next() == jobs[1]
     assert work.next() is None
