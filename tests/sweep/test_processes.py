@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from stand_in_jobs import begun, stop_once_begun
@@ -12,7 +13,7 @@ from stand_in_jobs import begun, stop_once_begun
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
 from metarun.run.stop import PARENT, Interrupted
-from metarun.sweep import record
+from metarun.sweep import launch, record
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
 from metarun.sweep.record import Job, Sweep
