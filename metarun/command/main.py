@@ -31,9 +31,14 @@ def main() -> None:
         code = STOPPED
     for number in (signal.SIGINT, signal.SIGTERM):  # all is done and told; the interpreter's own end takes its time
         signal.signal(number, signal.SIG_IGN)
-    to_wandb, compiled = (sys.modules.get(f"metarun.{name}") for name in ("run.to_wandb", "engine.compiled"))
+    names = ("run.to_wandb", "engine.compiled", "engine.hosts")
+    to_wandb, compiled, hosts = (sys.modules.get(f"metarun.{name}") for name in names)
     # The interpreter's own end would wait for them, or break in the middle of XLA.
-    if (to_wandb is not None and to_wandb.abandoned) or (compiled is not None and compiled.compiling_ahead()):
+    if (
+        (to_wandb is not None and to_wandb.abandoned)
+        or (compiled is not None and compiled.compiling_ahead())
+        or (hosts is not None and hosts.are_several())
+    ):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else FAILED)

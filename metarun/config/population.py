@@ -54,6 +54,9 @@ def members(cfg: DictConfig, directory: Path) -> list[Member]:
     combinations = list(itertools.product(*(values for _, values in axes)))
     if len(combinations) > MOST:
         raise ConfigError("train.population", cfg.train.population, f"makes {len(combinations)} runs; at most {MOST}")
+    if (coordinator := cfg.hardware.get("coordinator")) is not None:
+        allowed = "is of one run; leave it out, or train.seeds and train.population"
+        raise ConfigError("hardware.coordinator", coordinator, allowed)
     found = []
     for number, values in enumerate(combinations):
         own = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 
 from metarun import machine
 from metarun.core import Key, PyTree, State
+from metarun.engine import hosts
 from metarun.engine.compiled import Program
 from metarun.engine.hardware import Hardware
 from metarun.engine.keys import INIT, of_first_state, stream
@@ -76,10 +78,10 @@ def must_fit(meta_steps: Program, mesh: Mesh, *arguments: PyTree) -> None:
     """
     with out_of_memory():
         needed = meta_steps.executable(*arguments).temporary_bytes
-    free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
+    free = hosts.agreed(free_host_bytes()) if mesh.devices.flat[0].platform == "cpu" else None
     if free is None or needed is None:  # XLA does not tell everywhere
         return
-    most = 2 * needed * mesh.size  # while a call runs, the next one is sent
+    most = 2 * needed * len(mesh.local_devices)  # while a call runs, the next one is sent
     if most > free:
         raise OutOfMemory(f"{most / 2**30:.1f} GiB where {free / 2**30:.1f} are free")
 
@@ -92,9 +94,10 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
     start, k_init = programs(shape, mesh, 1).start, stream(seed, INIT)
     arguments = (for_episodes(shape.tasks, data, of_first_state, k_init, np.zeros(1)), numbers, k_init)
     size = start.output_bytes(*arguments)
-    free = free_host_bytes() if mesh.devices.flat[0].platform == "cpu" else None
-    if free is not None and size * mesh.size > free:
-        each = f"{size / 2**30:,.1f} GiB of parameters and optimizer's state on each of {mesh.size} devices"
+    free = hosts.agreed(free_host_bytes()) if mesh.devices.flat[0].platform == "cpu" else None
+    here = len(mesh.local_devices)
+    if free is not None and size * here > free:
+        each = f"{size / 2**30:,.1f} GiB of parameters and optimizer's state on each of {here} devices"
         raise OutOfMemory(f"{each}, where {free / 2**30:.1f} are free")
     with out_of_memory():
         return placed(send(start, *arguments), mesh)
@@ -131,12 +134,8 @@ def choose_chunk(
     key = circumstances(mesh, hardware.precision, training.data, settings)
     path = cache_dir() / "task_chunk" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     allowed = sizes(shape.meta_batch, mesh)
-    try:
-        known = json.loads(path.read_text())["task_chunk"]
-        if known in allowed:
-            return known
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or not readable: measured anew
+    if (known := hosts.agreed(remembered(path))) in allowed:
+        return known
 
     seconds: dict[int, float] = {}
 
@@ -174,6 +173,14 @@ def choose_chunk(
     return allowed[best]
 
 
+def remembered(path: Path) -> int | None:
+    """The chunk that was once found to be fastest; None if there is no such file that can be read."""
+    try:
+        return int(json.loads(path.read_text())["task_chunk"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: Training, worth: float = 0.0) -> float:
     """The median of a few calls on a copy of the state; infinity where memory does not suffice.
 
@@ -186,7 +193,7 @@ def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: T
         nonlocal held
         start = time.perf_counter()
         held = jax.block_until_ready(send(meta_steps, held, *fixed, np.int32(n))[0])
-        return (time.perf_counter() - start) / n
+        return hosts.agreed((time.perf_counter() - start) / n)
 
     try:
         must_fit(meta_steps, mesh, held, *fixed, np.int32(1))

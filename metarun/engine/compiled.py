@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 import metarun
+from metarun.engine import hosts
 from metarun.files import cache_dir, write_bytes_atomically
 
 MOST_BYTES = 2**30  # of all executables that are kept; what was not used for longest goes first
@@ -80,7 +81,8 @@ class Program:
 
     def _place(self, signature: Any) -> Path | None:
         """Where its executable is kept: on a CPU. Accelerators have jax's own cache, until this is tried on them."""
-        kept = self.made_from is not None and jax.devices()[0].platform == "cpu"
+        alone = not hosts.are_several()  # an executable of several processes is of no other run's
+        kept = alone and self.made_from is not None and jax.devices()[0].platform == "cpu"
         return place(self.made_from or "", signature) if kept else None
 
     def _load_or_compile(self, signature: Any, arguments: tuple[Any, ...]) -> Executable:

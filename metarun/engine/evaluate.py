@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
+from metarun.engine import hosts
 from metarun.engine.compiled import Program
 from metarun.engine.gathered import at, shares
 from metarun.engine.keys import of_evaluation, task_key
-from metarun.engine.send import send
+from metarun.engine.send import on_host, send
 from metarun.engine.source import Source, in_parts, stand_in
 from metarun.inner import Inner, differentiated
 from metarun.models.layers import answering
@@ -264,10 +265,10 @@ def in_chunks(
         begin = time.perf_counter()
         data, most = rows.at(first)
         count = min(count, most)
-        found = jax.device_get(send(evaluate.program, np.int32(first), np.int32(count), *arguments(data)[2:]))
+        found = on_host(send(evaluate.program, np.int32(first), np.int32(count), *arguments(data)[2:]))
         parts.append(jax.tree.map(lambda leaf, n=count: leaf[:n], found))
         first += count
-        faster = SECONDS_BETWEEN_PAUSES / (time.perf_counter() - begin)
+        faster = hosts.agreed(SECONDS_BETWEEN_PAUSES / (time.perf_counter() - begin))
         count = min(max(1, int(count * faster)), CHUNKS_AT_ONCE, total - first)
         pause(min(first * evaluate.at_once, tasks))
     every = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from metarun.core import ConfigError, Count
+from metarun.core import ConfigError, Count, CountOrZero, Positive
+from metarun.engine import hosts
 from metarun.engine.compiled import cpu_features
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 from metarun.files import cache_dir
@@ -34,6 +36,23 @@ class Hardware:
     precision: Literal["float32", "tf32", "bfloat16"]
     deterministic: bool  # also on a GPU the same numbers in each run, bit for bit
     data: Literal["auto", "device", "host"] = "auto"  # where examples are held; auto: on the host, if there are many
+    # Several processes as one run: where process 0 is, how many there are, and which one this is; auto: see hosts.
+    coordinator: str | None = None
+    processes: Count | Literal["auto"] = "auto"
+    process: CountOrZero | Literal["auto"] = "auto"
+    join_seconds: Positive = 300.0  # that one waits for the others
+
+    def place(self) -> hosts.Place | None:
+        """Which process this is of how many; None if it is the only one. Raises ConfigError."""
+        if self.coordinator is None:
+            return None
+        place = hosts.place_of(self.coordinator, self.processes, self.process, self.join_seconds)
+        return place if place.processes > 1 else None
+
+    def must_be_alone(self, allowed: str) -> None:
+        """Raises ConfigError if several processes are to be one run."""
+        if self.coordinator is not None:
+            raise ConfigError("hardware.coordinator", self.coordinator, allowed)
 
     @property
     def dtype(self) -> str | None:
@@ -65,7 +84,7 @@ class Hardware:
 
         With `devices: auto` it takes as many as divide the meta-batch. A CPU has one device a core: XLA
         shares small operations among threads badly, and two devices with half of the tasks each beat
-        one device with two threads.
+        one device with two threads. Of several processes each gives as many, in their order.
         """
         most = most_of_a_cpu()
         prepare({"xla_gpu_deterministic_ops": "true"} if self.deterministic else {})
@@ -79,7 +98,7 @@ class Hardware:
         jax.config.update("jax_default_matmul_precision", self.matmul_precision)
 
         try:
-            found = jax.devices()
+            found = jax.local_devices()
         except (RuntimeError, AssertionError) as error:  # jax asserts where a platform's plugin is missing
             raise self.not_usable((str(error).splitlines() or [NO_PLUGIN])[0]) from error
         if self.platform not in ("auto", found[0].platform):  # of several platforms jax passes over what is not there
@@ -90,10 +109,16 @@ class Hardware:
             raise ConfigError(
                 "hardware.devices", self.devices, f"at most {len(found)}, what {found[0].platform} has here"
             )
-        wanted = len(found) if self.devices == "auto" else self.devices
-        chunk = 1 if self.task_chunk == "auto" else self.task_chunk
-        count = max(n for n in range(1, wanted + 1) if meta_batch % (n * chunk) == 0)
-        return Mesh(np.array(found[:count]), ("tasks",))
+        wanted = hosts.agreed(len(found) if self.devices == "auto" else self.devices)
+        chunk, processes = 1 if self.task_chunk == "auto" else self.task_chunk, hosts.count()
+        if meta_batch % (processes * chunk):
+            raise ConfigError(
+                "hardware.processes", processes, f"must divide train.meta_batch={meta_batch}, in chunks of {chunk}"
+            )
+        count = max(n for n in range(1, wanted + 1) if meta_batch % (n * processes * chunk) == 0)
+        if count > len(found):
+            raise ConfigError("hardware.devices", self.devices, f"{len(found)} are here, and process 0 takes {count}")
+        return Mesh(np.array([device for of_one in of_each_process() for device in of_one[:count]]), ("tasks",))
 
     def not_usable(self, reason: str) -> ConfigError:
         """What a platform that was asked for and is not here raises."""
@@ -127,6 +152,12 @@ class Hardware:
         if self.task_chunk != "auto":
             return self.task_chunk
         return min(64, max(1, 32_768 // episode_size)) if platform == "cpu" else max(tasks, 64)
+
+
+def of_each_process() -> list[list[jax.Device]]:
+    """The devices of every process of this run, in its order."""
+    every = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return [list(of_one) for _, of_one in itertools.groupby(every, lambda device: device.process_index)]
 
 
 def cores() -> int:

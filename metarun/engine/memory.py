@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 
 def free_device_bytes(mesh: Mesh) -> int | None:
     """What each of the mesh's devices may hold; a CPU's share the host's memory. None where unknown."""
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
     free = free_host_bytes()
-    return None if free is None else free // mesh.size
+    return None if free is None else free // len(mesh.local_devices)
 
 
 def free_host_bytes() -> int | None:

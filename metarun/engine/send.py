@@ -12,14 +12,17 @@ calls it on one device, and waits for it before the next, so it is one more at m
 
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from metarun.core import PyTree, State
+from metarun.engine import hosts
 
 AT_ONCE = 4  # the meta-steps under way and the ones after them, each with a copy of the state
 
@@ -69,7 +72,33 @@ def sums_at_zero(state: State) -> State:
 
 def placed(tree: PyTree, mesh: Mesh) -> PyTree:
     """The tree, whole, on each of the mesh's devices. It goes by the host: a transfer, and no program."""
-    return jax.device_put(jax.device_get(tree), NamedSharding(mesh, P()))
+    return put(jax.device_get(tree), NamedSharding(mesh, P()))
+
+
+def put(tree: PyTree, where: PyTree) -> PyTree:
+    """A tree of the host's on devices, as one sharding says or one for each leaf; of several processes each has it."""
+    if not hosts.are_several():
+        return jax.device_put(tree, where)
+    shardings = jax.tree.map(lambda _: where, tree) if isinstance(where, NamedSharding) else where
+
+    def of_all(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(leaf)
+        array = array.astype(jax.dtypes.canonicalize_dtype(array.dtype))
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(of_all, tree, shardings)
+
+
+def on_host(tree: PyTree) -> PyTree:
+    """The values of a program's results, on the host; where processes have a part each, all parts in every one."""
+    if not hosts.are_several():
+        return jax.device_get(tree)
+    return jax.device_get(send(_whole_on_each(jax.tree.leaves(tree)[0].sharding.mesh), tree))
+
+
+@lru_cache
+def _whole_on_each(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
 
 def to_be_placed(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -36,7 +36,7 @@ from metarun.engine.gathered import (
     without_examples,
 )
 from metarun.engine.memory import free_device_bytes
-from metarun.engine.send import placed, to_be_placed
+from metarun.engine.send import placed, put, to_be_placed
 
 log = logging.getLogger("metarun")
 
@@ -82,7 +82,7 @@ class OnHost(NamedTuple):
             return found
 
         data = self.around(jax.tree.map(looked_up, self.examples), np.int32(first))
-        return jax.device_put(data, self.placements(data, count))
+        return put(data, self.placements(data, count))
 
     def like(self, tasks: Tasks, count: int, length: int) -> PyTree:
         """What stands for what `gathered` gives, where a program is compiled ahead."""

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from metarun import engine
 from metarun.config.run import Run
 from metarun.core import PyTree, Telling
 
@@ -19,12 +20,13 @@ def announce(
     """What the run is, in a line; what of its data is left out or doubled, and devices that it leaves idle, if any."""
     for line in of_its_data(run, separations):
         log.warning(line)
+    many = engine.hosts.count()
     log.info(
         f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, "
         f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} "
-        f"{mesh.devices.flat[0].platform} device(s)"
+        f"{mesh.devices.flat[0].platform} device(s)" + (f" of {many} processes" if many > 1 else "")
     )
-    found = len(jax.devices()) if run.hardware.devices == "auto" else run.hardware.devices
+    found = len(jax.devices()) if run.hardware.devices == "auto" else run.hardware.devices * many
     chunk = 1 if run.hardware.task_chunk == "auto" else run.hardware.task_chunk
     if told := idle(run.train.meta_batch, mesh.size, found, chunk):
         log.warning(told)

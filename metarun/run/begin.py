@@ -21,6 +21,7 @@ from metarun.run.clock import Clock
 from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
 from metarun.run.loggers import Trackers, without_key
+from metarun.run.no_checkpoints import NoCheckpoints
 from metarun.run.provenance import gone_on
 from metarun.run.status import Status
 from metarun.run.stop import Stop
@@ -41,7 +42,7 @@ class Begun(NamedTuple):
     domains: dict[str, Domain]  # others to test on
     k_train: Key
     k_eval: dict[str, Key]  # of "val" and of "eval"
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | NoCheckpoints
     state: State
     host: dict[str, Any]  # what is saved beside the state
     task_chunk: int
@@ -65,7 +66,7 @@ class Opened(NamedTuple):
 
     directory: Path
     longer: bool  # the run has become longer
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | NoCheckpoints
 
 
 def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> Begun:
@@ -206,11 +207,12 @@ def open_directory(run: Run, train: PyTree) -> Opened:
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
     purpose.keep(directory, purpose.purpose_of(run.tasks, train))
     longer = before is not None and before[0] != run.train.steps
-    return Opened(directory, longer, Checkpoints(directory / "checkpoints"))
+    checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
+    return Opened(directory, longer, checkpoints)
 
 
 def first_or_saved(
-    run: Run, mesh: Mesh, data: PyTree, checkpoints: Checkpoints, longer: bool
+    run: Run, mesh: Mesh, data: PyTree, checkpoints: Checkpoints | NoCheckpoints, longer: bool
 ) -> tuple[State, dict[str, Any]]:
     """The newest saved state; with none the first one, or the one that another run left (`train.init_from`).
 
@@ -227,7 +229,7 @@ def first_or_saved(
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
         "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
-    if run.train.init_from is not None and checkpoints.is_empty():
+    if engine.hosts.is_first() and run.train.init_from is not None and checkpoints.is_empty():
         source = start_from(state.params, Path(run.train.init_from))
         log.info(f"from {run.train.init_from}: {source.in_words}")
         state = engine.placed(state._replace(params=source.params), mesh)
@@ -236,6 +238,8 @@ def first_or_saved(
         log.info(f"going on from meta-step {int(state.step)} of {run.info.dir}")
         if longer or host["steps"] not in (None, run.train.steps):  # or was made longer, and stopped before it saved
             host["command"] = earlier.made_longer(host["command"], run.train.steps)
+    if engine.hosts.are_several():
+        state, host = engine.placed(engine.hosts.of_process_0(state), mesh), engine.hosts.agreed(host)
     host["steps"] = run.train.steps
     if host["logged"] is None:  # of an earlier version
         host["logged"] = int(state.step) - int(state.summed)
@@ -244,7 +248,7 @@ def first_or_saved(
     return state, host
 
 
-def saved_in_words(run: Run, directory: Path, checkpoints: Checkpoints) -> str:
+def saved_in_words(run: Run, directory: Path, checkpoints: Checkpoints | NoCheckpoints) -> str:
     """What is saved, and the command that goes on from there."""
     newest = checkpoints.on_disk()
     saved = "nothing is saved" if newest is None else f"saved is meta-step {newest} of {run.train.steps}"

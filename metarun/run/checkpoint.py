@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from metarun import engine
 from metarun.core import DataError, PyTree, State
 from metarun.text import first_line
 
@@ -38,8 +39,12 @@ class Checkpoints:
 
     def open(self) -> tuple[ocp.CheckpointManager, ocp.CheckpointManager]:
         def series(name: str, most: int | None) -> ocp.CheckpointManager:
-            options = ocp.CheckpointManagerOptions(max_to_keep=most, create=True, cleanup_tmp_directories=True)
-            return ocp.CheckpointManager((self.directory / name).absolute(), options=options)
+            folder = (self.directory / name).absolute()
+            folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=most, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone()
+            )
+            return ocp.CheckpointManager(folder, options=options)
 
         return series("last", KEPT), series("best", None)
 
@@ -119,9 +124,7 @@ class Checkpoints:
 
     def on_disk(self) -> int | None:
         """The newest meta-step whose save is complete, by what stands in the directory: for any thread to ask."""
-        folder = self.directory / "last"
-        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-        return max(steps, default=None)
+        return newest_in(self.directory / "last")
 
     def restore(self, like: State) -> tuple[State, dict[str, Any]] | None:
         """The newest whole saved state, placed as `like` is, and its JSON; None if nothing was saved.
@@ -154,20 +157,22 @@ class Checkpoints:
 
     def read(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
         """The state saved at `step` and its JSON. Raises anything if they, or the best they tell of, are not whole."""
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        args = ocp.args.Composite(state=target, host=ocp.args.JsonRestore())
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(blank, like)), host=ocp.args.JsonRestore()
+        )
         found = self.last.restore(step, args=args)
         host = found["host"]
         if sign(host) != host or digest(found["state"]) != host["digest"]:
             raise ValueError("its digest is not that of its content")
         if host["best"] is not None:
             self.restore_best(host["best"], like.params)
-        return found["state"], {name: value for name, value in host.items() if name not in ("digest", "signature")}
+        state = placed_as(found["state"], like)
+        return state, {name: value for name, value in host.items() if name not in ("digest", "signature")}
 
     def restore_best(self, best: dict[str, Any], like: PyTree) -> PyTree:
         """The parameters that `save_best` kept, placed as `like` is. Raises DataError if they are damaged."""
         item = {"step": np.array(0, np.int32), "params": like}
-        target = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, item))
+        target = ocp.args.StandardRestore(jax.tree.map(blank, item))
         folder = self.directory / "best" / str(best["step"])
         try:
             self.mend()
@@ -176,7 +181,7 @@ class Checkpoints:
             raise DataError(f"{folder} is damaged ({first_line(error)})") from error
         if digest(params) != best["digest"]:
             raise DataError(f"{folder} is damaged (its digest is not that of its content)")
-        return params
+        return placed_as(params, like)
 
     def close(self) -> None:
         """Waits until all is on disk."""
@@ -184,6 +189,23 @@ class Checkpoints:
         for manager in (self.last, self.best):
             with suppress(Exception):  # told by wait()
                 manager.close()
+
+
+def blank(leaf: Any) -> np.ndarray:
+    """What orbax restores a leaf into: an array on the host."""
+    return np.empty(leaf.shape, leaf.dtype)
+
+
+def placed_as(tree: PyTree, like: PyTree) -> PyTree:
+    """A tree on the host, placed as `like` is."""
+    return engine.put(tree, jax.tree.map(lambda leaf: leaf.sharding, like))
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes the first writes, has all that is to be written, and waits for no other."""
+    if not engine.hosts.are_several():
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="metarun")
 
 
 def digest(tree: PyTree) -> str:
@@ -209,12 +231,17 @@ def unused(path: Path) -> Path:
     return next(candidate for candidate in (path, *numbered) if not candidate.exists())
 
 
+def newest_in(series: Path) -> int | None:
+    """The newest meta-step of a series whose save is complete; None if there is none."""
+    return max((int(path.name) for path in series.glob("*") if path.name.isdigit()), default=None)
+
+
 def saved_params(directory: Path) -> PyTree | None:
     """The best parameters (on the host) of the run in `directory`, else its last ones; None if nothing was saved."""
     folder = directory / "checkpoints"
     if not folder.is_dir():
         return None
-    last, best = (ocp.CheckpointManager((folder / name).absolute()).latest_step() for name in ("last", "best"))
+    last, best = (newest_in(folder / name) for name in ("last", "best"))
     if best is not None:
         return on_host(folder / "best" / str(best) / "default")["params"]
     return None if last is None else on_host(folder / "last" / str(last) / "state")["params"]
@@ -234,7 +261,7 @@ def restore_tree(path: Path, like: PyTree) -> PyTree:
 
 def on_host(path: Path) -> PyTree:
     """What orbax saved at `path`, as numpy arrays, whatever devices it was saved from."""
-    reader = ocp.PyTreeCheckpointer()
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone())
     tree = reader.metadata(path.absolute()).item_metadata.tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return reader.restore(path.absolute(), restore_args=as_numpy)

@@ -55,6 +55,7 @@ class Loop:
         self.task_chunk, self.eval_chunk = begun.task_chunk, begun.eval_chunk
         self.evaluated: set[tuple[engine.Shape, str]] = set()  # what evaluations are compiled for
         self.metrics_file, self.tracker = begun.metrics_file, begun.tracker
+        self.newest: State | None = None  # of several processes: what can be saved when another has gone
 
     @property
     def programs(self) -> engine.Programs:
@@ -67,9 +68,12 @@ class Loop:
         call: Call | None = None
         if self.host["unvalidated"]:
             self.look_after(self.state, self.step, last=False)
-        while self.step < steps and not self.stop.asked:
+        while self.step < steps:
             data, most = self.parts.at(self.step)
             n = min(period.next_due(self.step) - self.step, self.clock.steps_per_call(), most)
+            n = engine.hosts.agreed(0 if self.stop.asked else n)
+            if n == 0:
+                break
             report = self.advance(data, n)
             self.step += n
             if call is not None:
@@ -79,7 +83,8 @@ class Loop:
                 self.state = engine.sums_at_zero(self.state)
             # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
             copied = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
-            kept = engine.copied(self.state) if copied else None
+            # Of several processes one may be gone at any time, and with it the state that a call was given.
+            kept = engine.copied(self.state) if copied or engine.hosts.are_several() else None
             call = Call(self.step, n, report, kept, last=False)
         if call is not None:
             self.finish(call._replace(kept=self.state, last=True))
@@ -155,6 +160,7 @@ class Loop:
             self.status.heard()
         if call.kept is not None:
             self.look_after(call.kept, step, call.last)
+            self.newest = call.kept
             clock.interrupted()
             self.status.at("meta-steps", train.steps, step, quiet=AGAIN)
 
@@ -184,7 +190,8 @@ class Loop:
         shown = {name: means[name] for name in kept.sums if name in means}
         better = is_better(figures, best, run.tasks.metric)
         log.info(f"meta-step {step}/{run.train.steps}  validation  {words(shown)}{'  (best)' if better else ''}")
-        if better and (digest := self.checkpoints.save_best(step, kept.params)) is not None:
+        digest = self.checkpoints.save_best(step, kept.params) if better else None
+        if (digest := engine.hosts.agreed(digest)) is not None:
             self.host["best"] = {"step": step, "digest": digest, **figures[run.tasks.metric]}
 
     def save(self, kept: State) -> None:
@@ -192,6 +199,13 @@ class Loop:
             self.host["seconds"] = self.seconds()
             self.host["steps_per_s"] = self.clock.mean_rate() or self.host["steps_per_s"]
             self.checkpoints.save(kept, self.host)
+
+    def rescue(self) -> None:
+        """Saves the newest state there is, after another process has gone. Not twice."""
+        newest, self.newest = self.newest, None
+        if newest is not None and engine.hosts.is_first():
+            self.save(newest)
+            self.checkpoints.wait()
 
     def seconds(self) -> float:
         """How long the run has taken, in all processes that were at it."""
@@ -239,7 +253,10 @@ class Loop:
         """The final test of the best state or the last, and which one that was. Raises Interrupted."""
         best, episodes = self.host["best"], self.run.eval.episodes
         use_best = self.run.eval.state == "best" and best is not None
-        params = self.checkpoints.restore_best(best, self.state.params) if use_best else self.state.params
+        params = self.state.params
+        if use_best:
+            of_best = self.checkpoints.restore_best(best, params)
+            params = engine.placed(engine.hosts.of_process_0(of_best), self.mesh)
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
 
         def evaluate(run: Run, elsewhere: PyTree, progress: Callable[[int], None]) -> list[engine.Evaluation]:

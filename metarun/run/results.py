@@ -26,7 +26,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json; `used` says which state was tested."""
     run, clock, state = loop.run, loop.clock, loop.state
     steps_per_s = clock.mean_rate() or loop.host["steps_per_s"]  # a run that is only tested again was as fast as it was
-    memory = loop.mesh.devices.flat[0].memory_stats() or {}
+    memory = loop.mesh.local_devices[0].memory_stats() or {}
     return {
         **figures_of(run, tested, loop.domains),
         "state": used,

@@ -38,17 +38,20 @@ class Stop:
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.received = False
         self.unsaved = False
+        self.agree: Callable[[bool], bool] = lambda asked: asked
+        self.tell: Callable[[], object] = lambda: None  # those who are to stop, too
 
     @property
     def asked(self) -> bool:
         return self.received or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def check(self) -> None:
-        """Raises Interrupted if the run has been asked to stop."""
-        if self.asked:
+        """Raises Interrupted if the run has been asked to stop; of several processes, process 0."""
+        if self.agree(self.asked):
             raise Interrupted
 
     def signal(self, number: int) -> None:
+        self.tell()
         if not self.unsaved:
             leave(f"stopped; nothing was left to save; go on with: {self.how_to_go_on}")
         if self.received and number == signal.SIGINT:
@@ -56,11 +59,11 @@ class Stop:
         self.received = True
 
 
-def leave(message: str) -> None:
-    """Ends the process here and now, from any thread, with EXIT_CODE."""
+def leave(message: str, code: int = EXIT_CODE) -> None:
+    """Ends the process here and now, from any thread."""
     plain = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # a live line stands there, and hides the cursor
     os.write(2, f"{plain}metarun: {message}\n".encode())
-    os._exit(EXIT_CODE)
+    os._exit(code)
 
 
 @contextmanager

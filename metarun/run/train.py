@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from metarun import engine
 from metarun.config.run import Run
 from metarun.core import DataError
 from metarun.files import write_atomically
-from metarun.run import answers, earlier, ending, results
+from metarun.run import answers, earlier, ending, results, team
 from metarun.run.lock import only_process_in
 from metarun.run.log import FAILED, STOPPED, close_log, console, finite, in_log_file
 from metarun.run.loop import Loop
@@ -35,6 +36,12 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
     Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
     nothing is unsaved ends the process, or what `stopping` makes of it), NotFinite, NotWritten.
     """
+    with team.joined(run) as run:
+        return at_work(run, stopping)
+
+
+def at_work(run: Run, stopping: Stopping | None) -> dict[str, Any]:
+    """`train`, where all processes of the run are there."""
     directory = Path(run.info.dir)
     with (
         (stopping or stop_on_signals)(run.info.max_minutes) as stop,
@@ -42,10 +49,12 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
         Status() as status,
     ):
-        if (directory / "results.json").exists() and not earlier.is_another(directory, run.config):
-            return earlier_results(directory)
+        finished = (directory / "results.json").exists() and not earlier.is_another(directory, run.config)
+        if engine.hosts.agreed(finished):
+            return engine.hosts.agreed(earlier_results(directory) if finished else {})
         try:
-            loop = Loop(run, stop, watch, status)
+            others = team.Others(stop)
+            loop = others.loop = Loop(run, stop, watch, status)
         except Exception as error:
             in_log_file(directory, f"{FAILED}{first_line(error)}")
             raise
@@ -59,6 +68,8 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
         except Interrupted:
             raise stopped(loop) from None
         except Exception as error:
+            if not isinstance(error, NotFinite | NotWritten):
+                others.give_up()
             in_log_file(directory, f"{FAILED}{first_line(error)}")
             raise
         finally:
@@ -87,9 +98,10 @@ def stopped(loop: Loop) -> Exception:
     in_log_file(loop.directory, STOPPED)
     if loop.checkpoints.unsaved is not None:
         return NotWritten(f"stopped, and {not_saved(loop)}", None)
+    several, again = engine.hosts.are_several(), f"go on with: metarun run.dir={loop.directory}"
     return Interrupted(
         f"stopped and saved at meta-step {loop.checkpoints.whole} of {loop.run.train.steps}; "
-        f"go on with: metarun run.dir={loop.directory}"
+        f"{'the same commands go on' if several else again}"
     )
 
 

@@ -68,7 +68,9 @@ def runs(config: DictConfig, every: dict[int, list[str]], common: set[str]) -> l
             if directory in taken:
                 raise ConfigError("hydra.sweep.subdir", directory, "each run wants a directory of its own")
             taken.add(directory)
-            found.append((directory, checked(cfg, directory)))
+            run = checked(cfg, directory)
+            run.hardware.must_be_alone("is of one run; leave it out of a sweep")
+            found.append((directory, run))
         except Exception as error:
             GlobalHydra.instance().clear()  # `explain` composes anew
             said = str(error) if isinstance(error, ConfigError) else explain(error, overrides)
