@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types tests slow format ready figures compare bench profile start reproduce queue costs soak sweeps mutants wheel clean
+.PHONY: help install demo test lint types tests slow format ready figures compare bench profile start reproduce queue costs soak sweeps scale mutants wheel clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,9 @@ soak: $(VENV)/installed-dev ## 50 kills, 1,000 random configurations, 200,000 me
 
 sweeps: $(VENV)/installed-dev ## sweeps killed and started again, by every launcher, and what they cost: docs/sweeps.md, about 30 minutes
 	$(BIN)/python scripts/measure_sweeps.py
+
+scale: $(VENV)/installed-dev ## time by devices, processes, seeds and jobs, and an estimate for 256 devices: docs/scale.md, about 15 minutes on an idle machine
+	$(BIN)/python scripts/measure_scale.py
 
 mutants: $(VENV)/installed-dev ## break metarun in over 200 ways, one at a time: what does no test notice? docs/mutants.md, about 13 minutes
 	$(BIN)/python scripts/mutants.py

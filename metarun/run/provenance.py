@@ -10,8 +10,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 import metarun
+from metarun import engine
 from metarun.config.run import Run
-from metarun.engine import hosts
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
 Stretch = dict[str, Any]  # `first`, the meta-step before its first one; `device`, `devices`, `jax`, `commit`
@@ -25,7 +25,7 @@ def made_with(run: Run, mesh: Mesh, task_chunk: int) -> dict[str, Any]:
             "platform": device.platform,
             "device": device.device_kind,
             "devices": mesh.size,
-            "processes": hosts.count(),
+            "processes": engine.hosts.count(),
             "task_chunk": task_chunk,
             "precision": run.hardware.precision,
             "deterministic": run.hardware.deterministic or device.platform == "cpu",

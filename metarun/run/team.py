@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from metarun import engine
 from metarun.config import flat
 from metarun.config.run import Run
-from metarun.engine import hosts
 from metarun.run.log import console
 from metarun.run.loop import Loop
 from metarun.run.nonfinite import NotFinite
@@ -36,7 +36,7 @@ def joined(run: Run) -> Iterator[Run]:
     if place is None:
         yield run
         return
-    hosts.join(place, told(run), run.hardware.join_seconds)
+    engine.hosts.join(place, told(run), run.hardware.join_seconds)
     try:
         if place.process == 0:
             yield run
@@ -45,12 +45,12 @@ def joined(run: Run) -> Iterator[Run]:
             with tempfile.TemporaryDirectory(prefix="metarun-", ignore_cleanup_errors=True) as folder:
                 yield elsewhere(run, folder)
     except (Interrupted, NotFinite):  # all of them come to the same end
-        hosts.part()
+        engine.hosts.part()
         raise
     except BaseException as error:
-        hosts.part(first_line(error))
+        engine.hosts.part(first_line(error))
         raise
-    hosts.part()
+    engine.hosts.part()
 
 
 def told(run: Run) -> dict[str, Any]:
@@ -73,9 +73,9 @@ class Others:
     def __init__(self, stop: Stop) -> None:
         self.loop: Loop | None = None  # once there is something to save
         self.stop = stop
-        if hosts.are_several():
-            stop.agree, stop.tell = hosts.agreed, hosts.ask_to_stop
-            hosts.look_after(self.asked_to_stop, self.lost)
+        if engine.hosts.are_several():
+            stop.agree, stop.tell = engine.hosts.agreed, engine.hosts.ask_to_stop
+            engine.hosts.look_after(self.asked_to_stop, self.lost)
 
     def asked_to_stop(self) -> None:
         self.stop.received = True
@@ -84,7 +84,7 @@ class Others:
         """Another has gone: saves what there is and ends this process, whose main thread waits for the other."""
         time.sleep(SECONDS_TO_COME_TO_REST)
         saved = ""
-        if self.loop is not None and hosts.is_first():
+        if self.loop is not None and engine.hosts.is_first():
             with suppress(Exception):
                 self.loop.rescue()
             newest = self.loop.checkpoints.on_disk()
@@ -97,5 +97,5 @@ class Others:
 
         An error of its own comes back after a while, and goes its way.
         """
-        if hosts.are_several():
-            time.sleep(hosts.SILENT + 10 * hosts.TICK)
+        if engine.hosts.are_several():
+            time.sleep(engine.hosts.SILENT + 10 * engine.hosts.TICK)

@@ -146,4 +146,6 @@ def of_growth(found: Entry, when: str) -> list[str]:
         f"100,000 meta-steps on sine waves: {soak['slowest']:.0f} to {soak['fastest']:.0f} meta-steps/s over its "
         f"tenths, first {soak['first']:.0f}, last {soak['last']:.0f}; the process's peak memory grew by "
         f"{soak['grew_mb']:.1f} MB.",
+        "",
+        "By devices beyond the cores, processes, seeds and jobs, and an estimate for 256 devices: [scale.md](scale.md).",
     ]

@@ -66,19 +66,20 @@ def test_those_that_say_the_same_are_let_go_on_together():
 )
 def test_one_that_says_something_else_is_told_and_so_is_process_0(process, processes, told, key):
     found = all_of([(process, processes, told)], 2, {"train.seed": 0})
-    assert found[0].startswith(key) and found[1] == found[0]
+    assert found[0].startswith(key)
+    assert found[1] == found[0]
 
 
 def test_two_with_one_number_are_refused_and_all_hear_of_it():
     found = all_of([(1, 3, {}), (1, 3, {})], 3, {})
-    assert len(found) == 3 and all(
-        text.startswith("hardware.process=1: each of 0 to 2 once") for text in found.values()
-    )
+    assert len(found) == 3
+    assert all(text.startswith("hardware.process=1: each of 0 to 2 once") for text in found.values())
 
 
 def test_who_is_missing_is_named():
     found = all_of([(2, 4, {})], 4, {}, seconds=1.0)
-    assert "hardware.processes=4: of these 1, 3 did not come" in found[0] and "within 1 s" in found[0]
+    assert "hardware.processes=4: of these 1, 3 did not come" in found[0]
+    assert "within 1 s" in found[0]
     assert found[1].startswith("hardware.coordinator=127.0.0.1:")
 
 
@@ -134,4 +135,6 @@ def test_places_come_from_the_settings_or_from_slurm(monkeypatch):
 
 def test_what_is_agreed_in_one_process_is_its_own():
     value = object()
-    assert hosts.agreed(value) is value and hosts.is_first() and hosts.count() == 1
+    assert hosts.agreed(value) is value
+    assert hosts.is_first()
+    assert hosts.count() == 1

@@ -72,7 +72,9 @@ def test_one_that_dies_ends_the_other_with_all_saved(tmp_path, killed):
     processes[killed].send_signal(signal.SIGKILL)
     processes[killed].wait()
     code, _, err = ended(processes[1 - killed])
-    assert code == 75 and f"metarun: process {killed} of 2 has gone" in err and "Check failure" not in err
+    assert code == 75
+    assert f"metarun: process {killed} of 2 has gone" in err
+    assert "Check failure" not in err
     newest = max(int(path.name) for path in (tmp_path / "run" / "checkpoints" / "last").iterdir())
     if killed == 1:  # process 0 has what was made since the last save, too
         assert f"saved is meta-step {newest} of 100000; the same commands go on" in err
@@ -86,7 +88,8 @@ def test_asked_to_stop_in_one_they_all_stop_saved_and_go_on_together(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     code, _, err = ended(processes[0])
     newest = max(int(path.name) for path in (tmp_path / "run" / "checkpoints" / "last").iterdir())
-    assert code == 75 and f"stopped and saved at meta-step {newest} of 100000; the same commands go on" in err
+    assert code == 75
+    assert f"stopped and saved at meta-step {newest} of 100000; the same commands go on" in err
     assert ended(processes[1])[0] == 75
     processes = several(2, "run", *LONG, cwd=tmp_path)
     wait_for(lambda: rows(tmp_path / "run")[-1]["step"] > newest, processes[0])
@@ -98,7 +101,8 @@ def test_what_is_wrong_is_one_line(tmp_path):
     (one, other) = several(2, "run", "train.steps=40", "hardware.join_seconds=1", cwd=tmp_path)[:2]
     other.kill()
     code, _, err = ended(one)
-    assert code == 2 and err.startswith("metarun: hardware.processes=2: of these 1 did not come to 127.0.0.1:")
+    assert code == 2
+    assert err.startswith("metarun: hardware.processes=2: of these 1 did not come to 127.0.0.1:")
     refused = metarun(*RUN, "hardware=multihost", "train.seeds=2", cwd=tmp_path, code=2).stderr
     assert refused.startswith("metarun: hardware.coordinator=auto: is of one run")
     refused = metarun("-m", *RUN, "hardware=multihost", "train.seed=0,1", cwd=tmp_path, code=2).stderr
