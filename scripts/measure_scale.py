@@ -48,7 +48,7 @@ NETWORKS = {  # what such links are sold as; not measured here
 
 def on_devices() -> dict[str, list[tuple[int, float]]]:
     """Milliseconds a meta-step of one process with 1 to 8 devices of this machine."""
-    found = {}
+    found: dict[str, list[tuple[int, float]]] = {}
     for name, words in RUNS.items():
         found[name] = []
         for devices in (1, 2, 4, 8):
@@ -140,12 +140,13 @@ def all_reduce(address: str, processes: int, process: int) -> None:
     if processes > 1:
         jax.distributed.initialize(address, processes, process)
     mesh = Mesh(np.array(jax.devices()), ("tasks",))
+
+    def twenty(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 20, lambda _, x: 0.5 * jax.lax.psum(x, "tasks"), x)
+
+    reduced = jax.jit(jax.shard_map(twenty, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))
     taken = []
     for size in SIZES:
-        sums = jax.shard_map(
-            lambda x: jax.lax.psum(x, "tasks"), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
-        )
-        reduced = jax.jit(lambda x, sums=sums: jax.lax.fori_loop(0, 20, lambda _, x: 0.5 * sums(x), x))
         place, ones = NamedSharding(mesh, P()), np.ones(size // 4, np.float32)
         x = jax.make_array_from_callback(ones.shape, place, lambda index, ones=ones: ones[index])
         times = []
@@ -197,8 +198,8 @@ def a_thousand_jobs(found: dict[str, Any]) -> str:
     """What a sweep of 1,000 jobs needs beside the jobs' own work."""
     each, record = (dict(found["jobs"]["value"][name])[64] for name in ("one after another", "bytes of the record"))
     return (
-        f"1,000 jobs that are as tiny as those measured here (two meta-steps) take {each:.0f} s one after another in one "
-        f"process: a job's share of a sweep does not grow with their number. The record of the sweep has {record:,.0f} "
+        f"1,000 jobs that are as tiny as those measured here (two meta-steps) take {each:.0f} s one after another in "
+        f"one process: a job's share of a sweep does not grow with their number. The record of the sweep has {record:,.0f} "
         f"bytes a job, {record / 1000:,.2f} MB in all, and is read whole in about a second ([sweeps.md](sweeps.md))."
     )
 
@@ -208,8 +209,12 @@ def draw(found: dict[str, Any]) -> None:
     plt.rcParams.update(
         {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "metarun"}
     )
-    panels = (("devices", "devices of a process", "ms a meta-step"), ("processes", "processes", "ms a meta-step"),
-              ("seeds", "seeds in one program", "ms a meta-step of all"), ("jobs", "jobs of a sweep", "ms a job"))  # fmt: skip
+    panels = (
+        ("devices", "devices of a process", "ms a meta-step"),
+        ("processes", "processes", "ms a meta-step"),
+        ("seeds", "seeds in one program", "ms a meta-step of all"),
+        ("jobs", "jobs of a sweep", "ms a job"),
+    )
     figure, axes = plt.subplots(1, 4, figsize=(12, 2.8), layout="constrained")
     for ax, (part, label, unit) in zip(axes, panels, strict=True):
         for name, values in found[part]["value"].items():

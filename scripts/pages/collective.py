@@ -1,4 +1,4 @@
-"""What a meta-step's all-reduce costs on many devices: on paper, and simulated with devices that are not equally fast."""
+"""What a meta-step's all-reduce costs on many devices: on paper, and simulated with devices of unequal speed."""
 
 from typing import NamedTuple
 
@@ -44,6 +44,6 @@ def simulated(
 
 
 def most_devices(tasks: int, task: float, size: float, link: Link) -> int:
-    """Of how many devices a meta-step of so many tasks, `task` seconds each, is fastest: powers of 2, a task at least."""
+    """On how many devices, of powers of 2, a meta-step of so many tasks is fastest that take `task` seconds each."""
     counts = [2**i for i in range(tasks.bit_length()) if 2**i <= tasks]
     return min(counts, key=lambda n: task * tasks / n + (seconds(size, n, link) if n > 1 else 0.0))

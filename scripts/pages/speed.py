@@ -147,5 +147,5 @@ def of_growth(found: Entry, when: str) -> list[str]:
         f"tenths, first {soak['first']:.0f}, last {soak['last']:.0f}; the process's peak memory grew by "
         f"{soak['grew_mb']:.1f} MB.",
         "",
-        "By devices beyond the cores, processes, seeds and jobs, and an estimate for 256 devices: [scale.md](scale.md).",
+        "By more devices, processes, seeds and jobs, and an estimate for 256 devices: [scale.md](scale.md).",
     ]

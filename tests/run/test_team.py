@@ -1,4 +1,4 @@
-"""Several processes at work on one run, on this machine: what they learn is what one learns, and none waits for ever."""
+"""Several processes at work on one run, on this machine: they learn what one learns, and none waits for ever."""
 
 import json
 import signal
