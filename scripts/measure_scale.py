@@ -200,7 +200,8 @@ def a_thousand_jobs(found: dict[str, Any]) -> str:
     return (
         f"1,000 jobs that are as tiny as those measured here (two meta-steps) take {each:.0f} s one after another in "
         "one process: a job's share of a sweep does not grow with their number. The record of the sweep has "
-        f"{record:,.0f} bytes a job, {record / 1000:,.2f} MB in all, and is read whole in about a second ([sweeps.md](sweeps.md))."
+        f"{record:,.0f} bytes a job, {record / 1000:,.2f} MB in all, and is read whole in about a second "
+        "([sweeps.md](sweeps.md))."
     )
 
 

@@ -197,8 +197,12 @@ def blank(leaf: Any) -> np.ndarray:
 
 
 def placed_as(tree: PyTree, like: PyTree) -> PyTree:
-    """A tree on the host, placed as `like` is."""
-    return engine.put(tree, jax.tree.map(lambda leaf: leaf.sharding, like))
+    """A tree on the host, each leaf placed as that of `like` is."""
+
+    def one(leaf: np.ndarray, other: Any) -> Any:
+        return engine.put(leaf, other.sharding) if isinstance(other, jax.Array) else leaf
+
+    return jax.tree.map(one, tree, like)
 
 
 def alone() -> ocp.options.MultiprocessingOptions:
