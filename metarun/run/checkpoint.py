@@ -253,7 +253,7 @@ def saved_params(directory: Path) -> PyTree | None:
 
 def save_tree(path: Path, tree: PyTree) -> None:
     """Saves `tree` at `path`, replacing what is there, and waits until it is on disk."""
-    with ocp.StandardCheckpointer() as writer:
+    with ocp.StandardCheckpointer(multiprocessing_options=alone()) as writer:
         writer.save(path.absolute(), tree, force=True)
 
 

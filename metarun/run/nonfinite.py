@@ -44,6 +44,8 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
         f"({', '.join(f'{name} {value:.4g}' for name, value in shown.items())}); "
         "try a smaller learner.inner_lr or optimizer.learning_rate, train.clip_norm, or train.on_nonfinite=skip; "
     )
+    if not engine.hosts.is_first():
+        return f"{told}process 0 keeps the state before it"
     try:
         folder.mkdir(exist_ok=True)
         save_tree(folder / "state", jax.device_get(state))
