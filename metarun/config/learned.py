@@ -12,6 +12,10 @@ from metarun.inner import Inner
 from metarun.losses import Loss
 
 
+# However many processes trained it, and whether or not its version knew of several: it is used in one.
+ALONE = {"coordinator": None, "processes": "auto", "process": "auto", "join_seconds": 300.0}
+
+
 class Parts(NamedTuple):
     """As `config.run.Run` has them."""
 
@@ -26,7 +30,7 @@ def parts(config: dict[str, Any], n_out: int, metric: str) -> Parts:
     """Of a resolved configuration whose tasks have `n_out` outputs and this metric. Raises ConfigError."""
     training = build("learner", config["learner"], kind=Learner)
     changes = known("eval.learner", config["eval"]["learner"], config["learner"])
-    hardware = build("hardware", config["hardware"], kind=engine.Hardware)
+    hardware = build("hardware", {**config["hardware"], **ALONE}, kind=engine.Hardware)
     return Parts(
         learner=build("eval.learner", laid_over(config["learner"], changes)),
         model=build("model", config["model"], kind=nn.Module, n_out=training.width(n_out), dtype=hardware.dtype),

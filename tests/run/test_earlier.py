@@ -58,7 +58,8 @@ def test_a_stopped_run_goes_on_to_the_end_it_would_have_had(runs, ended):
 
 def test_its_configuration_is_what_it_was(runs):
     stored = yaml.safe_load((runs / "whole" / "config.yaml").read_text())
-    later = {"run": stored["run"] | {"max_silent_minutes": 15}, "hardware": stored["hardware"] | {"data": "auto"}}
+    auto = yaml.safe_load((Path(__file__).parents[2] / "conf" / "hardware" / "auto.yaml").read_text())
+    later = {"run": stored["run"] | {"max_silent_minutes": 15}, "hardware": auto}
     now = resume(runs / "whole", stored | later, [])
     assert build_run(now).train.steps == 8
-    assert now["hardware"] == stored["hardware"] | {"data": "auto"}
+    assert now["hardware"] == auto | stored["hardware"]
