@@ -56,6 +56,7 @@ class Episode(NamedTuple):
     support: Batch
     query: Batch
     classes: Array | None = None  # (ways,) int32: which of the split's classes the labels stand for
+    group: Array | None = None  # () int32: which of the split's groups the task is of, where tasks are in groups
 
 
 def examples(episode: Episode) -> Batch:
@@ -132,6 +133,15 @@ class Named(Protocol):
 
     def class_names(self, split: str) -> list[str] | None:
         """The names of a split's classes, by their numbers in `Episode.classes`; None where there are no classes."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """A task distribution whose tasks are in groups, families of functions say: a test tells how each of them fared."""
+
+    def group_names(self, split: str) -> list[str] | None:
+        """The names of a split's groups, by their numbers in `Episode.group`; None where there are no groups."""
         ...
 
 

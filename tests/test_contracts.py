@@ -12,7 +12,7 @@ from support import composed, on_blobs
 from metarun.config import choices
 from metarun.config.build import build
 from metarun.config.run import Run, build_run
-from metarun.core import Episode, Key, PyTree, Tasks
+from metarun.core import Episode, Grouped, Key, PyTree, Tasks
 from metarun.engine.net import make_net
 from metarun.tasks.episode import by_class
 
@@ -55,7 +55,7 @@ def test_a_key_gives_one_episode_and_another_key_another(task):
 def test_episodes_have_the_shape_that_the_settings_ask_for(task):
     tasks, data, sample = task
     for split in SPLITS:
-        support, query, _ = sample(data[split], jax.random.key(0))
+        support, query, *_ = sample(data[split], jax.random.key(0))
         ways = tasks.ways if tasks.metric == "accuracy" else 1
         for batch, per_class in ((support, tasks.shots), (query, tasks.queries)):
             assert len(batch.x) == len(batch.y) == ways * per_class
@@ -69,7 +69,7 @@ def test_episodes_have_the_shape_that_the_settings_ask_for(task):
 def test_support_and_query_share_no_example(task):
     _, data, sample = task
     for seed in range(5):
-        support, query, _ = sample(data["train"], jax.random.key(seed))
+        support, query, *_ = sample(data["train"], jax.random.key(seed))
         rows = {np.asarray(x).tobytes() for x in support.x}
         assert rows.isdisjoint(np.asarray(x).tobytes() for x in query.x)
 
@@ -81,6 +81,17 @@ def test_a_label_tells_nothing_of_which_class_it_stands_for(task):
     drawn = classes(data["train"], jax.random.split(jax.random.key(0), 400))
     if drawn is not None:  # sine waves and groups are no classes
         assert 140 < (drawn[:, 0] < drawn[:, 1]).sum() < 260  # six standard deviations
+
+
+def test_an_episodes_group_is_one_that_has_a_name(task):
+    tasks, data, sample = task
+    for split in SPLITS:
+        names = tasks.group_names(split) if isinstance(tasks, Grouped) else None
+        group = sample(data[split], jax.random.key(0)).group
+        assert (names is None) == (group is None)
+        if names is not None:
+            assert len(set(names)) == len(names)
+            assert 0 <= int(group) < len(names)
 
 
 def test_sampling_many_at_once_is_sampling_each(task):
@@ -117,7 +128,7 @@ def test_a_learner_keeps_its_protocol(learner):
     run = build_run(on_blobs(f"learner={learner}", *FEWER_LAYERS.get(learner, ())))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     batch = few_episodes(run)
-    support, query, _ = jax.tree.map(lambda leaf: leaf[0], batch)
+    support, query, *_ = jax.tree.map(lambda leaf: leaf[0], batch)
     params = jax.jit(lambda key: run.learner.init(net, key, support.x))(jax.random.key(2))
 
     @jax.jit
@@ -179,7 +190,7 @@ def test_an_optimizer_goes_downhill(optimizer):
 
 def test_labels_stand_class_by_class():
     x = jnp.arange(12).reshape(3, 4)
-    support, query, classes = by_class(x, shots=1, classes=jnp.array([7, 5, 9]))
+    support, query, classes, *_ = by_class(x, shots=1, classes=jnp.array([7, 5, 9]))
     np.testing.assert_array_equal(support.x, [0, 4, 8])
     np.testing.assert_array_equal(support.y, [0, 1, 2])
     np.testing.assert_array_equal(query.x, [1, 2, 3, 5, 6, 7, 9, 10, 11])

@@ -21,7 +21,8 @@ MAY_CHANGE = (
 )  # fmt: skip
 # What changes nothing but the final test; the rest of `eval` changes validations, too, which choose the best state.
 OF_THE_TEST = (
-    "eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots", "eval.inductive", "eval.tasks",
+    "eval.split", "eval.state", "eval.episodes", "eval.inner_steps", "eval.shots", "eval.inductive", "eval.tail",
+    "eval.tasks",
 )  # fmt: skip
 # What a test of its own may set of a run (`metarun eval`): how it is tested, where, and how fast.
 OF_A_TEST = ("eval.", "hardware.", "data_dir.", "inner.mode.", "inner.unroll.", "inner.remat.")

@@ -22,6 +22,7 @@ from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Posit
 from metarun.inner import Inner
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
+Share = Annotated[float, Ge(0), Lt(1)]
 Period = Count | Literal["auto"]
 
 # Far above what has been published, and below what makes a machine silent for minutes: a host array has a row for each.
@@ -90,6 +91,7 @@ class Eval:
     inner_steps: tuple[CountOrZero, ...]
     shots: tuple[Count, ...]
     inductive: engine.Inductive
+    tail: Share
     task: dict[str, Any]
     learner: dict[str, Any]
     tasks: dict[str, dict[str, Any]]  # other domains for the test, by their names

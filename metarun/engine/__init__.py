@@ -3,7 +3,7 @@
 from metarun.engine import hosts
 from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_state, must_fit, sizes, until_it_fits
 from metarun.engine.compiled import Program, ahead, compiling_ahead, described, shape_of
-from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive
+from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive, mean_and_interval
 from metarun.engine.gathered import at
 from metarun.engine.hardware import Hardware, prepare
 from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, of_evaluation, of_meta_step, stream, task_key
@@ -20,8 +20,8 @@ __all__ = [
     "EVAL", "INIT", "TRAIN", "VAL", "Answers", "Asked", "Evaluation", "Figures", "Guard", "Hardware", "Inductive",
     "Numbers", "OutOfMemory", "Program", "Programs", "Report", "Shape", "Source", "Speed", "Training", "ahead", "at",
     "at_zero", "check_shapes", "choose_chunk", "compiling_ahead", "copied", "cut", "described", "episode_size",
-    "first_state", "for_episodes", "free_host_bytes", "held", "hosts", "in_parts", "input_of", "is_on_host", "measure",
-    "must_fit", "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation", "of_members", "of_meta_step",
-    "placed", "prepare", "programs", "put", "send", "shape_of", "sizes", "stacked", "stand_in", "stream",
-    "sums_at_zero", "task_key", "to_be_placed", "until_it_fits", "without_numbers",
+    "first_state", "for_episodes", "free_host_bytes", "held", "hosts", "in_parts", "input_of", "is_on_host",
+    "mean_and_interval", "measure", "must_fit", "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation",
+    "of_members", "of_meta_step", "placed", "prepare", "programs", "put", "send", "shape_of", "sizes", "stacked",
+    "stand_in", "stream", "sums_at_zero", "task_key", "to_be_placed", "until_it_fits", "without_numbers",
 ]  # fmt: skip

@@ -2,8 +2,9 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -43,6 +44,8 @@ class Answers(NamedTuple):
     outputs: Array | np.ndarray  # (tasks, queries, n_out)
     y: Array | np.ndarray  # (tasks, queries) labels, or (tasks, queries, n_out) targets
     classes: Array | np.ndarray | None  # (tasks, ways): which of the split's classes the labels stand for
+    groups: Array | np.ndarray | None = None  # (tasks,): which of the split's groups each is of
+    metrics: Mapping[str, np.ndarray] = MappingProxyType({})  # (tasks,) each: what the figures are means of
 
 
 class Evaluation(NamedTuple):
@@ -61,6 +64,7 @@ class Told(NamedTuple):
     outputs: Array  # (numbers, queries, n_out)
     y: Array
     classes: Array | None
+    group: Array | None
 
 
 def query_metrics(
@@ -114,6 +118,7 @@ def query_metrics(
         outputs,
         query.y,
         episode.classes,
+        episode.group,
     )
 
 
@@ -194,8 +199,9 @@ class Evaluate(NamedTuple):
                 metrics |= {f"{name}_inductive": values[:, i] for name, values in told.inductive.items()}
             if after is not None and i == 0:
                 metrics |= told.measured
-            figures = {name: mean_and_interval(np.asarray(values)) for name, values in metrics.items()}
-            return Evaluation(figures, Answers(told.outputs[:, i], told.y, told.classes))
+            of_each = {name: np.asarray(values) for name, values in metrics.items()}
+            figures = {name: mean_and_interval(values) for name, values in of_each.items()}
+            return Evaluation(figures, Answers(told.outputs[:, i], told.y, told.classes, told.group, of_each))
 
         return [evaluation(i) for i in range(1 + len(after or ()))]
 

@@ -59,6 +59,8 @@ def html(runs: list[SavedRun]) -> str:
         lesser=tables.LESSER,
         beside_papers=tables.beside_papers(runs),
         elsewhere=tables.elsewhere(runs),
+        tails=tables.tails(runs),
+        by_group=tables.by_group(runs),
         over_seeds=tables.over_seeds(together),
         differences=tables.what_differs(runs),
         parts={part: [c for c in drawn if c.part == part] for part in dict.fromkeys(c.part for c in drawn)},

@@ -34,6 +34,27 @@ class OnDomain(BaseModel):
     task: dict[str, Any]
 
 
+class Tail(BaseModel):
+    """How the worst tasks of a test fared."""
+
+    metric: str
+    level: StrictFloat
+    worst: StrictFloat | None
+    cvar: StrictFloat | None
+
+
+class OfAGroup(Figure):
+    tasks: StrictInt
+
+
+class Groups(Tail):
+    """How the groups of a test's tasks fared."""
+
+    mean: StrictFloat | None
+    worst_group: str
+    each: dict[str, OfAGroup]
+
+
 class Tested(BaseModel):
     """The parts of results.json whose names begin with the split."""
 
@@ -125,6 +146,10 @@ def results(found: Any) -> tuple[dict[str, Any], list[str]]:
     figures = {"figures": found.get(split), "by_inner_steps": found.get(f"{split}_by_inner_steps", {})}
     tested = Tested.model_validate({**figures, "by_shots": found.get(f"{split}_by_shots", {})})
     others = [after for other in tested.by_shots.values() for after in (other.figures, *other.by_inner_steps.values())]
+    kinds: dict[str, type[BaseModel]] = {"tail": Tail, "groups": Groups}
+    for part, kind in kinds.items():
+        if found.get(f"{split}_{part}") is not None:
+            kind.model_validate(found[f"{split}_{part}"])
     metric = main_metric(found)
     for measured in (tested.figures, *tested.by_inner_steps.values(), *others):
         if metric not in measured:

@@ -7,7 +7,7 @@ import numpy as np
 from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup, setup_of
-from metarun.run.figures import figure_of, in_short, main_metric, papers, show, source, unit
+from metarun.run.figures import MOST_GROUPS, figure_of, in_short, main_metric, papers, share, show, source, unit
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
 LESSER = (
@@ -155,6 +155,45 @@ def elsewhere(runs: list[SavedRun]) -> Table | None:
     every = [[found[run.name].get(column, text(None)) for column in columns] for run in tested]
     rows = [[*mine, *others] for mine, others in zip(own, every, strict=True)]
     return Table(["run", "trained for", "there", *columns], rows) if rows else None
+
+
+def tails(runs: list[SavedRun]) -> Table | None:
+    """A row for each run that tells of its worst tasks beside the mean, and of its groups of tasks; None without any.
+
+    Runs that tell of other shares of the worst are in other columns.
+    """
+    rows: list[dict[str, Cell]] = []
+    for run in runs:
+        tail, groups = run.tested("tail"), run.tested("groups")
+        if not tail:
+            continue
+        row = {"run": text(run.name), "mean": figure_cell(run, run.metric)}
+        row |= {"worst task": figure_cell(run, f"{run.metric}_worst")}
+        row |= {f"worst {share(tail)} of tasks": figure_cell(run, f"{run.metric}_cvar")}
+        if groups:
+            row |= {"groups": number(len(groups["each"])), "mean of groups": figure_cell(run, f"{run.metric}_groups")}
+            row |= {"worst group": figure_cell(run, f"{run.metric}_groups_worst")}
+            row |= {"it is": text(groups["worst_group"])}
+            row |= {f"worst {share(groups)} of groups": figure_cell(run, f"{run.metric}_groups_cvar")}
+        rows.append(row)
+    return in_columns(rows)
+
+
+def by_group(runs: list[SavedRun]) -> Table | None:
+    """A row for each run whose test has a few groups of tasks, a column for each of these; None if there is none."""
+    rows = []
+    for run in runs:
+        each = (run.tested("groups") or {}).get("each", {})
+        if 0 < len(each) <= MOST_GROUPS:
+            figures = {name: Cell(show(run.metric, one), one["mean"] or "") for name, one in each.items()}
+            rows.append({"run": text(run.name), "of": text(run.metric)} | figures)
+    return in_columns(rows)
+
+
+def in_columns(rows: list[dict[str, Cell]]) -> Table | None:
+    """Rows by the names of their columns as a table; None of none."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return Table(columns, [[row.get(name, text(None)) for name in columns] for row in rows]) if rows else None
 
 
 def kept(runs: list[SavedRun]) -> Table | None:

@@ -7,7 +7,18 @@ from typing import Any
 from metarun.report.experiments import differences, groups, learner
 from metarun.report.runs import SavedRun
 from metarun.report.setups import setup
-from metarun.report.tables import Table, beside_papers, elsewhere, kept, over_seeds, summary, tasks_tested, whys
+from metarun.report.tables import (
+    Table,
+    beside_papers,
+    by_group,
+    elsewhere,
+    kept,
+    over_seeds,
+    summary,
+    tails,
+    tasks_tested,
+    whys,
+)
 from metarun.run.figures import figure_of, unit
 
 # Settings that a column of their own has already, or that say where a run was, not what it was.
@@ -84,7 +95,11 @@ def as_markdown(runs: list[SavedRun]) -> str:
     """The summary as a markdown table; below it those beside the papers, on other domains, of tests that were kept,
     over seeds, and of what went wrong, if any.
     """
-    more = (beside_papers(runs), elsewhere(runs), kept(runs), over_seeds(groups(runs)), whys(runs))
+    more = (
+        *(of(runs) for of in (beside_papers, elsewhere, by_group, tails, kept)),
+        over_seeds(groups(runs)),
+        whys(runs),
+    )
     tables = (summary(runs), *more)
     return "\n".join(markdown_table(table) for table in tables if table)
 

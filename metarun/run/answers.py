@@ -59,7 +59,7 @@ def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval
     ranks = by_success(np.asarray(answers.outputs), np.asarray(answers.y))
     index = telling(ranks)
     drawn = engine.for_episodes(run.eval_tasks, data, engine.of_evaluation, k_eval, index)
-    support, query, classes = jax.device_get(engine.send(sample, drawn, k_eval, index.astype(np.int32)))
+    support, query, classes, _ = jax.device_get(engine.send(sample, drawn, k_eval, index.astype(np.int32)))
     arrays: dict[str, Any] = {
         "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
         "outputs": answers.outputs[index],

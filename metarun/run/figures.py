@@ -5,10 +5,22 @@ from typing import Any
 
 import numpy as np
 
+MOST_GROUPS = 12  # of which each is shown by itself
+TAILS = {"worst": "tail", "cvar": "tail", "groups": "groups", "groups_worst": "groups", "groups_cvar": "groups"}
+
 
 def figure_of(found: dict[str, Any], name: str) -> dict[str, float] | None:
-    """The test's figure of a metric, or, for `<metric>_after_<n>`, of one after so many inner steps; None without."""
+    """The test's figure of a metric, or, for `<metric>_after_<n>`, of one after so many inner steps; None without.
+
+    Of the main metric also `<metric>_worst` and `<metric>_cvar` of the tasks, and of the means of groups of tasks
+    `<metric>_groups`, their mean, `<metric>_groups_worst` and `<metric>_groups_cvar`.
+    """
     split = found["protocol"]["split"]
+    main, _, tail = name.partition("_")
+    if tail in TAILS:
+        of = found.get(f"{split}_{TAILS[tail]}") or {}
+        value = of.get(tail.removeprefix("groups_").replace("groups", "mean"))
+        return {"mean": value} if of.get("metric") == main and value is not None else None
     metric, after, steps = name.partition("_after_")
     figures = found.get(f"{split}_by_inner_steps", {}).get(steps, {}) if after else found[split]
     return figures.get(metric)
@@ -32,6 +44,11 @@ def show(name: str, figure: Mapping[str, float | None]) -> str:
     scale, percent = unit(name)
     digits = 2 if percent else 4
     return f"{scale * mean:.{digits}f}{'' if ci95 is None else f' ± {scale * ci95:.{digits}f}'}{percent}"
+
+
+def share(tail: Mapping[str, Any]) -> str:
+    """How large the part of the worst is that a tail mean is of: `30 %`"""
+    return f"{100 * (1 - tail['level']):.3g} %"
 
 
 def papers(found: dict[str, Any], name: str) -> str:

@@ -13,12 +13,13 @@ from rich.text import Text
 
 from metarun.config.run import Run, laid_over
 from metarun.run.domains import Domain
-from metarun.run.figures import main_metric, papers, show, source
+from metarun.run.figures import MOST_GROUPS, figure_of, main_metric, papers, share, show, source
 from metarun.run.log import console
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.next_command import next_command
 from metarun.run.provenance import made_with
+from metarun.run.tails import of_groups, of_tasks
 from metarun.text import printable
 
 
@@ -73,6 +74,8 @@ def figures_of(run: Run, tested: Tested, domains: Mapping[str, Domain]) -> dict[
         split: tested.evaluation.figures,
         f"{split}_by_inner_steps": tested.figures_by_inner_steps,
         f"{split}_by_shots": tested.figures_by_shots,
+        f"{split}_tail": of_tasks(run, tested.evaluation),
+        f"{split}_groups": of_groups(run, tested.evaluation),
         "tests": {name: found | on[name] for name, found in tested.figures_by_domain.items()},
     }
 
@@ -155,6 +158,7 @@ def figure_rows(found: dict[str, Any]) -> list[Row]:
     def other(name: str, figures: dict[str, Any], theirs: str = "", style: str = "") -> None:
         rows.append((name, show(main, figures[main]), theirs, style))
 
+    rows += tail_rows(found)
     for steps, figures in found[f"{split}_by_inner_steps"].items():
         other(f"  after {counted(steps, 'inner step')}", figures, papers(found, f"{main}_after_{steps}"))
     for shots, by_shots in found.get(f"{split}_by_shots", {}).items():
@@ -163,6 +167,27 @@ def figure_rows(found: dict[str, Any]) -> list[Row]:
         other(f"on {name}", test["figures"], style="bold")
         for shots, by_shots in test["by_shots"].items():
             other(f"  with {counted(shots, 'shot')}", by_shots["figures"])
+    return rows
+
+
+def tail_rows(found: dict[str, Any]) -> list[Row]:
+    """The worst tasks of a test, and its groups of tasks; many of them by their mean, the worst, and the worst ones."""
+    split, main = found["protocol"]["split"], main_metric(found)
+    tail, groups = found.get(f"{split}_tail"), found.get(f"{split}_groups")
+    rows: list[Row] = []
+
+    def add(name: str, figure: str) -> None:
+        rows.append((f"  {name}", show(main, figure_of(found, figure) or {"mean": None}), papers(found, figure), ""))
+
+    if tail:
+        add("worst task", f"{main}_worst")
+        add(f"worst {share(tail)} of tasks", f"{main}_cvar")
+    if groups and len(groups["each"]) <= MOST_GROUPS:
+        rows += [(f"  of {name}", show(main, figure), "", "") for name, figure in groups["each"].items()]
+    elif groups:
+        add(f"mean of {len(groups['each'])} groups", f"{main}_groups")
+        add(f"worst group, {groups['worst_group']}", f"{main}_groups_worst")
+        add(f"worst {share(groups)} of groups", f"{main}_groups_cvar")
     return rows
 
 

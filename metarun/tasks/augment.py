@@ -66,7 +66,7 @@ def sample_images(self: InImages, data: PyTree, key: Key) -> Episode:
     if how is None or (how.support.off and how.query.off):
         return classes.sample(self, data, key)
     k_draw, k_support, k_query = jax.random.split(key, 3)
-    (x, y), (query_x, query_y), chosen = classes.sample(self, data, k_draw)
+    (x, y), (query_x, query_y), chosen, _ = classes.sample(self, data, k_draw)
     support = Batch(augmented(x, k_support, how.support), y)
     return Episode(support, Batch(augmented(query_x, k_query, how.query), query_y), chosen)
 

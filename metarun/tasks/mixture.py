@@ -67,6 +67,9 @@ class Mixture:
     def n_classes(self, split: str) -> None:
         """None: families are no classes."""
 
+    def group_names(self, split: str) -> list[str]:
+        return list(FAMILIES)
+
     def load(self, split: str) -> PyTree:
         return ()
 
@@ -80,7 +83,7 @@ class Mixture:
         points = jnp.where((jnp.arange(2) == 1)[None] & (family < CURVES), 1.0, points)
         targets = values(family, parameters, points[:, 0], points[:, 1])
         targets = (targets + self.noise * jax.random.normal(k_noise, targets.shape))[:, None]
-        return of_rows(points, targets, self.shots)
+        return of_rows(points, targets, self.shots)._replace(group=family)
 
     def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
         return losses.squared_error(outputs, y)

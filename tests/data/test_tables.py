@@ -267,7 +267,7 @@ def test_arrays_with_groups_are_a_regression(tmp_path):
     targets = np.stack([Y, -Y], 1) + 0.5
     tasks = Arrays(5, 2, 2, saved(tmp_path / "a.npz", x=X, y=targets, group=Y.astype(str)), *DRAWN)
     assert (tasks.metric, tasks.n_out) == ("mse", 2)
-    support, query, _ = tasks.sample(tasks.load("train"), jax.random.key(0))
+    support, query, *_ = tasks.sample(tasks.load("train"), jax.random.key(0))
     np.testing.assert_allclose(support.y, np.stack([support.x[:, 0] // 10, -(support.x[:, 0] // 10)], 1) + 0.5)
     loss, metrics = tasks.loss(query.y + 2, query.y)
     assert (loss, metrics["mse"]) == (4, 4)

@@ -155,7 +155,7 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     episode = ("task=sinusoid", "task.queries=1", "task.shots=3")
     run = run_of(*episode, "model=mlp", "model.norm=batch", "model.hidden=[8]")
     net = make_net(run.model, run.tasks, 1)
-    support, query, _ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
+    support, query, *_ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     params = run.learner.init(net, jax.random.key(1), support.x)
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
     asked = dataclasses.replace(MAIN, inductive="main")

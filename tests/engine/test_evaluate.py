@@ -65,6 +65,7 @@ def test_an_evaluation_is_every_tasks_metrics_one_by_one(drawn):
             np.testing.assert_allclose(figure["mean"], values.mean(), rtol=1e-4, err_msg=name)
             expected = 1.96 * values.std(ddof=1) / np.sqrt(TASKS)
             np.testing.assert_allclose(figure["ci95"], expected, rtol=1e-3, err_msg=name)
+            np.testing.assert_allclose(answers.metrics[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
         np.testing.assert_allclose(answers.outputs, [task.outputs[0] for task in found], rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(answers.y, episodes.query.y)
         np.testing.assert_array_equal(answers.classes, episodes.classes)
@@ -74,7 +75,7 @@ def test_an_evaluation_is_every_tasks_metrics_one_by_one(drawn):
 def test_a_tasks_metrics_are_those_of_its_query_set_after_its_own_support_set(drawn):
     """Two steps of descent on the support set by hand, then the loss of the queries: together, and each alone."""
     params, _, episodes = drawn
-    support, query, _ = one_of(episodes)
+    support, query, *_ = one_of(episodes)
 
     @jax.jit
     def by_hand(params):

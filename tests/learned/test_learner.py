@@ -68,7 +68,7 @@ def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(nam
     for index in range(2):
         k_episode, k_adapt = task_key(stream(run.eval.seed, EVAL), jnp.int32(index))
         k_adapt = jax.random.split(k_adapt)[0] if isinstance(run.learner, Measured) else k_adapt
-        support, query, _ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), k_episode)
+        support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), k_episode)
         names = np.array(["ant", "bee", "cow"])
         adapted = learned.adapt(support.x, names[support.y], seed=k_adapt)
         for queries in ("alone", "together"):
@@ -81,7 +81,7 @@ def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_othe
     run = build_run(composed("task=strokes", "learner=protonet", "model.filters=2"))
     learned = learned_of(run)
     net = engine.net_for(run.model, None, run.tasks.loss, 5, True)
-    support, query, _ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
+    support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
     adapted = learned.adapt(support.x, support.y)
 
     @jax.jit

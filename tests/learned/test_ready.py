@@ -29,7 +29,7 @@ def test_it_tells_characters_apart_as_it_is_said_to(name):
     sample, data = jax.jit(run.tasks.sample), run.tasks.load("test")
     right = []
     for key in jax.random.split(jax.random.key(1), 20):
-        support, query, _ = sample(data, key)
+        support, query, *_ = sample(data, key)
         predicted = learned.adapt(support.x, support.y).predict(query.x, "together")
         right.append((predicted == query.y).mean())
     (told,) = [one for one in ready.every() if one.name == name]

@@ -79,7 +79,7 @@ def test_meta_sgd_with_equal_steps_is_maml_and_its_steps_have_a_gradient():
 
     # d/d alpha of one step is -grad L_support o grad L_query(theta'), element by element.
     one = dataclasses.replace(meta_sgd, inner_steps=1)
-    support, query, _ = one_of(BATCH)
+    support, query, *_ = one_of(BATCH)
     fast = jax.jit(lambda params: one.adapt(NET, params, support, None))(params)
     g_support = jax.jit(jax.grad(inner.support_loss(NET, support, "mean")))(params["theta"])
     g_query = jax.jit(jax.grad(inner.support_loss(NET, query, "mean")))(fast)
@@ -359,7 +359,7 @@ def test_imaml_equals_finite_differences_through_the_converged_inner_problem():
         net, batch = classifier(WAYS), episodes(1, WAYS, jax.random.key(0))
         theta = net.init(jax.random.key(1), batch.support.x[0])
         learner = IMAML(inner_lr=0.3, inner_steps=2000, inner_optimizer="sgd", penalty=1.0, cg_steps=60)
-        support, query, _ = one_of(batch)
+        support, query, *_ = one_of(batch)
         flat, unravel = jax.flatten_util.ravel_pytree(theta)
         grads, _ = jax.jit(lambda p: learner.meta_grad(net, p, batch, keys()[:1], 0))(theta)
         got, _ = jax.flatten_util.ravel_pytree(grads)

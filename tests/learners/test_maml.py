@@ -91,7 +91,7 @@ def test_fomaml_is_the_query_gradient_at_the_adapted_parameters():
     grads, _ = jax.jit(lambda *a: learner.meta_grad(net, *a))(params, batch, keys, 0)
 
     def by_definition(i):
-        support, query, _ = jax.tree.map(lambda v: v[i], batch)
+        support, query, *_ = jax.tree.map(lambda v: v[i], batch)
         fast = learner.adapt(net, params, support, keys[i])
         return jax.grad(lambda p: net.loss(net.apply(p, query.x), query.y)[0])(fast)
 

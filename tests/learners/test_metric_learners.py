@@ -122,7 +122,7 @@ def test_proto_maml_before_its_first_step_is_a_prototypical_network():
 def test_proto_mamls_meta_gradient_passes_through_the_prototypes_and_equals_finite_differences():
     with jax.enable_x64(True), jax.debug_key_reuse(False):
         net, batch = classifier(WAYS), episodes(1, WAYS, jax.random.key(0))
-        support, query, _ = one_of(batch)
+        support, query, *_ = one_of(batch)
         flat, unravel = jax.flatten_util.ravel_pytree(net.init(jax.random.key(1), support.x)["hidden"])
         head = {"kernel": jnp.zeros((6, WAYS)), "bias": jnp.zeros(WAYS)}  # the model's, which nothing uses
 

@@ -65,9 +65,13 @@ def test_a_csv_holds_numbers_in_columns_of_their_own_with_the_unit_in_the_name(f
 def test_markdown_shows_the_same_figures_with_their_intervals_and_what_is_wrong(four):
     found = runs.read(paths.find([four]))
     text = written.as_markdown(found)
-    summary, paper, wrong = (part.splitlines() for part in text.split("\n\n"))
+    summary, paper, tail, wrong = (part.splitlines() for part in text.split("\n\n"))
     assert "| 75.47 ± 1.56 % | 8 |" in summary[2]
     assert (len(summary), len(paper)) == (6, 3)
+    told = json.loads((four / "sine" / "results.json").read_text())["test_tail"]
+    (row,) = [row for row in tail if row.startswith("| sine |")]
+    assert f"| {told['worst']:.4f} | {told['cvar']:.4f} |" in row
+    assert tail[0].endswith("| worst task | worst 30 % of tasks |")
     assert wrong[2].startswith("| damaged | damaged | config.yaml cannot be read (")
     assert tables.figure_cell(found[0], "accuracy").value == 0.7547
     assert written.markdown_text("a|b<c>`") == "a\\|b&lt;c&gt;\\`"

@@ -42,7 +42,7 @@ def into_directories(folder: Path, split: str, number: int) -> None:
 
 def test_an_episode_shows_the_images_of_its_classes(miniimagenet_dir):
     task = MiniImageNet(ways=3, shots=2, queries=4, data_dir=miniimagenet_dir, augment=None)
-    support, query, classes = task.sample(task.load("val"), jax.random.key(0))
+    support, query, classes, *_ = task.sample(task.load("val"), jax.random.key(0))
     assert support.x.shape == (6, 84, 84, 3)
     assert [task.class_names("val")[c] for c in classes] == [f"n1{c}" for c in classes]
     for x, y in ((support.x, support.y), (query.x, query.y)):

@@ -61,10 +61,11 @@ def test_each_family_is_as_likely_as_another(functions):
 
 def test_an_episode_is_one_function_at_even_points_and_curves_are_of_x_alone(functions):
     def one(key):
-        support, query, _ = Mixture(10, 20, 0.0).sample((), jax.random.clone(key))
-        return support, query, mixture.function(jax.random.split(key, 3)[0])
+        support, query, _, group = Mixture(10, 20, 0.0).sample((), jax.random.clone(key))
+        return support, query, group, mixture.function(jax.random.split(key, 3)[0])
 
-    support, query, (family, parameters) = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), 3000))
+    support, query, group, (family, parameters) = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(1), 3000))
+    np.testing.assert_array_equal(group, family)
     points, targets = (np.concatenate([getattr(support, n), getattr(query, n)], 1) for n in "xy")
     curves = np.asarray(family) < 4
     assert (points[curves][..., 1] == 1).all()
