@@ -213,7 +213,11 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
 
 def tuples(value: Any, kind: Any) -> Any:
     """yaml knows lists only; a frozen dataclass needs tuples, which are hashable."""
-    return tuple(value) if isinstance(value, list) and get_origin(kind) is tuple else value
+    if not (isinstance(value, list) and get_origin(kind) is tuple):
+        return value
+    within = [arg for arg in get_args(kind) if arg is not Ellipsis]
+    each = within * len(value) if len(within) == 1 else within
+    return tuple(tuples(one, own) for one, own in zip(value, each, strict=False)) + tuple(value[len(each) :])
 
 
 INT32 = 2**31  # the bound of every count, which is worth telling only who comes there

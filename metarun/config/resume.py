@@ -177,6 +177,13 @@ def must_go_on_as_begun(directory: Path, before: dict[str, Any], now: dict[str, 
         return  # it is refused by its type
     if new < old:
         raise ConfigError("train.steps", new, f"at least {old}, as the run began with; for less name a new directory")
+    if before.get("train.selection") == "curriculum" and before.get("train.hardest_at") is None:
+        raise ConfigError(
+            "train.steps",
+            new,
+            f"{directory} cannot be made longer, as its curriculum ends with the run: a run of {new} would have begun "
+            f"otherwise; name a new run.dir, and train.hardest_at, with which a curriculum ends where it says",
+        )
     for key, value in sorted(before.items()):
         kept = (key in named and now.get(key) == value) or key in learners_numbers(before, value)
         if key.startswith(("optimizer.", "learner.")) and value == old and type(value) is int and not kept:

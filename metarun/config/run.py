@@ -26,7 +26,8 @@ Share = Annotated[float, Ge(0), Lt(1)]
 Period = Count | Literal["auto"]
 
 # Far above what has been published, and below what makes a machine silent for minutes: a host array has a row for each.
-MetaBatch = Annotated[int, Ge(1), Le(65_536)]
+MOST_TASKS = 65_536
+MetaBatch = Annotated[int, Ge(1), Le(MOST_TASKS)]
 Episodes = Annotated[int, Gt(1), Le(1_000_000)]
 
 
@@ -37,6 +38,9 @@ class Train:
     seed: Seed
     steps: Count
     meta_batch: MetaBatch
+    selection: Literal["uniform", "hard", "curriculum"]  # of a meta-step's tasks, from candidates: see engine.Selection
+    tail: Share  # of the candidates that are left out
+    hardest_at: Count | None  # the meta-step from which a curriculum takes the hardest; None: the last
     task: dict[str, Any]  # where training's episodes differ: more ways, more shots
     init_from: str | None  # a run whose parameters to start from
     log_every: Period
@@ -52,6 +56,20 @@ class Train:
             period = getattr(self, name)
             if period != "auto" and self.steps % period:
                 raise ConfigError(name, period, f"must divide train.steps={self.steps}, or be auto")
+        if self.screening is not None and not self.meta_batch < self.screening.candidates <= MOST_TASKS:
+            allowed = (
+                f"with train.meta_batch={self.meta_batch} it makes {self.screening.candidates:,} candidates; "
+                f"train.selection={self.selection} chooses from more than that, and at most {MOST_TASKS:,}"
+            )
+            raise ConfigError("tail", self.tail, allowed)
+
+    @property
+    def screening(self) -> engine.Selection | None:
+        """How many tasks are scored for a meta-step, and when the hardest of them are taken; None: all are."""
+        if self.selection == "uniform":
+            return None
+        hardest_at = 0 if self.selection == "hard" else self.hardest_at or self.steps - 1
+        return engine.Selection(round(self.meta_batch / (1 - self.tail)), hardest_at)
 
     @property
     def guard(self) -> engine.Guard:
@@ -157,6 +175,7 @@ class Run:
             guard=self.train.guard,
             asked=self.asked,
             meta_batch=self.train.meta_batch,
+            selection=self.train.screening,
         )
 
     @property
@@ -176,7 +195,7 @@ class Run:
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that shape the run's programs: no learning rate, no seed, no place."""
-        shaping = ("task.", "learner.", "model.", "optimizer.", "inner.", "train.task.", "train.meta_batch")
+        shaping = ("task.", "learner.", "model.", "optimizer.", "inner.", "train.task.", "train.meta_batch", "train.selection")
         return {
             key: value
             for key, value in flat(self.config).items()
@@ -201,6 +220,9 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
     hardware = build("hardware", config["hardware"], kind=engine.Hardware)
     how = build("inner", config["inner"], Inner)
     hardware.check(train.meta_batch)
+    if train.screening is not None and hardware.data == "host":
+        allowed = f"auto or device, as train.selection={train.selection} scores tasks of which it trains on some"
+        raise ConfigError("hardware.data", hardware.data, allowed)
 
     learner = build("learner", config["learner"], kind=Learner)
     # Before a key of train.task that only a classification has.

@@ -11,10 +11,11 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from metarun.core import Array, Key, Learner, Metrics, Net, PyTree, State, Tasks
+from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, State, Tasks
 from metarun.engine.compiled import Program
 from metarun.engine.gathered import at, shares, within
 from metarun.engine.keys import task_key
+from metarun.engine.selection import Selection, chosen, score
 from metarun.inner import Inner, clipped, differentiated
 
 # The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.
@@ -69,6 +70,7 @@ def make_meta_steps(
     guard: Guard,
     made_from: str | None = None,
     members: int | None = None,
+    selection: Selection | None = None,
 ) -> Program:
     """(state, data, numbers, seed's key, n) -> the state n meta-steps later and its report, compiled once for every n.
 
@@ -79,24 +81,45 @@ def make_meta_steps(
 
     With `members` it is the program of so many runs, on a mesh `of_members`: all arguments but the data, which they
     share, and all that comes back have a leading axis for them. Each makes n meta-steps of its own, or fewer.
+
+    With a `selection` a meta-step's tasks are chosen from more candidates, which the devices score together.
     """
-    local = meta_batch // mesh.shape["tasks"]
+    devices = mesh.shape["tasks"]
+    local = meta_batch // devices
 
     def on_a_device(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
         outer = optimizer(numbers["optimizer"])
         n = within(data, state.step, n)
 
-        def chunk_grad(state: State, indices: Array) -> tuple[PyTree, Metrics]:
+        def drawn(state: State, indices: Array) -> tuple[Episode, Key]:
             k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(jax.random.fold_in(k_train, state.step), indices)
-            episodes = jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes)
+            return jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes), k_adapts
+
+        def selected(state: State, selection: Selection) -> Array:
+            """The numbers (meta_batch,) of the candidates to train on, the same on every device."""
+
+            def scores(indices: Array) -> Array:
+                with differentiated(how):
+                    return jax.vmap(partial(score, own, net, state.params))(*drawn(state, indices))
+
+            each = -(-selection.candidates // (devices * task_chunk)) * task_chunk  # the last ones beyond the last
+            mine = (jax.lax.axis_index("tasks") * each + jnp.arange(each)).reshape(-1, task_chunk)
+            every = jax.lax.all_gather(jax.lax.map(scores, mine).reshape(-1), "tasks", tiled=True)
+            return chosen(selection, meta_batch, every[: selection.candidates], state.step)
+
+        def chunk_grad(state: State, indices: Array) -> tuple[PyTree, Metrics]:
+            episodes, k_adapts = drawn(state, indices)
             with differentiated(how):
                 return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
         def tried(state: State) -> tuple[State, Metrics, Array]:
             """The state one meta-step later, its metrics, and whether all of it is finite."""
             first = jax.lax.axis_index("tasks") * local
-            chunks = (first + jnp.arange(local)).reshape(-1, task_chunk)
+            indices = first + jnp.arange(local)
+            if selection is not None:
+                indices = selected(state, selection)[indices]
+            chunks = indices.reshape(-1, task_chunk)
             grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
             fine = is_finite((grads, metrics))
             updates, opt_state = outer.update(

@@ -16,6 +16,7 @@ from metarun.engine.gathered import at
 from metarun.engine.keys import task_key
 from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
+from metarun.engine.selection import Selection
 from metarun.engine.together import of_members
 from metarun.inner import Inner
 
@@ -44,6 +45,7 @@ class Shape:
     guard: Guard
     asked: Asked  # of the test
     meta_batch: int
+    selection: Selection | None = None  # None: a meta-step's tasks are those that are drawn
 
 
 def numbers_of(component: Any) -> dict[str, float]:
@@ -82,7 +84,7 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
 
         return jax.vmap(one)(jnp.arange(len(index)), index)
 
-    how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard)
+    how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard, shape.selection)
     steps = partial(
         make_meta_steps,
         shape.learner,
@@ -93,6 +95,7 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
         task_chunk=task_chunk,
         how=shape.inner,
         guard=shape.guard,
+        selection=shape.selection,
     )
 
     @cache

@@ -23,13 +23,22 @@ def announce(
     many = engine.hosts.count()
     log.info(
         f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, "
-        f"{run.train.meta_batch} tasks a meta-step in chunks of {task_chunk} on {mesh.size} "
+        f"{tasks_in_words(run)} a meta-step in chunks of {task_chunk} on {mesh.size} "
         f"{mesh.devices.flat[0].platform} device(s)" + (f" of {many} processes" if many > 1 else "")
     )
     found = len(jax.devices()) if run.hardware.devices == "auto" else run.hardware.devices * many
     chunk = 1 if run.hardware.task_chunk == "auto" else run.hardware.task_chunk
     if told := idle(run.train.meta_batch, mesh.size, found, chunk):
         log.warning(told)
+
+
+def tasks_in_words(run: Run) -> str:
+    """`32 tasks`, `the hardest 15 of 50 tasks`, `15 of 50 tasks, from the easiest to the hardest,`"""
+    train, screening = run.train, run.train.screening
+    if screening is None:
+        return f"{train.meta_batch} tasks"
+    of = f"{train.meta_batch} of {screening.candidates} tasks"
+    return f"the hardest {of}" if train.selection == "hard" else f"{of}, from the easiest to the hardest,"
 
 
 def of_its_data(run: Run, separations: Sequence[dict[str, Any] | None]) -> list[str]:

@@ -107,9 +107,11 @@ def place(run: Run, loaded: tuple[dict[str, PyTree], dict[str, Any] | None, dict
     """What `load` has found, on the devices."""
     data, separate, others = loaded
     size, platform = engine.episode_size(run.eval_tasks, data["eval"]), mesh.devices.flat[0].platform
+    held = engine.held(run.hardware.data, with_tasks(run, data), mesh)
+    engine.must_be_whole(run.shape.selection, held["train"], run.hardware.data)
     return Shared(
         mesh=mesh,
-        data=engine.held(run.hardware.data, with_tasks(run, data), mesh),
+        data=held,
         separation=separate,
         domains=others,
         eval_chunk=run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, platform),

@@ -27,6 +27,7 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
     data = run.tasks.load("train")
     mesh = run.hardware.set_up(run.train.meta_batch)
     data = engine.held(run.hardware.data, {"train": (run.tasks, data)}, mesh)["train"]
+    engine.must_be_whole(run.shape.selection, data, run.hardware.data)
     state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
     k_train = engine.stream(run.train.seed, engine.TRAIN)
     parts = engine.in_parts(run.tasks, data, engine.of_meta_step, k_train, run.train.meta_batch)

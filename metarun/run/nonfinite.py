@@ -56,9 +56,13 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
 
 
 def keys(run: Run, step: int) -> list[dict[str, list[int]]]:
-    """Of every task of the meta-step after `step`: the keys, as numbers, of its episode and of its adaptation."""
+    """Of every task of the meta-step after `step`: the keys, as numbers, of its episode and of its adaptation.
+
+    Where tasks are selected, of every candidate.
+    """
+    drawn = run.train.meta_batch if run.train.screening is None else run.train.screening.candidates
     k_step = jax.random.fold_in(engine.stream(run.train.seed, engine.TRAIN), step)
-    both = jax.vmap(engine.task_key, (None, 0))(k_step, jnp.arange(run.train.meta_batch))
+    both = jax.vmap(engine.task_key, (None, 0))(k_step, jnp.arange(drawn))
     k_episodes, k_adapts = (np.asarray(jax.random.key_data(key)).tolist() for key in both)
     return [{"episode": e, "adapt": a} for e, a in zip(k_episodes, k_adapts, strict=True)]
 
