@@ -195,7 +195,16 @@ class Run:
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that shape the run's programs: no learning rate, no seed, no place."""
-        shaping = ("task.", "learner.", "model.", "optimizer.", "inner.", "train.task.", "train.meta_batch", "train.selection")
+        shaping = (
+            "task.",
+            "learner.",
+            "model.",
+            "optimizer.",
+            "inner.",
+            "train.task.",
+            "train.meta_batch",
+            "train.selection",
+        )
         return {
             key: value
             for key, value in flat(self.config).items()

@@ -103,8 +103,11 @@ def make_meta_steps(
                 with differentiated(how):
                     return jax.vmap(partial(score, own, net, state.params))(*drawn(state, indices))
 
-            each = -(-selection.candidates // (devices * task_chunk)) * task_chunk  # the last ones beyond the last
-            mine = (jax.lax.axis_index("tasks") * each + jnp.arange(each)).reshape(-1, task_chunk)
+            # Chunks alike in size, no larger than the meta-gradient's; the last ones of all are beyond the candidates.
+            share = -(-selection.candidates // devices)
+            rows = -(-share // task_chunk)
+            count = rows * -(-share // rows)
+            mine = (jax.lax.axis_index("tasks") * count + jnp.arange(count)).reshape(rows, -1)
             every = jax.lax.all_gather(jax.lax.map(scores, mine).reshape(-1), "tasks", tiled=True)
             return chosen(selection, meta_batch, every[: selection.candidates], state.step)
 
