@@ -96,7 +96,8 @@ def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
     except (ConfigError, TypeError):
         return values  # which `build` tells of
     had = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    return {**had, **values}
+    as_in_yaml = {name: list(value) if isinstance(value, tuple) else value for name, value in had.items()}
+    return {**as_in_yaml, **values}
 
 
 def up_to_date(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from metarun.report.experiments import Groups
 from metarun.report.plots import Line
 from metarun.report.runs import SavedRun
 from metarun.report.setups import Stage, by_setup, titles
-from metarun.run.figures import unit
+from metarun.run.figures import figure_of, unit
 
 MOST_BARS = 40  # runs in a chart of bars
 MOST_SETUPS = 12  # charts of one kind
@@ -19,6 +19,7 @@ MOST_SETUPS = 12  # charts of one kind
 Points = dict[float, dict[str, float]]  # x -> a figure
 TRAINED: tuple[tuple[Stage, str], ...] = (("val", "Validation"), ("train", "Training"))
 LEARNING, ADAPTATION, INSTANCES, COSTS = "Learning curves", "Adaptation", "Accuracy by instance", "Speed and memory"
+WORST = "The worst against the mean"
 
 
 class Chart(NamedTuple):
@@ -47,6 +48,7 @@ def charts(groups: Groups) -> list[Chart]:
         own = {name: [run for run in members if run.metric == metric] for name, members in groups.items()}
         found += learning(own, metric)
         found += adaptation(own, metric)
+        found += worst(own, metric)
     instances = partial(mean_figures, points=by_instance, scale=100)
     title = "Accuracy at the n-th time that a class is seen"
     found += of_each_setup(groups, "test", instances, partial(plots.points, x="instance"), INSTANCES, title, "accuracy")
@@ -77,6 +79,17 @@ def adaptation(own: Groups, metric: str) -> list[Chart]:
         lines = partial(mean_figures, points=points, scale=unit(metric)[0])
         draw = partial(plots.points, x=x)
         found += of_each_setup(own, "test", lines, draw, ADAPTATION, f"Test {metric} {title}", metric, without)
+    return found
+
+
+def worst(own: Groups, metric: str) -> list[Chart]:
+    """What a better mean costs the worst tasks: the worst group of them, or the worst share, of several experiments."""
+    found: list[Chart] = []
+    for name, of in ((f"{metric}_groups_worst", "the worst group of tasks"), (f"{metric}_cvar", "the worst tasks")):
+        lines = partial(means_and, other=name, metric=metric)
+        draw = partial(plots.against, x=f"mean {metric}")
+        each = of_each_setup(own, "test", lines, draw, WORST, f"Test {metric} of {of} against the mean", metric)
+        found = found or [chart for chart in each if len(chart.legend) > 1]
     return found
 
 
@@ -121,6 +134,18 @@ def mean_figures(groups: Groups, points: Callable[[SavedRun], Points], scale: fl
             means = scale * np.array([np.mean([one[x]["mean"] for one in every]) for x in xs])
             half = scale * np.array([np.mean([one[x].get("ci95") or 0.0 for one in every]) for x in xs])
             found.append(Line(i, name, xs, means.tolist(), ((means - half).tolist(), (means + half).tolist())))
+    return found
+
+
+def means_and(groups: Groups, other: str, metric: str) -> list[Line]:
+    """Of each experiment the mean and another figure, by seed."""
+    found, scale = [], unit(metric)[0]
+    for i, (name, runs) in enumerate(groups.items()):
+        pairs = [(figure_of(run.results, metric), figure_of(run.results, other)) for run in runs if run.results]
+        each = [(m["mean"], o["mean"]) for m, o in pairs if m and o and None not in (m["mean"], o["mean"])]
+        if each:
+            x, y = (scale * np.array(each)).T
+            found.append(Line(i, name, x.tolist(), y.tolist()))
     return found
 
 

@@ -130,6 +130,19 @@ def points(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -
     return svg(draw)
 
 
+def against(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -> str:
+    """One figure of each experiment against another of it: a point for each seed; `chance` has no place here."""
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            colour = style(line.place)["color"] if line.place < NAMED else INK
+            axes.plot(line.x, line.y, "o", color=colour, markersize=5, alpha=1 if line.place < NAMED else 0.3)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
+
+    return svg(draw)
+
+
 def in_grey(axes: Axes, lines: Sequence[Line]) -> None:
     """The lines beyond those that are named, below them; all at once, for each by itself takes long."""
     paths = [np.column_stack((line.x, line.y)) for line in lines if line.place >= NAMED]

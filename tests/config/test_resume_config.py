@@ -90,6 +90,25 @@ def test_a_run_whose_schedule_ends_with_it_cannot_be_made_longer_and_says_why(tm
     assert kept["train"]["steps"] == 60
 
 
+def test_waves_of_an_earlier_version_are_in_no_intervals_and_go_on(tmp_path):
+    stored = begun(tmp_path, "task=sinusoid", "train.steps=20")
+    del stored["task"]["intervals"], stored["train"]["selection"], stored["train"]["tail"], stored["train"]["hardest_at"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    whole = ("task=sinusoid", "train.steps=20")
+    assert given(tmp_path, *whole) == composed(*whole)
+    assert given(tmp_path) == composed(*whole) | {"run": stored["run"]}
+
+
+def test_a_run_whose_curriculum_ends_with_it_cannot_be_made_longer_and_says_why(tmp_path):
+    whole = ("task=sinusoid", "train.selection=curriculum")
+    begun(tmp_path, *whole, "train.steps=40")
+    for longer in ((), whole):
+        with pytest.raises(ConfigError, match=r"train\.steps=60: .* as its curriculum ends with the run.*hardest_at"):
+            given(tmp_path, *longer, "train.steps=60")
+    begun(tmp_path, *whole, "train.steps=40", "train.hardest_at=39")
+    assert given(tmp_path, "train.steps=60")["train"]["steps"] == 60
+
+
 def test_an_experiment_with_its_own_number_of_steps_makes_no_run_longer_unasked(tmp_path):
     begun(tmp_path, "experiment=maml_sinusoid_10s", "train.steps=20", finished=True)
     with pytest.raises(ConfigError, match=r"train\.steps \(20 there\)"):

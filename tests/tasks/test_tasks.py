@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 from PIL import Image
+from support import run_of
 
-from metarun.core import DataError
+from metarun.core import ConfigError, DataError
 from metarun.tasks import omniglot, strokes
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.sinusoid import Sinusoid
@@ -32,6 +33,53 @@ def test_sinusoid_is_one_wave_within_the_ranges():
         np.testing.assert_allclose(basis @ [a, b], y, atol=1e-4)
         assert 0.1 <= np.hypot(a, b) <= 5.0
         assert -1e-4 <= np.arctan2(b, a) <= np.pi + 1e-4
+
+
+def test_waves_of_intervals_are_as_likely_of_one_as_of_another_and_within_it():
+    intervals = ((0.1, 1.05, 95), (4.95, 5.0, 5))
+    task = Sinusoid(1, 200, amplitude=(0.1, 5.0), phase=(0.0, np.pi), x=(-5.0, 5.0), intervals=intervals)
+    edges = [(0.1 + 0.01 * i, 0.11 + 0.01 * i) for i in range(95)] + [
+        (4.95 + 0.01 * i, 4.96 + 0.01 * i) for i in range(5)
+    ]
+    np.testing.assert_allclose(task.bounds(), edges, atol=1e-6)
+    names = task.group_names("test")
+    assert (len(names), names[0], names[95]) == (100, "0.1 to 0.11", "4.95 to 4.96")
+    drawn = jax.jit(jax.vmap(task.sample, (None, 0)))((), jax.random.split(jax.random.key(0), 5000))
+    highest = np.abs(drawn.query.y).max((1, 2))  # of 200 points of a wave: nearly its amplitude
+    low, high = np.array(edges)[np.asarray(drawn.group)].T
+    assert (highest <= high + 1e-4).all()
+    assert (highest > 0.97 * low).all()
+    counts = np.bincount(drawn.group, minlength=100)
+    assert ((counts - 50) ** 2 / 50).sum() < 163  # of chi-squared with 99 degrees of freedom, 1 time in 20,000
+    offset = (highest - low) / 0.01
+    assert np.quantile(offset[low > 4.9], 0.9) > 0.7  # the whole of an interval
+
+
+def test_without_intervals_waves_are_those_of_before_and_in_no_groups():
+    task = Sinusoid(5, 5, amplitude=(0.1, 5.0), phase=(0.0, np.pi), x=(-5.0, 5.0))
+    assert task.group_names("test") is None
+    drawn = task.sample((), jax.random.key(0))
+    assert drawn.group is None
+    keys = jax.random.split(jax.random.key(0), 3)
+    amplitude = jax.random.uniform(keys[0], minval=0.1, maxval=5.0)
+    phase = jax.random.uniform(keys[1], minval=0.0, maxval=np.pi)
+    np.testing.assert_allclose(drawn.query.y, amplitude * jnp.sin(drawn.query.x - phase), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("[[0.1,1.0]]", r"task\.intervals=\[\[0\.1, 1\.0\]\]: must be a list, each a list of 3"),
+        ("[[1.0,0.1,5]]", r"task\.intervals=\[1\.0, 0\.1, 5\]: the lowest amplitude first"),
+        ("[[0.1,1.0,0]]", r"task\.intervals=\[\[0\.1, 1\.0, 0\]\]: must be"),
+        ("[[0.1,1.0,20000]]", r"task\.intervals=20,000 together: at most 10,000"),
+        ("3", r"task\.intervals=3: must be a list"),
+    ],
+)
+def test_intervals_that_are_none_are_refused_in_a_line(given, told):
+    with pytest.raises(ConfigError, match=told) as refused:
+        run_of("task=sinusoid", f"task.intervals={given}")
+    assert "\n" not in str(refused.value)
 
 
 def test_strokes_splits_never_meet():
