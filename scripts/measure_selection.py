@@ -98,7 +98,9 @@ def runs(folder: Path) -> str:
                "published: mean / worst / CVaR", "made"]  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for preset, (learner, selection, published) in PRESETS.items():
-        files = [file for file in sorted((folder / preset).rglob("results.json")) if '"test_groups"' in file.read_text()]
+        files = [
+            file for file in sorted((folder / preset).rglob("results.json")) if '"test_groups"' in file.read_text()
+        ]
         found = [json.loads(file.read_text()) for file in files]
         if not found:
             continue

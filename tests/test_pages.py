@@ -28,6 +28,7 @@ from metarun.run.separation import Finite
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DESIGN, YOUR_DATA = ((ROOT / "docs" / name).read_text() for name in ("design.md", "your-data.md"))
+SELECTION = (ROOT / "docs" / "selection.md").read_text()
 LOGGERS = (ROOT / "docs" / "loggers.md").read_text()
 
 
@@ -236,6 +237,20 @@ def test_the_logger_of_the_page_of_loggers_runs_as_pasted_beside_another(tmp_pat
     found = json.loads((tmp_path / "RUN" / "results.json").read_text())
     assert (end["test/mse"], end["test/mse_ci95"]) == tuple(found["test"]["mse"].values())
     assert list((tmp_path / "RUN" / "wandb").glob("offline-run-*"))
+
+
+def test_the_page_of_selected_tasks_runs_as_pasted_and_its_commands_are_some(tmp_path, monkeypatch, capsys):
+    for line in [line for block in blocks(SELECTION, "") for line in block.splitlines()]:
+        words = shlex.split(line, comments=True)[1:]
+        if words[0] == "eval":
+            assert must_be_of_a_test(evaluate.read(words[1:]).settings)
+        else:
+            build_run(composed(*translate(words)))
+    (code,) = blocks(SELECTION, "python")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "selection.md", "exec"), {})
+    mean, worst, tail = map(float, capsys.readouterr().out.splitlines()[-1].split())
+    assert 0 < mean < tail < worst
 
 
 @pytest.mark.parametrize("line", blocks(LOGGERS.partition("\n## ")[0], "")[0].splitlines())

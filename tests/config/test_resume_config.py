@@ -92,7 +92,12 @@ def test_a_run_whose_schedule_ends_with_it_cannot_be_made_longer_and_says_why(tm
 
 def test_waves_of_an_earlier_version_are_in_no_intervals_and_go_on(tmp_path):
     stored = begun(tmp_path, "task=sinusoid", "train.steps=20")
-    del stored["task"]["intervals"], stored["train"]["selection"], stored["train"]["tail"], stored["train"]["hardest_at"]
+    del (
+        stored["task"]["intervals"],
+        stored["train"]["selection"],
+        stored["train"]["tail"],
+        stored["train"]["hardest_at"],
+    )
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
     whole = ("task=sinusoid", "train.steps=20")
     assert given(tmp_path, *whole) == composed(*whole)
