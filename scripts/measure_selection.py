@@ -1,4 +1,4 @@
-"""Tasks chosen well: what screening costs, and what it does to the mean and to the worst. Writes into docs/selection.md.
+"""What screening costs, and what it does to the mean and to the worst: writes into docs/selection.md.
 
 `python scripts/measure_selection.py cost` takes meta-steps without and with a selection in turn, some minutes;
 `python scripts/measure_selection.py runs DIR` reads runs of the four presets `*_sinusoid_tail*`, below DIR, and

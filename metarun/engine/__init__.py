@@ -11,9 +11,8 @@ from metarun.engine.memory import free_host_bytes
 from metarun.engine.meta_step import Guard, Numbers, Report
 from metarun.engine.net import check_shapes, episode_size, input_of, net_for
 from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, without_numbers
-from metarun.engine.send import copied, placed, put, send, sums_at_zero, to_be_placed
 from metarun.engine.selection import Selection, must_be_whole
-from metarun.engine.send import copied, placed, send, sums_at_zero, to_be_placed
+from metarun.engine.send import copied, placed, put, send, sums_at_zero, to_be_placed
 from metarun.engine.source import Source, for_episodes, held, in_parts, is_on_host, must_have_examples, stand_in
 from metarun.engine.speed import Speed, measure
 from metarun.engine.together import at_zero, cut, of_members, stacked
