@@ -66,8 +66,12 @@ def the_rows_part(found: dict[str, Any]) -> Record:
     """Of a results.json, what the page's rows say."""
     split, how = found["protocol"]["split"], found["protocol"]
     task = {key: value for key, value in how["task"].items() if key != "data_dir"}  # a path of one machine
+    groups = found.get(f"{split}_groups")
+    of_groups = {key: value for key, value in groups.items() if key != "each"} if groups else None
+    tails = {f"{split}_tail": found.get(f"{split}_tail"), f"{split}_groups": of_groups} if groups else {}
     return {
         split: found[split],
+        **tails,
         f"{split}_by_inner_steps": found[f"{split}_by_inner_steps"],
         "protocol": {key: how[key] for key in PROTOCOL if key in how} | {"task": task},
         "state": found["state"]["state"],
