@@ -11,7 +11,6 @@ from metarun.core import ConfigError, Learner, Tasks
 from metarun.inner import Inner
 from metarun.losses import Loss
 
-
 # However many processes trained it, and whether or not its version knew of several: it is used in one.
 ALONE = {"coordinator": None, "processes": "auto", "process": "auto", "join_seconds": 300.0}
 
