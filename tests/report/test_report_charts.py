@@ -74,7 +74,12 @@ def test_a_test_on_other_tasks_than_training_has_a_plot_of_its_own_and_shots_sha
         figure = {"accuracy": {"mean": 0.5, "ci95": 0.1}}
         task = {"_target_": "metarun.tasks.strokes.Strokes", "ways": ways, "shots": shots}
         steps = {"by_inner_steps": {"0": figure, "1": figure}}
-        return {"protocol": {"task": task}, **steps, "by_shots": {"1": {"figures": figure, "by_inner_steps": {}}}}
+        return {
+            "protocol": {"task": task, "split": "test"},
+            "test": figure,
+            **steps,
+            "by_shots": {"1": {"figures": figure, "by_inner_steps": {}}},
+        }
 
     groups = {f"{ways}, {shots}": [run(results=tested(ways, shots))] for ways, shots in ((5, 1), (20, 1), (5, 5))}
     assert titled(groups) == {
