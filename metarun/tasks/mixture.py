@@ -1,5 +1,9 @@
-"""Functions of the plane from six families: the 2-D regression of Yao et al. 2019 (HSML) and 2020 (ARML)."""
+"""Functions of the plane from six families: the 2-D regression of Yao et al. 2019 (HSML) and 2020 (ARML).
 
+The text of 2020 draws inputs from [0, 5], the code from [-5, 5]: see `inputs`.
+"""
+
+import math
 from dataclasses import dataclass
 
 import jax
@@ -7,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
-from metarun.core import Array, Count, Episode, Key, Metrics, NonNegative, PyTree
+from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, PyTree
 from metarun.tasks.episode import must_fit, of_rows
 
-X = (0.0, 5.0)  # of both coordinates
 FAMILIES = ("sinusoid", "line", "quadratic", "cubic", "quadratic_surface", "ripple")
 CURVES = 4  # the first of them, of x alone: there y is 1
 # The lowest and highest values of each family's a, b, c and d; one that it has not is 0.
@@ -57,8 +60,14 @@ class Mixture:
     shots: Count
     queries: Count
     noise: NonNegative  # standard deviation, of the targets of support and query set alike
+    inputs: tuple[float, float] = (0.0, 5.0)  # both coordinates are even between these
     n_out = 1
     metric = "mse"
+
+    def __post_init__(self) -> None:
+        low, high = self.inputs
+        if not (math.isfinite(high - low) and low < high):
+            raise ConfigError("inputs", list(self.inputs), "two numbers, the lower one first")
 
     def check(self, split: str) -> None:
         """Every split draws from the same continuum of functions."""
@@ -79,7 +88,7 @@ class Mixture:
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_function, k_x, k_noise = jax.random.split(key, 3)
         family, parameters = function(k_function)
-        points = jax.random.uniform(k_x, (self.shots + self.queries, 2), minval=X[0], maxval=X[1])
+        points = jax.random.uniform(k_x, (self.shots + self.queries, 2), minval=self.inputs[0], maxval=self.inputs[1])
         points = jnp.where((jnp.arange(2) == 1)[None] & (family < CURVES), 1.0, points)
         targets = values(family, parameters, points[:, 0], points[:, 1])
         targets = (targets + self.noise * jax.random.normal(k_noise, targets.shape))[:, None]
