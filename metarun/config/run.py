@@ -50,6 +50,7 @@ class Train:
     skip_at_most: Count  # so many in a row
     clip_value: Positive | None  # of the meta-gradient: see engine.Guard
     clip_norm: Positive | None
+    private: dict[str, Any]  # see engine.Private
 
     def __post_init__(self) -> None:
         for name in ("log_every", "eval_every", "save_every"):
@@ -154,6 +155,7 @@ class Run:
     numbers: dict[str, dict[str, Any]]  # the floats of learner, eval_learner and optimizer: arguments of the programs
     inner: Inner
     train: Train
+    private: engine.Private
     eval: Eval
     hardware: engine.Hardware
     loggers: dict[str, Logger]  # by their names
@@ -176,6 +178,7 @@ class Run:
             asked=self.asked,
             meta_batch=self.train.meta_batch,
             selection=self.train.screening,
+            private=self.private if self.private.clip is not None else None,
         )
 
     @property
@@ -195,16 +198,8 @@ class Run:
     @property
     def shaping(self) -> dict[str, Any]:
         """The settings that shape the run's programs: no learning rate, no seed, no place."""
-        shaping = (
-            "task.",
-            "learner.",
-            "model.",
-            "optimizer.",
-            "inner.",
-            "train.task.",
-            "train.meta_batch",
-            "train.selection",
-        )
+        parts = ("task.", "learner.", "model.", "optimizer.", "inner.")
+        shaping = (*parts, "train.task.", "train.meta_batch", "train.selection", "train.private.")
         return {
             key: value
             for key, value in flat(self.config).items()
@@ -231,6 +226,14 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
     hardware.check(train.meta_batch)
     if train.screening is not None and hardware.data == "host":
         allowed = f"auto or device, as train.selection={train.selection} scores tasks of which it trains on some"
+        raise ConfigError("hardware.data", hardware.data, allowed)
+    private = build("train.private", train.private, engine.Private)
+    private.must_fit(train.meta_batch)
+    if private.clip is not None and train.screening is not None:
+        allowed = "uniform with train.private.clip, as a choice by losses tells of tasks, too"
+        raise ConfigError("train.selection", train.selection, allowed)
+    if private.users is not None and hardware.data == "host":
+        allowed = "auto or device, as whom train.private.users draws is decided on the device"
         raise ConfigError("hardware.data", hardware.data, allowed)
 
     learner = build("learner", config["learner"], kind=Learner)
@@ -291,6 +294,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         },
         inner=how,
         train=train,
+        private=private,
         eval=evaluation,
         hardware=hardware,
         loggers=build_loggers(config["logger"]),

@@ -15,6 +15,7 @@ from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, Sta
 from metarun.engine.compiled import Program
 from metarun.engine.gathered import at, shares, within
 from metarun.engine.keys import task_key
+from metarun.engine.private import Private, clipped_each, noised, task_keys
 from metarun.engine.selection import Selection, chosen, score
 from metarun.inner import Inner, clipped, differentiated
 
@@ -71,6 +72,7 @@ def make_meta_steps(
     made_from: str | None = None,
     members: int | None = None,
     selection: Selection | None = None,
+    private: Private | None = None,
 ) -> Program:
     """(state, data, numbers, seed's key, n) -> the state n meta-steps later and its report, compiled once for every n.
 
@@ -83,6 +85,7 @@ def make_meta_steps(
     share, and all that comes back have a leading axis for them. Each makes n meta-steps of its own, or fewer.
 
     With a `selection` a meta-step's tasks are chosen from more candidates, which the devices score together.
+    What `private` says is done to each task's meta-gradient before they are summed, and once to the sum.
     """
     devices = mesh.shape["tasks"]
     local = meta_batch // devices
@@ -116,6 +119,16 @@ def make_meta_steps(
             with differentiated(how):
                 return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
+        def chunk_of_clipped(state: State, private: Private, clip: float, indices: Array) -> tuple[PyTree, ...]:
+            k_episodes, k_adapts, counts = task_keys(private, k_train, state.step, indices, meta_batch)
+            episodes = jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes)
+
+            def meta_grad(episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
+                with differentiated(how):
+                    return own.meta_grad(net, state.params, episodes, keys, state.step)
+
+            return clipped_each(meta_grad, episodes, k_adapts, counts, clip)
+
         def tried(state: State) -> tuple[State, Metrics, Array]:
             """The state one meta-step later, its metrics, and whether all of it is finite."""
             first = jax.lax.axis_index("tasks") * local
@@ -123,7 +136,12 @@ def make_meta_steps(
             if selection is not None:
                 indices = selected(state, selection)[indices]
             chunks = indices.reshape(-1, task_chunk)
-            grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
+            if private is None or private.clip is None:
+                grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
+            else:
+                of_chunk = partial(chunk_of_clipped, state, private, private.clip)
+                means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
+                grads, metrics = noised(private, means, jax.random.fold_in(k_train, state.step), meta_batch)
             fine = is_finite((grads, metrics))
             updates, opt_state = outer.update(
                 clipped(grads, guard.clip_value, guard.clip_norm), state.opt_state, state.params

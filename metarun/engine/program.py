@@ -16,6 +16,7 @@ from metarun.engine.gathered import at
 from metarun.engine.keys import task_key
 from metarun.engine.meta_step import Guard, Optimizer, make_meta_steps, make_start
 from metarun.engine.net import make_net
+from metarun.engine.private import Private
 from metarun.engine.selection import Selection
 from metarun.engine.together import of_members
 from metarun.inner import Inner
@@ -46,6 +47,7 @@ class Shape:
     asked: Asked  # of the test
     meta_batch: int
     selection: Selection | None = None  # None: a meta-step's tasks are those that are drawn
+    private: Private | None = None  # None: meta-gradients are as they are
 
 
 def numbers_of(component: Any) -> dict[str, float]:
@@ -84,7 +86,7 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
 
         return jax.vmap(one)(jnp.arange(len(index)), index)
 
-    how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard, shape.selection)
+    how = (devices, shape.meta_batch, task_chunk, shape.inner, shape.guard, shape.selection, shape.private)
     steps = partial(
         make_meta_steps,
         shape.learner,
@@ -96,6 +98,7 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
         how=shape.inner,
         guard=shape.guard,
         selection=shape.selection,
+        private=shape.private,
     )
 
     @cache

@@ -72,10 +72,7 @@ class Hierarchical:
             "reconstruction": dense(k_out, self.hidden, self.embed),
             "centres": jax.nn.initializers.glorot_uniform()(k_centres, (leaves, self.hidden)),
             "leaves": nodes(tree[0], leaves, self.hidden),
-            "levels": [
-                {"share": dense(jax.random.fold_in(k, 0), self.hidden, n), "nodes": nodes(jax.random.fold_in(k, 1), n, self.hidden)}
-                for k, n in zip(tree[1:-1], levels, strict=True)
-            ],
+            "levels": [level(k, n, self.hidden) for k, n in zip(tree[1:-1], levels, strict=True)],
             "root": dense(tree[-1], self.hidden, self.hidden),
             "gates": dense(k_gates, 2 * self.hidden, sum(leaf.size for leaf in jax.tree.leaves(theta))),
         }
@@ -88,7 +85,8 @@ class Hierarchical:
         """Of a support set, in a random order: the task's embedding (hidden,), and the reconstruction's loss ()."""
         x, y = sequence.shuffled(support, key)
         y = jax.nn.one_hot(y, net.n_out) if net.classification else y
-        examples = inner.linear(params["example"], jnp.concatenate([self.rows(net, params, x), y], axis=1))  # (n, embed)
+        pairs = jnp.concatenate([self.rows(net, params, x), y], axis=1)
+        examples = inner.linear(params["example"], pairs)  # (n, embed)
         last, states = read(params["encoder"], examples, jnp.zeros(self.hidden))
 
         def back(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
@@ -107,12 +105,10 @@ class Hierarchical:
 
     def clusters(self, params: PyTree, task: Array) -> Array:
         """A task's embedding (hidden,) -> what the tree makes of it (hidden,); equations 3 to 5."""
-        shares = self.assignment(params, task)[None]  # (1, leaves): nodes below, nodes
-        below = task[None]
-        below = (shares[:, :, None] * through(params["leaves"], below)).sum(0)  # (leaves, hidden)
-        for level in params["levels"]:
-            shares = jax.nn.softmax(inner.linear(level["share"], below))  # (nodes below, nodes)
-            below = (shares[:, :, None] * through(level["nodes"], below)).sum(0)
+        below = self.assignment(params, task)[:, None] * through(params["leaves"], task[None])[0]  # (leaves, hidden)
+        for one in params["levels"]:
+            shares = jax.nn.softmax(inner.linear(one["share"], below))  # (nodes below, nodes)
+            below = (shares[:, :, None] * through(one["nodes"], below)).sum(0)
         return jnp.tanh(inner.linear(params["root"], below)).sum(0)
 
     def gated(self, params: PyTree, task: Array) -> PyTree:
@@ -157,6 +153,12 @@ def dense(key: Key, d: int, k: int) -> PyTree:
 def nodes(key: Key, n: int, d: int) -> PyTree:
     """n linear layers from d numbers to d."""
     return {"kernel": jax.nn.initializers.glorot_uniform(batch_axis=0)(key, (n, d, d)), "bias": jnp.zeros((n, d))}
+
+
+def level(key: Key, n: int, d: int) -> PyTree:
+    """A level of the tree above the leaves: who of its n nodes has how much of a node below, and the nodes."""
+    k_share, k_nodes = jax.random.split(key)
+    return {"share": dense(k_share, d, n), "nodes": nodes(k_nodes, n, d)}
 
 
 def through(layers: PyTree, x: Array) -> Array:

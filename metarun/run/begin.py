@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import Key, PyTree, State, Tasks, Tracked, Tracker
+from metarun.core import ConfigError, Key, PyTree, State, Tasks, Tracked, Tracker
 from metarun.files import write_atomically
 from metarun.run import domains, earlier, purpose, separation
 from metarun.run.announce import announce
@@ -109,6 +109,9 @@ def place(run: Run, loaded: tuple[dict[str, PyTree], dict[str, Any] | None, dict
     size, platform = engine.episode_size(run.eval_tasks, data["eval"]), mesh.devices.flat[0].platform
     held = engine.held(run.hardware.data, with_tasks(run, data), mesh)
     engine.must_be_whole(run.shape.selection, held["train"], run.hardware.data)
+    if run.private.users is not None and engine.is_on_host(held["train"]):
+        allowed = "leaves data of this size on the host, and train.private.users needs them on the device: device"
+        raise ConfigError("hardware.data", run.hardware.data, allowed)
     return Shared(
         mesh=mesh,
         data=held,

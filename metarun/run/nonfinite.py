@@ -61,8 +61,8 @@ def keys(run: Run, step: int) -> list[dict[str, list[int]]]:
     Where tasks are selected, of every candidate.
     """
     drawn = run.train.meta_batch if run.train.screening is None else run.train.screening.candidates
-    k_step = jax.random.fold_in(engine.stream(run.train.seed, engine.TRAIN), step)
-    both = jax.vmap(engine.task_key, (None, 0))(k_step, jnp.arange(drawn))
+    k_train = engine.stream(run.train.seed, engine.TRAIN)
+    both = engine.task_keys(run.private, k_train, jnp.int32(step), jnp.arange(drawn), run.train.meta_batch)[:2]
     k_episodes, k_adapts = (np.asarray(jax.random.key_data(key)).tolist() for key in both)
     return [{"episode": e, "adapt": a} for e, a in zip(k_episodes, k_adapts, strict=True)]
 

@@ -18,6 +18,7 @@ from metarun.run.log import console
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.next_command import next_command
+from metarun.run.privacy import in_words, spent
 from metarun.run.provenance import made_with
 from metarun.run.tails import of_groups, of_tasks
 from metarun.text import printable
@@ -44,6 +45,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "command": loop.host["command"],
             "stretches": loop.host["stretches"],
         },
+        "privacy": spent(run, run.train.steps),
         "speed": {
             "minutes": round(loop.seconds() / 60, 3),
             "meta_steps_per_s": steps_per_s,
@@ -122,6 +124,8 @@ def tell(found: dict[str, Any], directory: Path) -> None:
         "meta-steps": f"{training['steps']:,}, {training['meta_batch']} tasks each",
         "minutes": f"{found['speed']['minutes']:.1f}",
     }
+    if found.get("privacy"):
+        rows["privacy"] = in_words(found["privacy"])
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)

@@ -1,0 +1,128 @@
+"""Meta-steps that tell little of any one task: each task's meta-gradient is clipped, and noise is added to their sum.
+
+DP-SGD (Abadi et al. 2016) with a task, all of a user's data, in the place of an example (McMahan et al. 2018): what is
+learned is differentially private at the level of users. `run.privacy` counts what it tells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from annotated_types import Gt, Lt
+from scipy.special import bdtrc
+
+from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, Positive, PyTree
+from metarun.engine.keys import task_key
+
+# Folded into keys where no task's index and no meta-step ever comes.
+NOISE, PRESENT, USERS = (np.uint32(2**32 - i) for i in (1, 2, 3))
+MOST_OVERFLOW = 1e-18  # the chance that a meta-step has no room for all users who are drawn
+
+
+@dataclass(frozen=True)
+class Private:
+    """How the meta-gradients of tasks are made private; without `clip` they are not."""
+
+    clip: Positive | None  # a task's meta-gradient, all parameters together, is shortened to this
+    noise: NonNegative  # of the tasks' sum, the noise's standard deviation in every parameter is this times clip
+    users: Count | None  # so many tasks are all there are; None: every task is a new user's, and is met once
+    delta: Annotated[float, Gt(0), Lt(1)]  # results.json tells the epsilon that holds but for this probability
+
+    def __post_init__(self) -> None:
+        if self.clip is None and (self.noise or self.users is not None):
+            key, given = ("noise", self.noise) if self.noise else ("users", self.users)
+            raise ConfigError(key, given, "needs a bound of each task's meta-gradient: set train.private.clip, 1.0 say")
+        if self.users is not None and self.delta * self.users >= 1:
+            raise ConfigError("delta", self.delta, f"below 1 / train.private.users, which is {1 / self.users:.3g}")
+
+    def must_fit(self, meta_batch: int) -> None:
+        """Raises ConfigError unless a meta-step of so many tasks expects one user at least."""
+        if self.users is not None and self.expected(meta_batch) < 1:
+            least = next(n for n in range(meta_batch, 65) if self.expected(n) >= 1)
+            allowed = f"at least {least} with train.private.users, as a meta-step has room for all whom chance draws"
+            raise ConfigError("train.meta_batch", meta_batch, allowed)
+
+    def rate(self, meta_batch: int) -> float:
+        """The chance that a user is drawn for a meta-step of at most so many tasks."""
+        return 1.0 if self.users is None else sampling_rate(self.users, meta_batch)
+
+    def expected(self, meta_batch: int) -> float:
+        """How many tasks count in a meta-step, on average: by so many their sum is divided."""
+        return meta_batch if self.users is None else self.users * self.rate(meta_batch)
+
+
+@cache
+def sampling_rate(users: int, most: int) -> float:
+    """The largest chance for each of so many users by which more than `most` are drawn less often than MOST_OVERFLOW.
+
+    Each is drawn or not whoever else is (Poisson sampling), since that is what the accountant counts.
+    """
+    if users <= most:
+        return 1.0
+    low, high = 0.0, most / users
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if bdtrc(most, users, middle) <= MOST_OVERFLOW else (low, middle)
+    return low
+
+
+def task_keys(private: Private, k_train: Key, step: Array, indices: Array, meta_batch: int) -> tuple[Key, Key, Array]:
+    """Of the tasks with these indices (n,) in the meta-step after `step`: keys as of `task_key`, and whether it counts.
+
+    A user's task has the same key in every meta-step. There may be fewer users than tasks: some tasks do not count.
+    """
+    k_step = jax.random.fold_in(k_train, step)
+    k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(k_step, indices)
+    if private.users is None:
+        return k_episodes, k_adapts, jnp.ones(len(indices), bool)
+    drawn = jax.random.bernoulli(jax.random.fold_in(k_step, PRESENT), private.rate(meta_batch), (private.users,))
+    user = jnp.nonzero(drawn, size=meta_batch, fill_value=-1)[0][indices]
+    k_users = jax.random.fold_in(k_train, USERS)
+    return jax.vmap(task_key, (None, 0))(k_users, jnp.maximum(user, 0))[0], k_adapts, user >= 0
+
+
+MetaGrad = Callable[[Episode, Key], tuple[PyTree, Metrics]]  # of tasks (leading axis), their mean
+
+
+def clipped_each(
+    meta_grad: MetaGrad, episodes: Episode, keys: Key, counts: Array, clip: float
+) -> tuple[PyTree, Metrics, Array]:
+    """Over the tasks (leading axis) the means of meta-gradients of length `clip` at most, of metrics, and of 1.
+
+    One that does not count is 0 in all three, and so is one whose meta-gradient is not finite: what a meta-step does
+    about a single task must not tell of it.
+    """
+
+    def one(episode: Episode, key: Key, counts: Array) -> tuple[PyTree, Metrics, Array]:
+        grads, metrics = meta_grad(*jax.tree.map(lambda leaf: leaf[None], (episode, key)))
+        length = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
+        counts &= jnp.isfinite(length)
+        shorter = jnp.minimum(1.0, clip / jnp.maximum(length, 1e-30))
+        grads = jax.tree.map(lambda leaf: jnp.where(counts, shorter * leaf, 0.0), grads)
+        return grads, jax.tree.map(lambda metric: jnp.where(counts, metric, 0.0), metrics), counts.astype(jnp.float32)
+
+    return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(one)(episodes, keys, counts))
+
+
+def noised(
+    private: Private, means: tuple[PyTree, Metrics, Array], k_step: Key, meta_batch: int
+) -> tuple[PyTree, Metrics]:
+    """What `clipped_each` gives of a whole meta-step -> its meta-gradient with noise, and metrics of those that count.
+
+    From the meta-step's key, so the same on every device.
+    """
+    grads, metrics, share = means
+    each = meta_batch / private.expected(meta_batch)
+    grads = jax.tree.map(lambda leaf: leaf * each, grads)
+    if private.noise and private.clip is not None:
+        leaves, structure = jax.tree.flatten(grads)
+        keys = jax.random.split(jax.random.fold_in(k_step, NOISE), len(leaves))
+        deviation = private.noise * private.clip / private.expected(meta_batch)
+        pairs = zip(leaves, keys, strict=True)
+        leaves = [leaf + deviation * jax.random.normal(key, leaf.shape, leaf.dtype) for leaf, key in pairs]
+        grads = jax.tree.unflatten(structure, leaves)
+    return grads, jax.tree.map(lambda metric: metric / jnp.maximum(share, 1 / meta_batch), metrics)

@@ -1,0 +1,162 @@
+"""Private meta-steps: each task's meta-gradient clipped, noise of the right size, users drawn one by one."""
+
+import dataclasses
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from scipy.stats import binom
+from support import run_of
+
+from metarun import engine
+from metarun.core import ConfigError
+from metarun.engine.meta_step import make_meta_steps, make_start
+from metarun.engine.net import make_net
+from metarun.engine.private import MOST_OVERFLOW, Private, clipped_each, noised, sampling_rate
+
+RUN = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[8]", "learner.inner_steps=1", "learner.inner_lr=0.01")
+NET = make_net(RUN.model, RUN.tasks, 1)
+NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 1.0}}
+K_TRAIN = engine.stream(0, engine.TRAIN)
+CLIP = 17.0
+QUIET, LOUD = Private(CLIP, 0.0, None, 1e-5), Private(CLIP, 0.5, None, 1e-5)
+
+
+def sgd(numbers):
+    return optax.sgd(**numbers)
+
+
+START = make_start(RUN.learner, NET, RUN.tasks, sgd)
+
+
+def start():
+    return START((), NUMBERS, engine.stream(0, engine.INIT))
+
+
+@cache
+def after(private, devices=1, task_chunk=8, n=(1,), meta_batch=8):
+    """The state after calls of n meta-steps each, by steps of length 1 against the meta-gradient."""
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+    given = (RUN.learner, NET, RUN.tasks, sgd, mesh, meta_batch, task_chunk, RUN.inner, RUN.train.guard)
+    program = make_meta_steps(*given, private=private)
+    state = start()
+    for some in n:
+        state = program(state, (), NUMBERS, K_TRAIN, some)[0]
+    return jax.device_get(state)
+
+
+def vector(params):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)]).astype(np.float64)
+
+
+def meta_gradient(private, **kwargs):
+    return vector(start().params) - vector(after(private, **kwargs).params)
+
+
+def of_each(private, meta_batch=8):
+    """Task by task: its meta-gradient, and whether it counts."""
+    k_episodes, k_adapts, counts = engine.task_keys(private, K_TRAIN, jnp.int32(0), jnp.arange(meta_batch), meta_batch)
+    sample = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[None], RUN.tasks.sample((), key)))
+    one = jax.jit(lambda params, episode, key: RUN.learner.meta_grad(NET, params, episode, key, 0)[0])
+    params = start().params
+    found = [vector(one(params, sample(k), k_adapt[None])) for k, k_adapt in zip(k_episodes, k_adapts, strict=True)]
+    return np.array(found), np.asarray(counts)
+
+
+def test_each_tasks_meta_gradient_is_clipped_before_they_are_summed():
+    each, _ = of_each(QUIET)
+    lengths = np.linalg.norm(each, axis=1)
+    assert lengths.min() < CLIP < lengths.max()  # some are clipped, and some are not
+    expected = np.mean([g * min(1, CLIP / length) for g, length in zip(each, lengths, strict=True)], 0)
+    np.testing.assert_allclose(meta_gradient(QUIET), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("users", [None, 40])
+def test_devices_and_chunks_change_neither_the_noise_nor_who_is_drawn(users):
+    private, meta_batch = dataclasses.replace(LOUD, users=users), 8 if users is None else 32
+    expected = after(private, meta_batch=meta_batch, n=(2,))
+    got = after(private, meta_batch=meta_batch, n=(1, 1), devices=2, task_chunk=2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected)
+    again = after(private, meta_batch=meta_batch, n=(1, 1))
+    jax.tree.map(np.testing.assert_array_equal, again, expected)  # a call that is cut, bit for bit
+
+
+def test_the_noise_is_gaussian_of_noise_times_clip_over_the_tasks_and_another_in_each_meta_step():
+    zeros = {"a": jnp.zeros((100, 100)), "b": jnp.zeros(10_000)}
+    for private, tasks in ((LOUD, 8), (dataclasses.replace(LOUD, users=1000), 1000 * sampling_rate(1000, 64))):
+        meta_batch = 8 if private.users is None else 64
+        means = zeros, {"loss": jnp.float32(1.0)}, jnp.float32(0.5)
+        steps = [jax.random.fold_in(K_TRAIN, i) for i in (0, 1)]
+        first, second = (noised(private, means, jax.random.clone(k), meta_batch) for k in steps)
+        a, b = np.ravel(first[0]["a"]), np.ravel(first[0]["b"])
+        for one, other in ((a, b), (a, np.ravel(second[0]["a"]))):
+            np.testing.assert_allclose(one.std(), 0.5 * CLIP / tasks, rtol=0.03)
+            np.testing.assert_allclose((np.abs(one) < one.std()).mean(), 0.6827, atol=0.02)
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.04
+        assert first[1]["loss"] == 2  # of those that count, which are half
+
+
+def test_a_user_has_the_same_task_in_every_meta_step_and_is_drawn_whoever_else_is():
+    private = Private(CLIP, 0.0, 300, 1e-5)
+    rate = private.rate(64)
+    steps = jax.jit(jax.vmap(lambda i: engine.task_keys(private, K_TRAIN, i, jnp.arange(64), 64)))(jnp.arange(400))
+    keys, counts = np.asarray(jax.random.key_data(steps[0])), np.asarray(steps[2])
+    of_users = [tuple(key) for key in keys[counts]]
+    times = np.array(list({key: of_users.count(key) for key in set(of_users)}.values()))
+    assert len(times) <= 300
+    np.testing.assert_allclose(times.sum() / (400 * 300), rate, rtol=0.05)
+    in_a_step = counts.sum(1)
+    np.testing.assert_allclose(in_a_step.var(), 300 * rate * (1 - rate), rtol=0.3)  # binomial, not a fixed number
+    assert all(len({tuple(key) for key in k[c]}) == c.sum() for k, c in zip(keys, counts, strict=True))
+
+
+def test_with_users_the_sum_is_divided_by_how_many_are_expected_and_metrics_are_of_those_that_count():
+    private = Private(CLIP, 0.0, 40, 1e-5)
+    each, counts = of_each(private, 32)
+    assert 0 < counts.sum() < 32
+    lengths = np.linalg.norm(each, axis=1)
+    total = sum(g * min(1, CLIP / length) for g, length, there in zip(each, lengths, counts, strict=True) if there)
+    expected = total / (40 * sampling_rate(40, 32))
+    np.testing.assert_allclose(meta_gradient(private, meta_batch=32), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_more_are_drawn_than_there_is_room_for_next_to_never():
+    for users, most in ((300, 64), (10_000, 128)):
+        rate = sampling_rate(users, most)
+        assert binom.sf(most, users, rate * 0.999) <= MOST_OVERFLOW < binom.sf(most, users, rate * 1.001)
+    assert sampling_rate(20, 32) == 1
+
+
+def test_a_task_without_a_finite_meta_gradient_is_as_one_that_is_not_there():
+    def meta_grad(episodes, keys):
+        g = episodes.mean(0)
+        return {"w": g}, {"loss": g.sum()}
+
+    tasks = jnp.array([[3.0, 4.0], [jnp.nan, 1.0], [0.3, 0.4], [1.0, 1.0]])
+    keys, there = jax.random.split(jax.random.key(0), 4), jnp.array([True, True, True, False])
+    grads, metrics, share = clipped_each(meta_grad, tasks, keys, there, 1.0)
+    np.testing.assert_allclose(grads["w"], [(0.6 + 0.3) / 4, (0.8 + 0.4) / 4], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], 7.7 / 4, rtol=1e-6)
+    assert share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ("train.private.noise=1", "train.private.noise"),
+        ("train.private.users=100", "train.private.users"),
+        ("train.private.clip=1 train.private.users=200000", "train.private.delta"),
+        ("train.private.clip=1 train.private.users=2000 train.meta_batch=8", "train.meta_batch"),
+        ("train.private.clip=0", "train.private.clip"),
+        ("train.private.clip=1 train.private.users=2000 hardware.data=host", "hardware.data"),
+    ],
+)
+def test_what_cannot_be_private_is_refused_by_its_key(settings, key):
+    with pytest.raises(ConfigError) as error:
+        run_of("task=sinusoid", *settings.split())
+    assert error.value.key == key
+    assert "\n" not in str(error.value)
