@@ -15,15 +15,15 @@ from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, 
 from metarun.engine.selection import Selection, must_be_whole
 from metarun.engine.send import copied, placed, put, send, sums_at_zero, to_be_placed
 from metarun.engine.source import Source, for_episodes, held, in_parts, is_on_host, must_have_examples, stand_in
-from metarun.engine.speed import Speed, measure
+from metarun.engine.speed import Speed, gflop, measure
 from metarun.engine.together import at_zero, cut, of_members, stacked
 
 __all__ = [
     "EVAL", "INIT", "MOST_OVERFLOW", "TRAIN", "VAL", "Answers", "Asked", "Evaluation", "Figures", "Guard", "Hardware",
     "Inductive", "Numbers", "OutOfMemory", "Private", "Program", "Programs", "Report", "Selection", "Shape", "Source",
     "Speed", "Training", "ahead", "at", "at_zero", "check_shapes", "choose_chunk", "compiling_ahead", "copied", "cut",
-    "described", "episode_size", "first_state", "for_episodes", "free_host_bytes", "held", "hosts", "in_parts",
-    "input_of", "is_on_host", "mean_and_interval", "measure", "must_be_whole", "must_fit", "must_have_examples",
+    "described", "episode_size", "first_state", "for_episodes", "free_host_bytes", "gflop", "held", "hosts",
+    "in_parts", "input_of", "is_on_host", "mean_and_interval", "measure", "must_be_whole", "must_fit", "must_have_examples",
     "net_for", "nets", "numbers_of", "of_evaluation", "of_members", "of_meta_step", "placed", "prepare", "programs",
     "put", "send", "shape_of", "sizes", "stacked", "stand_in", "stream", "sums_at_zero", "task_key", "task_keys",
     "to_be_placed", "until_it_fits", "without_numbers",

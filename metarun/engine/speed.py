@@ -81,6 +81,17 @@ def measure(
     return Speed(times, products, n, gflop, compile_s, memory.temp_size_in_bytes if memory else None, others)
 
 
+def gflop(program: Program, mesh: Mesh, *arguments: Any) -> float | None:
+    """GFLOP of the matrix products of meta-steps, each on all devices together, as `flops` has them.
+
+    Of a program that is compiled for such arguments; None if XLA keeps no text of it.
+    """
+    try:
+        return mesh.size * flops(program.executable(*arguments).call.as_text()) / 1e9
+    except (RuntimeError, TypeError, NotImplementedError):  # jax's, of executables without it
+        return None
+
+
 def matrix_product(mesh: Mesh, dtype: str | None) -> float:
     """GFLOP/s that large matrix products reach on all of the mesh's devices together: the median of a few."""
     side = 2048 if mesh.devices.flat[0].platform == "cpu" else 8192

@@ -15,6 +15,7 @@ from metarun.report.paths import as_text
 from metarun.report.plots import COLOURS
 from metarun.report.runs import SavedRun
 from metarun.report.searched import searched
+from metarun.report.shares import shares
 from metarun.run.figures import commit_in_words
 
 CLOSELY = 12  # runs that are shown with classes and episodes, too
@@ -49,7 +50,7 @@ def html(runs: list[SavedRun]) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     together = groups(runs)
-    drawn = [*searched(runs), *charts(together)]
+    drawn = [*searched(runs), *charts(together), *shares(runs)]
     whole, costs = tables.summary(runs), bars(runs)
     alike = tables.alike(whole)
     return environment.get_template("page.html").render(

@@ -53,6 +53,7 @@ class Groups(Tail):
     mean: StrictFloat | None
     worst_group: str
     each: dict[str, OfAGroup]
+    measured: dict[str, dict[str, StrictFloat | None]] = {}
 
 
 class Tested(BaseModel):

@@ -60,7 +60,7 @@ def summary(runs: list[SavedRun]) -> Table:
     """A row for each run: what it is, what it reached, what the paper has, what it took. Empty columns are left out."""
     columns = [
         "run", "status", "learner", "task", "ways", "shots", "seed", "metric", "test, 95 % interval", "test tasks",
-        "inductive", "paper", "meta-steps", "minutes", "tasks/s", "peak MB", "of the device",
+        "inductive", "paper", "meta-steps", "minutes", "tasks/s", "TFLOP", "peak MB", "of the device",
     ]  # fmt: skip
     table = Table(columns, [summary_row(run) for run in runs])
     return table.without({name for i, name in enumerate(columns) if not any(row[i].text for row in table.rows)})
@@ -87,6 +87,7 @@ def summary_row(run: SavedRun) -> list[Cell]:
         Cell(steps, float(run.steps)),
         number(speed.get("minutes"), "{:.1f}"),
         number(speed.get("tasks_per_s")),
+        number(speed.get("tflop"), "{:.3g}"),
         number(memory.get("host_peak_mb")),
         number(memory.get("device_peak_mb")),
     ]

@@ -232,6 +232,7 @@ def first_or_saved(
         "unvalidated": False,  # whether the validation due at this meta-step was cut short
         "logged": None,  # the meta-step of the newest row of training
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
+        "gflop_per_meta_step": None,  # of matrix products, in the process that made the last ones
         "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
     if engine.hosts.is_first() and run.train.init_from is not None and checkpoints.is_empty():

@@ -87,6 +87,9 @@ class Loop:
             kept = engine.copied(self.state) if copied or engine.hosts.are_several() else None
             call = Call(self.step, n, report, kept, last=False)
         if call is not None:
+            meta_steps = engine.programs(self.run.shape, self.mesh, self.task_chunk).meta_steps
+            given = (self.state, data, self.run.numbers, self.k_train, np.int32(1))
+            self.host["gflop_per_meta_step"] = engine.gflop(meta_steps, self.mesh, *given)
             self.finish(call._replace(kept=self.state, last=True))
         if self.step < steps:
             self.save(self.state)

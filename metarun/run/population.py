@@ -123,6 +123,12 @@ class Population:
             copied = period.is_due(step, "eval_every") or period.is_due(step, "save_every")
             call = Together(step, n, who, report, engine.copied(self.state) if copied else None)
         if call is not None:
+            members, mesh = len(self.members), self.shared.mesh
+            together = engine.programs(self.first.shape, mesh, self.task_chunk).together(members)
+            given = (self.state, self.shared.data["train"], *self.fixed, np.zeros(members, np.int32))
+            total = engine.gflop(together, mesh, *given)
+            for member in self.members:
+                member.host["gflop_per_meta_step"] = total and total / members
             self.finish(call._replace(kept=self.state), last=True)
         if self.live and self.steps[self.live].min() < total:
             raise Interrupted

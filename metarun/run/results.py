@@ -50,6 +50,8 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "minutes": round(loop.seconds() / 60, 3),
             "meta_steps_per_s": steps_per_s,
             "tasks_per_s": steps_per_s and steps_per_s * run.train.meta_batch,
+            "gflop_per_meta_step": (gflop := loop.host["gflop_per_meta_step"]),
+            "tflop": gflop and gflop * run.train.steps / 1000,  # of matrix products, in training
             "startup_s": clock.startup_s,
             "compile_s": clock.compile_s,
         },

@@ -32,11 +32,22 @@ def of_groups(run: Run, evaluation: Evaluation) -> dict[str, Any] | None:
     return {
         "metric": metric,
         "level": level,
+        "measured": measured(run, evaluation, np.asarray(numbers), names),
         "mean": float(means.mean()),
         "worst": worst(means, metric),
         "worst_group": which,
         "cvar": cvar(means, metric, level),
         "each": each,
+    }
+
+
+def measured(run: Run, evaluation: Evaluation, numbers: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
+    """Of the other metrics, a learner's own among them: the mean in each group."""
+    every = evaluation.answers.metrics
+    others = {name: every[name] for name in every if name not in (run.tasks.metric, "loss")}
+    return {
+        names[number]: {name: float(values[numbers == number].mean()) for name, values in others.items()}
+        for number in np.unique(numbers)
     }
 
 

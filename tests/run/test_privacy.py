@@ -1,0 +1,74 @@
+"""The accountant against closed forms, against published values, and against Google's."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from metarun.engine import Private
+from metarun.run.privacy import ORDERS, epsilon, in_words, renyi, spent
+
+
+def test_at_whole_orders_the_divergence_is_the_binomial_sum():
+    """Mironov et al. 2019, section 3.3: E[(1 - q + q r)^a] with E[r^k] = exp(k (k - 1) / 2 s^2)."""
+    for q, s in ((0.01, 1.0), (0.2, 0.7), (0.5, 3.0)):
+        for order in (2, 5, 17):
+            terms = [
+                math.comb(order, k) * (1 - q) ** (order - k) * q**k * math.exp(k * (k - 1) / (2 * s * s))
+                for k in range(order + 1)
+            ]
+            found = renyi(q, s, np.array([float(order)]))[0]
+            np.testing.assert_allclose(found, math.log(sum(terms)) / (order - 1), rtol=1e-8)
+
+
+def test_a_user_who_is_always_there_is_met_by_a_plain_gaussian_and_one_who_is_never_there_by_none():
+    np.testing.assert_allclose(renyi(1.0, 2.0), ORDERS / 8)
+    np.testing.assert_allclose(renyi(1 - 1e-12, 2.0), ORDERS / 8, rtol=1e-6)
+    np.testing.assert_allclose(renyi(0.0, 2.0), 0, atol=1e-9)
+    assert epsilon(0.1, 0.0, 10, 1e-5) == math.inf
+
+
+def test_the_published_epsilon_of_dp_sgd_on_mnist():
+    """TensorFlow Privacy's tutorial: batches of 256 of 60,000, noise 1.1, 60 epochs, delta 1e-5: 3.01.
+
+    With the conversion of its day (Mironov 2017, proposition 3), which gives a little more than today's.
+    """
+    told = 14_063 * renyi(256 / 60_000, 1.1) + math.log(1e5) / (ORDERS - 1)
+    np.testing.assert_allclose(told.min(), 3.01, atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("q", "noise", "steps", "delta", "theirs"),
+    [
+        (256 / 60_000, 1.1, 14_063, 1e-5, 2.596656),
+        (0.01, 1.0, 1000, 1e-5, 2.101365),
+        (0.02, 0.7, 500, 1e-5, 7.664088),
+        (0.05, 2.0, 2000, 1e-6, 6.540318),
+        (1.0, 1.0, 1, 1e-5, 4.728507),
+    ],
+)
+def test_epsilon_is_that_of_dp_accounting(q, noise, steps, delta, theirs):
+    """RdpAccountant of dp-accounting 0.6.0, PoissonSampledDpEvent(q, GaussianDpEvent(noise))."""
+    np.testing.assert_allclose(epsilon(q, noise, steps, delta), theirs, rtol=1e-5)
+
+
+def run(**settings):
+    private = Private(**{"clip": 1.0, "noise": 1.0, "users": None, "delta": 1e-5} | settings)
+    return SimpleNamespace(private=private, train=SimpleNamespace(meta_batch=64))
+
+
+def test_new_users_are_met_once_and_the_same_ones_again_and_again():
+    assert spent(run(), 10)["epsilon"] == spent(run(), 10_000)["epsilon"] == epsilon(1.0, 1.0, 1, 1e-5)
+    few, many = (spent(run(users=2000), steps) for steps in (100, 1000))
+    assert few["epsilon"] < many["epsilon"]
+    assert many["epsilon"] == epsilon(many["rate"], 1.0, 1000, 0.5e-5)  # the other half is for a step without room
+    assert many["expected_tasks"] == 2000 * many["rate"] < 64
+    assert in_words(many) == f"epsilon {many['epsilon']:.3g} at delta 1e-05, for each of 2,000 users"
+
+
+def test_without_noise_no_epsilon_holds_and_without_clipping_none_is_told():
+    assert spent(run(noise=0.0), 10)["epsilon"] is None
+    assert "no epsilon" in in_words(spent(run(noise=0.0), 10))
+    assert spent(run(noise=0.2, users=2000), 10)["epsilon"] is None  # finite, and too large for the other half
+    assert spent(run(clip=None, noise=0.0), 10) is None
