@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, State, Tasks
 from metarun.engine.compiled import Program
+from metarun.engine.evaluate import only_if
 from metarun.engine.gathered import at, shares, within
 from metarun.engine.keys import task_key
 from metarun.engine.private import Private, clipped_each, noised, task_keys
@@ -121,13 +122,16 @@ def make_meta_steps(
 
         def chunk_of_clipped(state: State, private: Private, clip: float, indices: Array) -> tuple[PyTree, ...]:
             k_episodes, k_adapts, counts = task_keys(private, k_train, state.step, indices, meta_batch)
-            episodes = jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes)
 
             def meta_grad(episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
                 with differentiated(how):
                     return own.meta_grad(net, state.params, episodes, keys, state.step)
 
-            return clipped_each(meta_grad, episodes, k_adapts, counts, clip)
+            def means() -> tuple[PyTree, ...]:
+                episodes = jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes)
+                return clipped_each(meta_grad, episodes, k_adapts, counts, clip)
+
+            return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first
 
         def tried(state: State) -> tuple[State, Metrics, Array]:
             """The state one meta-step later, its metrics, and whether all of it is finite."""
