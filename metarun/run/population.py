@@ -126,9 +126,9 @@ class Population:
             members, mesh = len(self.members), self.shared.mesh
             together = engine.programs(self.first.shape, mesh, self.task_chunk).together(members)
             given = (self.state, self.shared.data["train"], *self.fixed, np.zeros(members, np.int32))
-            total = engine.gflop(together, mesh, *given)
+            gflop = engine.gflop(together, mesh, *given)
             for member in self.members:
-                member.host["gflop_per_meta_step"] = total and total / members
+                member.host["gflop_per_meta_step"] = gflop and gflop / members
             self.finish(call._replace(kept=self.state), last=True)
         if self.live and self.steps[self.live].min() < total:
             raise Interrupted
