@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parents[1] / "docs"
 SETTINGS = (
-    "learner=fomaml task=strokes task.queries=2 model=mlp model.hidden=[64] train.private.clip=1 train.private.delta=1e-6 "
+    "learner=fomaml task=strokes task.queries=2 model=mlp model.hidden=[64] "
+    "train.private.clip=1 train.private.delta=1e-6 "
     "train.private.users=100000 train.meta_batch=512 train.steps=100 optimizer.learning_rate=0.005 logger=none "
     "hardware.platform=cpu hardware.devices=1 hardware.task_chunk=16 eval.val_episodes=20 eval.task.queries=10 "
     "eval.inner_steps=[1] eval.state=last"
