@@ -20,7 +20,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from measure_sweeps import TINY, made, meta_steps_of, timed
+from measure_sweeps import TINY, made
 from pages import collective
 from pages.collective import Link
 from pages.marks import write_between
@@ -88,15 +88,19 @@ def by_processes() -> dict[str, list[tuple[int, float]]]:
 
 def by_seeds() -> dict[str, list[tuple[int, float]]]:
     """Milliseconds a meta-step of 1 to 16 runs in one program."""
+    from metarun.command.from_python import run_of
+    from metarun.run.bench_together import way
+
     settings = {**RUNS, "sine waves, 4 tasks": ["task=sinusoid", "learner=maml", "train.meta_batch=4"]}
     del settings["`strokes`, Conv4"]
     found = {}
     for name, words in settings.items():
-        ways = {n: meta_steps_of(n, words) for n in (1, 2, 4, 8, 16)}
+        run = run_of([*words, "logger=none"])
+        ways = {n: way(run, n) for n in (1, 2, 4, 8, 16)}
         taken: dict[int, list[float]] = {n: [] for n in ways}
         for _ in range(7):
-            for n, way in ways.items():
-                taken[n].append(timed(way, 200)[0])
+            for n, these in ways.items():
+                taken[n].append(these.timed(200).clock)
         found[name] = [(n, 1000 * statistics.median(each)) for n, each in taken.items()]
     return found
 

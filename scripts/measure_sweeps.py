@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +191,9 @@ def record(jobs: int = 1000) -> str:
 
 def seeds(most: int = 16, rounds: int = 5) -> str:
     """How long a meta-step of many runs takes in one program, beside that of one alone."""
+    from metarun.command.from_python import run_of
+    from metarun.run.bench_together import way
+
     settings = {
         "sine waves, two layers of 40": ["task=sinusoid", "learner=maml"],
         "the same, 4 tasks a meta-step": ["task=sinusoid", "learner=maml", "train.meta_batch=4"],
@@ -199,12 +201,13 @@ def seeds(most: int = 16, rounds: int = 5) -> str:
     }
     rows = []
     for name, words in settings.items():
-        ways = {n: meta_steps_of(n, words) for n in (0, *(2**i for i in range(1, most.bit_length())))}
+        run = run_of([*words, "logger=none"])
+        ways = {n: way(run, n or None) for n in (0, *(2**i for i in range(1, most.bit_length())))}
         taken: dict[int, list[tuple[float, float]]] = {n: [] for n in ways}
-        one = min(timed(ways[0], 1)[0] for _ in range(3))
+        one = min(ways[0].timed(1).clock for _ in range(3))
         for _ in range(rounds):
-            for n, way in ways.items():
-                taken[n].append(timed(way, max(1, int(0.3 / (one * max(1, n))))))
+            for n, these in ways.items():
+                taken[n].append(these.timed(max(1, int(0.3 / (one * max(1, n))))))
         for n in ways:
             wall = statistics.median(seconds for seconds, _ in taken[n])
             clock, cpu = (
@@ -216,43 +219,6 @@ def seeds(most: int = 16, rounds: int = 5) -> str:
                          f"{many / cpu:.2f}"))  # fmt: skip
     heads = ("MAML on", "seeds", "ms a meta-step of all", "times one alone", "gain", "gain in processor time")
     return "\n".join(table(heads, *rows))
-
-
-def timed(way: Callable[[int], None], n: int) -> tuple[float, float]:
-    """Seconds that one of n meta-steps takes, by the clock and of the processor's."""
-    began = time.perf_counter(), time.process_time()
-    way(n)
-    return (time.perf_counter() - began[0]) / n, (time.process_time() - began[1]) / n
-
-
-def meta_steps_of(members: int, words: list[str]) -> Callable[[int], None]:
-    """What makes n meta-steps of so many runs that differ in their seeds; 0: of one, by its own program."""
-    import jax
-
-    from metarun import engine
-    from metarun.command.from_python import run_of
-    from metarun.run.population import chunk
-
-    run = run_of([*words, "logger=none"])
-    mesh = run.hardware.set_up(run.train.meta_batch)
-    loaded = run.tasks.load("train")
-    data = engine.held("device", {"train": (run.tasks, loaded)}, mesh)["train"]
-    keys = [engine.stream(seed, engine.TRAIN) for seed in range(max(1, members))]
-    states = [engine.first_state(run.shape, mesh, data, run.numbers, seed) for seed in range(max(1, members))]
-    together = engine.of_members(mesh, max(1, members))
-    most = chunk(run, mesh if not members else together, loaded, max(1, members))
-    given: list[Any] = [states, [run.numbers] * max(1, members), keys]
-    programs = engine.programs(run.shape, mesh, most)
-    program = programs.together(members) if members else programs.meta_steps
-    state, *fixed = (engine.stacked(each, together) if members else each[0] for each in given)
-    held = [state]
-
-    def make(n: int) -> None:
-        count = np.full(members, n, np.int32) if members else np.int32(n)
-        held[0] = jax.block_until_ready(engine.send(program, held[0], data, *fixed, count)[0])
-
-    make(1)
-    return make
 
 
 PARTS = {"killed": killed, "launchers": launchers, "overhead": overhead, "record": record, "seeds": seeds}

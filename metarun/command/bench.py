@@ -1,5 +1,6 @@
 """`metarun bench [--trace DIR | --against COMMIT] [overrides]`: how fast meta-steps are on this machine."""
 
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ than 5 % of the cores meanwhile, it says that the machine is busy.
 
   metarun bench learner=maml task=omniglot hardware.devices=1
   metarun bench --against HEAD~1 learner=maml task=omniglot
+  metarun bench learner=maml task=sinusoid train.seeds=8
+
+With train.seeds or train.population it measures how much longer so many runs in one program
+take than one alone, in turn.
 """
 
 ROUNDS = 12
@@ -62,15 +67,24 @@ def main(arguments: list[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, settings), MISTAKE)
 
+    from metarun.config.population import axes_of, is_asked_for
     from metarun.config.run import build_run, resolve
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
-    from metarun.run import bench
+    from metarun.run import bench, bench_together
 
     try:
         resolved = resolve(cfg)
         resolved["run"]["dir"] = ""
-        bench.tell(bench.bench(build_run(resolved), trace))
+        if not is_asked_for(cfg):
+            bench.tell(bench.bench(build_run(resolved), trace))
+            return
+        if trace is not None:
+            raise ConfigError("--trace", trace, "is of one run; leave it out, or train.seeds and train.population")
+        train = resolved["train"]
+        axes = axes_of(train["seeds"], train["population"], train["seed"])
+        run = build_run({**resolved, "train": {**train, "seeds": None, "population": None}})
+        bench_together.tell(bench_together.bench(run, prod(len(values) for _, values in axes)))
     except ConfigError as error:
         fail(error, MISTAKE)
     except DataError as error:
