@@ -61,8 +61,7 @@ class Episode(NamedTuple):
 
 def examples(episode: Episode) -> Batch:
     """All examples of an episode, the support set's first."""
-    x, y = (jnp.concatenate(pair) for pair in zip(episode.support, episode.query, strict=True))
-    return Batch(x, y)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), episode.support, episode.query)
 
 
 class State(NamedTuple):
@@ -77,6 +76,14 @@ class State(NamedTuple):
     in_a_row: Array  # () int32: of these, the last ones in a row
 
 
+Act = Callable[[Array], Array]  # observations (n, ...) -> what a policy answers to them (n, n_out)
+
+
+def given(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
+    """The examples of a task that gives them: they need no collecting."""
+    return source
+
+
 class Net(NamedTuple):
     """All that a learner may know of the model and the tasks."""
 
@@ -87,6 +94,10 @@ class Net(NamedTuple):
     n_out: int  # outputs a prediction has: ways, or the targets' dimension
     classification: bool  # labels, not targets
     n_classes: int | None  # training classes there are; None: no classes, or no end of them
+    # Of tasks that are `Collecting`; what they collect is a constant to every derivative.
+    collect: Callable[[Batch, Act, Key, Array | int], Batch] = given  # (source, act, key, inner step) -> examples
+    inner_loss: Callable[[Array, Array], Array] | None = None  # what inner steps follow; None: `loss`
+    divergence: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (): from the outputs they came by
 
 
 class Tasks(Protocol):
@@ -99,7 +110,7 @@ class Tasks(Protocol):
 
     @property
     def metric(self) -> str:
-        """The metric that selects and sums up a run: "accuracy" (more is better) or "mse" (less is)."""
+        """The metric that selects and sums up a run: "accuracy" or "return" (see `rises`), or "mse"."""
         ...
 
     def check(self, split: str) -> None:
@@ -164,6 +175,28 @@ class Prepares(Protocol):
         ...
 
 
+@runtime_checkable
+class Collecting(Protocol):
+    """A task distribution whose examples a learner collects by acting, as in reinforcement learning.
+
+    An episode's support and query sets are then SOURCES: x what a policy sees at the start of each trajectory
+    (n, ...), y what the environment is told of the task (n, ...). A learner turns them into examples with
+    `Net.collect`: observations x (steps, ...), and y a pytree of what was done there and what came of it.
+    """
+
+    def collect(self, source: Batch, act: Act, key: Key) -> Batch:
+        """Examples collected by acting: a pure function that runs under jit and vmap, and is not differentiated."""
+        ...
+
+    def inner_loss(self, outputs: Array, y: PyTree) -> Array:
+        """outputs (steps, n_out), y of examples -> (): what inner steps follow. `loss` judges what came of them."""
+        ...
+
+    def divergence(self, outputs: Array, y: PyTree) -> Array:
+        """(): how far `outputs` are from those that the examples were collected by, 0 if they are the same."""
+        ...
+
+
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys.
 
@@ -223,7 +256,7 @@ class Tracked(NamedTuple):
     config: dict[str, Any]  # the whole configuration, resolved
     name: str
     tags: tuple[str, ...]
-    metric: str  # the one that selects and sums up the run: "accuracy" (more is better) or "mse" (less is)
+    metric: str  # the one that selects and sums up the run: see `rises`
     command: str  # that began the run
     step: int  # meta-steps that are done: more than 0 of a run that goes on
 
@@ -263,8 +296,29 @@ class Needing(Protocol):
         ...
 
 
+def rises(metric: str) -> bool:
+    """Whether more of a metric is better: of accuracies and returns, whatever follows their name; not of errors."""
+    return metric.startswith(("accuracy", "return"))
+
+
+def is_collected(metric: str) -> bool:
+    """Whether tasks with this metric are `Collecting`."""
+    return metric.startswith("return")
+
+
+def must_be_given(learner: object, tasks: Tasks) -> None:
+    """Raises ConfigError if the tasks' examples are to be collected, for a learner that does not act."""
+    if isinstance(tasks, Collecting):
+        name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
+        allowed = (
+            f"does not act, and {task} has to be acted in; use maml, fomaml, anil, boil, meta_sgd, finetune or scratch"
+        )
+        raise ConfigError("learner", name, allowed)
+
+
 def must_classify(learner: object, tasks: Tasks) -> None:
     """Raises ConfigError unless the tasks are classifications."""
+    must_be_given(learner, tasks)
     if tasks.metric != "accuracy":
         name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
         raise ConfigError("learner", name, f"classifies, and {task} is a regression; use maml, cnp or another")

@@ -13,10 +13,24 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from metarun.core import Array, Batch, ConfigError, CountOrZero, Episode, Key, Learner, Metrics, Net, Positive, PyTree
+from metarun.core import (
+    Array,
+    Batch,
+    ConfigError,
+    CountOrZero,
+    Episode,
+    Key,
+    Learner,
+    Metrics,
+    Net,
+    Positive,
+    PyTree,
+    given,
+)
 
 Reduction = Literal["mean", "sum_over_shots"]
 InnerOptimizer = Literal["sgd", "adam"]
+InnerRate = Positive | tuple[Positive, ...]
 
 
 @dataclass(frozen=True)
@@ -35,13 +49,18 @@ _how: ContextVar[Inner] = ContextVar("inner", default=_DEFAULT)
 
 
 @contextmanager
-def differentiated(how: Inner) -> Iterator[None]:
+def differentiated(own: Inner) -> Iterator[None]:
     """Inner loops traced inside are differentiated so: no learner has to know."""
-    token = _how.set(how)
+    token = _how.set(own)
     try:
         yield
     finally:
         _how.reset(token)
+
+
+def how() -> Inner:
+    """How inner loops that are traced now are differentiated."""
+    return _how.get()
 
 
 def support_loss(
@@ -55,7 +74,64 @@ def support_loss(
     """
     scale = net.n_out if reduction == "sum_over_shots" and net.classification else 1
     apply = apply or net.apply
-    return lambda params: scale * net.loss(apply(params, support.x)[:, : net.n_out], support.y)[0]
+    inner_loss = net.inner_loss or (lambda outputs, y: net.loss(outputs, y)[0])
+    return lambda params: scale * inner_loss(apply(params, support.x)[:, : net.n_out], support.y)
+
+
+def fit(
+    net: Net,
+    support: Batch,
+    key: Key,
+    reduction: Reduction,
+    params: PyTree,
+    update: optax.GradientTransformation,
+    steps: int,
+    first_order: bool,
+    apply: Callable[[PyTree, Array], Array] | None = None,
+) -> PyTree:
+    """`descend` on the `support_loss`. Where examples are collected, each step has its own, by the policy of its start.
+
+    Predictions are `apply`(params, x), which is `net.apply` by default.
+    """
+    apply = apply or net.apply
+
+    def examples(params: PyTree, step: Array | int) -> Batch:
+        return net.collect(support, partial(apply, params), key, step)
+
+    def loss(params: PyTree, batch: Batch) -> Array:
+        return support_loss(net, batch, reduction, apply)(params)
+
+    return descend(loss, params, update, steps, first_order, examples)
+
+
+def fit_head(
+    net: Net,
+    support: Batch,
+    key: Key,
+    reduction: Reduction,
+    params: PyTree,
+    update: optax.GradientTransformation,
+    steps: int,
+    first_order: bool,
+) -> PyTree:
+    """`fit` of the model's head alone. A support set that is given passes through the body once."""
+
+    def whole(head: PyTree, x: Array) -> Array:
+        return net.apply({**params, "head": head}, x)
+
+    is_linear = set(params["head"]) == {"kernel", "bias"}
+    if net.collect is given and is_linear:
+        support = Batch(net.features(params, support.x), support.y)
+    apply = linear if net.collect is given and is_linear else whole
+    return {**params, "head": fit(net, support, key, reduction, params["head"], update, steps, first_order, apply)}
+
+
+QUERIES = 2**31 - 1  # in the place of an inner step, for what is collected after the last one
+
+
+def queries(learner: Learner, net: Net, fast: PyTree, source: Batch, key: Key) -> Batch:
+    """The examples that a learner is judged by after `adapt` with this key: collected by what it has become."""
+    return net.collect(source, partial(learner.predict, net, fast), key, QUERIES)
 
 
 def linear(head: PyTree, z: Array) -> Array:
@@ -63,16 +139,22 @@ def linear(head: PyTree, z: Array) -> Array:
     return z @ head["kernel"] + head["bias"][None]
 
 
-def optimizer(name: InnerOptimizer, inner_lr: float, first_order: bool) -> optax.GradientTransformation:
+def optimizer(name: InnerOptimizer, inner_lr: InnerRate, first_order: bool) -> optax.GradientTransformation:
     """Plain gradient descent, or Adam with beta1 = 0 (Nichol et al. 2018, section 6).
+
+    Of several step sizes, each is one step's; the last is that of all later steps, too.
 
     Adam's second moment stands under a square root whose derivative at zero is infinite: without `first_order` an
     `eps_root` keeps meta-gradients finite where an inner gradient is zero. It makes steps along small gradients
     shorter, the first one by |g| / sqrt(g^2 + eps_root): 0.707 of its length at |g| = 1e-6.
     """
+    rate: Any = inner_lr
+    if isinstance(inner_lr, tuple):
+        rates = jnp.array(inner_lr)
+        rate = lambda step: rates[jnp.minimum(step, len(rates) - 1)]  # noqa: E731
     if name == "sgd":
-        return optax.sgd(inner_lr)
-    return optax.adam(inner_lr, b1=0.0, b2=0.999, eps=1e-8, eps_root=0.0 if first_order else 1e-12)
+        return optax.sgd(rate)
+    return optax.adam(rate, b1=0.0, b2=0.999, eps=1e-8, eps_root=0.0 if first_order else 1e-12)
 
 
 def gradient(loss: Callable[[PyTree], Array]) -> Callable[[PyTree], PyTree]:
@@ -83,7 +165,7 @@ def gradient(loss: Callable[[PyTree], Array]) -> Callable[[PyTree], PyTree]:
     `mixed` it is the derivative of the gradient along v (H is symmetric: forward over reverse), which keeps phi
     alone. Pearlmutter 1994; for meta-learning, Kemaev et al. 2025 (MixFlow-MG).
     """
-    if _how.get().mode == "reverse":
+    if how().mode == "reverse":
         return jax.grad(loss)
 
     def grad(phi: PyTree) -> PyTree:
@@ -99,11 +181,11 @@ def gradient(loss: Callable[[PyTree], Array]) -> Callable[[PyTree], PyTree]:
 
 def step_gradient(loss: Callable[[PyTree], Array], first_order: bool) -> Callable[[PyTree], PyTree]:
     """phi -> the gradient that an inner step follows: clipped if `Inner` says so, a constant with `first_order`."""
-    how = _how.get()
+    own = how()
     grad = jax.grad(loss) if first_order else gradient(loss)
 
     def step(phi: PyTree) -> PyTree:
-        grads = clipped(grad(phi), how.clip_value, how.clip_norm)
+        grads = clipped(grad(phi), own.clip_value, own.clip_norm)
         return jax.lax.stop_gradient(grads) if first_order else grads
 
     return step
@@ -161,13 +243,16 @@ _mixed_gradient.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def descend(
-    loss: Callable[[PyTree, Array | int], Array],
+    loss: Callable[[PyTree, Any], Array],
     params: PyTree,
     update: optax.GradientTransformation,
     steps: int,
     first_order: bool,
+    examples: Callable[[PyTree, Array | int], Any] = lambda params, step: step,
 ) -> PyTree:
     """params after `steps` of descent on `loss`(params, step): theta <- theta - alpha grad L(theta).
+
+    With `examples`, on `loss`(params, examples(theta, step)): what they are made of theta is not differentiated.
 
     Finn et al. 2017, equation 1. Differentiable in `params`; with `first_order` the inner gradients
     count as constants (section 5.2), so the meta-gradient is the query gradient at the adapted point.
@@ -176,9 +261,10 @@ def descend(
 
     def step(i: Array | int, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, opt_state = carry
+        of_step = examples(params, i)
 
         def at_step(params: PyTree) -> Array:
-            return loss(params, i)
+            return loss(params, of_step)
 
         grads = step_gradient(at_step, first_order)(params)
         updates, opt_state = update.update(grads, opt_state, params)
@@ -194,14 +280,14 @@ def loop(steps: int, step: Callable[[Array | int, PyTree], PyTree], carry: PyTre
     it once: a fifth faster at five steps, for twice the compilation, and activations are kept. In a loop the body
     is compiled once, however many steps there are.
     """
-    how = _how.get()
-    if isinstance(steps, int) and steps <= how.unroll and not how.remat:
+    own = how()
+    if isinstance(steps, int) and steps <= own.unroll and not own.remat:
         for i in range(steps):
             carry = step(i, carry)
         return carry
     if not isinstance(steps, int):
         return _one_for_all(steps, step, carry)
-    if not how.remat:
+    if not own.remat:
         return jax.lax.fori_loop(0, steps, step, carry)
     length = max(1, math.isqrt(steps))
     whole = steps // length
@@ -303,6 +389,7 @@ def query_grad(learner: Learner, net: Net, params: PyTree, episodes: Episode, ke
 
     def query_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
         fast = learner.adapt(net, params, episode.support, key)
-        return net.loss(learner.predict(net, fast, episode.query.x), episode.query.y)
+        x, y = queries(learner, net, fast, episode.query, key)
+        return net.loss(learner.predict(net, fast, x), y)
 
     return mean_grad(query_loss, params, episodes, keys)

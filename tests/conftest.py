@@ -228,11 +228,12 @@ def data_for(request) -> Callable[[str], list[str]]:
         "cifar_fs": ("data_dir", "cifar_dir"),
         "fc100": ("data_dir", "cifar_dir"),
     }
-    more = {"table": owned.OF_PEOPLE}
+    short = ["task.shots=3", "task.queries=2", "task.horizon=5", "eval.task={shots: 3, queries: 2}"]
+    more = {"table": owned.OF_PEOPLE, "navigation": short}
 
     def settings(task: str) -> list[str]:
         if task not in needs:
-            return ["data_dir=null"]
+            return ["data_dir=null", *more.get(task, [])]
         key, fixture = needs[task]
         return [f"{key}={request.getfixturevalue(fixture)}", *more.get(task, [])]
 

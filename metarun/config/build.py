@@ -5,6 +5,7 @@ import importlib
 import inspect
 import math
 import os
+import types
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -92,6 +93,8 @@ def recipe(key: str, values: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]
         return optimizer.update(w, optimizer.init(w), w)
 
     made, numbers = split(key, values, floats_apart=True)
+    if inspect.isclass(made.target):  # a component of metarun, whose fields say all there is to check
+        return made, numbers
     try:
         try:
             jax.eval_shape(one_update, numbers)
@@ -213,9 +216,11 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
 
 def tuples(value: Any, kind: Any) -> Any:
     """yaml knows lists only; a frozen dataclass needs tuples, which are hashable."""
-    if not (isinstance(value, list) and get_origin(kind) is tuple):
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    of_tuples = [one for one in kinds if get_origin(one) is tuple]
+    if not (isinstance(value, list) and of_tuples):
         return value
-    within = [arg for arg in get_args(kind) if arg is not Ellipsis]
+    within = [arg for arg in get_args(of_tuples[0]) if arg is not Ellipsis]
     each = within * len(value) if len(within) == 1 else within
     return tuple(tuples(one, own) for one, own in zip(value, each, strict=False)) + tuple(value[len(each) :])
 

@@ -101,7 +101,7 @@ def build_domains(
         tasks: Any = build(key, values, kind=Tasks)
         what = type(tasks).__module__.rpartition(".")[2]
         if tasks.metric != trained.metric:
-            kinds = {"accuracy": "classifications", "mse": "regressions"}
+            kinds = {"accuracy": "classifications", "mse": "regressions", "return": "to be acted in"}
             theirs, ours = (kinds.get(one.metric, one.metric) for one in (tasks, trained))
             raise ConfigError(f"{key}.task", what, f"its tasks are {theirs}, and the run's are {ours}")
         if shots and not hasattr(tasks, "shots"):

@@ -13,13 +13,14 @@ from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun import engine
+from metarun import engine, trust_region
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
 from metarun.config.domains import as_they_are, build_domains, complete
 from metarun.config.loggers import build_loggers
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
 from metarun.inner import Inner
+from metarun.trust_region import TrustRegion
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Share = Annotated[float, Ge(0), Lt(1)]
@@ -272,7 +273,13 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
     others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
-    if not isinstance(build("optimizer", config["optimizer"]), optax.GradientTransformation):
+    outer = build("optimizer", config["optimizer"])
+    if isinstance(outer, TrustRegion):
+        trust_region.check(learner, tasks)
+        if private.clip is not None:
+            allowed = "null with optimizer=trpo, which looks at the tasks themselves; use adam or sgd"
+            raise ConfigError("train.private.clip", private.clip, allowed)
+    elif not isinstance(outer, optax.GradientTransformation):
         raise ConfigError(
             "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
         )

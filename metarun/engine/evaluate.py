@@ -13,14 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks
+from metarun.core import Array, Episode, Key, Learner, Measured, Metrics, Net, PyTree, Tasks, given
 from metarun.engine import hosts
 from metarun.engine.compiled import Program
 from metarun.engine.gathered import at, shares
 from metarun.engine.keys import of_evaluation, task_key
 from metarun.engine.send import on_host, send
 from metarun.engine.source import Source, in_parts, stand_in
-from metarun.inner import Inner, differentiated
+from metarun.inner import Inner, differentiated, queries
 from metarun.models.layers import answering
 
 SECONDS_BETWEEN_PAUSES = 0.5
@@ -41,8 +41,8 @@ class Asked:
 class Answers(NamedTuple):
     """What was asked and answered, of every task, on the host."""
 
-    outputs: Array | np.ndarray  # (tasks, queries, n_out)
-    y: Array | np.ndarray  # (tasks, queries) labels, or (tasks, queries, n_out) targets
+    outputs: Array | np.ndarray  # (tasks, queries, n_out); of tasks that are collected, what was seen (tasks, steps, d)
+    y: Array | np.ndarray  # (tasks, queries) labels, or (tasks, queries, n_out) targets; goals (tasks, queries, ...)
     classes: Array | np.ndarray | None  # (tasks, ways): which of the split's classes the labels stand for
     groups: Array | np.ndarray | None = None  # (tasks,): which of the split's groups each is of
     metrics: Mapping[str, np.ndarray] = MappingProxyType({})  # (tasks,) each: what the figures are means of
@@ -88,8 +88,9 @@ def query_metrics(
 
     def predict(n: Array, fast: PyTree) -> tuple[Metrics, Array]:
         with answering():
-            outputs = after(n).predict(net, fast, query.x)
-        return net.loss(outputs, query.y)[1], outputs
+            asked = queries(after(n), net, fast, query, k_adapt)
+            outputs = after(n).predict(net, fast, asked.x)
+        return net.loss(outputs, asked.y)[1], outputs if net.collect is given else asked.x
 
     def predict_alone(n: Array, fast: PyTree) -> Metrics:
         def alone(x: Array) -> Array:

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from metarun import trust_region
 from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, State, Tasks
 from metarun.engine.compiled import Program
 from metarun.engine.evaluate import only_if
@@ -19,10 +20,11 @@ from metarun.engine.keys import task_key
 from metarun.engine.private import Private, clipped_each, noised, task_keys
 from metarun.engine.selection import Selection, chosen, score
 from metarun.inner import Inner, clipped, differentiated
+from metarun.trust_region import Problem, TrustRegion
 
 # The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.
 Numbers = dict[str, dict[str, Any]]
-Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation]  # its numbers -> itself
+Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation | TrustRegion]  # its numbers -> itself
 
 
 class Guard(NamedTuple):
@@ -97,6 +99,7 @@ def make_meta_steps(
         n = within(data, state.step, n)
 
         def drawn(state: State, indices: Array) -> tuple[Episode, Key]:
+            """The episodes of these tasks, and the keys of their adaptation."""
             k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(jax.random.fold_in(k_train, state.step), indices)
             return jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes), k_adapts
 
@@ -133,6 +136,14 @@ def make_meta_steps(
 
             return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first
 
+        def problem(state: State, chunks: Array) -> Problem:
+            """Of this meta-step, on all devices; each keeps what was collected for its own tasks."""
+            record = jax.vmap(partial(trust_region.record, own, net, state.params))
+            recorded = jax.lax.map(lambda indices: record(*drawn(state, indices)), chunks)
+            mean = lambda f: jax.lax.pmean(mean_over(f, recorded), "tasks")  # noqa: E731
+            every = jax.tree.map(lambda leaf: leaf[0], recorded) if len(chunks) == 1 else None
+            return trust_region.problem_of(own, net, state.params, mean, every)
+
         def tried(state: State) -> tuple[State, Metrics, Array]:
             """The state one meta-step later, its metrics, and whether all of it is finite."""
             first = jax.lax.axis_index("tasks") * local
@@ -147,9 +158,10 @@ def make_meta_steps(
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
                 grads, metrics = noised(private, means, jax.random.fold_in(k_train, state.step), meta_batch)
             fine = is_finite((grads, metrics))
-            updates, opt_state = outer.update(
-                clipped(grads, guard.clip_value, guard.clip_norm), state.opt_state, state.params
-            )
+            grads = clipped(grads, guard.clip_value, guard.clip_norm)
+            with differentiated(how):
+                further = {"problem": problem(state, chunks)} if isinstance(outer, TrustRegion) else {}
+                updates, opt_state = outer.update(grads, state.opt_state, state.params, **further)
             params = optax.apply_updates(state.params, updates)
             sums = jax.tree.map(jnp.add, state.sums, metrics)
             summed, none = state.summed + 1, jnp.zeros((), jnp.int32)
@@ -186,14 +198,15 @@ def is_finite(values: PyTree) -> Array:
     return jnp.array([True, *(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values))]).all()
 
 
-def mean_over(f: Callable[[Array], PyTree], chunks: Array) -> PyTree:
-    """The mean of f(chunk) over the rows of `chunks`, one row at a time."""
-    if len(chunks) == 1:
-        return f(chunks[0])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(f, chunks[0]))
+def mean_over(f: Callable[[Any], PyTree], chunks: PyTree) -> PyTree:
+    """The mean of f(chunk) over the rows of `chunks` (leading axis), one row at a time."""
+    first, rows = jax.tree.map(lambda leaf: leaf[0], chunks), len(jax.tree.leaves(chunks)[0])
+    if rows == 1:
+        return f(first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(f, first))
 
-    def add(total: PyTree, chunk: Array) -> tuple[PyTree, None]:
+    def add(total: PyTree, chunk: PyTree) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, f(chunk)), None
 
     total, _ = jax.lax.scan(add, zeros, chunks)
-    return jax.tree.map(lambda leaf: leaf / len(chunks), total)
+    return jax.tree.map(lambda leaf: leaf / rows, total)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
-from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
+from metarun.core import Act, Array, Batch, Collecting, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
 from metarun.engine.gathered import at
+from metarun.inner import queries
 from metarun.losses import Loss
 
 
@@ -20,7 +21,14 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
     `width` is the outputs the learner wants, None for features: where evaluation has fewer ways than
     training had, the surplus outputs are left out. Whatever the model computes in, float32 (or more) comes out.
     """
-    return net_for(model, width, tasks.loss, tasks.n_out, tasks.metric == "accuracy", tasks.n_classes("train"))
+    net = net_for(model, width, tasks.loss, tasks.n_out, tasks.metric == "accuracy", tasks.n_classes("train"))
+    if not isinstance(tasks, Collecting):
+        return net
+
+    def collect(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
+        return jax.lax.stop_gradient(tasks.collect(source, act, jax.random.fold_in(key, step)))
+
+    return net._replace(collect=collect, inner_loss=tasks.inner_loss, divergence=tasks.divergence)
 
 
 def net_for(
@@ -64,7 +72,8 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
 
     def predict(params: PyTree, episode: Episode, key: Key, traced: dict[str, Any] | None = None) -> Array:
         own = dataclasses.replace(learner, **traced) if traced else learner  # type: ignore[type-var]
-        return own.predict(net, own.adapt(net, params, episode.support, key), episode.query.x)
+        fast = own.adapt(net, params, episode.support, key)
+        return own.predict(net, fast, queries(own, net, fast, episode.query, key).x)
 
     refused = ConfigError("eval.learner", "(its settings)", "they change what is learned; set them under learner")
     if jax.tree.structure(own) != jax.tree.structure(params):  # type: ignore[operator]

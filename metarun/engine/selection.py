@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree
 from metarun.engine.source import is_on_host
+from metarun.inner import queries
 from metarun.models.layers import answering
 
 
@@ -25,8 +26,9 @@ def score(learner: Learner, net: Net, params: PyTree, episode: Episode, key: Key
     """A candidate's loss on its query set after adaptation (): a forward pass, without the meta-gradient."""
     fast = learner.adapt(net, params, episode.support, key)
     with answering():
-        outputs = learner.predict(net, fast, episode.query.x)
-    return net.loss(outputs, episode.query.y)[0]
+        asked = queries(learner, net, fast, episode.query, key)
+        outputs = learner.predict(net, fast, asked.x)
+    return net.loss(outputs, asked.y)[0]
 
 
 def window(selection: Selection, count: int, step: Array) -> Array:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from metarun.config.learned import Parts, parts
-from metarun.core import Batch, ConfigError, Key, PyTree, Uncertain
+from metarun.core import Batch, ConfigError, Key, PyTree, Uncertain, is_collected
 from metarun.learned.examples import as_inputs, as_labels, as_targets
 from metarun.learned.programs import Programs, called, filled, made, numbers, programs
 from metarun.run.purpose import Purpose
@@ -24,6 +24,11 @@ class Learned:
     purpose: Purpose
     params: PyTree = dataclasses.field(repr=False)  # on the host
     used: dict[str, Any]  # which of the run's states: {"state": "best", "step": ...}
+
+    def __post_init__(self) -> None:
+        if is_collected(self.purpose.metric):
+            allowed = "acts in an environment, and there are no examples to give it; `metarun eval` tests it"
+            raise ConfigError("run", self.config["run"]["name"], allowed)
 
     @property
     def classification(self) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from metarun import inner
-from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, PyTree, Tasks
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,12 @@ class ANIL:
     The same as MAML with the body frozen, but the support set passes through the body once.
     """
 
-    inner_lr: Positive  # alpha
+    inner_lr: inner.InnerRate  # alpha, or each step's own, the last one that of all later steps, too
     inner_steps: CountOrZero
     inner_optimizer: inner.InnerOptimizer
     inner_loss: inner.Reduction
     first_order: bool
+    through_adapt = True
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""
@@ -29,11 +30,9 @@ class ANIL:
         return net.init(key, x)
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        z = net.features(params, support.x)
-        loss = inner.support_loss(net, Batch(z, support.y), self.inner_loss, inner.linear)
         update = inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order)
-        head = inner.descend(lambda head, _: loss(head), params["head"], update, self.inner_steps, self.first_order)
-        return {**params, "head": head}
+        how = self.inner_loss
+        return inner.fit_head(net, support, key, how, params, update, self.inner_steps, self.first_order)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return net.apply(fast, x)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metarun import inner, sequence
-from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, PyTree, Tasks
+from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, PyTree, Tasks, must_be_given
 
 
 class Block(nn.Module):
@@ -81,6 +81,7 @@ class Attention:
             raise ConfigError("heads", self.heads, f"must divide units={self.units}")
 
     def check(self, tasks: Tasks) -> None:
+        must_be_given(self, tasks)
         if tasks.metric == "accuracy":
             sequence.check(self, self.label_width, tasks)
 

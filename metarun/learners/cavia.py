@@ -20,6 +20,7 @@ from metarun.core import (
     Positive,
     PyTree,
     Tasks,
+    must_be_given,
 )
 
 
@@ -41,6 +42,7 @@ class CAVIA:
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""
+        must_be_given(self, tasks)
 
     def width(self, n_out: int) -> int:
         return n_out

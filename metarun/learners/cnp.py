@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from annotated_types import Gt, Lt
 
 from metarun import inner
-from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks, examples
+from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks, examples, must_be_given
 from metarun.learners.protonet import prototypes
 from metarun.models.mlp import MLP
 
@@ -28,6 +28,7 @@ class CNP:
 
     def check(self, tasks: Tasks) -> None:
         """Any task: classification or regression."""
+        must_be_given(self, tasks)
 
     def width(self, n_out: int) -> None:
         """None: the model embeds x, for encoder and decoder."""

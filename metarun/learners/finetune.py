@@ -1,6 +1,7 @@
 """No meta-learning: train on all training classes at once, then fine-tune on each task."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -16,7 +17,6 @@ from metarun.core import (
     Key,
     Metrics,
     Net,
-    Positive,
     PyTree,
     Tasks,
     examples,
@@ -36,7 +36,7 @@ class Finetune:
     """
 
     adapts: Literal["head", "all"]  # what fine-tuning changes
-    inner_lr: Positive
+    inner_lr: inner.InnerRate
     inner_steps: CountOrZero
     inner_optimizer: inner.InnerOptimizer
 
@@ -62,18 +62,15 @@ class Finetune:
         update = inner.optimizer(self.inner_optimizer, self.inner_lr, first_order=True)
         start = params["net"]
         if self.adapts == "all":
-            loss = inner.support_loss(net, support, "mean")
-            return inner.descend(lambda p, _: loss(p), start, update, self.inner_steps, first_order=True)
-        loss = inner.support_loss(net, Batch(net.features(start, support.x), support.y), "mean", inner.linear)
-        head = inner.descend(lambda p, _: loss(p), start["head"], update, self.inner_steps, first_order=True)
-        return {**start, "head": head}
+            return inner.fit(net, support, key, "mean", start, update, self.inner_steps, first_order=True)
+        return inner.fit_head(net, support, key, "mean", start, update, self.inner_steps, first_order=True)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return net.apply(fast, x)
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         def pooled_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
-            x, y = examples(episode)
+            x, y = net.collect(examples(episode), partial(net.apply, params["net"]), key, inner.QUERIES)
             if not net.classification:
                 return net.loss(net.apply(params["net"], x), y)
             assert episode.classes is not None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from metarun import inner
-from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, PyTree, Tasks
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,13 @@ class MAML:
     (equation 1); theta follows the gradient of the mean of L_query(theta') over tasks (algorithm 2).
     """
 
-    inner_lr: Positive  # alpha
+    inner_lr: inner.InnerRate  # alpha, or each step's own, the last one that of all later steps, too
     inner_steps: CountOrZero
     inner_optimizer: inner.InnerOptimizer
     inner_loss: inner.Reduction
     first_order: bool
     freeze: tuple[str, ...]  # meta-learned but not adapted: parameters whose path contains one of these
+    through_adapt = True
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""
@@ -32,13 +33,16 @@ class MAML:
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         adapted, frozen = inner.partition(params, self.freeze)
-        loss = inner.support_loss(net, support, self.inner_loss)
-        adapted = inner.descend(
-            lambda adapted, _: loss(inner.join(adapted, frozen)),
+        adapted = inner.fit(
+            net,
+            support,
+            key,
+            self.inner_loss,
             adapted,
             inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order),
             self.inner_steps,
             self.first_order,
+            lambda adapted, x: net.apply(inner.join(adapted, frozen), x),
         )  # eq. 1
         return inner.join(adapted, frozen)
 

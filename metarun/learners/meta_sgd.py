@@ -22,6 +22,7 @@ class MetaSGD:
     inner_steps: CountOrZero
     inner_loss: inner.Reduction
     first_order: bool
+    through_adapt = True
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""
@@ -34,9 +35,9 @@ class MetaSGD:
         return {"theta": theta, "alpha": jax.tree.map(lambda leaf: jnp.full_like(leaf, self.inner_lr), theta)}
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        loss = inner.support_loss(net, support, self.inner_loss)
         update = optax.stateless(lambda grads, _: jax.tree.map(lambda a, g: -a * g, params["alpha"], grads))
-        return inner.descend(lambda theta, _: loss(theta), params["theta"], update, self.inner_steps, self.first_order)
+        theta, how = params["theta"], self.inner_loss
+        return inner.fit(net, support, key, how, theta, update, self.inner_steps, self.first_order)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return net.apply(fast, x)

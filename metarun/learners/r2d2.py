@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metarun import inner
-from metarun.core import Array, Batch, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import Array, Batch, Episode, Key, Metrics, Net, Positive, PyTree, Tasks, must_be_given
 
 
 def ridge(z: Array, y: Array, penalty: Array) -> Array:
@@ -34,6 +34,7 @@ class R2D2:
 
     def check(self, tasks: Tasks) -> None:
         """Any task: labels are regressed as one-hot, targets as they are."""
+        must_be_given(self, tasks)
 
     def width(self, n_out: int) -> None:
         """None: the head is solved for."""

@@ -6,7 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from metarun import inner
-from metarun.core import Array, Batch, Count, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import (
+    Array,
+    Batch,
+    Count,
+    CountOrZero,
+    Episode,
+    Key,
+    Metrics,
+    Net,
+    Positive,
+    PyTree,
+    Tasks,
+    must_be_given,
+)
 
 
 def minibatch(support: Batch, key: Key, i: Array | int, size: int) -> Batch:
@@ -38,6 +51,7 @@ class Reptile:
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""
+        must_be_given(self, tasks)
 
     def width(self, n_out: int) -> int:
         return n_out

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from metarun import inner
-from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, Positive, PyTree, Tasks
+from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, PyTree, Tasks
 
 
 @dataclass(frozen=True)
 class Scratch:
     """Gradient steps on the support set, from new random parameters for every task. Nothing is meta-learned."""
 
-    inner_lr: Positive
+    inner_lr: inner.InnerRate
     inner_steps: CountOrZero
     inner_optimizer: inner.InnerOptimizer
 
@@ -27,10 +27,9 @@ class Scratch:
         return {}
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        loss = inner.support_loss(net, support, "mean")
         update = inner.optimizer(self.inner_optimizer, self.inner_lr, first_order=True)
         start = net.init(key, support.x)
-        return inner.descend(lambda p, _: loss(p), start, update, self.inner_steps, first_order=True)
+        return inner.fit(net, support, key, "mean", start, update, self.inner_steps, first_order=True)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return net.apply(fast, x)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarun.core import rises
 from metarun.report import shapes
 from metarun.report.experiments import groups
 from metarun.report.runs import SavedRun, read
@@ -122,4 +123,4 @@ def place_of_mean(members: list[SavedRun], seeds: OverSeeds | None) -> tuple[str
 def in_order(metric: str, mean: float | None) -> tuple[str, float]:
     if mean is None or mean != mean:
         return metric, float("inf")
-    return metric, -mean if metric == "accuracy" else mean
+    return metric, -mean if rises(metric) else mean

@@ -9,7 +9,7 @@ from PIL import Image
 
 from metarun.report import plots
 from metarun.report.runs import SavedRun
-from metarun.run.pictures import strips, telling
+from metarun.run.pictures import PATHS_SHOWN, is_on_plane, strips, telling
 
 MOST_SHOWN = 100  # examples of an episode
 
@@ -40,12 +40,28 @@ class Fitted(NamedTuple):
     legend: list[plots.Key]
     error: float
 
+    @property
+    def said(self) -> str:
+        return f"squared error {self.error:.4f}"
+
+
+class Travelled(NamedTuple):
+    """A task on the plane that was acted in."""
+
+    svg: str
+    legend: list[plots.Key]
+    distance: float  # from the goal, at the end of a trajectory: the mean
+
+    @property
+    def said(self) -> str:
+        return f"trajectories end {self.distance:.3g} from the goal"
+
 
 class Told(NamedTuple):
     """An episode, and which one of the test's it is."""
 
     title: str
-    shown: Classified | Fitted
+    shown: Classified | Fitted | Travelled
 
 
 def episodes(run: SavedRun) -> list[Told]:
@@ -55,7 +71,10 @@ def episodes(run: SavedRun) -> list[Told]:
     found = []
     for title, i in telling(run.examples):
         e = {name: array[i] for name, array in run.examples.items()}
-        shown = fitted(e) if e["query_y"].dtype.kind == "f" else classified(e)
+        if e["outputs"].ndim == 3:
+            shown: Classified | Fitted | Travelled | None = travelled(e)
+        else:
+            shown = fitted(e) if e["query_y"].dtype.kind == "f" else classified(e)
         found += [Told(title, shown)] if shown is not None else []
     return found
 
@@ -71,6 +90,18 @@ def fitted(e: dict[str, np.ndarray]) -> Fitted | None:
     legend = [key for key in plots.FITTED if key.name in ("true", *curves, "support")]
     error = float(((e["outputs"] - e["query_y"]) ** 2).mean())
     return Fitted(drawn, legend, error)
+
+
+def travelled(e: dict[str, np.ndarray]) -> Travelled | None:
+    """The plot of a task on the plane, with some of its trajectories; None for others."""
+    if not is_on_plane(e):
+        return None
+    named = {"before": e.get("before"), "after": e["outputs"]}
+    paths = {name: values[:PATHS_SHOWN] for name, values in named.items() if values is not None}
+    legend = [key for key in plots.TRAVELLED if key.name in ("goal", *paths)]
+    goal = e["query_y"][0]
+    left = np.linalg.norm(e["outputs"][:, -1] - goal, axis=-1)
+    return Travelled(plots.travelled(goal, paths), legend, float(left.mean()))
 
 
 def classified(e: dict[str, np.ndarray]) -> Classified:

@@ -175,6 +175,24 @@ FITTED = (
 )
 
 
+# What stands in the plot of a task on the plane.
+TRAVELLED = (Key("goal", "currentColor", "dot"), Key("before", "var(--c0)", ""), Key("after", "var(--c1)", ""))
+
+
+def travelled(goal: np.ndarray, paths: dict[str, np.ndarray]) -> str:
+    """One task on the plane: its goal (2,), and trajectories (n, steps, 2) before and after adaptation."""
+
+    def draw(axes: Axes) -> None:
+        for name, lines in paths.items():
+            colour = COLOURS[0 if name == "before" else 1]
+            axes.add_collection(LineCollection(list(lines), colors=colour, alpha=0.5, linewidths=0.8))
+        axes.plot(*goal[:, None], "o", color=INK, markersize=5)
+        axes.autoscale_view()
+        axes.set_aspect("equal", adjustable="datalim")
+
+    return svg(draw)
+
+
 def fitted(x: np.ndarray, y: np.ndarray, support: tuple[np.ndarray, np.ndarray], curves: dict[str, np.ndarray]) -> str:
     """One regression task: its support points, its true values, and what was predicted. All are (n,)."""
 

@@ -41,7 +41,9 @@ class SavedRun:
         """What sums the run up: accuracy or mse, say; nothing as long as nothing is known."""
         if self.results is not None:
             return main_metric(self.results)
-        return next((metric for metric in ("accuracy", "mse", "loss") if any(metric in row for row in self.rows)), "")
+        return next(
+            (metric for metric in ("accuracy", "return", "mse", "loss") if any(metric in row for row in self.rows)), ""
+        )
 
     def tested(self, part: str = "") -> dict[str, Any]:
         """The test's figures, or those "by_inner_steps" or "by_shots"; empty if there are none."""

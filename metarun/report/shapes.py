@@ -195,6 +195,8 @@ def settings(found: Any) -> dict[str, Any]:
 
 def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of an examples.npz, episodes leading: see metarun.run.answers.keep."""
+    if found["outputs"].ndim > 3:
+        return trajectories(found)
     tasks, queries = found["query_y"].shape[:2]
     outputs, labels = found["outputs"], [found["support_y"], found["query_y"]]
     before, names = found.get("before", outputs), found.get("names")
@@ -213,5 +215,16 @@ def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         same += [kinds <= {"i", "u"}, all(y.ndim == 2 and y.min() >= 0 and y.max() < outputs.shape[-1] for y in labels)]
         same.append(names is None or names.shape == (tasks, outputs.shape[-1]))
     if not all(same):
+        raise ValueError("its arrays do not fit together")
+    return found
+
+
+def trajectories(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of an examples.npz of tasks that were acted in: see metarun.run.answers.keep_trajectories."""
+    outputs, before = found["outputs"], found.get("before", found["outputs"])
+    same = [outputs.dtype.kind == before.dtype.kind == "f", outputs.shape == before.shape, 0 not in outputs.shape]
+    same += [found[name].shape[:2] == outputs.shape[:2] for name in ("query_x", "query_y")]
+    places = [found[name] for name in ("index", "rank", "tested")]
+    if not all([*same, *(one.shape == outputs.shape[:1] and one.dtype.kind in "iu" for one in places)]):
         raise ValueError("its arrays do not fit together")
     return found

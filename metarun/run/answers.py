@@ -10,9 +10,9 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import Key, Named, PyTree
+from metarun.core import Batch, Key, Named, PyTree, is_collected
 from metarun.files import write_atomically, write_bytes_atomically
-from metarun.run.figures import by_success
+from metarun.run.figures import by_success, ranked
 from metarun.run.meta_test import Tested
 
 EPISODES = 6  # kept as they were drawn: the best, the median and the worst of the test, then its first ones
@@ -56,10 +56,16 @@ def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval
     names = run.eval_tasks.class_names(run.eval.split) if isinstance(run.eval_tasks, Named) else None
     if names is not None:
         write_atomically(directory / "classes.json", json.dumps(by_class(answers, names)._asdict(), indent=1) + "\n")
-    ranks = by_success(np.asarray(answers.outputs), np.asarray(answers.y))
+    if is_collected(metric := run.eval_tasks.metric):
+        ranks = ranked(-answers.metrics[metric])
+    else:
+        ranks = by_success(np.asarray(answers.outputs), np.asarray(answers.y))
     index = telling(ranks)
     drawn = engine.for_episodes(run.eval_tasks, data, engine.of_evaluation, k_eval, index)
     support, query, classes, _ = jax.device_get(engine.send(sample, drawn, k_eval, index.astype(np.int32)))
+    if is_collected(metric):
+        keep_trajectories(directory, query, answers, before and before.answers, index, ranks)
+        return
     arrays: dict[str, Any] = {
         "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
         "outputs": answers.outputs[index],
@@ -69,4 +75,31 @@ def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval
         arrays["before"] = before.answers.outputs[index]
     if names is not None:
         arrays["names"] = np.array(names)[classes]
+    write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))
+
+
+def keep_trajectories(
+    directory: Path,
+    query: Batch,
+    answers: engine.Answers,
+    before: engine.Answers | None,
+    index: np.ndarray,
+    ranks: np.ndarray,
+) -> None:
+    """Writes examples.npz of tasks that were acted in: what was seen, `outputs` (tasks, trajectories, steps, d).
+
+    `query_y` are the goals (tasks, trajectories, ...). Nothing is written where those are no single array.
+    """
+    if not hasattr(query.y, "shape"):
+        return
+    many = query.x.shape[:2]
+
+    def by_trajectory(seen: engine.Answers) -> np.ndarray:
+        kept = np.asarray(seen.outputs)[index]
+        return kept.reshape(*many, -1, *kept.shape[2:])
+
+    arrays: dict[str, Any] = {"query_x": query.x, "query_y": query.y, "outputs": by_trajectory(answers)}
+    arrays |= {"index": index, "rank": ranks[index], "tested": np.full(len(index), len(ranks))}
+    if before is not None:
+        arrays["before"] = by_trajectory(before)
     write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))

@@ -104,6 +104,11 @@ def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
         errors = ((outputs.astype(float) - y) ** 2).reshape(tasks, -1).mean(1)
     else:
         errors = (outputs.argmax(-1) != y).mean(1)
-    ranks = np.empty(tasks, int)
-    ranks[np.argsort(errors, kind="stable")] = np.arange(tasks)
+    return ranked(errors)
+
+
+def ranked(errors: np.ndarray) -> np.ndarray:
+    """errors (tasks,) -> the place of each, 0 for the smallest, and of equal ones for the first."""
+    ranks = np.empty(len(errors), int)
+    ranks[np.argsort(errors, kind="stable")] = np.arange(len(errors))
     return ranks

@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import PyTree, State
+from metarun.core import PyTree, State, rises
 from metarun.run import nonfinite
 from metarun.run.answers import EPISODES
 from metarun.run.begin import Begun, begin
@@ -281,8 +281,8 @@ class Loop:
 
 
 def is_better(figures: engine.Figures, best: dict[str, Any] | None, metric: str) -> bool:
-    """Whether validation's figures beat the best so far: more accuracy, or less error."""
+    """Whether validation's figures beat the best so far: more accuracy or return, or less error."""
     now = figures[metric]["mean"]
     if best is None:
         return math.isfinite(now)
-    return now > best["mean"] if metric == "accuracy" else now < best["mean"]
+    return now > best["mean"] if rises(metric) else now < best["mean"]

@@ -12,6 +12,7 @@ from metarun.core import Batch
 from metarun.run.drawn import Drawn, draw_episodes
 from metarun.run.figures import by_success, unit
 
+PATHS_SHOWN = 10  # trajectories of a task
 MOST_DRAWN = 20  # classes of an episode, and examples of a class
 FRAMES = {"support": "#8a8a92", "right": "#009e73", "wrong": "#d55e00"}
 
@@ -62,7 +63,10 @@ def of_episodes(examples: dict[str, np.ndarray]) -> list[Picture]:
     found = []
     for title, i in telling(examples):
         e = {name: array[i] for name, array in examples.items()}
-        drawn = fitted(e) if e["query_y"].dtype.kind == "f" else classified(e)
+        if e["outputs"].ndim == 3:
+            drawn = travelled(e)
+        else:
+            drawn = fitted(e) if e["query_y"].dtype.kind == "f" else classified(e)
         if drawn is not None:
             found.append(Picture(f"{title.split()[0].lower()}_episode", f"{title}: {drawn[0]}", drawn[1]))
     return found
@@ -118,6 +122,29 @@ def fitted(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
     axes.plot(e["support_x"][:, 0], e["support_y"][:, 0], "o", color="#cc79a7", label="support")
     axes.legend(frameon=False, fontsize=8)
     return f"mean squared error {float(((e['outputs'] - e['query_y']) ** 2).mean()):.4g}", as_png(figure)
+
+
+def is_on_plane(e: dict[str, np.ndarray]) -> bool:
+    """Whether a task that was acted in has a goal on the plane, and its policy saw where it was."""
+    return e["outputs"].shape[2:] == (2,) and e["query_y"].shape[1:] == (2,)
+
+
+def travelled(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
+    """A task on the plane: how far from its goal trajectories end, and some of them; None for others."""
+    if not is_on_plane(e):
+        return None
+    goal = e["query_y"][0]
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in (("before", "#0072b2"), ("outputs", "#d55e00")):
+        for i, path in enumerate(e[name][:PATHS_SHOWN] if name in e else ()):
+            when = "before adaptation" if name == "before" else "after adaptation"
+            axes.plot(*path.T, color=colour, alpha=0.5, linewidth=0.8, label=when if i == 0 else None)
+    axes.plot(*goal[:, None], "o", color="black", label="goal")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.legend(frameon=False, fontsize=8)
+    left = float(np.linalg.norm(e["outputs"][:, -1] - goal, axis=-1).mean())
+    return f"trajectories end {left:.3g} from the goal", as_png(figure)
 
 
 class Point(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from metarun.config.run import Run
-from metarun.core import Grouped
+from metarun.core import Grouped, rises
 from metarun.engine import Evaluation, mean_and_interval
 
 
@@ -66,7 +66,7 @@ def by_group(values: np.ndarray, groups: np.ndarray, names: list[str]) -> dict[s
 
 def sign(metric: str) -> float:
     """By which a metric's values are the larger the worse they are: of an accuracy more is better."""
-    return -1.0 if metric == "accuracy" else 1.0
+    return -1.0 if rises(metric) else 1.0
 
 
 def worst(values: np.ndarray, metric: str) -> float:

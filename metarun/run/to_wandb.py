@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from metarun.core import Tracked, Tracker
+from metarun.core import Tracked, Tracker, rises
 from metarun.run import display
 from metarun.run.loggers import reason
 
@@ -127,7 +127,7 @@ class WandbRun:
 
     def _define(self) -> None:
         """The meta-step is the axis of all rows; of the metric that selects the run, the best counts."""
-        best = "max" if self.of.metric == "accuracy" else "min"
+        best = "max" if rises(self.of.metric) else "min"
         self.run.define_metric(STEP, hidden=True)
         for names in ("train/*", "val/*"):
             self.run.define_metric(names, step_metric=STEP)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import yaml
 
-from metarun.core import ConfigError
+from metarun.core import ConfigError, rises
 from metarun.run.record import read_rows
 from metarun.sweep.record import Job
 
@@ -31,8 +31,8 @@ class Objective(NamedTuple):
 
 
 def direction_of(metric: str) -> Direction:
-    """More accuracy is better, and less of all else: losses and errors."""
-    return "maximize" if metric.startswith("accuracy") else "minimize"
+    """More accuracy or return is better, and less of all else: losses and errors."""
+    return "maximize" if rises(metric) else "minimize"
 
 
 def validations(directory: Path, metric: str) -> dict[int, float]:

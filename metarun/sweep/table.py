@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metarun.core import rises
 from metarun.run.figures import figure_of, main_metric, show
 from metarun.sweep.objective import Objective, best_validation, steps_made
 from metarun.sweep.record import Job, Stand, Sweep, are_together
@@ -66,7 +67,7 @@ def gathered(sweep: Sweep) -> list[Setting]:
         objective = Objective(sweep.search["objective"], sweep.search["direction"])
         settings = [one._replace(validation=mean_validation(one, objective)) for one in settings]
         return sorted(settings, key=lambda one: objective.order(one.validation))
-    return sorted(settings, key=lambda one: (one.metric, -one.mean if one.metric == "accuracy" else one.mean))
+    return sorted(settings, key=lambda one: (one.metric, -one.mean if rises(one.metric) else one.mean))
 
 
 def setting(own: str, members: list[tuple[Job, Figure]]) -> Setting:

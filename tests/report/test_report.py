@@ -28,7 +28,7 @@ def test_the_page_holds_every_section_and_needs_nothing_else(two_runs):
     for said in ("Accuracy by test class, the worst first", "Worst confusions", "train.steps: 4", "Query"):
         assert said in found.text
     labels = [attributes.get("aria-label") for _, attributes in found.tags]
-    assert labels.count("A task's curve, before and after adaptation") == 3
+    assert labels.count("A task, before and after adaptation") == 3
     ids = [attributes["id"] for _, attributes in found.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     assert MARKUP in found.text  # as text

@@ -1,0 +1,204 @@
+"""The outer step of natural policy gradients: as far as the policy may change, and no further. Schulman et al. 2015."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from annotated_types import Gt, Lt
+
+from metarun import inner
+from metarun.core import (
+    Array,
+    Batch,
+    Collecting,
+    ConfigError,
+    Count,
+    CountOrZero,
+    Episode,
+    Key,
+    Learner,
+    Net,
+    NonNegative,
+    Positive,
+    PyTree,
+    Tasks,
+)
+
+
+@runtime_checkable
+class ThroughAdapt(Protocol):
+    """A learner whose meta-gradient is that of the query loss through `adapt`, after `inner_steps` of its own."""
+
+    through_adapt: bool
+
+
+class Problem(NamedTuple):
+    """What a trust region is told of a meta-step: means over its tasks, of what was collected at its start."""
+
+    curvature: Callable[[PyTree], PyTree]  # v -> H v, of the divergence at the start
+    judge: Callable[[PyTree], tuple[Array, Array]]  # params -> loss (), divergence ()
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """An outer optimizer: the step along H^-1 g at whose end the policies, adapted, have diverged as far as allowed.
+
+    H is the second derivative of the mean divergence, through the adaptation. Half as far, or less, where the loss at
+    the end is not lower or the divergence is larger than that; nowhere if no shorter step will do. It needs tasks that
+    are collected, and has no state.
+    """
+
+    divergence: Positive  # delta: KL of the new policy from the old one, at most
+    iterations: Count  # of conjugate gradient
+    damping: NonNegative  # H + damping
+    backtracks: CountOrZero  # shorter steps that are tried
+    shrink: Annotated[float, Gt(0), Lt(1)]  # each of them, from the one before
+
+    def init(self, params: PyTree) -> tuple[()]:
+        return ()
+
+    def update(self, grads: PyTree, state: tuple[()], params: PyTree, problem: Problem) -> tuple[PyTree, tuple[()]]:
+        """What to add to `params`."""
+
+        def damped(v: PyTree) -> PyTree:
+            return jax.tree.map(lambda h, v: h + self.damping * v, problem.curvature(v), v)
+
+        direction = conjugate_gradient(damped, grads, self.iterations)
+        length = jnp.sqrt(2 * self.divergence / (inner_product(direction, damped(direction)) + 1e-8))
+        # One mean over devices after another: two that wait at once can wait for each other (on a busy CPU, say).
+        params, direction, length = jax.lax.optimization_barrier((params, direction, length))
+        before, _ = problem.judge(params)
+        before, direction = jax.lax.optimization_barrier((before, direction))
+
+        def moved(share: Array | float) -> PyTree:
+            return jax.tree.map(lambda d: -share * length * d, direction)
+
+        def good(share: Array | float) -> Array:
+            loss, divergence = problem.judge(jax.tree.map(jnp.add, params, moved(share)))
+            return (loss < before) & (divergence <= self.divergence)
+
+        def shorter(tried: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            n, share, _ = tried
+            return n + 1, share * self.shrink, good(share * self.shrink)
+
+        first = jnp.zeros((), jnp.int32), jnp.ones(()), good(1.0)
+        _, share, found = jax.lax.while_loop(lambda tried: ~tried[2] & (tried[0] < self.backtracks), shorter, first)
+        return moved(jnp.where(found, share, 0)), state
+
+
+def conjugate_gradient(product: Callable[[PyTree], PyTree], b: PyTree, iterations: int) -> PyTree:
+    """x with product(x) = b, nearly, of a symmetric positive definite matrix: from 0, until |r|^2 < 1e-10."""
+
+    def better(i: Array, carry: tuple[PyTree, PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, PyTree, Array]:
+        def one(carry: tuple[PyTree, PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, PyTree, Array]:
+            x, r, p, rr = carry
+            z = product(p)
+            share = rr / inner_product(p, z)
+            x = jax.tree.map(lambda x, p: x + share * p, x, p)
+            r = jax.tree.map(lambda r, z: r - share * z, r, z)
+            now = inner_product(r, r)
+            return x, r, jax.tree.map(lambda r, p: r + now / rr * p, r, p), now
+
+        return jax.lax.cond(carry[3] < 1e-10, lambda carry: carry, one, carry)
+
+    zeros = jax.tree.map(jnp.zeros_like, b)
+    return jax.lax.fori_loop(0, iterations, better, (zeros, b, b, inner_product(b, b)))[0]
+
+
+def inner_product(a: PyTree, b: PyTree) -> Array:
+    return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), a, b)), jnp.zeros(()))
+
+
+def check(learner: Learner, tasks: Tasks) -> None:
+    """Raises ConfigError unless a trust region can be told of such a learner's meta-steps on such tasks."""
+    task, name = (type(part).__module__.rpartition(".")[2] for part in (tasks, learner))
+    if not isinstance(tasks, Collecting):
+        raise ConfigError("optimizer", "trpo", f"is for policies, and {task} has none; use adam or sgd")
+    if not isinstance(learner, ThroughAdapt):
+        allowed = f"looks through the adaptation of maml, fomaml, boil, anil or meta_sgd, not {name}; use adam"
+        raise ConfigError("optimizer", "trpo", allowed)
+
+
+class Recorded(NamedTuple):
+    """What was collected for ONE task of a meta-step."""
+
+    supports: tuple[Batch, ...]  # of each inner step
+    query: Batch
+
+
+def record(learner: Any, net: Net, params: PyTree, episode: Episode, key: Key) -> Recorded:
+    """Collects what `learner.adapt` would with these parameters and this key, and then the query's."""
+    supports: tuple[Batch, ...] = ()
+
+    def after(steps: int) -> tuple[Learner, PyTree]:
+        fewer = replace(learner, inner_steps=steps)
+        return fewer, fewer.adapt(replaying(net, supports), params, episode.support, key)
+
+    for step in range(learner.inner_steps):
+        fewer, fast = after(step)
+        act = partial(fewer.predict, net, fast)
+        supports += (net.collect(episode.support, act, key, step),)
+    return Recorded(supports, inner.queries(learner, net, after(learner.inner_steps)[1], episode.query, key))
+
+
+def replaying(net: Net, supports: tuple[Batch, ...]) -> Net:
+    """The net of a task for which all has been collected, whatever the policy would do now."""
+
+    def collect(source: Batch, act: Callable[[Array], Array], key: Key, step: Array | int) -> Batch:
+        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *supports)
+        return jax.tree.map(lambda leaf: leaf[step], every)
+
+    return net._replace(collect=collect)
+
+
+def problem_of(
+    learner: Learner,
+    net: Net,
+    params: PyTree,
+    mean: Callable[[Callable[[Recorded], PyTree]], PyTree],
+    every: Recorded | None = None,
+) -> Problem:
+    """The problem of a meta-step. `mean` is over all of its tasks, of a function that is the mean over some of them.
+
+    (They have a leading task axis.) If those are always the same, they are `every` one: their derivatives are then kept
+    for all of the problem. Derivatives are of the outputs along a direction and back, so that nothing is differentiated
+    three times: where nothing has changed the divergence's own derivative is 0.
+    """
+    assert net.divergence is not None
+    divergence = net.divergence
+
+    def outputs_of(params: PyTree, tasks: Recorded) -> Array:
+        def one(task: Recorded) -> Array:
+            any_key = jax.random.key(0)  # what it was for has been collected
+            fast = learner.adapt(replaying(net, task.supports), params, task.query, any_key)
+            return learner.predict(net, fast, task.query.x)
+
+        return jax.vmap(one)(tasks)
+
+    def product(tasks: Recorded) -> Callable[[PyTree], PyTree]:
+        with inner.differentiated(replace(inner.how(), mode="reverse")):  # which has a derivative along v
+            outputs, along = jax.linearize(lambda params: outputs_of(params, tasks), params)
+        back = jax.linear_transpose(along, params)
+
+        def mean_divergence(outputs: Array) -> Array:
+            return jax.vmap(divergence)(outputs, tasks.query.y).mean()
+
+        return lambda v: back(jax.jvp(jax.grad(mean_divergence), (outputs,), (along(v),))[1])[0]
+
+    kept = product(every) if every is not None else None
+
+    def curvature(v: PyTree) -> PyTree:
+        return mean(lambda tasks: (kept or product(tasks))(v))
+
+    def judge(params: PyTree) -> tuple[Array, Array]:
+        def of(tasks: Recorded) -> tuple[Array, Array]:
+            outputs = outputs_of(params, tasks)
+            losses, _ = jax.vmap(net.loss)(outputs, tasks.query.y)
+            return losses.mean(), jax.vmap(divergence)(outputs, tasks.query.y).mean()
+
+        return mean(of)
+
+    return Problem(curvature, judge)

@@ -1,0 +1,68 @@
+"""Learners that act, on navigation: which of them can, and whether results depend on how tasks are shared out."""
+
+import jax
+import numpy as np
+import pytest
+from support import close, composed, placed, run_of
+
+from metarun.config import choices
+from metarun.core import ConfigError
+from metarun.engine.net import check_shapes, make_net
+from metarun.run import train
+from metarun.run.restored import restored
+
+SMALL = (
+    "task=navigation", "task.shots=2", "task.queries=2", "task.horizon=5", "model.hidden=[4]",
+    "eval.task={shots: 2, queries: 2}",
+    "eval.episodes=4", "eval.val_episodes=4", "train.steps=2", "train.meta_batch=4", "logger=none",
+)  # fmt: skip
+ACTS = ("anil", "boil", "finetune", "fomaml", "maml", "meta_sgd", "scratch")
+
+
+@pytest.mark.parametrize("learner", choices("learner"))
+def test_a_learner_acts_or_says_in_a_line_that_it_does_not(learner):
+    if learner not in ACTS:
+        with pytest.raises(ConfigError, match="does not act, and navigation has to be acted in; use maml, ") as error:
+            run_of(*SMALL, f"learner={learner}")
+        assert error.value.key == "learner"
+        return
+    run = run_of(*SMALL, f"learner={learner}")
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    check_shapes(run.learner, net, run.tasks, (), check_shapes(run.learner, net, run.tasks, ()))
+
+
+def test_a_step_has_trajectories_of_its_own_by_the_policy_of_its_start():
+    """Two inner steps are two of one each, the second from where the first one ended."""
+    run = run_of(*SMALL, "learner=maml", "learner.inner_steps=2", "learner.inner_lr=[0.5,0.25]")
+    net = make_net(run.model, run.tasks, 4)
+    support = run.tasks.sample((), jax.random.key(0)).support
+    params = run.learner.init(net, jax.random.key(1), support.x)
+    key = jax.random.key(2)
+
+    @jax.jit
+    def both(params):
+        by_hand = params
+        for step, rate in enumerate((0.5, 0.25)):
+            x, y = run.tasks.collect(support, lambda x, now=by_hand: net.apply(now, x), jax.random.fold_in(key, step))
+            grads = jax.grad(lambda params, x=x, y=y: run.tasks.inner_loss(net.apply(params, x), y))(by_hand)
+            by_hand = jax.tree.map(lambda p, g, rate=rate: p - rate * g, by_hand, grads)
+        return run.learner.adapt(net, params, support, key), by_hand
+
+    found, expected = both(params)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "trpo"])
+def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
+    ways = {"two": (2, 1), "one": (1, 4)}  # in this order: jax makes no more devices than it began with
+    for name, (devices, chunk) in ways.items():
+        how = (f"hardware.devices={devices}", f"hardware.task_chunk={chunk}")
+        train.train(placed(composed(*SMALL, "learner=maml", f"optimizer={optimizer}", *how), tmp_path / name))
+    one, two = (restored(tmp_path / name, "last").params for name in ways)
+    close(one, two, rtol=1e-3, atol=1e-2 if optimizer == "trpo" else 1e-4)  # conjugate gradients multiply rounding
+    start = run_of(*SMALL, "learner=maml")
+    assert start.tasks.metric == "return"
+    kept = np.load(tmp_path / "one" / "examples.npz")
+    assert kept["outputs"].shape == (4, 2, 5, 2)
+    assert (kept["outputs"][:, :, 0] == 0).all()  # where trajectories begin
+    assert (np.sort(kept["rank"]) == np.arange(4)).all()
