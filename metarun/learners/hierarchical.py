@@ -21,6 +21,7 @@ from metarun.core import (
     Positive,
     PyTree,
     Tasks,
+    must_be_given,
 )
 
 UNROLL = 16  # a recurrence of at most so many examples is written out: quicker for networks this small
@@ -50,7 +51,8 @@ class Hierarchical:
             raise ConfigError("tree", list(self.tree), "needs a level of leaves at least: [4] or [4, 2]")
 
     def check(self, tasks: Tasks) -> None:
-        """Any task: the loss is the tasks' own."""
+        """Any task whose examples are given: the loss is the tasks' own."""
+        must_be_given(self, tasks)
 
     def width(self, n_out: int) -> int:
         return n_out

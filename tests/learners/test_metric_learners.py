@@ -30,7 +30,7 @@ CNP_ = CNP(encoder=(8, 8), decoder=(8,), min_sigma=0.1)
 # Learners whose classes have no output of their own: they stand and fall with their support examples.
 SYMMETRIC = [PROTONET, Matching("cosine", 0.5), PROTO_MAML, METAOPTNET, R2D2_, CNP_, NearestNeighbour("cosine")]
 NET = classifier(WAYS)
-SUPPORT, QUERY, _ = one_of(episodes(1, WAYS, jax.random.key(0)))
+SUPPORT, QUERY, *_ = one_of(episodes(1, WAYS, jax.random.key(0)))
 KEYS = jax.random.split(jax.random.key(9), 1)
 
 
