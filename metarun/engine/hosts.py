@@ -17,7 +17,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax._src import clusters, distributed  # as orbax does: jax has no other door to the store that its processes share
+from jax._src import (
+    clusters,
+    distributed,
+    xla_bridge,
+)  # as orbax does: jax has no other door to the store that its processes share
 from jax.experimental import multihost_utils
 from jaxlib import _jax
 
@@ -88,6 +92,9 @@ def join(place: Place, told: roll_call.Told, seconds: float) -> None:
     `told` must be the same in all of them. Raises ConfigError.
     """
     global _team
+    if xla_bridge.backends_are_initialized():
+        allowed = "is for a program's first run, before it has touched a device; start the program anew"
+        raise ConfigError("hardware.coordinator", place.address, allowed)
     if place.process > 0:
         roll_call.present(place.address, place.processes, place.process, told, seconds)
         initialize(place, seconds)

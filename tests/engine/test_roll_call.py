@@ -4,6 +4,7 @@ import socket
 import threading
 from contextlib import suppress
 
+import jax
 import pytest
 
 from metarun.core import ConfigError
@@ -131,6 +132,12 @@ def test_places_come_from_the_settings_or_from_slurm(monkeypatch):
         monkeypatch.setenv(name, value)
     place = hosts.place_of("auto", "auto", "auto", 1.0)
     assert (place.address.partition(":")[0], place.processes, place.process) == ("node07", 2, 1)
+
+
+def test_a_program_that_has_touched_a_device_joins_no_others():
+    jax.devices()
+    with pytest.raises(ConfigError, match="first run, before it has touched a device"):
+        hosts.join(Place("127.0.0.1:1234", 2, 0), {}, 0.1)
 
 
 def test_what_is_agreed_in_one_process_is_its_own():
