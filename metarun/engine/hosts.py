@@ -17,11 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax._src import (
-    clusters,
-    distributed,
-    xla_bridge,
-)  # as orbax does: jax has no other door to the store that its processes share
+from jax._src import clusters, distributed, xla_bridge  # jax has no other door to the store of its processes
 from jax.experimental import multihost_utils
 from jaxlib import _jax
 
