@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Gt, Lt
-from scipy.special import bdtrc
 
 from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, Positive, PyTree
 from metarun.engine.keys import task_key
@@ -61,6 +60,8 @@ def sampling_rate(users: int, most: int) -> float:
 
     Each is drawn or not whoever else is (Poisson sampling), since that is what the accountant counts.
     """
+    from scipy.special import bdtrc  # a quarter of a second, of runs that need it
+
     if users <= most:
         return 1.0
     low, high = 0.0, most / users
