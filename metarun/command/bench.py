@@ -16,6 +16,9 @@ what part of the speed of a large matrix product they reach: a line of JSON on s
 output, and a table on a terminal. Settings are those of a run. Where others took more
 than 5 % of the cores meanwhile, it says that the machine is busy.
 
+With train.seeds or train.population it measures how much longer so many runs in one program
+take than one alone, in turn.
+
   --trace DIR        also writes a profile of some meta-steps to DIR, for xprof or TensorBoard
   --against COMMIT   measures this checkout and another commit of it in turn, each in a process
                      of its own, until the rounds agree: which is faster, and how surely. The
@@ -25,9 +28,6 @@ than 5 % of the cores meanwhile, it says that the machine is busy.
   metarun bench learner=maml task=omniglot hardware.devices=1
   metarun bench --against HEAD~1 learner=maml task=omniglot
   metarun bench learner=maml task=sinusoid train.seeds=8
-
-With train.seeds or train.population it measures how much longer so many runs in one program
-take than one alone, in turn.
 """
 
 ROUNDS = 12
