@@ -276,6 +276,9 @@ def main() -> None:
         said = {"value": value, "commit": commit_in_words(commit()), "date": date, "machine": f"{began}; {others}"}
         (FOUND / f"{name}.json").write_text(json.dumps(said))
         print(name, json.dumps(value), flush=True)
+    if missing := [name for name in PARTS if not (FOUND / f"{name}.json").exists()]:
+        print(f"the page waits for {', '.join(missing)}", file=sys.stderr)
+        return
     found = {name: json.loads((FOUND / f"{name}.json").read_text()) for name in PARTS}
     page(found)
     draw(found)
