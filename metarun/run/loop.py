@@ -35,7 +35,7 @@ class Call(NamedTuple):
     steps: int  # in it
     report: engine.Report
     kept: State | None  # the state after it, where the host has something to do with it
-    last: bool
+    due: bool  # it is to be validated or saved
 
 
 class Loop:
@@ -82,15 +82,15 @@ class Loop:
             if period.is_due(self.step, "log_every"):
                 self.state = engine.sums_at_zero(self.state)
             # The state's memory goes into the next call: what the host has to do with it, it does with a copy.
-            copied = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
+            due = period.is_due(self.step, "eval_every") or period.is_due(self.step, "save_every")
             # Of several processes one may be gone at any time, and with it the state that a call was given.
-            kept = engine.copied(self.state) if copied or engine.hosts.are_several() else None
-            call = Call(self.step, n, report, kept, last=False)
+            kept = engine.copied(self.state) if due or engine.hosts.are_several() else None
+            call = Call(self.step, n, report, kept, due)
         if call is not None:
             meta_steps = engine.programs(self.run.shape, self.mesh, self.task_chunk).meta_steps
             given = (self.state, data, self.run.numbers, self.k_train, np.int32(1))
             self.host["gflop_per_meta_step"] = engine.gflop(meta_steps, self.mesh, *given)
-            self.finish(call._replace(kept=self.state, last=True))
+            self.finish(call._replace(kept=self.state, due=True), last=True)
         if self.step < steps:
             self.save(self.state)
             raise Interrupted
@@ -143,8 +143,8 @@ class Loop:
         data = engine.stand_in(self.run.eval_tasks, self.data["eval"], 1, kept)
         engine.ahead(*programs, (self.programs.sample, (data, self.k_eval["eval"], index)))
 
-    def finish(self, call: Call) -> None:
-        """All that the host has to do about a call, while the devices are at the next one."""
+    def finish(self, call: Call, last: bool = False) -> None:
+        """All that the host has to do about a call, while the devices are at the next one, if it is not the last."""
         step, train, clock = call.step, self.run.train, self.clock
         report = jax.device_get(call.report)
         clock.arrived(call.steps)
@@ -161,9 +161,9 @@ class Loop:
             self.host["logged"] = step
             log.debug(f"meta-step {step}/{train.steps}  {words(metrics)}{speed}")
             self.status.heard()
-        if call.kept is not None:
-            self.look_after(call.kept, step, call.last)
-            self.newest = call.kept
+        self.newest = call.kept
+        if call.kept is not None and call.due:
+            self.look_after(call.kept, step, last)
             clock.interrupted()
             self.status.at("meta-steps", train.steps, step, quiet=AGAIN)
 

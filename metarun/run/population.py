@@ -182,7 +182,7 @@ class Population:
                 member.state = engine.cut(jax.device_get(self.state), i)
             try:
                 with speaking(member.directory):
-                    member.finish(Call(call.step, call.steps, own, states.get(i), last))
+                    member.finish(Call(call.step, call.steps, own, states.get(i), due=True), last)
             except NotFinite as error:
                 self.fails(i, str(error))
             except Interrupted:
