@@ -75,10 +75,10 @@ def collect(self: InEnvironment, source: Batch, act: Act, key: Key) -> Batch:
     goals, n = source.y, len(source.x)
     k_reset, k_steps = jax.random.split(key)
 
-    def one_step(now: tuple[PyTree, Array], t: Array) -> tuple[tuple[PyTree, Array], tuple[Any, ...]]:
-        state, valid = now
+    def one_step(now: tuple[PyTree, PyTree, Array], t: Array) -> tuple[tuple[PyTree, PyTree, Array], tuple[Any, ...]]:
+        state, memory, valid = now
         x = jax.vmap(self.observe)(state)
-        outputs = act(x)
+        outputs, memory = act.answer(memory, x)
         k_action, k_step = jax.random.split(jax.random.fold_in(k_steps, t))
         action = self.policy.sample(outputs, k_action)
         after, reward, ends = jax.vmap(self.step)(goals, state, action, jax.random.split(k_step, n))
@@ -86,7 +86,7 @@ def collect(self: InEnvironment, source: Batch, act: Act, key: Key) -> Batch:
         def stays(new: Array, old: Array) -> Array:
             return jnp.where(valid.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
 
-        return (jax.tree.map(stays, after, state), valid & ~ends), (
+        return (jax.tree.map(stays, after, state), memory, valid & ~ends), (
             x,
             action,
             outputs,
@@ -94,7 +94,7 @@ def collect(self: InEnvironment, source: Batch, act: Act, key: Key) -> Batch:
             valid,
         )
 
-    start = jax.vmap(self.reset)(goals, jax.random.split(k_reset, n)), jnp.ones(n, bool)
+    start = jax.vmap(self.reset)(goals, jax.random.split(k_reset, n)), act.memory, jnp.ones(n, bool)
     _, found = jax.lax.scan(one_step, start, jnp.arange(self.horizon))
     x, action, outputs, reward, valid = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), found)  # (n, horizon, ...)
     advantage = advantages(x, reward, valid, self.discount, self.gae_lambda)
@@ -105,16 +105,21 @@ def collect(self: InEnvironment, source: Batch, act: Act, key: Key) -> Batch:
 def advantages(x: Array, reward: Array, valid: Array, discount: float, gae_lambda: float) -> Array:
     """x (n, horizon, ...), reward and valid (n, horizon) -> generalised advantages, normalised over all valid steps.
 
-    Schulman et al. 2016, equation 16, over a baseline that is fitted to the same trajectories.
+    They are over a baseline that is fitted to the same trajectories.
     """
     returns = discounted(reward, discount)
-    values = jnp.where(valid, baseline(x, returns, valid), 0)
-    after = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))  # nothing comes after the end, nor after the last step
-    advantage = discounted(reward + discount * after - values, discount * gae_lambda)
+    advantage = generalised(baseline(x, returns, valid), reward, valid, discount, gae_lambda)
     count = valid.sum()
     mean = jnp.where(valid, advantage, 0).sum() / count
     std = jnp.sqrt(jnp.where(valid, jnp.square(advantage - mean), 0).sum() / count)
     return jnp.where(valid, (advantage - mean) / (std + 1e-8), 0)
+
+
+def generalised(values: Array, reward: Array, valid: Array, discount: float, gae_lambda: float) -> Array:
+    """(n, horizon) each -> the advantages of actions over `values`. Schulman et al. 2016, equation 16."""
+    values = jnp.where(valid, values, 0)
+    after = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))  # nothing comes after the end, nor after the last step
+    return discounted(reward + discount * after - values, discount * gae_lambda)
 
 
 def discounted(values: Array, discount: float) -> Array:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 Array = jax.Array
 Key = jax.Array
@@ -25,6 +25,7 @@ CountOrZero = Annotated[int, Ge(0), Lt(2**31)]
 Ways = Annotated[int, Ge(2), Lt(2**31)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 class ConfigError(Exception):
@@ -76,7 +77,16 @@ class State(NamedTuple):
     in_a_row: Array  # () int32: of these, the last ones in a row
 
 
-Act = Callable[[Array], Array]  # observations (n, ...) -> what a policy answers to them (n, n_out)
+class Act(NamedTuple):
+    """A policy as it acts in n trajectories side by side, step after step."""
+
+    answer: Callable[[PyTree, Array], tuple[Array, PyTree]]  # memory, observations (n, ...) -> outputs (n, n_out), memory
+    memory: PyTree = ()  # at the trajectories' start, leaves (n, ...)
+
+
+def memoryless(predict: Callable[[Array], Array]) -> Act:
+    """The policy that answers to observations (n, ...) with `predict` of them (n, n_out), whatever was before."""
+    return Act(lambda memory, x: (predict(x), memory))
 
 
 def given(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
@@ -98,6 +108,7 @@ class Net(NamedTuple):
     collect: Callable[[Batch, Act, Key, Array | int], Batch] = given  # (source, act, key, inner step) -> examples
     inner_loss: Callable[[Array, Array], Array] | None = None  # what inner steps follow; None: `loss`
     divergence: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (): from the outputs they came by
+    trial: int | None = None  # steps of a trajectory, of tasks that are `InTrials`
 
 
 class Tasks(Protocol):
@@ -197,6 +208,19 @@ class Collecting(Protocol):
         ...
 
 
+@runtime_checkable
+class InTrials(Protocol):
+    """`Collecting` tasks whose trajectories are trials: what a policy sees tells of the step before, its reward too.
+
+    So a memory can learn the task within a trial. Duan et al. 2016.
+    """
+
+    @property
+    def trial(self) -> int:
+        """Steps of a trial: all are of one length, and stand one after another in what is collected."""
+        ...
+
+
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys.
 
@@ -228,6 +252,19 @@ class Learner(Protocol):
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         """The mean meta-gradient over tasks (leading axis of `episodes` and `keys`), and mean metrics."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A learner that acts with a memory. `predict` of whole trajectories gives the outputs that it acted by."""
+
+    def memory(self, net: Net, fast: PyTree, n: int) -> PyTree:
+        """At the start of n trajectories, leaves (n, ...)."""
+        ...
+
+    def remember(self, net: Net, fast: PyTree, memory: PyTree, x: Array) -> tuple[Array, PyTree]:
+        """One step of each: observations x (n, ...) -> outputs (n, n_out), and the memory after it."""
         ...
 
 

@@ -14,6 +14,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from metarun.core import (
+    Act,
     Array,
     Batch,
     ConfigError,
@@ -25,7 +26,9 @@ from metarun.core import (
     Net,
     Positive,
     PyTree,
+    Remembering,
     given,
+    memoryless,
 )
 
 Reduction = Literal["mean", "sum_over_shots"]
@@ -96,7 +99,7 @@ def fit(
     apply = apply or net.apply
 
     def examples(params: PyTree, step: Array | int) -> Batch:
-        return net.collect(support, partial(apply, params), key, step)
+        return net.collect(support, memoryless(partial(apply, params)), key, step)
 
     def loss(params: PyTree, batch: Batch) -> Array:
         return support_loss(net, batch, reduction, apply)(params)
@@ -131,7 +134,10 @@ QUERIES = 2**31 - 1  # in the place of an inner step, for what is collected afte
 
 def queries(learner: Learner, net: Net, fast: PyTree, source: Batch, key: Key) -> Batch:
     """The examples that a learner is judged by after `adapt` with this key: collected by what it has become."""
-    return net.collect(source, partial(learner.predict, net, fast), key, QUERIES)
+    act = memoryless(partial(learner.predict, net, fast))
+    if isinstance(learner, Remembering):
+        act = Act(partial(learner.remember, net, fast), learner.memory(net, fast, len(source.x)))
+    return net.collect(source, act, key, QUERIES)
 
 
 def linear(head: PyTree, z: Array) -> Array:

@@ -11,6 +11,7 @@ from annotated_types import Gt, Lt
 
 from metarun import inner
 from metarun.core import (
+    Act,
     Array,
     Batch,
     Collecting,
@@ -25,6 +26,7 @@ from metarun.core import (
     Positive,
     PyTree,
     Tasks,
+    memoryless,
 )
 
 
@@ -139,7 +141,7 @@ def record(learner: Any, net: Net, params: PyTree, episode: Episode, key: Key) -
 
     for step in range(learner.inner_steps):
         fewer, fast = after(step)
-        act = partial(fewer.predict, net, fast)
+        act = memoryless(partial(fewer.predict, net, fast))
         supports += (net.collect(episode.support, act, key, step),)
     return Recorded(supports, inner.queries(learner, net, after(learner.inner_steps)[1], episode.query, key))
 
@@ -147,7 +149,7 @@ def record(learner: Any, net: Net, params: PyTree, episode: Episode, key: Key) -
 def replaying(net: Net, supports: tuple[Batch, ...]) -> Net:
     """The net of a task for which all has been collected, whatever the policy would do now."""
 
-    def collect(source: Batch, act: Callable[[Array], Array], key: Key, step: Array | int) -> Batch:
+    def collect(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
         every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *supports)
         return jax.tree.map(lambda leaf: leaf[step], every)
 

@@ -10,6 +10,7 @@ import pytest
 
 from metarun import acting
 from metarun.acting import Steps
+from metarun.core import memoryless
 from metarun.policies import CATEGORICAL, GAUSSIAN
 from metarun.tasks.navigation import Navigation
 
@@ -69,7 +70,7 @@ def towards(goal):
         mean = 7 * (goal[None] - x)
         return jnp.concatenate([mean, jnp.full_like(mean, -12.0)], -1)
 
-    return act
+    return memoryless(act)
 
 
 def test_trajectories_are_those_of_a_plain_environment():

@@ -12,7 +12,7 @@ from support import composed, on_blobs
 from metarun.config import choices
 from metarun.config.build import build
 from metarun.config.run import Run, build_run
-from metarun.core import Collecting, Episode, Grouped, Key, PyTree, Tasks
+from metarun.core import Collecting, Episode, Grouped, Key, PyTree, Tasks, memoryless
 from metarun.engine.net import make_net
 from metarun.tasks.episode import by_class
 
@@ -110,7 +110,7 @@ def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
     tasks, data, sample = task
     query = sample(data["train"], jax.random.key(0)).query
     if isinstance(tasks, Collecting):
-        query = tasks.collect(query, lambda x: jnp.zeros((len(x), tasks.n_out)), jax.random.key(1))
+        query = tasks.collect(query, memoryless(lambda x: jnp.zeros((len(x), tasks.n_out))), jax.random.key(1))
     loss, metrics = tasks.loss(jnp.zeros((len(query.x), tasks.n_out)), query.y)
     assert metrics["loss"] == loss
     assert tasks.metric in metrics

@@ -18,7 +18,7 @@ def test_the_environment_of_the_page_keeps_its_rules(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("METARUN_ALLOW", "doors")
     from metarun.config.build import build
-    from metarun.core import Collecting, Tasks
+    from metarun.core import Collecting, Tasks, memoryless
 
     tasks = build("task", yaml.safe_load(settings)["task"], kind=Tasks)
     assert isinstance(tasks, Collecting)
@@ -29,7 +29,7 @@ def test_the_environment_of_the_page_keeps_its_rules(tmp_path, monkeypatch):
         """Opens the first door that was not opened yet."""
         return jnp.where(x == 0, -100.0 * jnp.arange(5)[None], -1e4)
 
-    x, y = jax.jit(lambda key: tasks.collect(source, act, key))(jax.random.key(1))
+    x, y = jax.jit(lambda key: tasks.collect(source, memoryless(act), key))(jax.random.key(1))
     np.testing.assert_array_equal(y.action.reshape(20, 10)[:, : goal + 1], np.tile(np.arange(goal + 1), (20, 1)))
     np.testing.assert_array_equal(y.valid.reshape(20, 10).sum(1), goal + 1)
     np.testing.assert_allclose(tasks.loss(y.outputs, y)[1]["return"], 1 - 0.1 * goal, rtol=1e-5)

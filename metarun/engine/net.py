@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
-from metarun.core import Act, Array, Batch, Collecting, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
+from metarun.core import Act, Array, Batch, Collecting, ConfigError, Episode, InTrials, Key, Learner, Net, PyTree, Tasks
 from metarun.engine.gathered import at
 from metarun.inner import queries
 from metarun.losses import Loss
@@ -28,7 +28,8 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
     def collect(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
         return jax.lax.stop_gradient(tasks.collect(source, act, jax.random.fold_in(key, step)))
 
-    return net._replace(collect=collect, inner_loss=tasks.inner_loss, divergence=tasks.divergence)
+    trial = tasks.trial if isinstance(tasks, InTrials) else None
+    return net._replace(collect=collect, inner_loss=tasks.inner_loss, divergence=tasks.divergence, trial=trial)
 
 
 def net_for(

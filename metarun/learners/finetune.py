@@ -20,6 +20,7 @@ from metarun.core import (
     PyTree,
     Tasks,
     examples,
+    memoryless,
 )
 
 
@@ -70,7 +71,7 @@ class Finetune:
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         def pooled_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
-            x, y = net.collect(examples(episode), partial(net.apply, params["net"]), key, inner.QUERIES)
+            x, y = net.collect(examples(episode), memoryless(partial(net.apply, params["net"])), key, inner.QUERIES)
             if not net.classification:
                 return net.loss(net.apply(params["net"], x), y)
             assert episode.classes is not None

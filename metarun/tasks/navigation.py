@@ -1,18 +1,14 @@
 """Navigation: find a point of the plane by its rewards alone. Finn et al. 2017, section 5.3."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Le
 
 from metarun import acting
-from metarun.core import Array, Count, Episode, Key, PyTree
+from metarun.core import Array, Count, Episode, Key, PyTree, Share
 from metarun.policies import GAUSSIAN
 from metarun.tasks.episode import must_fit
-
-Share = Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Learners that act, on navigation: which of them can, and whether results depend on how tasks are shared out."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from support import close, composed, placed, run_of
 
 from metarun.config import choices
-from metarun.core import ConfigError
+from metarun.core import ConfigError, memoryless
 from metarun.engine.net import check_shapes, make_net
 from metarun.run import train
 from metarun.run.restored import restored
@@ -43,7 +45,7 @@ def test_a_step_has_trajectories_of_its_own_by_the_policy_of_its_start():
     def both(params):
         by_hand = params
         for step, rate in enumerate((0.5, 0.25)):
-            x, y = run.tasks.collect(support, lambda x, now=by_hand: net.apply(now, x), jax.random.fold_in(key, step))
+            x, y = run.tasks.collect(support, memoryless(partial(net.apply, by_hand)), jax.random.fold_in(key, step))
             grads = jax.grad(lambda params, x=x, y=y: run.tasks.inner_loss(net.apply(params, x), y))(by_hand)
             by_hand = jax.tree.map(lambda p, g, rate=rate: p - rate * g, by_hand, grads)
         return run.learner.adapt(net, params, support, key), by_hand
