@@ -229,7 +229,8 @@ def data_for(request) -> Callable[[str], list[str]]:
         "fc100": ("data_dir", "cifar_dir"),
     }
     short = ["task.shots=3", "task.queries=2", "task.horizon=5", "eval.task={shots: 3, queries: 2}"]
-    more = {"table": owned.OF_PEOPLE, "navigation": short}
+    few = ["task.shots=3", "task.queries=2"]
+    more = {"table": owned.OF_PEOPLE, "navigation": short, "bandits": few, "tabular_mdp": few}
 
     def settings(task: str) -> list[str]:
         if task not in needs:

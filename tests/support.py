@@ -48,8 +48,12 @@ def on_blobs(*overrides: str) -> dict[str, Any]:
     """`composed`, on tests/blobs.py: the classification that needs no data and next to no compilation.
 
     One task at once, unless it is told otherwise: to find the best number, programs of several would be compiled.
+    A learner that acts in trials gets a bandit instead.
     """
     values = composed("task=strokes", "model=mlp", "model.hidden=[8]", "hardware.task_chunk=1", *overrides)
+    if values["learner"]["_target_"] == "metarun.learners.rl2.RL2":
+        bandit = composed("task=bandits", "task.arms=3", "task.pulls=4", "task.queries=2")
+        return values | {"task": bandit["task"], "learner": values["learner"] | {"units": 8}}
     return values | {"task": {"_target_": "blobs.Blobs", "ways": 3, "shots": 1, "queries": 2, "pool": 20}}
 
 
@@ -88,6 +92,10 @@ def run_in(directory: Path, *overrides: str) -> Run:
 def placed(values: dict[str, Any], directory: Path) -> Run:
     """The run of a configuration, in `directory`, checked."""
     return build_run(values | {"run": values["run"] | {"dir": str(directory)}})
+
+
+# Those that learn from examples which are given, as who uses a learner has them.
+GIVEN = [name for name in choices("learner") if name != "rl2"]
 
 
 def experiments() -> list[str]:

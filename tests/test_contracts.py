@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import composed, on_blobs
 
+from metarun import inner
 from metarun.config import choices
 from metarun.config.build import build
 from metarun.config.run import Run, build_run
@@ -154,11 +155,13 @@ def test_a_learner_keeps_its_protocol(learner):
     @jax.jit
     def adapt_and_predict(params, key):
         fast = run.learner.adapt(net, params, support, key)
-        order = np.random.default_rng(0).permutation(len(query.x))
-        return run.learner.predict(net, fast, query.x)[order], run.learner.predict(net, fast, query.x[order])
+        x = inner.queries(run.learner, net, fast, query, key).x
+        rows = np.arange(len(x)).reshape(-1, net.trial or 1)  # a trial's steps stay together
+        order = np.random.default_rng(0).permutation(rows).reshape(-1)
+        return run.learner.predict(net, fast, x)[order], run.learner.predict(net, fast, x[order])
 
     outputs, of_ordered = adapt_and_predict(params, jax.random.key(3))
-    assert outputs.shape == (len(query.x), run.tasks.n_out)
+    assert outputs.shape == (len(query.x) * (net.trial or 1), run.tasks.n_out)
     np.testing.assert_allclose(outputs, of_ordered, atol=1e-5)
 
 

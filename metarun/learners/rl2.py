@@ -1,6 +1,7 @@
 """RL^2: a recurrent network that learns each task while it acts, in its memory alone. Duan et al. 2016."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -59,8 +60,7 @@ class RL2:
                 "bias": jnp.zeros(3 * units),
                 "hidden": jnp.concatenate([square(k, (units, units)) for k in jax.random.split(k_hidden, 3)], axis=1),
             },
-            # All actions are about as likely at the start.
-            "policy": {"kernel": 0.01 * square(k_policy, (units, net.n_out)), "bias": jnp.zeros(net.n_out)},
+            "policy": {"kernel": square(k_policy, (units, net.n_out)), "bias": jnp.zeros(net.n_out)},
             "value": {"kernel": jnp.zeros((units, 1)), "bias": jnp.zeros(1)},
         }
 
@@ -91,7 +91,8 @@ class RL2:
 
     def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
         def task_loss(params: PyTree, episode: Episode, key: Key) -> tuple[Array, Metrics]:
-            x, y = inner.queries(self, net, params, episode.query, key)
+            x, collected = inner.queries(self, net, params, episode.query, key)
+            y: Any = collected  # acting.Steps
             outputs, values = self.read(net, params, x)
             assert net.trial is not None
             told, reward, valid = (leaf.reshape(-1, net.trial) for leaf in (values, y.reward, y.valid))

@@ -226,9 +226,9 @@ LEARNERS = [name if name == "r2d2" else pytest.param(name, marks=pytest.mark.slo
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_what_one_process_compiled_another_runs(learner, tmp_path):
     """A whole run, its process started twice: the second one compiles nothing, and ends with the same figures."""
-    task = "sinusoid" if learner == "cnp" else "strokes"
+    task = {"cnp": "sinusoid", "rl2": "bandits"}.get(learner, "strokes")
     small = ["model=mlp", "model.hidden=[8]", "train.meta_batch=2", "train.steps=1", "eval.episodes=2"]
-    pool = [] if task == "sinusoid" else ["task.pool=20"]
+    pool = ["task.pool=20"] if task == "strokes" else []
     small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []
     command = [sys.executable, "-P", "-m", "metarun", f"task={task}", f"learner={learner}", *pool, *small]
     command += ["eval.val_episodes=2", "hardware.task_chunk=1", "logger=none"]

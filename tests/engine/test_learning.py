@@ -8,7 +8,7 @@ from metarun import engine
 from metarun.config import choices
 from metarun.engine import programs
 
-WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
+ELSEWHERE = ("nearest_neighbour", "scratch", "rl2")  # two do not train; bandits have their own file
 READERS = ("lstm", "mann")
 ON_STROKES = ("matching", "metaoptnet", "proto_maml", "protonet", *READERS)  # the others do sine waves
 STROKES = ("task=strokes", "task.ways=3", "task.queries=2", "model=mlp", "model.hidden=[64]", "train.meta_batch=16")
@@ -32,7 +32,7 @@ ALWAYS = ("maml",)
 LEARNERS = [
     pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
     for name in choices("learner")
-    if name not in WITHOUT_TRAINING
+    if name not in ELSEWHERE
 ]
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import scipy.stats
 from jax import export
-from support import composed, learners_with, on_blobs, placed
+from support import GIVEN, composed, learners_with, on_blobs, placed
 
 from metarun import MetaLearnedClassifier, MetaLearnedRegressor, load
 from metarun.command import adapt
-from metarun.config import choices
 from metarun.config.run import build_run
 from metarun.core import ConfigError, Key, Measured
 from metarun.engine import EVAL, stream, task_key
@@ -29,7 +28,7 @@ TINY = (
 
 
 def every(quick: tuple[str, ...]) -> list:
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
 
 
 def small_steps(name: str) -> list[str]:

@@ -11,10 +11,9 @@ import jax
 import numpy as np
 import pytest
 from jax import export
-from support import composed, on_blobs
+from support import GIVEN, composed, on_blobs
 from test_learner import learned_of
 
-from metarun.config import choices
 from metarun.config.run import build_run
 from metarun.core import ConfigError
 from metarun.learned import exported
@@ -31,7 +30,7 @@ def called(one: exported.Exported, *given):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
 )
 def test_it_answers_as_the_learner_does_for_any_number_of_queries(name):
     learned = learned_of(build_run(on_blobs(f"learner={name}", "hardware.devices=1")))

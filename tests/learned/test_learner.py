@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import composed, on_blobs, run_in
+from support import GIVEN, composed, on_blobs, run_in
 
 import metarun
 from metarun import engine
-from metarun.config import choices
 from metarun.config.run import Run, build_run
 from metarun.core import Batch, ConfigError, Measured
 from metarun.engine import EVAL, stream, task_key
@@ -59,7 +58,7 @@ def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(pr
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in choices("learner")]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
 )
 def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(name):
     run = build_run(on_blobs(f"learner={name}", "hardware.devices=1"))

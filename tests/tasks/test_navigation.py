@@ -24,7 +24,12 @@ ACTS = ("anil", "boil", "finetune", "fomaml", "maml", "meta_sgd", "scratch")
 @pytest.mark.parametrize("learner", choices("learner"))
 def test_a_learner_acts_or_says_in_a_line_that_it_does_not(learner):
     if learner not in ACTS:
-        with pytest.raises(ConfigError, match="does not act, and navigation has to be acted in; use maml, ") as error:
+        said = (
+            "learns within trials"
+            if learner == "rl2"
+            else "does not act, and navigation has to be acted in; use maml, "
+        )
+        with pytest.raises(ConfigError, match=said) as error:
             run_of(*SMALL, f"learner={learner}")
         assert error.value.key == "learner"
         return

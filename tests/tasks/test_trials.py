@@ -1,0 +1,174 @@
+"""Bandits, tabular MDPs and RL^2: against plain Python with the same draws, step by step, and loops over a trial."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import close, run_of
+
+from metarun import inner
+from metarun.config import choices
+from metarun.core import ConfigError, InTrials, memoryless
+from metarun.engine.net import check_shapes, make_net
+from metarun.learners.rl2 import RL2
+from metarun.models.mlp import MLP
+from metarun.tasks.bandits import Bandits
+from metarun.tasks.tabular_mdp import TabularMDP
+
+BANDITS = Bandits(arms=3, pulls=6, shots=1, queries=4, discount=0.9, gae_lambda=1.0, surrogate="dice")
+MDP = TabularMDP(
+    states=4, actions=3, steps=5, episodes=3, shots=1, queries=4, discount=0.9, gae_lambda=1.0, surrogate="dice"
+)
+ACTS = ("anil", "boil", "finetune", "fomaml", "maml", "meta_sgd", "rl2", "scratch")
+ENVIRONMENTS = pytest.mark.parametrize("tasks", [BANDITS, MDP], ids=["bandits", "tabular_mdp"])
+
+
+def at_random(tasks):
+    return memoryless(lambda x: jnp.zeros((len(x), tasks.n_out)))
+
+
+def collected(tasks, seed=1):
+    """Trials of one task by a random policy, (trials, steps, ...), its goal, and each step's key (steps, trials)."""
+    source = jax.jit(lambda key: tasks.sample((), key))(jax.random.key(0)).query
+    x, y = jax.jit(lambda source, key: tasks.collect(source, at_random(tasks), key))(source, jax.random.key(seed))
+    _, k_steps = jax.random.split(jax.random.key(seed))
+    keys = jax.vmap(lambda t: jax.random.split(jax.random.split(jax.random.fold_in(k_steps, t))[1], 4))
+    by_trial = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(4, tasks.trial, *leaf.shape[1:]), (x, y))
+    return *by_trial, np.asarray(source.y[0]), keys(jnp.arange(tasks.trial))
+
+
+def one_hot(k, n):
+    return np.eye(n)[k]
+
+
+def test_a_bandit_pays_as_plain_python_does():
+    x, y, chances, keys = collected(BANDITS)
+    draws = np.asarray(jax.vmap(jax.vmap(jax.random.uniform))(keys))
+    for i in range(4):
+        seen = [*np.zeros(3), 0, 1]
+        for t in range(6):
+            np.testing.assert_array_equal(x[i, t], seen)
+            arm = int(y.action[i, t])
+            reward = float(draws[t, i] < chances[arm])
+            assert y.reward[i, t] == reward
+            seen = [*one_hot(arm, 3), reward, 0]
+    assert 0 < y.reward.mean() < 1
+    assert y.valid.all()
+
+
+def test_a_table_is_followed_as_plain_python_does():
+    x, y, goal, keys = collected(MDP)
+    np.testing.assert_allclose(goal[..., :4].sum(-1), 1, rtol=1e-5)
+    k_next, k_reward = jnp.moveaxis(jax.vmap(jax.vmap(jax.random.split))(keys), 2, 0)
+    gumbels = np.asarray(jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (4,))))(k_next))
+    normals = np.asarray(jax.vmap(jax.vmap(jax.random.normal))(k_reward))
+    for i in range(4):
+        state, seen = 0, [*np.zeros(3), 0, 0, 1]
+        for t in range(15):
+            np.testing.assert_allclose(x[i, t], [*one_hot(state, 4), *seen], rtol=1e-5)
+            action = int(y.action[i, t])
+            reward = goal[state, action, 4] + normals[t, i]
+            np.testing.assert_allclose(y.reward[i, t], reward, rtol=1e-4, atol=1e-5)
+            ends = t % 5 == 4
+            state = 0 if ends else int((np.log(goal[state, action, :4]) + gumbels[t, i]).argmax())
+            seen = [*one_hot(action, 3), y.reward[i, t], float(ends), 0]
+
+
+def test_rewards_are_on_average_those_of_the_paper():
+    """Half of the pulls of a bandit pay at random; an MDP's mean rewards are N(1, 1)."""
+    for tasks, mean in ((BANDITS, 0.5), (MDP, 1.0)):
+
+        def reward(key, tasks=tasks):
+            k_task, k_collect = jax.random.split(key)
+            return tasks.collect(tasks.sample((), k_task).query, at_random(tasks), k_collect).y.reward.mean()
+
+        found = jax.jit(jax.vmap(reward))(jax.random.split(jax.random.key(0), 4000))
+        assert abs(found.mean() - mean) < 4 * found.std() / np.sqrt(4000)
+        assert 4 * found.std() / np.sqrt(4000) < 0.05
+
+
+def learner_on(tasks, **settings):
+    settings = {"units": 7, "discount": 0.9, "gae_lambda": 0.8, "value_weight": 0.5} | settings
+    learner, net = RL2(**settings), make_net(MLP((), "none", None), tasks, None)
+    width = tasks.sample((), jax.random.key(0)).query.x.shape[1]
+    params = learner.init(net, jax.random.key(2), jnp.zeros((1, width)))
+    params["value"]["kernel"] = jax.random.normal(jax.random.key(3), (7, 1))
+    return learner, net, params
+
+
+@ENVIRONMENTS
+def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_an_empty_memory(tasks):
+    learner, net, params = learner_on(tasks)
+
+    @jax.jit
+    def both(params, key):
+        source = tasks.sample((), key).query
+        x, y = inner.queries(learner, net, params, source, key)
+        rows = jnp.arange(len(x)).reshape(4, -1)[jnp.array([2, 0, 3, 1])].reshape(-1)
+        return y.outputs, learner.predict(net, params, x), learner.predict(net, params, x[rows])[jnp.argsort(rows)]
+
+    acted, predicted, of_permuted = both(params, jax.random.key(4))
+    np.testing.assert_allclose(acted, predicted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(of_permuted, predicted, rtol=1e-5, atol=1e-6)
+    by_trial = np.asarray(predicted).reshape(4, tasks.trial, -1)
+    np.testing.assert_allclose(by_trial[:, 0], by_trial[:1, 0].repeat(4, 0), rtol=1e-5, atol=1e-6)  # nothing is known
+    assert np.abs(by_trial[:, -1] - by_trial[:1, -1])[1:].max() > 1e-3
+
+
+def by_hand(params, x):
+    """A trial x (steps, d) -> logits (steps, actions) and values (steps,) of the equations of Cho et al. 2014."""
+    gru, h, logits, values = params["gru"], jnp.zeros(7), [], []
+    for row in x:
+        r, z, c = jnp.split(row @ gru["inputs"] + gru["bias"], 3)
+        to_r, to_z, to_c = jnp.split(gru["hidden"], 3, axis=1)
+        r, z = (1 / (1 + jnp.exp(-v)) for v in (r + h @ to_r, z + h @ to_z))
+        h = z * h + (1 - z) * jnp.tanh(c + (r * h) @ to_c)
+        logits.append(h @ params["policy"]["kernel"] + params["policy"]["bias"])
+        values.append(len(x) * (h @ params["value"]["kernel"] + params["value"]["bias"])[0])
+    return jnp.stack(logits), jnp.stack(values)
+
+
+def test_the_meta_gradient_is_that_of_a_loop_over_each_trial():
+    learner, net, params = learner_on(BANDITS)
+    keys = jax.random.split(jax.random.key(5), 2)
+    episodes = jax.vmap(lambda key: BANDITS.sample((), key))(keys)
+    x, y = jax.jit(jax.vmap(lambda e, key: inner.queries(learner, net, params, e.query, key)))(episodes, keys)
+    x, action, reward = (leaf.reshape(8, 6, *leaf.shape[2:]) for leaf in (x, y.action, y.reward))
+
+    told = jnp.pad(jax.vmap(lambda x: by_hand(params, x)[1])(x), ((0, 0), (0, 1)))
+    advantage = np.zeros((8, 6), np.float32)
+    for i, t in np.ndindex(8, 6):
+        for k in range(t, 6):
+            advantage[i, t] += (0.9 * 0.8) ** (k - t) * (reward[i, k] + 0.9 * told[i, k + 1] - told[i, k])
+
+    def loss(params):
+        logits, values = jax.vmap(lambda x: by_hand(params, x))(x)
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=2)[..., 0]
+        return (-log_p * advantage + 0.5 * jnp.square((values - told[:, :6] - advantage) / 6)).mean()
+
+    found, metrics = jax.jit(lambda params: learner.meta_grad(net, params, episodes, keys, 0))(params)
+    expected = jax.jit(jax.grad(loss))(params)
+    close(found, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(metrics["return"], reward.sum() / 8, rtol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["bandits", "tabular_mdp"])
+@pytest.mark.parametrize("learner", choices("learner"))
+def test_a_learner_acts_in_trials_or_says_in_a_line_that_it_does_not(learner, task):
+    overrides = (f"task={task}", f"learner={learner}", "optimizer=adam", "logger=none")
+    if learner not in ACTS:
+        with pytest.raises(ConfigError, match=f"does not act, and {task} has to be acted in; use maml, ") as error:
+            run_of(*overrides)
+        assert error.value.key == "learner"
+        return
+    run = run_of(*overrides)
+    assert isinstance(run.tasks, InTrials)
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    check_shapes(run.learner, net, run.tasks, ())
+
+
+@pytest.mark.parametrize("task", ["sinusoid", "strokes", "navigation"])
+def test_rl2_says_in_a_line_that_a_task_has_no_trials(task):
+    with pytest.raises(ConfigError, match=f"learns within trials .* and {task} has none; use bandits or") as error:
+        run_of(f"task={task}", "learner=rl2")
+    assert error.value.key == "learner"
