@@ -77,8 +77,13 @@ VALUES = st.one_of(st.sampled_from(NUMBERS), st.sampled_from(ODD), st.text(strin
 @cache
 def of_data(task: str) -> list[str]:
     """The settings without which a task of the user's own data is none."""
-    if task == "navigation":  # as its yaml has it, a meta-step takes seconds
-        return ["task.horizon=3"]
+    short = {  # as its yaml has it, a meta-step may take seconds
+        "bandits": ["task.pulls=3"],
+        "navigation": ["task.horizon=3"],
+        "tabular_mdp": ["task.steps=2", "task.episodes=2"],
+    }
+    if task in short:
+        return short[task]
     make = {"arrays": owned.points, "table": owned.people, "text": owned.texts}
     if task not in make:
         return []
