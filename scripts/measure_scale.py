@@ -67,7 +67,7 @@ def free_address() -> str:
 
 def by_processes() -> dict[str, list[tuple[int, float]]]:
     """Milliseconds a meta-step of runs of 1 to 4 processes on this machine, with one device each."""
-    steps = {"sine waves, two layers of 40": 3000, "`strokes`, Conv4": 60}
+    steps = {"sine waves, two layers of 40": 1000, "`strokes`, Conv4": 20}
     found: dict[str, list[tuple[int, float]]] = {}
     for name, words in RUNS.items():
         found[name] = []
