@@ -55,7 +55,7 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("learner", ["maml", "meta_sgd"])
+@pytest.mark.parametrize("learner", ["maml", pytest.param("meta_sgd", marks=pytest.mark.slow)])
 def test_the_problem_is_that_of_the_learners_own_meta_gradient(learner):
     """At its start the loss and its gradient are the learner's, and the curvature is the divergence's Hessian."""
     run = run_of(*SMALL, f"learner={learner}", "learner.inner_steps=2", "task.surrogate=dice")

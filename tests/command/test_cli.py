@@ -51,7 +51,7 @@ MISTAKES = [
     (["eval.task.wais=3"], "eval.task.wais=3: no such key; did you mean ways?"),
     (["trian"], "trian: no such command"),
     (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
-    (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: arrays, banking77"),
+    (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: arrays, bandits"),
     (["run.dir='[x]'"], "run.dir=[x]: its whole path must do without"),
 ]
 

@@ -32,12 +32,12 @@ def test_a_call_is_three_programs_however_many_leaves_the_state_has(tmp_path, mo
     quiet.python_tracer_level, quiet.host_tracer_level = 0, 2
     finish = loop.Loop.finish
 
-    def recorded(self, call) -> None:
+    def recorded(self, call, last=False) -> None:
         if call.step == 4:
             jax.profiler.start_trace(str(trace), profiler_options=quiet)
         if call.step == 12:
             jax.profiler.stop_trace()
-        finish(self, call)
+        finish(self, call, last)
 
     monkeypatch.setattr(loop.Loop, "finish", recorded)
     train.train(run)

@@ -59,7 +59,7 @@ def test_a_step_has_trajectories_of_its_own_by_the_policy_of_its_start():
     close(found, expected)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "trpo"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.slow), "trpo"])
 def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
     ways = {"two": (2, 1), "one": (1, 4)}  # in this order: jax makes no more devices than it began with
     for name, (devices, chunk) in ways.items():
