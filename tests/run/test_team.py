@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from support import metarun, rows, rows_so_far, saved, start, wait_for
 
+from metarun.run.checkpoint import newest_in
+
 RUN = ("task=sinusoid", "learner=maml", "model.hidden=[8]", "train.meta_batch=8", "eval.episodes=8",
        "eval.val_episodes=8", "eval.inner_steps=[]", "hardware.task_chunk=1", "logger=none")  # fmt: skip
 
@@ -75,7 +77,7 @@ def test_one_that_dies_ends_the_other_with_all_saved(tmp_path, killed):
     assert code == 75
     assert f"metarun: process {killed} of 2 has gone" in err
     assert "Check failure" not in err
-    newest = max(int(path.name) for path in (tmp_path / "run" / "checkpoints" / "last").iterdir())
+    newest = newest_in(tmp_path / "run" / "checkpoints" / "last")
     if killed == 1:  # process 0 has what was made since the last save, too
         assert f"saved is meta-step {newest} of 100000; the same commands go on" in err
         assert newest >= rows(tmp_path / "run")[-1]["step"]
@@ -87,7 +89,7 @@ def test_asked_to_stop_in_one_they_all_stop_saved_and_go_on_together(tmp_path):
     wait_for(lambda: rows_so_far(tmp_path / "run") > 5, processes[0])
     processes[1].send_signal(signal.SIGTERM)
     code, _, err = ended(processes[0])
-    newest = max(int(path.name) for path in (tmp_path / "run" / "checkpoints" / "last").iterdir())
+    newest = newest_in(tmp_path / "run" / "checkpoints" / "last")
     assert code == 75
     assert f"stopped and saved at meta-step {newest} of 100000; the same commands go on" in err
     assert ended(processes[1])[0] == 75
