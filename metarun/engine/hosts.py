@@ -31,7 +31,7 @@ SILENT = 20.0  # seconds without one, after which a process counts as gone
 JAX_PATIENCE = 600  # seconds, of jax's own: it would end the processes in its way, without a word of ours
 KEPT = 256  # of what was agreed: no process is so far behind another
 A_DAY_MS = 24 * 3600 * 1000  # as long as one waits for what is agreed; that process 0 lives is looked after elsewhere
-AT_WORK, STOP, FAILED, DONE = "at work", "asked to stop", "failed", "done"
+AT_WORK, STOP, FAILED, GONE, DONE = "at work", "asked to stop", "failed", "another has gone", "done"
 
 
 class Place(NamedTuple):
@@ -211,11 +211,13 @@ def look_after(hear_stop: Callable[[], object], lost: Callable[[str, bool], obje
                 gone = time.monotonic() - seen[i][1] > SILENT
                 if state == DONE:
                     del seen[i]
-                elif state == FAILED or gone:
-                    team.state, team.why = FAILED, why or f"process {i} of {team.place.processes} has gone"
+                elif state in (FAILED, GONE) or gone:
+                    # As the others are to end, too: a run from which one has gone may go on, one that failed may not.
+                    team.state = FAILED if state == FAILED else GONE
+                    team.why = why or f"process {i} of {team.place.processes} has gone"
                     beat(team)
                     team.over.set()
-                    lost(team.why, state == FAILED)
+                    lost(team.why, team.state == FAILED)
 
     threading.Thread(target=look, name="other processes", daemon=True).start()
 

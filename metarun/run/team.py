@@ -27,23 +27,26 @@ SECONDS_TO_COME_TO_REST = 2.0  # that the main thread is given before its state 
 
 
 @contextmanager
-def joined(run: Run) -> Iterator[Run]:
-    """The run as this process is to work at it, once all processes are there. Raises ConfigError.
+def joined(run: Run) -> Iterator[tuple[Run, "Others"]]:
+    """The run as this process is to work at it, once all processes are there, who are looked after from then on.
 
-    All but process 0 have a directory of their own, which is gone afterwards, no logger, and nothing to say.
+    Raises ConfigError. All but process 0 have a directory of their own, which is gone afterwards, no logger, and
+    nothing to say.
     """
     place = run.hardware.place()
     if place is None:
-        yield run
+        yield run, Others()
         return
     engine.hosts.join(place, told(run), run.hardware.join_seconds)
+    others = Others()
+    engine.hosts.look_after(others.asked_to_stop, others.lost)
     try:
         if place.process == 0:
-            yield run
+            yield run, others
         else:
             console.quiet = True
             with tempfile.TemporaryDirectory(prefix="metarun-", ignore_cleanup_errors=True) as folder:
-                yield elsewhere(run, folder)
+                yield elsewhere(run, folder), others
     except (Interrupted, NotFinite):  # all of them come to the same end
         engine.hosts.part()
         raise
@@ -70,15 +73,19 @@ def elsewhere(run: Run, folder: str) -> Run:
 class Others:
     """The run's other processes, as they are looked after."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self) -> None:
         self.loop: Loop | None = None  # once there is something to save
+        self.stop: Stop | None = None
+
+    def stop_with(self, stop: Stop) -> None:
+        """From now on all of them stop together."""
         self.stop = stop
         if engine.hosts.are_several():
             stop.agree, stop.tell = engine.hosts.agreed, engine.hosts.ask_to_stop
-            engine.hosts.look_after(self.asked_to_stop, self.lost)
 
     def asked_to_stop(self) -> None:
-        self.stop.received = True
+        if self.stop is not None:
+            self.stop.received = True
 
     def lost(self, why: str, has_failed: bool) -> None:
         """Another has gone: saves what there is and ends this process, whose main thread waits for the other."""

@@ -36,11 +36,11 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
     Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
     nothing is unsaved ends the process, or what `stopping` makes of it), NotFinite, NotWritten.
     """
-    with team.joined(run) as run:
-        return at_work(run, stopping)
+    with team.joined(run) as (own, others):
+        return at_work(own, others, stopping)
 
 
-def at_work(run: Run, stopping: Stopping | None) -> dict[str, Any]:
+def at_work(run: Run, others: team.Others, stopping: Stopping | None) -> dict[str, Any]:
     """`train`, where all processes of the run are there."""
     directory = Path(run.info.dir)
     with (
@@ -49,11 +49,11 @@ def at_work(run: Run, stopping: Stopping | None) -> dict[str, Any]:
         watched(run.info.max_silent_minutes, directory / "stacks.txt") as watch,
         Status() as status,
     ):
+        others.stop_with(stop)
         finished = (directory / "results.json").exists() and not earlier.is_another(directory, run.config)
         if engine.hosts.agreed(finished):
             return engine.hosts.agreed(earlier_results(directory) if finished else {})
         try:
-            others = team.Others(stop)
             loop = others.loop = Loop(run, stop, watch, status)
         except Exception as error:
             in_log_file(directory, f"{FAILED}{first_line(error)}")

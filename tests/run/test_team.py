@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from support import metarun, rows, rows_so_far, saved, start, wait_for
 
 from metarun.run.checkpoint import newest_in
@@ -97,6 +98,16 @@ def test_asked_to_stop_in_one_they_all_stop_saved_and_go_on_together(tmp_path):
     wait_for(lambda: rows(tmp_path / "run")[-1]["step"] > newest, processes[0])
     log = (tmp_path / "run" / "metarun.log").read_text()
     assert f"going on from meta-step {newest} of run" in log
+
+
+def test_what_process_0_fails_by_ends_the_others_with_its_words(tmp_path):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):  # as of another run at work there
+        first, other = (ended(process) for process in several(2, "run", "train.steps=40", cwd=tmp_path))
+    assert first[0] == 2
+    assert "another process is at work there" in first[2]
+    assert other[0] == 1
+    assert "metarun: process 0 of 2: run.dir=run: another process is at work there" in other[2]
 
 
 def test_what_is_wrong_is_one_line(tmp_path):
