@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Gt, Lt
 
-from metarun import inner
+from metarun import gradients, inner
 from metarun.core import (
     Act,
     Array,
@@ -181,7 +181,7 @@ def problem_of(
         return jax.vmap(one)(tasks)
 
     def product(tasks: Recorded) -> Callable[[PyTree], PyTree]:
-        with inner.differentiated(replace(inner.how(), mode="reverse")):  # which has a derivative along v
+        with gradients.differentiated(replace(gradients.how(), mode="reverse")):  # which has a derivative along v
             outputs, along = jax.linearize(lambda params: outputs_of(params, tasks), params)
         back = jax.linear_transpose(along, params)
 

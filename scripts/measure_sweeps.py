@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -107,27 +108,50 @@ def killed(times: int = 3) -> str:
 
 
 def launchers() -> str:
-    """The same 6 jobs by every launcher there is."""
-    settings = [*TINY, "train.steps=200", "hardware.devices=1", "train.seed=0,1,2", "learner.inner_lr=0.01,0.001"]
+    """The same 6 jobs, and the same search, by every launcher there is."""
+    settings = [*TINY, "train.steps=200", "hardware.devices=1"]
+    jobs = ["train.seed=0,1,2", "learner.inner_lr=0.01,0.001"]
+    trials = ["learner.inner_lr=tag(log,interval(0.001,0.1))", "sweep.trials=6", "sweep.sampler=random",
+              "sweep.pruner=none"]  # fmt: skip
     ways = {
         "in this process, one after another": [],
         "`sweep.jobs=2`": ["sweep.jobs=2", "hydra.launcher.memory_gb=0.5"],
         **{
-            f"`{word}`": [word]
-            for word, package in (("hydra/launcher=submitit_local", "submitit"), ("hydra/launcher=ray", "ray"))
-            if there_is(package)
+            f"`{word}`": [word, *more]
+            for word, there, more in (
+                ("hydra/launcher=submitit_local", there_is("submitit"), []),
+                (
+                    "hydra/launcher=slurm",
+                    is_answering("sinfo"),
+                    ["hydra.launcher.parameters={cpus_per_task:1,mem_gb:2}"],
+                ),
+                ("hydra/launcher=ray", there_is("ray"), []),
+            )
+            if there
         },
     }
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        first = None
+    with tempfile.TemporaryDirectory(dir=ROOT / "runs") as folder:  # where Slurm's jobs would see it, too
+        firsts: list[Path] = []
         for number, (name, words) in enumerate(ways.items()):
-            directory = Path(folder, str(number))
-            seconds = made([*settings, *words, f"run.dir={directory}"])
-            first = first or directory
-            must_be_alike(first, directory)
-            rows.append((name, f"{seconds:.0f}", "the same" if number else ""))
-    return "\n".join(table(("6 jobs of 200 meta-steps", "seconds", "figures and last states"), *rows))
+            directories = [Path(folder, f"{number}{kind}") for kind in "ab"]
+            seconds = [
+                made([*settings, *many, *words, f"run.dir={directory}"])
+                for many, directory in zip((jobs, trials), directories, strict=True)
+            ]
+            firsts = firsts or directories
+            for first, directory in zip(firsts, directories, strict=True):
+                must_be_alike(first, directory)
+            rows.append((name, *(f"{each:.0f}" for each in seconds), "the same" if number else ""))
+    heads = ("6 runs of 200 meta-steps", "6 jobs of a grid, s", "6 trials of a search, s", "figures and last states")
+    return "\n".join(table(heads, *rows))
+
+
+def is_answering(command: str) -> bool:
+    return (
+        shutil.which(command) is not None
+        and subprocess.run([command], capture_output=True, check=False).returncode == 0
+    )
 
 
 def there_is(package: str) -> bool:

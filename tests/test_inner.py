@@ -7,9 +7,9 @@ import optax
 import pytest
 from support import episodes, run_of
 
-from metarun import inner
+from metarun import gradients, inner
 from metarun.engine.net import make_net
-from metarun.inner import Inner
+from metarun.gradients import Inner
 
 REVERSE = Inner("reverse", unroll=0, remat=False)
 MIXED = Inner("mixed", unroll=0, remat=False)
@@ -53,7 +53,7 @@ def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, flo
 
     def meta_gradient(how):
         def grad(params):
-            with inner.differentiated(how):
+            with gradients.differentiated(how):
                 return run.learner.meta_grad(net, params, batch, keys, jnp.int32(10**6))[0]
 
         return flattened(jax.jit(grad)(params))
@@ -70,9 +70,9 @@ def test_the_derivative_of_a_gradient_is_the_hessian_and_the_mixed_derivative():
     phi, theta, v = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0]), jnp.array([3.0, 1.0])
 
     def along_v(phi, theta):
-        return inner.gradient(lambda phi: (phi**3 * theta).sum())(phi) @ v
+        return gradients.gradient(lambda phi: (phi**3 * theta).sum())(phi) @ v
 
-    with inner.differentiated(MIXED):
+    with gradients.differentiated(MIXED):
         of_phi, of_theta = jax.grad(along_v, argnums=(0, 1))(phi, theta)
     np.testing.assert_allclose(of_phi, 6 * phi * theta * v, rtol=1e-6)
     np.testing.assert_allclose(of_theta, 3 * phi**2 * v, rtol=1e-6)
@@ -89,7 +89,7 @@ def temporary_bytes(how: Inner, steps: int, examples: int = 2000) -> int:
         return loss(inner.descend(loss, w, optax.sgd(0.1), steps, first_order=False), 0)
 
     def grad(w):
-        with inner.differentiated(how):
+        with gradients.differentiated(how):
             return jax.grad(after)(w)
 
     return jax.jit(grad).lower(jnp.ones((8, 8))).compile().memory_analysis().temp_size_in_bytes
@@ -112,5 +112,5 @@ def test_every_way_of_looping_takes_each_step_once_with_its_index(how):
         expected = 1
         for i in range(steps):
             expected = (7 * expected + i) % 10007
-        with inner.differentiated(how):
+        with gradients.differentiated(how):
             assert inner.loop(steps, lambda i, carry: (7 * carry + i) % 10007, jnp.int32(1)) == expected

@@ -8,7 +8,7 @@ from metarun import engine, losses
 from metarun.config.build import build, recipe
 from metarun.config.run import known, laid_over
 from metarun.core import ConfigError, Learner, Tasks
-from metarun.inner import Inner
+from metarun.gradients import Inner
 from metarun.losses import Loss
 
 # However many processes trained it, and whether or not its version knew of several: it is used in one.

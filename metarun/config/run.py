@@ -19,7 +19,7 @@ from metarun.config.conf import flat
 from metarun.config.domains import as_they_are, build_domains, complete
 from metarun.config.loggers import build_loggers
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
-from metarun.inner import Inner
+from metarun.gradients import Inner
 from metarun.trust_region import TrustRegion
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]

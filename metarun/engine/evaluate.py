@@ -20,7 +20,8 @@ from metarun.engine.gathered import at, shares
 from metarun.engine.keys import of_evaluation, task_key
 from metarun.engine.send import on_host, send
 from metarun.engine.source import Source, in_parts, stand_in
-from metarun.inner import Inner, differentiated, queries
+from metarun.gradients import Inner, differentiated
+from metarun.inner import queries
 from metarun.models.layers import answering
 
 SECONDS_BETWEEN_PAUSES = 0.5

@@ -19,7 +19,7 @@ from metarun.engine.gathered import at, shares, within
 from metarun.engine.keys import task_key
 from metarun.engine.private import Private, clipped_each, noised, task_keys
 from metarun.engine.selection import Selection, chosen, score
-from metarun.inner import Inner, clipped, differentiated
+from metarun.gradients import Inner, clipped, differentiated
 from metarun.trust_region import Problem, TrustRegion
 
 # The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.

@@ -19,7 +19,7 @@ from metarun.engine.net import make_net
 from metarun.engine.private import Private
 from metarun.engine.selection import Selection
 from metarun.engine.together import of_members
-from metarun.inner import Inner
+from metarun.gradients import Inner
 
 
 class Programs(NamedTuple):

@@ -18,7 +18,7 @@ from metarun.config.learned import Parts
 from metarun.config.run import laid_over
 from metarun.core import Array, Batch, ConfigError, Learner, PyTree
 from metarun.files import write_bytes_atomically
-from metarun.inner import differentiated
+from metarun.gradients import differentiated
 from metarun.learned.learner import Adapted, Learned, Queries, must_be_served
 from metarun.learned.programs import made, net_of, predicted
 from metarun.run import purpose

@@ -11,7 +11,7 @@ import numpy as np
 from metarun import engine
 from metarun.config.learned import Parts
 from metarun.core import Array, Batch, ConfigError, Key, Learner, Net, PyTree, Uncertain
-from metarun.inner import Inner, differentiated
+from metarun.gradients import Inner, differentiated
 from metarun.losses import Loss
 from metarun.models.layers import answering
 

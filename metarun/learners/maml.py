@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metarun import inner
+from metarun import freezing, inner
 from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, PyTree, Tasks
 
 
@@ -29,10 +29,10 @@ class MAML:
         return n_out
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
-        return inner.must_be_there(net.init(key, x), self.freeze)
+        return freezing.must_be_there(net.init(key, x), self.freeze)
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        adapted, frozen = inner.partition(params, self.freeze)
+        adapted, frozen = freezing.partition(params, self.freeze)
         adapted = inner.fit(
             net,
             support,
@@ -42,9 +42,9 @@ class MAML:
             inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order),
             self.inner_steps,
             self.first_order,
-            lambda adapted, x: net.apply(inner.join(adapted, frozen), x),
+            lambda adapted, x: net.apply(freezing.join(adapted, frozen), x),
         )  # eq. 1
-        return inner.join(adapted, frozen)
+        return freezing.join(adapted, frozen)
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return net.apply(fast, x)

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from metarun import inner
+from metarun import freezing, gradients, inner
 from metarun.core import (
     Array,
     Batch,
@@ -59,7 +59,7 @@ class MAMLPP:
         return n_out
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
-        theta, norms = inner.partition(net.init(key, x), ("norm",) if self.per_step_norm else ())
+        theta, norms = freezing.partition(net.init(key, x), ("norm",) if self.per_step_norm else ())
         params = {"theta": theta, "norms": jax.tree.map(lambda leaf: jnp.stack([leaf] * self.inner_steps), norms)}
         if self.learn_inner_lr:
             params["alpha"] = jax.tree.map(lambda _: jnp.full(self.inner_steps, self.inner_lr), theta)
@@ -67,7 +67,7 @@ class MAMLPP:
 
     def at(self, params: PyTree, theta: PyTree, i: Array | int) -> PyTree:
         """The network's parameters as they stand at inner step i; later ones share the last step's normalisation."""
-        return inner.join(theta, jax.tree.map(lambda leaf: leaf[jnp.clip(i, 0, len(leaf) - 1)], params["norms"]))
+        return freezing.join(theta, jax.tree.map(lambda leaf: leaf[jnp.clip(i, 0, len(leaf) - 1)], params["norms"]))
 
     def descend(
         self, net: Net, params: PyTree, theta: PyTree, support: Batch, i: Array | int, first_order: bool
@@ -78,7 +78,7 @@ class MAMLPP:
         def at_step(theta: PyTree) -> Array:
             return loss(self.at(params, theta, i))
 
-        grads = inner.step_gradient(at_step, first_order)(theta)
+        grads = gradients.step_gradient(at_step, first_order)(theta)
         if not self.learn_inner_lr:
             return jax.tree.map(lambda p, g: p - self.inner_lr * g, theta, grads)
         step_size = jax.tree.map(lambda leaf: leaf[jnp.clip(i, 0, len(leaf) - 1)], params["alpha"])

@@ -13,7 +13,7 @@ from metarun import engine
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, Metrics, State
 from metarun.files import write_atomically
-from metarun.inner import differentiated
+from metarun.gradients import differentiated
 from metarun.run.checkpoint import restore_tree, save_tree
 from metarun.run.log import finite
 from metarun.text import first_line

@@ -14,7 +14,7 @@ from metarun import engine, inner
 from metarun.config.run import build_run
 from metarun.engine.evaluate import Asked, make_evaluate, queries_at_once, query_metrics
 from metarun.engine.net import make_net
-from metarun.inner import Inner, differentiated
+from metarun.gradients import Inner, differentiated
 
 RUN = build_run(
     on_blobs(

@@ -9,7 +9,7 @@ import optax
 import pytest
 from support import LINEAR, classifier, close, episodes, one_of, run_of
 
-from metarun import inner
+from metarun import freezing, inner
 from metarun.core import Batch, Episode, Net
 from metarun.engine.net import make_net
 from metarun.learners.anil import ANIL
@@ -93,7 +93,7 @@ def test_mamlpp_with_all_switches_off_is_maml(inner_steps):
     params = mamlpp.init(NET, jax.random.key(1), BATCH.support.x[0])
     grads, metrics = gradient(mamlpp, params)
     expected, of_maml = gradient(dataclasses.replace(MAML_, inner_steps=inner_steps), THETA)
-    close((inner.join(grads["theta"], {}), metrics), (expected, of_maml))
+    close((freezing.join(grads["theta"], {}), metrics), (expected, of_maml))
 
 
 def test_the_multi_step_weights_anneal_to_the_last_step_alone():
@@ -109,7 +109,7 @@ def test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step()
     after = [gradient(dataclasses.replace(MAML_, inner_steps=n), THETA)[0] for n in (1, 2)]
     for step, weights in ((0, (0.5, 0.5)), (4, (0.3, 0.7)), (10, (0.0, 1.0))):
         expected = jax.tree.map(lambda a, b, w=weights: w[0] * a + w[1] * b, *after)
-        close(inner.join(gradient(mamlpp, params, step=step)[0]["theta"], {}), expected)
+        close(freezing.join(gradient(mamlpp, params, step=step)[0]["theta"], {}), expected)
 
 
 def test_the_losses_whose_weights_have_annealed_to_nothing_are_not_computed():
@@ -138,8 +138,8 @@ def test_mamlpp_begins_with_first_order_gradients():
     params = mamlpp.init(NET, jax.random.key(1), BATCH.support.x[0])
     first = gradient(dataclasses.replace(MAML_, first_order=True), THETA)[0]
     second = gradient(MAML_, THETA)[0]
-    close(inner.join(gradient(mamlpp, params, step=4)[0]["theta"], {}), first)
-    close(inner.join(gradient(mamlpp, params, step=5)[0]["theta"], {}), second)
+    close(freezing.join(gradient(mamlpp, params, step=4)[0]["theta"], {}), first)
+    close(freezing.join(gradient(mamlpp, params, step=5)[0]["theta"], {}), second)
     assert np.abs(first["hidden"]["w"] - second["hidden"]["w"]).max() > 1e-3
 
 
@@ -167,7 +167,7 @@ def test_normalisation_per_step_is_meta_learned_for_each_step_and_not_adapted():
     frozen = dataclasses.replace(MAML_, inner_steps=1, freeze=("norm",))
     grads, _ = gradient(one, one.init(net, jax.random.key(1), x), net)
     expected, _ = gradient(frozen, frozen.init(net, jax.random.key(1), x), net)
-    close(inner.join(grads["theta"], jax.tree.map(lambda leaf: leaf[0], grads["norms"])), expected)
+    close(freezing.join(grads["theta"], jax.tree.map(lambda leaf: leaf[0], grads["norms"])), expected)
 
     # Two steps: the first's scale acts on the first inner step, the second's on the second and on the prediction.
     two = dataclasses.replace(one, inner_steps=2)
@@ -177,10 +177,10 @@ def test_normalisation_per_step_is_meta_learned_for_each_step_and_not_adapted():
     for scale in (1.0, 2.0):
         norms = {"norm0/scale": jnp.full(8, scale), "norm0/bias": jnp.zeros(8)}
         loss = inner.support_loss(net, one_of(BATCH).support, "mean")
-        grad = jax.jit(jax.grad(lambda theta, norms=norms, loss=loss: loss(inner.join(theta, norms))))(flat)
+        grad = jax.jit(jax.grad(lambda theta, norms=norms, loss=loss: loss(freezing.join(theta, norms))))(flat)
         flat = jax.tree.map(lambda p, g: p - LR * g, flat, grad)
     fast = jax.jit(lambda params: two.adapt(net, params, one_of(BATCH).support, None))(params)
-    close(fast, inner.join(flat, norms), rtol=1e-4)
+    close(fast, freezing.join(flat, norms), rtol=1e-4)
 
 
 def test_the_multi_step_loss_after_a_step_has_the_normalisation_of_that_step():
@@ -197,9 +197,9 @@ def test_the_multi_step_loss_after_a_step_has_the_normalisation_of_that_step():
         for i, weight in enumerate((0.3, 0.7)):
             norms = {path: leaf[i] for path, leaf in params["norms"].items()}
             loss = inner.support_loss(net, support, "mean")
-            grads = jax.grad(lambda theta, n=norms, loss=loss: loss(inner.join(theta, n)))(theta)
+            grads = jax.grad(lambda theta, n=norms, loss=loss: loss(freezing.join(theta, n)))(theta)
             theta = {path: leaf - params["alpha"][path][i] * grads[path] for path, leaf in theta.items()}
-            total += weight * net.loss(net.apply(inner.join(theta, norms), query.x), query.y)[0]
+            total += weight * net.loss(net.apply(freezing.join(theta, norms), query.x), query.y)[0]
         return total
 
     def mean(params):

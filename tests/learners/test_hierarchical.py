@@ -10,7 +10,7 @@ from support import run_of
 
 from metarun.core import ConfigError
 from metarun.engine.net import make_net
-from metarun.inner import differentiated
+from metarun.gradients import differentiated
 
 SETTINGS = ("task=mixture", "model.hidden=[6]", "learner.inner_lr=0.01", "learner.inner_steps=2")
 RUN = run_of("learner=hierarchical", *SETTINGS, "learner.embed=3", "learner.hidden=4", "learner.tree=[3,2]")

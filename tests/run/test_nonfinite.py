@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh
 from support import SMALL, equal, run_in, run_of
 
-from metarun import engine, inner
+from metarun import engine, gradients, inner
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.program import net_of
 from metarun.run import nonfinite, train
@@ -114,19 +114,21 @@ def test_a_clipped_meta_gradient_has_the_length_asked_for_and_its_direction():
 
 def test_clipping_is_the_closed_form_and_differentiable_at_zero():
     grads = {"a": jnp.array([3.0, -4.0]), "b": jnp.array([12.0])}
-    equal(inner.clipped(grads, None, None), grads)
-    equal(inner.clipped(grads, 3.5, None), {"a": jnp.array([3.0, -3.5]), "b": jnp.array([3.5])})
+    equal(gradients.clipped(grads, None, None), grads)
+    equal(gradients.clipped(grads, 3.5, None), {"a": jnp.array([3.0, -3.5]), "b": jnp.array([3.5])})
     jax.tree.map(
-        lambda got, g: np.testing.assert_allclose(got, g * 6.5 / 13, rtol=1e-6), inner.clipped(grads, None, 6.5), grads
+        lambda got, g: np.testing.assert_allclose(got, g * 6.5 / 13, rtol=1e-6),
+        gradients.clipped(grads, None, 6.5),
+        grads,
     )
-    equal(inner.clipped(grads, None, 20.0), grads)
-    slope = jax.jacobian(lambda g: inner.clipped(g, None, 1.0))(jnp.zeros(2))
+    equal(gradients.clipped(grads, None, 20.0), grads)
+    slope = jax.jacobian(lambda g: gradients.clipped(g, None, 1.0))(jnp.zeros(2))
     np.testing.assert_allclose(slope, np.eye(2))
 
 
 def test_an_inner_step_is_clipped_in_training_and_in_evaluation_alike():
     """On w^2 / 2 from 10 the gradient is 10: clipped to 1, three steps of 0.1 lead to 9.7."""
-    with inner.differentiated(inner.Inner("mixed", 0, False, clip_value=1.0)):
+    with gradients.differentiated(gradients.Inner("mixed", 0, False, clip_value=1.0)):
         w = inner.descend(lambda w, _: w**2 / 2, jnp.array(10.0), optax.sgd(0.1), 3, first_order=False)
     np.testing.assert_allclose(w, 9.7, rtol=1e-6)
 

@@ -68,7 +68,8 @@ def test_a_stop_cancels_the_jobs_of_a_cluster_which_save_their_state(tmp_path, m
         ({"jobs": 0}, r"sweep\.jobs=0: must be an integer >= 1"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_told_before_anything_is_made(given, says):
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_made(monkeypatch, given, says):
+    monkeypatch.setenv("PATH", "")  # where there is one
     launcher = Slurm(**({"cluster": "local", "jobs": 1, "poll_s": 1.0, "requeues": 1, "parameters": {}} | given))
     with pytest.raises(ConfigError, match=says):
         launcher.setup(hydra_context=None, task_function=None, config=None)
