@@ -148,4 +148,5 @@ def of_growth(found: Entry, when: str) -> list[str]:
         f"{soak['grew_mb']:.1f} MB.",
         "",
         "By more devices, processes, seeds and jobs, and an estimate for 256 devices: [scale.md](scale.md).",
+        "With tasks that are screened first: [selection.md](selection.md#what-it-costs).",
     ]

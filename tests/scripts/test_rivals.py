@@ -31,3 +31,11 @@ def test_a_rival_computes_what_metarun_does(setting):
     run = run_of(*setting.overrides, "model.filters=6", *SMALL.get(setting.key, []), tasks=tasks)
     with jax.debug_key_reuse(False):  # both are given the same episodes, and the same keys for them
         must_be_the_same(setting.rival, run)
+
+
+def test_the_rival_on_navigation_has_metaruns_gradient_and_curvature():
+    import bench_navigation
+
+    small = ["task.shots=4", "task.horizon=9", "model.hidden=[7,5]"]
+    with jax.debug_key_reuse(False):
+        bench_navigation.must_be_the_same(bench_navigation.run_of(*small))
