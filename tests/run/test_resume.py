@@ -96,6 +96,13 @@ def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, d
     assert_same_end(tmp_path, results)
 
 
+def test_a_private_run_goes_on_with_the_same_users_and_the_same_noise_bit_for_bit(tmp_path, monkeypatch):
+    private = ("train.private.clip=1", "train.private.noise=0.5", "train.private.users=40", "train.meta_batch=16")
+    results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", *private, "hardware.task_chunk=8")
+    assert_same_end(tmp_path, results)
+    assert results[0]["privacy"] == results[1]["privacy"]
+
+
 @pytest.mark.slow
 def test_on_another_number_of_devices_a_run_goes_on_to_nearly_the_same_end(tmp_path, monkeypatch):
     two, one = "hardware.devices=2", ("hardware.devices=1",)
