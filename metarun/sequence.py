@@ -12,7 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from metarun import label_codes
 from metarun.core import Array, Batch, ConfigError, Episode, Key, Metrics, Net, PyTree, Tasks, examples, must_classify
+from metarun.label_codes import Code
 
 # How a training sequence comes by its labels. `iid`: each step's class is drawn anew, all equally likely, so that how
 # often a label was seen says nothing of the next. `balanced`: every example once, in a random order.
@@ -31,9 +33,10 @@ class Reader(NamedTuple):
     prepare: Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # parameters, inputs (n, ..., d) -> see `scan`
     step: Callable[[Product, PyTree], tuple[PyTree, Array]]  # (product, carry) -> carry, features
     blank: PyTree
-    label_width: int
+    label_width: int  # of a label as it is told, and of an answer
     labels: Labels
     standardise: bool  # inputs, each with mean 0 and variance 1
+    code: Code
 
 
 class Memory(NamedTuple):
@@ -42,6 +45,12 @@ class Memory(NamedTuple):
     params: PyTree
     carry: PyTree
     label: Array  # (label_width,): the last label, which comes with the next input
+    strings: Array | None  # (ways, label_width) of the classes, where labels are strings
+
+
+def told_width(code: Code, ways: int) -> int:
+    """Of a label as it is told, where there are at most so many ways."""
+    return ways if code == "one_hot" else label_codes.WIDTH
 
 
 def check(learner: object, label_width: int, tasks: Tasks) -> None:
@@ -49,7 +58,7 @@ def check(learner: object, label_width: int, tasks: Tasks) -> None:
     must_classify(learner, tasks)
     if tasks.n_out > label_width:
         raise ConfigError(
-            "learner.label_width", label_width, f"at least {tasks.n_out}, the task's ways: its labels are one-hot"
+            "learner.label_width", label_width, f"at least {tasks.n_out}, the task's ways: it is the most there may be"
         )
 
 
@@ -63,8 +72,17 @@ def init(reader: Reader, net: Net, key: Key, x: Array) -> PyTree:
 
 def adapt(reader: Reader, net: Net, params: PyTree, support: Batch, key: Key) -> Memory:
     """The reader's memory after the support set, read in a random order."""
-    carry, _, label = read(reader, net, params, shuffled(support, key))
-    return Memory(params, carry, label)
+    key, strings = named(reader, key, net.n_out)
+    carry, _, label = read(reader, net, params, shuffled(support, key), strings)
+    return Memory(params, carry, label, strings)
+
+
+def named(reader: Reader, key: Key, ways: int) -> tuple[Key, Array | None]:
+    """A key for all else, and what an episode's classes are called where they are not numbered."""
+    if reader.code == "one_hot":
+        return key, None
+    key, k_strings = jax.random.split(key)
+    return key, label_codes.drawn(k_strings, ways)
 
 
 def predict(reader: Reader, net: Net, memory: Memory, x: Array) -> Array:
@@ -74,7 +92,8 @@ def predict(reader: Reader, net: Net, memory: Memory, x: Array) -> Array:
     def one(z: Array) -> Array:
         return steps(reader, memory.params, memory.carry, jnp.concatenate([z, memory.label])[None])[1][0]
 
-    return jax.vmap(one)(z)[:, : net.n_out]
+    outputs = jax.vmap(one)(z)
+    return outputs[:, : net.n_out] if memory.strings is None else label_codes.log_probabilities(outputs, memory.strings)
 
 
 def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
@@ -83,14 +102,15 @@ def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys:
     The sequences go side by side through ONE scan, in whose products their rows stand together.
     """
     sequence = partial(drawn, ways=net.n_out) if reader.labels == "iid" else whole
+    keys, strings = jax.vmap(partial(named, reader, ways=net.n_out))(keys)
     x, y = jax.vmap(sequence)(episodes, keys)
 
     def mean_loss(params: PyTree) -> tuple[Array, Metrics]:
         z = jax.vmap(lambda x: embed(net, params["encoder"], x, reader.standardise))(x)
-        inputs = jax.vmap(lambda z, y: one_step_late(z, y, reader.label_width)[0])(z, y)
+        inputs = jax.vmap(lambda z, *given: one_step_late(z, told(reader, *given))[0])(z, y, strings)
         blank = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(y), *leaf.shape)), reader.blank)
         outputs = steps(reader, params, blank, inputs.swapaxes(0, 1))[1].swapaxes(0, 1)
-        losses, metrics = jax.vmap(net.loss)(outputs[..., : net.n_out], y)
+        losses, metrics = jax.vmap(partial(judged, net))(outputs, y, strings)
         return losses.mean(), jax.tree.map(jnp.mean, metrics)
 
     return jax.grad(mean_loss, has_aux=True)(params)
@@ -98,14 +118,27 @@ def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys:
 
 def measure(reader: Reader, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
     """Accuracy by instance over the whole episode as one sequence, as the paper reports it."""
+    key, strings = named(reader, key, net.n_out)
     batch = whole(episode, key)
-    return instance_accuracy(read(reader, net, params, batch)[1], batch.y, net.n_out)
+    outputs = read(reader, net, params, batch, strings)[1]
+    if strings is None:
+        right = outputs[:, : net.n_out].argmax(-1) == batch.y
+    else:
+        right = label_codes.are_right(outputs, strings[batch.y])
+    return instance_accuracy(right, batch.y, net.n_out)
 
 
-def read(reader: Reader, net: Net, params: PyTree, batch: Batch) -> tuple[PyTree, Array, Array]:
+def judged(net: Net, outputs: Array, y: Array, strings: Array | None) -> tuple[Array, Metrics]:
+    """outputs (n, label_width), y (n,) -> the mean loss () and metrics."""
+    return net.loss(outputs[:, : net.n_out], y) if strings is None else label_codes.loss(outputs, y, strings)
+
+
+def read(
+    reader: Reader, net: Net, params: PyTree, batch: Batch, strings: Array | None = None
+) -> tuple[PyTree, Array, Array]:
     """(carry at the end, outputs (n, label_width), the last label), after one scan over the batch in its order."""
     z = embed(net, params["encoder"], batch.x, reader.standardise)
-    inputs, last = one_step_late(z, batch.y, reader.label_width)
+    inputs, last = one_step_late(z, told(reader, batch.y, strings))
     return *steps(reader, params, reader.blank, inputs), last
 
 
@@ -201,9 +234,14 @@ def embed(net: Net, encoder: PyTree, x: Array, standardise: bool = True) -> Arra
     return jax.nn.standardize(z, epsilon=1e-3) if standardise and z.shape[1] > 1 else z
 
 
-def one_step_late(z: Array, y: Array, label_width: int) -> tuple[Array, Array]:
-    """z (n, d), y (n,) -> inputs (n, d + label_width), each z_t with the label before it; and the last label."""
-    labels = jax.nn.one_hot(y, label_width, dtype=z.dtype)
+def told(reader: Reader, y: Array, strings: Array | None) -> Array:
+    """Labels y (n,) as they are told, (n, label_width)."""
+    return jax.nn.one_hot(y, reader.label_width) if strings is None else strings[y]
+
+
+def one_step_late(z: Array, labels: Array) -> tuple[Array, Array]:
+    """z (n, d), labels (n, l) -> inputs (n, d + l), each z_t with the label before it; and the last label."""
+    labels = labels.astype(z.dtype)
     return jnp.concatenate([z, jnp.roll(labels, 1, axis=0).at[0].set(0.0)], axis=1), labels[-1]
 
 
@@ -236,13 +274,12 @@ def instances(y: Array, ways: int) -> Array:
     return jnp.take_along_axis(jnp.cumsum(jax.nn.one_hot(y, ways, dtype=y.dtype), axis=0), y[:, None], axis=1)[:, 0]
 
 
-def instance_accuracy(outputs: Array, y: Array, ways: int) -> Metrics:
+def instance_accuracy(right: Array, y: Array, ways: int) -> Metrics:
     """{"accuracy_instance_01": ...}: accuracy at the first, second, ... time that a class is seen (table 1).
 
-    outputs (n, at least ways) and y (n,) in the order of the sequence, every class as often: n / ways times.
+    right (n,) bool and y (n,) in the order of the sequence, every class as often: n / ways times.
     """
     instance = instances(y, ways)
-    right = (outputs[:, :ways].argmax(-1) == y).astype(outputs.dtype)
     return {
         f"accuracy_instance_{k:02}": jnp.where(instance == k, right, 0.0).sum() / ways
         for k in range(1, len(y) // ways + 1)

@@ -62,7 +62,8 @@ def must_be_the_same(run: Run, tasks: int = 3) -> None:
         every = record(episodes, keys)
         problem = trust_region.problem_of(run.learner, net, params, lambda f: f(every))
         v = jax.tree.map(lambda leaf, key: jax.random.normal(key, leaf.shape, leaf.dtype), params, keys_for(params))
-        loss, grads = jax.jit(jax.value_and_grad(lambda params: problem.judge(params)[0]))(params)
+        elsewhere = jax.tree.map(lambda leaf, v: leaf + 0.01 * v, params, v)  # where the likelihood ratios are not 1
+        loss, grads = jax.jit(jax.value_and_grad(lambda params: problem.judge(params)[0]))(elsewhere)
         curved = jax.jit(problem.curvature)(v)
 
     def theirs(batch: Any) -> Steps:
@@ -73,10 +74,11 @@ def must_be_the_same(run: Run, tasks: int = 3) -> None:
         return Steps(*map(leaf, (batch.x, batch.y.action, mean, log_std, batch.y.advantage, batch.y.valid)))
 
     supports, queries = [theirs(every.supports[0])], [theirs(every.query)]
-    own, theta = rival_of(run, tasks), leaves(weights_of(params))
-    own_loss, own_grads = own.gradient(theta, supports, queries)
+    own = rival_of(run, tasks)
+    own_loss, own_grads = own.gradient(leaves(weights_of(elsewhere)), supports, queries)
     direction = flat(list(weights_of(v).values()))
-    own_curved = own.curvature(theta, supports, queries)(direction) - own.damping * direction
+    product = own.curvature(leaves(weights_of(params)), supports, queries)
+    own_curved = product(direction) - own.damping * direction
     for name, found, expected in (
         ("loss", own_loss, torch.tensor(np.asarray(loss))),
         ("meta-gradient", own_grads, flat(list(weights_of(grads).values()))),

@@ -25,6 +25,9 @@ def checked(cfg: DictConfig, directory: Path) -> Run:
     must_be_there(run.loggers)
     if begun:
         return run
+    if any((directory / "checkpoints").glob("*/*")):
+        gone = "has checkpoints, and the config.yaml that tells what they are of is gone; put it back, or name another"
+        raise ConfigError("run.dir", directory, gone)
     if "run.dir" in given and all(f"{key}.".startswith(MAY_CHANGE) for key in named):
         raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
     return run

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from metarun import sequence
 from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks
+from metarun.label_codes import Code
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,9 @@ class LSTM:
     """Meta-learns an LSTM that reads an episode as `mann` does, with nothing but its own state to remember it in."""
 
     units: Count
-    label_width: Count  # most ways there may be: labels are one-hot
-    # As runs were that have no key for it; so are the next two.
+    label_width: Count  # most ways there may be
+    # As runs were that have no key for it; so are the next three.
+    code: Code = "one_hot"  # of labels: one-hot numbers, or strings of letters
     labels: sequence.Labels = "balanced"
     standardise: bool = True  # inputs, each example's alone
     forget_bias: float = 0.0
@@ -29,14 +31,19 @@ class LSTM:
 
     def reader(self) -> sequence.Reader:
         blank = (jnp.zeros(self.units), jnp.zeros(self.units))
-        return sequence.Reader(self.parameters, prepare, step, blank, self.label_width, self.labels, self.standardise)
+        width = self.told_width
+        return sequence.Reader(self.parameters, prepare, step, blank, width, self.labels, self.standardise, self.code)
+
+    @property
+    def told_width(self) -> int:
+        return sequence.told_width(self.code, self.label_width)
 
     def parameters(self, key: Key, width: int) -> PyTree:
         """The parameters of LSTM and labels, for inputs (width,)."""
         k_lstm, k_labels = jax.random.split(key)
         return {
             "lstm": sequence.lstm_parameters(k_lstm, width, self.units, self.forget_bias),
-            "labels": nn.Dense(self.label_width).init(k_labels, jnp.zeros(self.units))["params"],
+            "labels": nn.Dense(self.told_width).init(k_labels, jnp.zeros(self.units))["params"],
         }
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:

@@ -23,6 +23,7 @@ from metarun.core import (
     PyTree,
     Tasks,
 )
+from metarun.label_codes import Code
 
 
 class Carry(NamedTuple):
@@ -63,8 +64,9 @@ class MANN:
     heads: Count  # that read and write
     usage_decay: Annotated[float, Ge(0), Le(1)]  # gamma
     sharpness: Positive  # similarities are multiplied by it before the softmax; equation 3 has 1
-    label_width: Count  # most ways there may be: labels are one-hot
+    label_width: Count  # most ways there may be
     # As runs were that have no key for it; so are all the next.
+    code: Code = "one_hot"  # of labels: one-hot numbers, or strings of letters
     labels: sequence.Labels = "balanced"
     standardise: bool = True  # inputs, each example's alone
     forget_bias: float = 0.0
@@ -87,8 +89,13 @@ class MANN:
 
     def reader(self) -> sequence.Reader:
         return sequence.Reader(
-            self.parameters, self.prepare, self.step, self.blank(), self.label_width, self.labels, self.standardise
-        )
+            self.parameters, self.prepare, self.step, self.blank(), self.told_width, self.labels, self.standardise,
+            self.code,
+        )  # fmt: skip
+
+    @property
+    def told_width(self) -> int:
+        return sequence.told_width(self.code, self.label_width)
 
     def blank(self) -> Carry:
         slots, width = self.memory
@@ -109,7 +116,7 @@ class MANN:
         hidden, features = jnp.zeros(self.units), jnp.zeros(self.units + read)
         return {
             "lstm": sequence.lstm_parameters(k_lstm, width + read, self.units, self.forget_bias),
-            "labels": nn.Dense(self.label_width).init(keys[0], features)["params"],
+            "labels": nn.Dense(self.told_width).init(keys[0], features)["params"],
             **{
                 name: nn.Dense(size).init(k, hidden)["params"]
                 for k, (name, size) in zip(keys[1:], layers.items(), strict=False)

@@ -186,14 +186,21 @@ def departed(what: dict[str, Any]) -> list[str]:
 
 
 def in_readme(what: dict[str, Any]) -> str:
-    """README's table: the rows of experiments that ran in full, whatever they reached, without their protocols."""
-    chosen = [HEADS]
+    """README's table: a row for each experiment that ran in full, whatever it reached; docs/results.md has all else."""
+    lines = []
     for name in ("demo", *presets()):
         runs, values = longest(what, name), experiments()[name]
-        if runs and runs[0]["steps"] >= values["train"]["steps"]:
-            chosen += rows(values, runs, FEW.get(name, ()))
-    shown = [field for field in Row._fields if field != "protocol"]
-    return "\n".join(table(*([getattr(row, field) for field in shown] for row in chosen)))
+        if not runs or runs[0]["steps"] < values["train"]["steps"]:
+            continue
+        published = values["paper"]["figures"] if values.get("paper") else ()
+        every = FEW.get(name) or published or (main_metric(runs[0]),)
+        said = [in_words(metric).strip(" ()") or "accuracy" for metric in every]
+        theirs = [papers(values, metric) for metric in every] if published else []
+        ours = rows(values, runs, every)
+        columns = (said, theirs, [row.ours for row in ours])
+        lines.append((f"`{name}`", *map(" / ".join, columns), str(len(runs)), ours[0].minutes))
+    heads = ("`metarun experiment=`", "figure", "paper", "ours, 95 % interval over tasks", "seeds", "minutes")
+    return "\n".join(table(heads, *lines))
 
 
 def in_full(steps: int, found: dict[str, Any] | None) -> str:

@@ -107,6 +107,13 @@ def test_a_mistake_is_raised_in_one_line_and_leaves_nothing(here, overrides, sec
     assert list(here.iterdir()) == []
 
 
+def test_checkpoints_whose_configuration_is_gone_are_left_as_they_are(here):
+    (here / "old" / "checkpoints" / "last" / "20").mkdir(parents=True)
+    with pytest.raises(metarun.ConfigError, match=r"^run\.dir=.*old: has checkpoints, and the config\.yaml that tells"):
+        metarun.train(["task=sinusoid", "logger=none", "run.dir=old"])
+    assert not (here / "old" / "config.yaml").exists()
+
+
 def test_damaged_data_are_told_of_and_nothing_is_written(here):
     (here / "mine.npz").write_bytes(b"no arrays")
     with pytest.raises(metarun.DataError, match=r"mine\.npz"):

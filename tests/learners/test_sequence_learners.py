@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import close, identity, one_of
 
-from metarun import sequence
+from metarun import label_codes, sequence
 from metarun.core import Batch, Episode
 from metarun.learners.attention import Attention, Block
 from metarun.learners.lstm import LSTM
@@ -185,17 +185,16 @@ def test_matrices_have_the_derivative_of_every_step(learner):
 
 
 def test_labels_come_one_step_late():
-    inputs, last = sequence.one_step_late(jnp.array([[7.0], [8.0], [9.0]]), jnp.array([2, 0, 1]), 3)
+    inputs, last = sequence.one_step_late(jnp.array([[7.0], [8.0], [9.0]]), jnp.eye(3)[jnp.array([2, 0, 1])])
     np.testing.assert_array_equal(inputs, [[7, 0, 0, 0], [8, 0, 0, 1], [9, 1, 0, 0]])
     np.testing.assert_array_equal(last, [0, 1, 0])
 
 
 def test_instance_accuracy_counts_how_often_a_class_was_seen():
     y = jnp.array([0, 1, 1, 0])
-    outputs = jax.nn.one_hot(jnp.array([0, 0, 1, 1]), 3)  # right, wrong, right, wrong
-    found = sequence.instance_accuracy(outputs, y, 2)
+    found = sequence.instance_accuracy(jnp.array([0, 0, 1, 1]) == y, y, 2)  # right, wrong, right, wrong
     np.testing.assert_allclose([found["accuracy_instance_01"], found["accuracy_instance_02"]], [0.5, 0.5])
-    found = sequence.instance_accuracy(jax.nn.one_hot(jnp.array([0, 1, 0, 1]), 3), y, 2)
+    found = sequence.instance_accuracy(jnp.array([0, 1, 0, 1]) == y, y, 2)
     np.testing.assert_allclose([found["accuracy_instance_01"], found["accuracy_instance_02"]], [1.0, 0.0])
 
 
@@ -276,6 +275,63 @@ def test_a_mann_with_one_step_has_the_gradient_of_every_steps_loss():
     value, expected = jax.jit(jax.value_and_grad(loss))(params)
     close(grads, expected, rtol=1e-4)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+
+
+def all_strings() -> np.ndarray:
+    """Every string of five letters, by counting."""
+    return np.array([np.eye(5)[list(letters)].reshape(25) for letters in itertools.product(range(5), repeat=5)])
+
+
+def test_strings_are_five_letters_of_five_and_no_two_classes_of_an_episode_have_the_same():
+    drawn = jax.jit(jax.vmap(lambda key: label_codes.drawn(key, 40)))(jax.random.split(jax.random.key(0), 200))
+    letters = np.asarray(drawn).reshape(200, 40, 5, 5)
+    np.testing.assert_array_equal(letters.sum(-1), 1)
+    assert all(len({row.tobytes() for row in np.asarray(episode)}) == 40 for episode in drawn)
+    np.testing.assert_allclose(letters.mean((0, 1)), 0.2, atol=0.02)  # each letter at each place
+    assert len({episode.tobytes() for episode in np.asarray(drawn)}) == 200
+
+
+def test_a_strings_probability_is_its_letters_product_and_the_likeliest_of_all_is_right():
+    outputs = jax.random.normal(jax.random.key(0), (7, 25)) * 2
+    every = all_strings()
+    shares = np.exp(np.asarray(outputs).reshape(7, 5, 5))
+    shares /= shares.sum(-1, keepdims=True)
+    expected = [[np.prod((share * string.reshape(5, 5)).sum(-1)) for string in every[::100]] for share in shares]
+    found = label_codes.log_probabilities(outputs, jnp.array(every))
+    np.testing.assert_allclose(np.exp(found[:, ::100]), expected, rtol=1e-4)
+    np.testing.assert_allclose(np.exp(found).sum(1), 1, rtol=1e-4)
+    best = jnp.array(every)[found.argmax(1)]
+    assert label_codes.are_right(outputs, best).all()
+    assert not label_codes.are_right(outputs, jnp.roll(best, 1, axis=1)).any()
+    names = jnp.concatenate([best[:2], jnp.array(every[:1])])
+    loss, metrics = label_codes.loss(outputs[:3], jnp.array([0, 1, 2]), names)
+    np.testing.assert_allclose(loss, -found[jnp.arange(3), jnp.array([*found.argmax(1)[:2], 0])].mean(), rtol=1e-5)
+    np.testing.assert_allclose([metrics["loss"], metrics["accuracy"]], [loss, 2 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("learner", [dataclasses.replace(one, code="strings") for one in (OWN, READERS[-1])])
+def test_with_strings_an_episodes_classes_are_called_by_them_in_what_is_read_and_answered(learner):
+    reader, params = learner.reader(), params_of(learner)
+    key, strings = sequence.named(reader, jax.random.key(3), WAYS)
+    fast = jax.jit(lambda key: learner.adapt(NET, params, SUPPORT, key))(jax.random.key(3))
+    np.testing.assert_array_equal(fast.strings, strings)
+    np.testing.assert_array_equal(sequence.told(reader, jnp.array([2, 0]), strings), np.asarray(strings)[[2, 0]])
+    order = jax.random.permutation(jax.random.clone(key), len(SUPPORT.y))
+    read = jax.jit(lambda x, y: sequence.read(reader, NET, params, Batch(x, y), strings)[1])
+    outputs = read(jnp.concatenate([SUPPORT.x[order], QUERY.x[:1]]), jnp.append(SUPPORT.y[order], 0))
+    expected = label_codes.log_probabilities(outputs[-1:], strings)
+    np.testing.assert_allclose(learner.predict(NET, fast, QUERY.x)[:1], expected, rtol=1e-4, atol=1e-5)
+    batch, k_read = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY)), jax.random.clone(key)
+    _, metrics = jax.jit(lambda *a: learner.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
+    x, y = (
+        sequence.drawn(one_of(batch), k_read, WAYS) if reader.labels == "iid" else sequence.whole(one_of(batch), k_read)
+    )
+    loss, _ = label_codes.loss(read(x, y), y, strings)
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-4)
+    measured = jax.jit(lambda key: learner.measure(NET, params, one_of(batch), key))(jax.random.key(3))
+    x, y = sequence.whole(one_of(batch), jax.random.clone(key))
+    expected = sequence.instance_accuracy(label_codes.are_right(read(x, y), strings[y]), y, WAYS)
+    close(measured, expected)
 
 
 def test_features_are_standardised_one_example_at_a_time():

@@ -195,17 +195,19 @@ def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monk
     finished(tmp_path, "maml_omniglot_5w1s/60000-0", accuracy={"mean": 0.92, "ci95": 0.02})
     finished(tmp_path, "maml_omniglot_5w5s/200-0", accuracy={"mean": 0.93, "ci95": 0.02})  # a part: not in README
     finished(tmp_path, "demo/2200-0", accuracy={"mean": 0.9, "ci95": 0.01}, loss={"mean": 0.2, "ci95": 0.01})
+    for seed, off in enumerate((-0.1, 0.1)):  # seeds are gathered
+        waves = {f"mse_after_{n}": {"mean": mean + off, "ci95": None} for n, mean in ((1, 0.5), (5, 0.4), (10, 0.3))}
+        finished(tmp_path, f"maml_sinusoid_10s/70000-{seed}", **waves)
     assert "=demo" not in reproduce("--table-only")  # its page is that of papers
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n<!-- rows: begin -->\n| command | paper |")
+    assert text.startswith("before\n<!-- rows: begin -->\n| `metarun experiment=` | figure | paper |")
     assert text.endswith("<!-- rows: end -->\nafter\n")
-    made = "1.0 | part | 1 cpu, no commit, 2026-01-01 |"
     assert text.splitlines()[4:-2] == [
-        f"| `metarun experiment=demo` |  | **90.00 ± 1.00 %** | the same | 1 seed | 2,200 of 2,200 | {made}",
-        "| `metarun experiment=maml_omniglot_5w1s` | 98.7 ± 0.4 % | **92.00 ± 2.00 %** "
-        f"| the same | 1 seed | 60,000 of 60,000 | {made}",
-        f"| `metarun experiment=mann_omniglot_5w` |  (loss) | **0.5000 ± 0.1000** | the same | 1 seed "
-        f"| 100,000 of 100,000 | {made}",
+        "| `demo` | accuracy |  | **90.00 ± 1.00 %** | 1 | 1.0 |",
+        "| `maml_omniglot_5w1s` | accuracy | 98.7 ± 0.4 % | **92.00 ± 2.00 %** | 1 | 1.0 |",
+        "| `maml_sinusoid_10s` | MSE after 1 / MSE after 5 / MSE after 10 | 0.67 / 0.38 / 0.35 "
+        "| **0.5000** / **0.4000** / **0.3000** | 2 | 1.0 |",
+        "| `mann_omniglot_5w` | loss | | **0.5000 ± 0.1000** | 1 | 1.0 |",
     ]
     reproduce("--table-only")
     assert (tmp_path / "README.md").read_text() == text
