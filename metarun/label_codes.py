@@ -20,7 +20,7 @@ WIDTH = LETTERS * LENGTH  # of a string: its letters, one-hot, one after another
 def drawn(key: Key, ways: int) -> Array:
     """The strings (ways, WIDTH) of an episode's classes, all different."""
     numbers = jax.random.choice(key, STRINGS, (ways,), replace=False)
-    letters = numbers[:, None] // LETTERS ** jnp.arange(LENGTH) % LETTERS
+    letters = numbers[:, None] // LETTERS ** jnp.arange(LENGTH)[None] % LETTERS  # (ways, LENGTH)
     return jax.nn.one_hot(letters, LETTERS).reshape(ways, WIDTH)
 
 

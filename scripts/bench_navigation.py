@@ -41,7 +41,8 @@ def run_of(*overrides: str) -> Run:
 def rival_of(run: Run, at_once: int) -> Any:
     from rivals.torch_navigation import MetaStep
 
-    tasks, learner = run.tasks, run.learner
+    tasks: Any = run.tasks
+    learner: Any = run.learner
     outer = run.optimizer(run.numbers["optimizer"])
     assert isinstance(outer, trust_region.TrustRegion)
     return MetaStep(tasks.shots, tasks.horizon, tasks.discount, learner.inner_lr, outer.divergence, outer.iterations,
@@ -54,6 +55,7 @@ def must_be_the_same(run: Run, tasks: int = 3) -> None:
     from rivals.torch_navigation import Steps, flat, leaves, weights_of
 
     net, _ = engine.nets(run.shape)
+    environment: Any = run.tasks
     params, episodes, keys = drawn(run, tasks)
     with jax.enable_x64(True):
         params, episodes = double(params), double(episodes)
@@ -68,7 +70,7 @@ def must_be_the_same(run: Run, tasks: int = 3) -> None:
 
     def theirs(batch: Any) -> Steps:
         def leaf(value: Any) -> Any:
-            return torch.tensor(np.asarray(value)).unflatten(1, (-1, run.tasks.horizon))
+            return torch.tensor(np.asarray(value)).unflatten(1, (-1, environment.horizon))
 
         mean, log_std = np.split(np.asarray(batch.y.outputs), 2, -1)
         return Steps(*map(leaf, (batch.x, batch.y.action, mean, log_std, batch.y.advantage, batch.y.valid)))

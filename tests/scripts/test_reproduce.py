@@ -190,24 +190,23 @@ def test_a_row_says_whether_its_records_are_whole(reproduce, tmp_path):
 
 
 def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monkeypatch):
-    monkeypatch.setattr(results_page, "FEW", {"mann_omniglot_5w": ("loss",)})
+    monkeypatch.setattr(results_page, "FEW", results_page.FEW | {"mann_omniglot_5w": ("loss",)})
     finished(tmp_path, "mann_omniglot_5w/100000-0", loss={"mean": 0.5, "ci95": 0.1})
     finished(tmp_path, "maml_omniglot_5w1s/60000-0", accuracy={"mean": 0.92, "ci95": 0.02})
     finished(tmp_path, "maml_omniglot_5w5s/200-0", accuracy={"mean": 0.93, "ci95": 0.02})  # a part: not in README
     finished(tmp_path, "demo/2200-0", accuracy={"mean": 0.9, "ci95": 0.01}, loss={"mean": 0.2, "ci95": 0.01})
     for seed, off in enumerate((-0.1, 0.1)):  # seeds are gathered
-        waves = {f"mse_after_{n}": {"mean": mean + off, "ci95": None} for n, mean in ((1, 0.5), (5, 0.4), (10, 0.3))}
-        finished(tmp_path, f"maml_sinusoid_10s/70000-{seed}", **waves)
+        both = {f"accuracy_instance_{k}": {"mean": mean + off, "ci95": None} for k, mean in (("02", 0.5), ("10", 0.8))}
+        finished(tmp_path, f"lstm_omniglot_5w/100000-{seed}", **both)
     assert "=demo" not in reproduce("--table-only")  # its page is that of papers
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n<!-- rows: begin -->\n| `metarun experiment=` | figure | paper |")
     assert text.endswith("<!-- rows: end -->\nafter\n")
     assert text.splitlines()[4:-2] == [
         "| `demo` | accuracy |  | **90.00 ± 1.00 %** | 1 | 1.0 |",
+        "| `lstm_omniglot_5w` | instance 02 / instance 10 | 49.5 % / 62.5 % | **50.00 %** / **80.00 %** | 2 | 1.0 |",
         "| `maml_omniglot_5w1s` | accuracy | 98.7 ± 0.4 % | **92.00 ± 2.00 %** | 1 | 1.0 |",
-        "| `maml_sinusoid_10s` | MSE after 1 / MSE after 5 / MSE after 10 | 0.67 / 0.38 / 0.35 "
-        "| **0.5000** / **0.4000** / **0.3000** | 2 | 1.0 |",
-        "| `mann_omniglot_5w` | loss | | **0.5000 ± 0.1000** | 1 | 1.0 |",
+        "| `mann_omniglot_5w` | loss |  | **0.5000 ± 0.1000** | 1 | 1.0 |",
     ]
     reproduce("--table-only")
     assert (tmp_path / "README.md").read_text() == text
