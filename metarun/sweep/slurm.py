@@ -1,5 +1,6 @@
 """Jobs on a Slurm cluster, through submitit; or, to try it, on this machine as if it were one."""
 
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -26,14 +27,27 @@ class Run:
         self.words, self.lines = tuple(words), lines
 
     def __call__(self) -> int:
-        """The exit code. It is asked again where the process has saved its state and ended."""
+        """The exit code. It is asked again where the process has saved its state and ended by itself.
+
+        SIGTERM comes of Slurm: the job was cancelled, and shall not come back, or it was preempted, and Slurm brings
+        it back without being asked. So there is no result then, and the sweep hears of Slurm how the job stands.
+        """
         import submitit
 
         preempted = submitit.JobEnvironment._usr_sig()
         before = signal.signal(preempted, signal.SIG_IGN)  # Slurm signals every process: the job's hears of it by us
         self.process = process_of(self.words, self.lines, {})
         signal.signal(preempted, before)
+        terminated: list[int] = []
+
+        def terminate(number: int, _: Any) -> None:
+            terminated.append(number)
+            self.process.terminate()
+
+        signal.signal(signal.SIGTERM, terminate)
         code = self.ends()
+        if code == EXIT_CODE and terminated:
+            os._exit(EXIT_CODE)
         if code == EXIT_CODE:
             signal.raise_signal(preempted)  # submitit asks for `checkpoint`, and requeues
         return code

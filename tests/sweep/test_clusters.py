@@ -1,18 +1,20 @@
 """Jobs through submitit and Ray, on this machine: what ends, what is preempted, and what is stopped."""
 
+import os
 import signal
+import sys
 import threading
 import time
 
 import psutil
 import pytest
-from stand_in_jobs import begun, stop_once_begun
+from stand_in_jobs import JOB, begun, stop_once_begun
 
 from metarun.core import ConfigError
 from metarun.run.stop import Interrupted
 from metarun.sweep import record
 from metarun.sweep.launch import Work
-from metarun.sweep.slurm import Slurm
+from metarun.sweep.slurm import Run, Slurm
 
 
 @pytest.fixture
@@ -35,20 +37,59 @@ def test_jobs_of_a_cluster_end_as_their_processes_do(tmp_path, monkeypatch, loca
     assert record.read(tmp_path).jobs[1].end["failed"] == "too much"
 
 
-def test_a_preempted_job_saves_its_state_and_is_requeued(tmp_path, monkeypatch, local):
-    """As Slurm preempts: its signal comes to every process of the job."""
-    sweep = begun(tmp_path, monkeypatch, "preempted")
+def signal_once_begun(directory, number: int) -> None:
+    """As Slurm does it: the signal comes to every process of the job."""
 
-    def preempt() -> None:
-        while not (tmp_path / "0" / "config.yaml").exists():
+    def signalled() -> None:
+        while not (directory / "0" / "config.yaml").exists():
             time.sleep(0.01)
-        job = next(one for one in psutil.Process().children(recursive=True) if str(tmp_path / "0") in one.cmdline())
+        job = next(one for one in psutil.Process().children(recursive=True) if str(directory / "0") in one.cmdline())
         for process in (job, job.parent()):
-            process.send_signal(signal.SIGUSR2)
+            process.send_signal(number)
 
-    threading.Thread(target=preempt, daemon=True).start()
+    threading.Thread(target=signalled, daemon=True).start()
+
+
+def test_a_job_whose_time_is_up_saves_its_state_and_is_requeued(tmp_path, monkeypatch, local):
+    sweep = begun(tmp_path, monkeypatch, "preempted")
+    signal_once_begun(tmp_path, signal.SIGUSR2)
     local.work(Work(sweep, iter(sweep.jobs)))
     assert ended(tmp_path) == ["finished"]
+
+
+@pytest.fixture
+def handlers():
+    """What signals do, put back as it was."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("how", ["long", "again"])
+def test_a_job_asks_to_come_back_unless_it_was_told_to_go(tmp_path, monkeypatch, handlers, how):
+    asked: list[str] = []
+    signal.signal(signal.SIGUSR2, lambda *_: asked.append("to come back"))
+    monkeypatch.setattr(os, "_exit", lambda code: asked.append(f"nothing: {code}"))
+
+    def cancel() -> None:
+        while not (tmp_path / "0" / "config.yaml").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if how == "long":
+        threading.Thread(target=cancel, daemon=True).start()
+    Run([sys.executable, "-c", JOB, how, str(tmp_path / "0")], tmp_path / "0.log")()
+    assert asked[0] == {"long": "nothing: 75", "again": "to come back"}[how]
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_saves_its_state_and_does_not_ask_to_come_back(tmp_path, monkeypatch, local):
+    """One that is preempted comes back, since Slurm brings it back by itself; seen with Slurm 22.05."""
+    sweep = begun(tmp_path, monkeypatch, "preempted")
+    signal_once_begun(tmp_path, signal.SIGTERM)
+    local.work(Work(sweep, iter(sweep.jobs)))
+    assert ended(tmp_path) == ["stopped"]
 
 
 @pytest.mark.slow
