@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,8 @@ class Run:
     def __call__(self) -> int:
         """The exit code. It is asked again where the process has saved its state and ended by itself.
 
-        SIGTERM comes of Slurm: the job was cancelled, and shall not come back, or it was preempted, and Slurm brings
-        it back without being asked. So there is no result then, and the sweep hears of Slurm how the job stands.
+        SIGTERM is Slurm's: where the job was cancelled it shall not come back, and has no result, so that the sweep
+        hears of Slurm how it stands; where it was preempted, and has been given time for it, it asks to come back.
         """
         import submitit
 
@@ -46,7 +47,7 @@ class Run:
 
         signal.signal(signal.SIGTERM, terminate)
         code = self.ends()
-        if code == EXIT_CODE and terminated:
+        if code == EXIT_CODE and terminated and state_of(submitit.JobEnvironment().job_id) != "RUNNING":
             os._exit(EXIT_CODE)
         if code == EXIT_CODE:
             signal.raise_signal(preempted)  # submitit asks for `checkpoint`, and requeues
@@ -66,6 +67,24 @@ class Run:
             self.process.terminate()
             self.ends()
         return DelayedSubmission(Run(self.words, self.lines))
+
+
+# Slurm's words for a job that will not run any more; `` if it knows it no longer.
+OVER = {"", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
+
+def state_of(job_id: str) -> str | None:
+    """How a job stands by Slurm's own word; None if Slurm does not answer.
+
+    Of a job that has been told to end RUNNING says that it is preempted, and has been given time for it; one that is
+    cancelled is COMPLETING.
+    """
+    asked = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job_id}"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except OSError:  # no Slurm, but submitit's stand-in for it
+        return None
+    return None if told.returncode and "Invalid job id" not in told.stderr else told.stdout.strip()
 
 
 class Slurm(Launcher):
@@ -110,7 +129,7 @@ class Slurm(Launcher):
                     with executor.batch():  # one array
                         queued += [(job, executor.submit(Run(work.command(job), work.lines(job)))) for job in fresh]
                 for job, submitted in list(queued):
-                    if submitted.done():
+                    if self.is_over(submitted):
                         queued.remove((job, submitted))
                         work.over(job, code_of(submitted))
                     elif work.is_hopeless(job):
@@ -122,6 +141,12 @@ class Slurm(Launcher):
                 time.sleep(LOOK)
         if asked:
             raise Interrupted
+
+    def is_over(self, submitted: Any) -> bool:
+        """Whether a job has a result, or will have none: one that is being requeued seems cancelled for a moment."""
+        if not submitted.done():
+            return False
+        return submitted.paths.result_pickle.exists() or self.cluster == "local" or state_of(submitted.job_id) in OVER
 
     def executor(self, folder: Path) -> Any:
         """What submits, with its parameters. Raises ConfigError over one that submitit does not know."""

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -66,9 +67,49 @@ def handlers():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("how", ["long", "again"])
-def test_a_job_asks_to_come_back_unless_it_was_told_to_go(tmp_path, monkeypatch, handlers, how):
+def answering(tmp_path, monkeypatch, answer: str) -> None:
+    """A `squeue` that is asked of job 17_3, and does what `answer` says."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir(exist_ok=True)
+    squeue.write_text(f'#!/bin/sh\ntest "$4" = --jobs=17_3 || exit 7\n{answer}\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize(
+    ("answer", "over"),
+    [
+        ("echo PENDING", False),  # requeued, though accounting called it cancelled when it was asked
+        ("echo COMPLETING", False),
+        ("echo CANCELLED", True),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True),  # Slurm has forgotten it
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", False),
+    ],
+)
+def test_a_job_without_a_result_is_over_when_slurm_says_so(tmp_path, monkeypatch, answer, over):
+    answering(tmp_path, monkeypatch, answer)
+    result = tmp_path / "result.pkl"
+    job = SimpleNamespace(done=lambda: True, paths=SimpleNamespace(result_pickle=result), job_id="17_3")
+    slurm = Slurm("slurm", 1, 1.0, 1, {})
+    assert slurm.is_over(job) is over
+    result.touch()
+    assert slurm.is_over(job)
+    assert not slurm.is_over(SimpleNamespace(done=lambda: False))
+
+
+@pytest.mark.parametrize(
+    ("how", "slurm_says", "expected"),
+    [
+        ("long", "COMPLETING", "nothing: 75"),  # cancelled
+        ("long", "RUNNING", "to come back"),  # preempted, with time to save; both as Slurm 22.05 has it
+        ("again", "COMPLETING", "to come back"),  # it has saved its state and ended by itself
+    ],
+)
+def test_a_job_asks_to_come_back_unless_it_was_cancelled(tmp_path, monkeypatch, handlers, how, slurm_says, expected):
     asked: list[str] = []
+    answering(tmp_path, monkeypatch, f"echo {slurm_says}")
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
     signal.signal(signal.SIGUSR2, lambda *_: asked.append("to come back"))
     monkeypatch.setattr(os, "_exit", lambda code: asked.append(f"nothing: {code}"))
 
@@ -80,7 +121,7 @@ def test_a_job_asks_to_come_back_unless_it_was_told_to_go(tmp_path, monkeypatch,
     if how == "long":
         threading.Thread(target=cancel, daemon=True).start()
     Run([sys.executable, "-c", JOB, how, str(tmp_path / "0")], tmp_path / "0.log")()
-    assert asked[0] == {"long": "nothing: 75", "again": "to come back"}[how]
+    assert asked[0] == expected
 
 
 @pytest.mark.slow
