@@ -1,6 +1,7 @@
 """Jobs as tasks of Ray: on this machine, or on a cluster that is there, which schedules, retries and spreads them."""
 
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ class Ray(Launcher):
         import ray
 
         try:
+            must_answer(self.address)
             ray.init(
                 address=self.address,
                 log_to_driver=False,
@@ -112,6 +114,13 @@ class Ray(Launcher):
         there = ray.cluster_resources()
         places = [there.get(name, 0) / each for name, each in (("CPU", cpus), ("GPU", gpus)) if each]
         return max(1, int(min(places, default=1))) + 1
+
+
+def must_answer(address: str | None) -> None:
+    """Raises OSError if nobody is at an address with a port, which Ray would find out after minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def code_of(ray: Any, ended: Any) -> int:

@@ -46,11 +46,14 @@ class Run:
             self.process.terminate()
 
         signal.signal(signal.SIGTERM, terminate)
-        code = self.ends()
-        if code == EXIT_CODE and terminated and state_of(submitit.JobEnvironment().job_id) != "RUNNING":
+        try:
+            code = self.ends()  # in the middle of which submitit requeues a job whose time is up
+            if code == EXIT_CODE and terminated and state_of(submitit.JobEnvironment().job_id) != "RUNNING":
+                os._exit(EXIT_CODE)
+            if code == EXIT_CODE:
+                signal.raise_signal(preempted)  # submitit asks for `checkpoint`, and requeues
+        except subprocess.CalledProcessError:  # `scontrol requeue` got the signal that ends the job, once it was heard
             os._exit(EXIT_CODE)
-        if code == EXIT_CODE:
-            signal.raise_signal(preempted)  # submitit asks for `checkpoint`, and requeues
         return code
 
     def ends(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -103,6 +104,7 @@ def test_a_job_without_a_result_is_over_when_slurm_says_so(tmp_path, monkeypatch
         ("long", "COMPLETING", "nothing: 75"),  # cancelled
         ("long", "RUNNING", "to come back"),  # preempted, with time to save; both as Slurm 22.05 has it
         ("again", "COMPLETING", "to come back"),  # it has saved its state and ended by itself
+        ("again", "unheard", "nothing: 75"),  # the command that asks was ended with the job, so there is no result
     ],
 )
 def test_a_job_asks_to_come_back_unless_it_was_cancelled(tmp_path, monkeypatch, handlers, how, slurm_says, expected):
@@ -110,7 +112,13 @@ def test_a_job_asks_to_come_back_unless_it_was_cancelled(tmp_path, monkeypatch, 
     answering(tmp_path, monkeypatch, f"echo {slurm_says}")
     for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}.items():
         monkeypatch.setenv(name, value)
-    signal.signal(signal.SIGUSR2, lambda *_: asked.append("to come back"))
+
+    def requeue(*_) -> None:
+        if slurm_says == "unheard":
+            raise subprocess.CalledProcessError(-signal.SIGTERM, ["scontrol", "requeue", "17_3"])
+        asked.append("to come back")
+
+    signal.signal(signal.SIGUSR2, requeue)
     monkeypatch.setattr(os, "_exit", lambda code: asked.append(f"nothing: {code}"))
 
     def cancel() -> None:
@@ -190,7 +198,8 @@ def test_a_stop_cancels_the_jobs_of_ray_which_save_their_state(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"address": "ray://127.0.0.1:1"}, r"hydra\.launcher\.address=ray://127\.0\.0\.1:1: no Ray cluster"),
+        ({"address": "ray://127.0.0.1:1"}, r"hydra\.launcher\.address=ray://127\.0\.0\.1:1: no Ray cluster .* refused"),
+        ({"address": "127.0.0.1:1"}, r"hydra\.launcher\.address=127\.0\.0\.1:1: no Ray cluster .* refused"),
         ({"cpus": 9999}, r"hydra\.launcher\.cpus=9999: a job wants 9999 and the cluster has"),
     ],
 )
