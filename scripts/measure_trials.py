@@ -1,7 +1,7 @@
 """The return of policies that need no learning, on bandits and tabular MDPs: it tells whether these are right.
 
-Random, UCB1 and Thompson sampling on bandits; random and PSRL on MDPs: Duan et al. 2016, tables 1 and 2. Each is a
-policy with a memory, that sees what RL^2 sees and acts in the same environment.
+Random, UCB1, Thompson sampling and Gittins' index on bandits, random and PSRL on MDPs: Duan et al. 2016, tables 1 and
+2. Each is a policy with a memory, that sees what RL^2 sees and acts in the same environment.
 
     python scripts/measure_trials.py bandits --pulls=10 --arms=5
     python scripts/measure_trials.py tabular_mdp
@@ -51,6 +51,32 @@ def ucb1(width: float, won: Array, lost: Array, t: Array, key: Key) -> Array:
 
 def thompson(won: Array, lost: Array, t: Array, key: Key) -> Array:
     return jax.random.beta(key, won, lost)
+
+
+def gittins(pulls: int, grid: int = 1000) -> Array:
+    """Gittins' index of a Bernoulli arm with a horizon, (pulls, pulls + 1, pulls + 1).
+
+    By how many pulls are left, less one, and how often the arm won and lost: the fee a pull at which it is as good to
+    pull it, as long as one likes, as not to begin. For each of a `grid` of fees the best is told by dynamic
+    programming, from the last pull to the first; where it is nothing, the fee is too high.
+    """
+    fees = ((jnp.arange(grid) + 0.5) / grid)[:, None, None]
+    won = jnp.arange(pulls + 1)
+    p = ((1 + won[:, None]) / (2 + won[:, None] + won[None]))[None]
+
+    def longer(best: Array, _: None) -> tuple[Array, Array]:
+        after_a_win = jnp.pad(best[:, 1:], ((0, 0), (0, 1), (0, 0)))
+        after_a_loss = jnp.pad(best[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+        best = jnp.maximum(0, p - fees + p * after_a_win + (1 - p) * after_a_loss)
+        return best, (best > 0).mean(0)
+
+    return jax.lax.scan(longer, jnp.zeros((grid, pulls + 1, pulls + 1)), None, length=pulls)[1]
+
+
+def by_table(table: Array, won: Array, lost: Array, t: Array, key: Key) -> Array:
+    """`won` and `lost` count one that never was."""
+    left, wins, losses = (v.astype(int) for v in (len(table) - 1 - t, won - 1, lost - 1))
+    return table[left, wins, losses]
 
 
 def psrl(tasks: TabularMDP, n: int, key: Key) -> Act:
@@ -124,6 +150,7 @@ def main() -> None:
         for width in given.widths:
             acts[f"UCB1, width {width:g}"] = partial(of_index, arms, partial(ucb1, width))
         acts["Thompson"] = partial(of_index, arms, thompson)
+        acts["Gittins"] = partial(of_index, arms, partial(by_table, gittins(given.pulls)))
     else:
         mdp = tasks = TabularMDP(10, 5, 10, given.episodes, 1, 1, 0.99, 1.0, "logp")
         acts = {"random": lambda n, key: at_random(5), "PSRL": lambda n, key: psrl(mdp, n, key)}
