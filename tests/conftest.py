@@ -1,10 +1,12 @@
 """Set before jax is first used: strict JAX, two devices, quick compilation, no writing to the user's own cache."""
 
 import gc
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -24,6 +26,11 @@ import pytest
 import support
 
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
+
+if importlib.util.find_spec("gymnax") is None:
+    import stand_in_gymnax
+
+    sys.modules["gymnax"] = stand_in_gymnax
 
 pytest_plugins = ["folders", "own_files", "serve_fixtures"]
 
@@ -231,6 +238,7 @@ def data_for(request) -> Callable[[str], list[str]]:
     short = ["task.shots=3", "task.queries=2", "task.horizon=5", "eval.task={shots: 3, queries: 2}"]
     few = ["task.shots=3", "task.queries=2"]
     more = {"table": owned.OF_PEOPLE, "navigation": short, "bandits": few, "tabular_mdp": few}
+    more |= {"gymnax": [*few, "task.horizon=5"], "gymnax_trials": [*few, "task.steps=4"]}
 
     def settings(task: str) -> list[str]:
         if task not in needs:

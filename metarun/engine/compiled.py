@@ -191,7 +191,7 @@ def description(value: Any) -> str:
         raise Indescribable(name)
     if kind is value:
         return name
-    if not dataclasses.is_dataclass(value):
+    if not dataclasses.is_dataclass(value) or getattr(value, "described_elsewhere", False):
         raise Indescribable(name)
     fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]  # flax's own
     return f"{name}({', '.join(f'{field}={description(getattr(value, field))}' for field in fields)})"

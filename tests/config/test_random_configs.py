@@ -54,6 +54,8 @@ WITH_DATA = {
     "fc100": False,
     "clinc150": False,
     "banking77": False,
+    "gymnax": False,
+    "gymnax_trials": False,
 }
 TASKS = ["sinusoid"] * 4 + [task for task in choices("task") if WITH_DATA.get(task, True)]
 GROUP_CHOICES = st.fixed_dictionaries(

@@ -76,7 +76,7 @@ ALIKE = ("arrays", "banking77", "cifar_fs", "clinc150", "fc100", "miniimagenet",
 TASKS = [
     pytest.param(task, marks=pytest.mark.slow) if task in ALIKE else task
     for task in choices("task")
-    if task not in ("bandits", "navigation", "tabular_mdp")  # their episodes hold no examples
+    if task not in ("bandits", "gymnax", "gymnax_trials", "navigation", "tabular_mdp")  # these hold no examples
 ]
 
 
