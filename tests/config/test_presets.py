@@ -86,7 +86,9 @@ def test_a_preset_whose_paper_normalises_otherwise_says_so_and_gives_the_inducti
 @pytest.mark.parametrize("preset", PAPERS)
 def test_a_presets_name_is_its_protocol(preset):
     values = composed(f"experiment={preset}", "data_dir=null")
-    learner, task, setting, *_ = preset.replace("meta_sgd", "metasgd").replace("cifar_fs", "cifar-fs").split("_")
+    for name in ("cifar_fs", "tabular_mdp"):
+        preset = preset.replace(name, name.replace("_", "-"))
+    learner, task, setting = [*preset.replace("meta_sgd", "metasgd").split("_"), ""][:3]
     assert values["task"]["_target_"].startswith(f"metarun.tasks.{task.replace('-', '_')}.")
     if "w" in setting and "s" in setting:
         assert setting == f"{values['task']['ways']}w{values['task']['shots']}s"
