@@ -203,6 +203,11 @@ def divergence(self: InEnvironment, outputs: Array, y: Steps) -> Array:
     return mean_of_valid(self.policy.divergence(y.outputs, outputs), y)
 
 
+def by_step(self: InEnvironment, y: Steps) -> Array:
+    """(horizon,): the mean over trajectories of the reward of each step; nothing is paid after the end."""
+    return y.reward.reshape(-1, self.horizon).mean(0)
+
+
 def mean_of_valid(values: Array, y: Steps) -> Array:
     return jnp.where(y.valid, values, 0).sum() / y.valid.sum()
 

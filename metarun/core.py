@@ -111,6 +111,7 @@ class Net(NamedTuple):
     inner_loss: Callable[[Array, Array], Array] | None = None  # what inner steps follow; None: `loss`
     divergence: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (): from the outputs they came by
     trial: int | None = None  # steps of a trajectory, of tasks that are `InTrials`
+    by_step: Callable[[PyTree], Array] | None = None  # theirs, too
 
 
 class Tasks(Protocol):
@@ -222,6 +223,19 @@ class InTrials(Protocol):
         """Steps of a trial: all are of one length, and stand one after another in what is collected."""
         ...
 
+    def by_step(self, y: PyTree) -> Array:
+        """y of examples -> the mean over trials of the reward of each step (trial,)."""
+        ...
+
+
+@runtime_checkable
+class Solved(Protocol):
+    """`InTrials` tasks of which is known what can be reached: a test tells what was missed, the regret."""
+
+    def best(self, goal: PyTree) -> Array:
+        """What who knows the task is paid by each step (trial,), in expectation."""
+        ...
+
 
 class Learner(Protocol):
     """A meta-learning algorithm: a frozen dataclass of pure methods whose fields are its yaml's keys.
@@ -261,12 +275,31 @@ class Learner(Protocol):
 class Remembering(Protocol):
     """A learner that acts with a memory. `predict` of whole trajectories gives the outputs that it acted by."""
 
-    def memory(self, net: Net, fast: PyTree, n: int) -> PyTree:
-        """At the start of n trajectories, leaves (n, ...)."""
+    def blank(self, net: Net, fast: PyTree, n: int) -> PyTree:
+        """The memory at the start of n trajectories, leaves (n, ...)."""
         ...
 
     def remember(self, net: Net, fast: PyTree, memory: PyTree, x: Array) -> tuple[Array, PyTree]:
         """One step of each: observations x (n, ...) -> outputs (n, n_out), and the memory after it."""
+        ...
+
+
+@runtime_checkable
+class Valuing(Protocol):
+    """A learner with a critic of its own, which tells what reward is to follow: the policy does not depend on it."""
+
+    critic: str  # the name of its parameters among those of the learner
+    value_weight: float  # of its error, in what `meta_grad` follows: 0 leaves the policy's gradient
+
+    def judged(self, net: Net, params: PyTree, examples: Batch) -> Batch:
+        """What was collected, with advantages over the critic's values."""
+        ...
+
+    def value_loss(self, net: Net, params: PyTree, examples: Batch) -> Array:
+        """(): the mean squared error of values, by examples `judged` with these parameters; quadratic in the critic's.
+
+        It is told of the parameters it is differentiated at: targets are constants.
+        """
         ...
 
 
@@ -349,10 +382,7 @@ def must_be_given(learner: object, tasks: Tasks) -> None:
     """Raises ConfigError if the tasks' examples are to be collected, for a learner that does not act."""
     if isinstance(tasks, Collecting):
         name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
-        allowed = (
-            f"does not act, and {task} has to be acted in; use maml, fomaml, anil, boil, meta_sgd, finetune or scratch"
-        )
-        raise ConfigError("learner", name, allowed)
+        raise ConfigError("learner", name, f"does not act, and {task} has to be acted in")
 
 
 def must_classify(learner: object, tasks: Tasks) -> None:

@@ -26,15 +26,27 @@ from metarun.core import (
     Positive,
     PyTree,
     Tasks,
+    Valuing,
     memoryless,
 )
 
 
 @runtime_checkable
 class ThroughAdapt(Protocol):
-    """A learner whose meta-gradient is that of the query loss through `adapt`, after `inner_steps` of its own."""
+    """A learner whose meta-gradient is that of the query loss through `adapt`, and of its critic's if it has one.
+
+    It may take `inner_steps` of its own.
+    """
 
     through_adapt: bool
+
+
+class Critic(NamedTuple):
+    """Least squares, whose least is where a learner's values are right of what was collected."""
+
+    name: str  # of its parameters among the learner's
+    slope: Callable[[PyTree], PyTree]  # parameters of the critic alone -> the gradient there
+    curvature: Callable[[PyTree], PyTree]  # v -> H v
 
 
 class Problem(NamedTuple):
@@ -42,6 +54,7 @@ class Problem(NamedTuple):
 
     curvature: Callable[[PyTree], PyTree]  # v -> H v, of the divergence at the start
     judge: Callable[[PyTree], tuple[Array, Array]]  # params -> loss (), divergence ()
+    critic: Critic | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,10 @@ class TrustRegion:
     H is the second derivative of the mean divergence, through the adaptation. Half as far, or less, where the loss at
     the end is not lower or the divergence is larger than that; nowhere if no shorter step will do. It needs tasks that
     are collected, and has no state.
+
+    A critic is no policy: the divergence does not bound it, and a natural step of both would give each the other's
+    length. It is fitted to what was collected, as in Duan et al. 2016: least squares, by the same conjugate gradients,
+    from where it is. It needs no rate and no state, and what it learns is of use from the next meta-step on.
     """
 
     divergence: Positive  # delta: KL of the new policy from the old one, at most
@@ -64,10 +81,7 @@ class TrustRegion:
 
     def update(self, grads: PyTree, state: tuple[()], params: PyTree, problem: Problem) -> tuple[PyTree, tuple[()]]:
         """What to add to `params`."""
-
-        def damped(v: PyTree) -> PyTree:
-            return jax.tree.map(lambda h, v: h + self.damping * v, problem.curvature(v), v)
-
+        damped = self.damped(problem.curvature)
         direction = conjugate_gradient(damped, grads, self.iterations)
         length = jnp.sqrt(2 * self.divergence / (inner_product(direction, damped(direction)) + 1e-8))
         # One mean over devices after another: two that wait at once can wait for each other (on a busy CPU, say).
@@ -88,7 +102,16 @@ class TrustRegion:
 
         first = jnp.zeros((), jnp.int32), jnp.ones(()), good(1.0)
         _, share, found = jax.lax.while_loop(lambda tried: ~tried[2] & (tried[0] < self.backtracks), shorter, first)
-        return moved(jnp.where(found, share, 0)), state
+        share = jnp.where(found, share, 0)
+        updates = moved(share)
+        if (critic := problem.critic) is not None:
+            own, _ = jax.lax.optimization_barrier((params[critic.name], share))
+            better = conjugate_gradient(self.damped(critic.curvature), critic.slope(own), self.iterations)
+            updates = {**updates, critic.name: jax.tree.map(jnp.negative, better)}
+        return updates, state
+
+    def damped(self, curvature: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+        return lambda v: jax.tree.map(lambda h, v: h + self.damping * v, curvature(v), v)
 
 
 def conjugate_gradient(product: Callable[[PyTree], PyTree], b: PyTree, iterations: int) -> PyTree:
@@ -120,30 +143,36 @@ def check(learner: Learner, tasks: Tasks) -> None:
     if not isinstance(tasks, Collecting):
         raise ConfigError("optimizer", "trpo", f"is for policies, and {task} has none; use adam or sgd")
     if not isinstance(learner, ThroughAdapt):
-        allowed = f"looks through the adaptation of maml, fomaml, boil, anil or meta_sgd, not {name}; use adam"
-        raise ConfigError("optimizer", "trpo", allowed)
+        raise ConfigError("optimizer", "trpo", f"sees no policy's gradient in what {name} follows; use adam")
+
+
+def of_the_policy(learner: Learner) -> Learner:
+    """The learner whose meta-gradient is of its policy alone."""
+    return replace(learner, value_weight=0.0) if isinstance(learner, Valuing) else learner  # type: ignore[type-var]
 
 
 class Recorded(NamedTuple):
     """What was collected for ONE task of a meta-step."""
 
     supports: tuple[Batch, ...]  # of each inner step
-    query: Batch
+    query: Batch  # with the critic's advantages, if the learner has one
 
 
 def record(learner: Any, net: Net, params: PyTree, episode: Episode, key: Key) -> Recorded:
     """Collects what `learner.adapt` would with these parameters and this key, and then the query's."""
     supports: tuple[Batch, ...] = ()
+    inner_steps = getattr(learner, "inner_steps", 0)
 
     def after(steps: int) -> tuple[Learner, PyTree]:
-        fewer = replace(learner, inner_steps=steps)
+        fewer = replace(learner, inner_steps=steps) if inner_steps else learner
         return fewer, fewer.adapt(replaying(net, supports), params, episode.support, key)
 
-    for step in range(learner.inner_steps):
+    for step in range(inner_steps):
         fewer, fast = after(step)
         act = memoryless(partial(fewer.predict, net, fast))
         supports += (net.collect(episode.support, act, key, step),)
-    return Recorded(supports, inner.queries(learner, net, after(learner.inner_steps)[1], episode.query, key))
+    query = inner.queries(learner, net, after(inner_steps)[1], episode.query, key)
+    return Recorded(supports, learner.judged(net, params, query) if isinstance(learner, Valuing) else query)
 
 
 def replaying(net: Net, supports: tuple[Batch, ...]) -> Net:
@@ -167,7 +196,8 @@ def problem_of(
 
     (They have a leading task axis.) If those are always the same, they are `every` one: their derivatives are then kept
     for all of the problem. Derivatives are of the outputs along a direction and back, so that nothing is differentiated
-    three times: where nothing has changed the divergence's own derivative is 0.
+    three times: where nothing has changed the divergence's own derivative is 0. Along a direction is back, transposed,
+    as a learner's own derivative rules (`sequence.scan`) know the way back alone.
     """
     assert net.divergence is not None
     divergence = net.divergence
@@ -181,14 +211,14 @@ def problem_of(
         return jax.vmap(one)(tasks)
 
     def product(tasks: Recorded) -> Callable[[PyTree], PyTree]:
-        with gradients.differentiated(replace(gradients.how(), mode="reverse")):  # which has a derivative along v
-            outputs, along = jax.linearize(lambda params: outputs_of(params, tasks), params)
-        back = jax.linear_transpose(along, params)
+        with gradients.differentiated(replace(gradients.how(), mode="reverse")):  # `mixed` has a rule with a jvp in it
+            outputs, back = jax.vjp(lambda params: outputs_of(params, tasks), params)
+        along = jax.linear_transpose(back, outputs)
 
         def mean_divergence(outputs: Array) -> Array:
             return jax.vmap(divergence)(outputs, tasks.query.y).mean()
 
-        return lambda v: back(jax.jvp(jax.grad(mean_divergence), (outputs,), (along(v),))[1])[0]
+        return lambda v: back(jax.jvp(jax.grad(mean_divergence), (outputs,), along((v,)))[1])[0]
 
     kept = product(every) if every is not None else None
 
@@ -203,4 +233,25 @@ def problem_of(
 
         return mean(of)
 
-    return Problem(curvature, judge)
+    return Problem(curvature, judge, critic_of(learner, net, params, mean))
+
+
+def critic_of(
+    learner: Learner, net: Net, params: PyTree, mean: Callable[[Callable[[Recorded], PyTree]], PyTree]
+) -> Critic | None:
+    """The critic of `params`, whose values are judged by all that was collected. None if the learner has none."""
+    if not isinstance(learner, Valuing):
+        return None
+
+    def slope_by(own: PyTree, tasks: Recorded) -> PyTree:
+        def loss(own: PyTree) -> Array:
+            every = {**params, learner.critic: own}
+            return jax.vmap(partial(learner.value_loss, net, every))(tasks.query).mean()
+
+        return jax.grad(loss)(own)
+
+    def curvature(v: PyTree) -> PyTree:
+        own = params[learner.critic]
+        return mean(lambda tasks: jax.jvp(lambda own: slope_by(own, tasks), (own,), (v,))[1])
+
+    return Critic(learner.critic, lambda own: mean(lambda tasks: slope_by(own, tasks)), curvature)

@@ -1,6 +1,7 @@
 """What several test files share: configurations composed as the command line does it, and small nets."""
 
 import copy
+import dataclasses
 import importlib
 import json
 import os
@@ -19,12 +20,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from blobs import Blobs
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metarun import losses
 from metarun.config import choices, conf_dir
+from metarun.config.build import build
 from metarun.config.run import Run, build_run, resolve
+from metarun.config.serving import learners_for
 from metarun.core import Batch, Episode, Net
 
 
@@ -48,13 +52,12 @@ def on_blobs(*overrides: str) -> dict[str, Any]:
     """`composed`, on tests/blobs.py: the classification that needs no data and next to no compilation.
 
     One task at once, unless it is told otherwise: to find the best number, programs of several would be compiled.
-    A learner that acts in trials gets a bandit instead.
+    A learner that serves no examples which are given gets a bandit instead.
     """
     values = composed("task=strokes", "model=mlp", "model.hidden=[8]", "hardware.task_chunk=1", *overrides)
-    if values["learner"]["_target_"] == "metarun.learners.rl2.RL2":
-        bandit = composed("task=bandits", "task.arms=3", "task.pulls=4", "task.queries=2")
-        return values | {"task": bandit["task"], "learner": values["learner"] | {"units": 8}}
-    return values | {"task": {"_target_": "blobs.Blobs", "ways": 3, "shots": 1, "queries": 2, "pool": 20}}
+    if any(f"learner={name}" in overrides for name in ACTING_ALONE):
+        return values | {"task": composed("task=bandits", "task.arms=3", "task.pulls=4", "task.queries=2")["task"]}
+    return values | {"task": dataclasses.asdict(BLOBS) | {"_target_": "blobs.Blobs"}}
 
 
 def run_of(*overrides: str) -> Run:
@@ -94,8 +97,18 @@ def placed(values: dict[str, Any], directory: Path) -> Run:
     return build_run(values | {"run": values["run"] | {"dir": str(directory)}})
 
 
-# Those that learn from examples which are given, as who uses a learner has them.
-GIVEN = [name for name in choices("learner") if name != "rl2"]
+BLOBS = Blobs(ways=3, shots=1, queries=2, pool=20)
+
+
+def serving(task: str) -> list[str]:
+    """The learners that serve a task, asked as the command line asks them."""
+    values = composed(f"task={task}")
+    return learners_for(build("task", values["task"]), values)
+
+
+# Those that learn from examples which are given, as who uses a learner has them; and those that do not.
+GIVEN = sorted({*learners_for(BLOBS, {"suggested": {"inner_lr": 0.4}}), *serving("sinusoid")})
+ACTING_ALONE = sorted({*choices("learner")} - {*GIVEN})
 
 
 def experiments() -> list[str]:

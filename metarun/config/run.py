@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from metarun import engine, trust_region
+from metarun.config import serving
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
 from metarun.config.domains import as_they_are, build_domains, complete
@@ -239,7 +240,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
 
     learner = build("learner", config["learner"], kind=Learner)
     # Before a key of train.task that only a classification has.
-    learner.check(build("task", config["task"], kind=Tasks))
+    serving.check(learner, build("task", config["task"], kind=Tasks), config)
     for key, overrides in {"train.task": train.task, "eval.task": evaluation.task}.items():
         if "augment" in overrides:
             allowed = "goes under task.augment: it is of training's images, and of no others"
@@ -264,8 +265,8 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         except ConfigError as error:
             # The key to change is the one that set the value: the task's, unless the split has its own.
             raise error.under(own if set(error.key.split("+")) & set(overrides) else "task") from error
-    learner.check(tasks)
-    eval_learner.check(eval_tasks)
+    serving.check(learner, tasks, config)
+    serving.check(eval_learner, eval_tasks, config)
 
     width, eval_width = learner.width(tasks.n_out), eval_learner.width(eval_tasks.n_out)
     if width is not None and eval_width is not None and eval_width > width:

@@ -47,6 +47,7 @@ class Answers(NamedTuple):
     classes: Array | np.ndarray | None  # (tasks, ways): which of the split's classes the labels stand for
     groups: Array | np.ndarray | None = None  # (tasks,): which of the split's groups each is of
     metrics: Mapping[str, np.ndarray] = MappingProxyType({})  # (tasks,) each: what the figures are means of
+    by_step: np.ndarray | None = None  # (tasks, trial): the mean reward of each step, of tasks in trials
 
 
 class Evaluation(NamedTuple):
@@ -66,6 +67,7 @@ class Told(NamedTuple):
     y: Array
     classes: Array | None
     group: Array | None
+    by_step: Array | None  # (numbers, trial)
 
 
 def query_metrics(
@@ -87,11 +89,12 @@ def query_metrics(
     def adapt(n: Array) -> PyTree:
         return after(n).adapt(net, params, support, k_adapt)
 
-    def predict(n: Array, fast: PyTree) -> tuple[Metrics, Array]:
+    def predict(n: Array, fast: PyTree) -> tuple[Metrics, Array, Array | None]:
         with answering():
             asked = queries(after(n), net, fast, query, k_adapt)
             outputs = after(n).predict(net, fast, asked.x)
-        return net.loss(outputs, asked.y)[1], outputs if net.collect is given else asked.x
+        by_step = net.by_step(asked.y) if net.by_step else None
+        return net.loss(outputs, asked.y)[1], outputs if net.collect is given else asked.x, by_step
 
     def predict_alone(n: Array, fast: PyTree) -> Metrics:
         def alone(x: Array) -> Array:
@@ -104,7 +107,7 @@ def query_metrics(
 
     one = len(steps) == 1
     fasts = jax.tree.map(lambda leaf: leaf[None], adapt(steps[0])) if one else jax.vmap(adapt)(steps)
-    metrics, outputs = each(predict, (steps, fasts), jnp.where(whole, len(steps), 1))
+    metrics, outputs, by_step = each(predict, (steps, fasts), jnp.where(whole, len(steps), 1))
 
     def alone_after_each() -> Metrics:
         some = (steps, fasts) if asked.inductive == "all" else jax.tree.map(lambda leaf: leaf[:1], (steps, fasts))
@@ -121,6 +124,7 @@ def query_metrics(
         query.y,
         episode.classes,
         episode.group,
+        by_step,
     )
 
 
@@ -203,7 +207,8 @@ class Evaluate(NamedTuple):
                 metrics |= told.measured
             of_each = {name: np.asarray(values) for name, values in metrics.items()}
             figures = {name: mean_and_interval(values) for name, values in of_each.items()}
-            return Evaluation(figures, Answers(told.outputs[:, i], told.y, told.classes, told.group, of_each))
+            by_step = None if told.by_step is None else np.asarray(told.by_step[:, i])
+            return Evaluation(figures, Answers(told.outputs[:, i], told.y, told.classes, told.group, of_each, by_step))
 
         return [evaluation(i) for i in range(1 + len(after or ()))]
 

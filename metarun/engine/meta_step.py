@@ -96,6 +96,8 @@ def make_meta_steps(
     def on_a_device(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
         outer = optimizer(numbers["optimizer"])
+        if isinstance(outer, TrustRegion):
+            own = trust_region.of_the_policy(own)
         n = within(data, state.step, n)
 
         def drawn(state: State, indices: Array) -> tuple[Episode, Key]:

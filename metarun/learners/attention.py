@@ -8,39 +8,11 @@ import jax.numpy as jnp
 
 from metarun import inner, sequence
 from metarun.core import Array, Batch, ConfigError, Count, Episode, Key, Metrics, Net, PyTree, Tasks, must_be_given
-
-
-class Block(nn.Module):
-    """Attention and a two-layer network, each added to its normalised input. Vaswani et al. 2017; Xiong et al. 2020.
-
-    tokens (n, units), context (m, units), seen (n, m) -> (n, units). A token attends to what it has seen of the
-    context, and to itself.
-    """
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, tokens: Array, context: Array, seen: Array) -> Array:
-        units = tokens.shape[1]
-        norm, dense = nn.LayerNorm(name="norm_attention"), nn.Dense(3 * units, name="qkv")
-
-        def qkv(x: Array) -> list[Array]:
-            """(n, units) -> query, key and value, (n, heads, units / heads) each."""
-            return [part.reshape(x.shape[0], self.heads, -1) for part in jnp.split(dense(norm(x)), 3, axis=1)]
-
-        q, own_k, own_v = qkv(tokens)
-        _, k, v = qkv(context)
-        scores = jnp.concatenate([jnp.einsum("nhd,mhd->nhm", q, k), (q * own_k).sum(-1, keepdims=True)], axis=-1)
-        seen = jnp.concatenate([seen, jnp.ones((tokens.shape[0], 1), bool)], axis=1)[:, None]
-        weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, where=seen)
-        read = jnp.einsum("nhm,mhd->nhd", weights[..., :-1], v) + weights[..., -1:] * own_v
-        tokens = tokens + nn.Dense(units, name="out")(read.reshape(tokens.shape[0], units))
-        hidden = nn.gelu(nn.Dense(2 * units, name="up")(nn.LayerNorm(name="norm_mlp")(tokens)))
-        return tokens + nn.Dense(units, name="down")(hidden)
+from metarun.transformer import Block, KeysValues
 
 
 class Transformer(nn.Module):
-    """z (n, d), labels (n, l), what each block attends to -> outputs (n, n_out), what each block was given.
+    """z (n, d), labels (n, l), what each block attends to -> outputs (n, n_out), each block's own keys and values.
 
     Without `contexts` the tokens are a sequence of their own, each seeing those before it.
     """
@@ -51,15 +23,17 @@ class Transformer(nn.Module):
     n_out: int
 
     @nn.compact
-    def __call__(self, z: Array, labels: Array, contexts: list[Array] | None = None) -> tuple[Array, list[Array]]:
+    def __call__(
+        self, z: Array, labels: Array, contexts: list[KeysValues] | None = None
+    ) -> tuple[Array, list[KeysValues]]:
         tokens = nn.Dense(self.units, name="embed")(jnp.concatenate([z, labels], axis=1))
         read = []
         for b in range(self.blocks):
-            read.append(tokens)
-            context = tokens if contexts is None else contexts[b]
-            every = jnp.ones((z.shape[0], context.shape[0]), bool)
-            seen = jnp.tril(every, -1) if contexts is None else every
-            tokens = Block(self.heads, name=f"block{b}")(tokens, context, seen)
+            context = None if contexts is None else contexts[b]
+            every = jnp.ones((len(z), len(z) if context is None else len(context[0])), bool)
+            seen = jnp.tril(every, -1) if context is None else every
+            tokens, own = Block(self.heads, name=f"block{b}")(tokens, seen, context)
+            read.append(own)
         return nn.Dense(self.n_out, name="outputs")(nn.LayerNorm(name="norm")(tokens)), read
 
 

@@ -19,7 +19,7 @@ MOST_SETUPS = 12  # charts of one kind
 Points = dict[float, dict[str, float]]  # x -> a figure
 TRAINED: tuple[tuple[Stage, str], ...] = (("val", "Validation"), ("train", "Training"))
 LEARNING, ADAPTATION, INSTANCES, COSTS = "Learning curves", "Adaptation", "Accuracy by instance", "Speed and memory"
-WORST = "The worst against the mean"
+WORST, TRIALS = "The worst against the mean", "Within a trial"
 
 
 class Chart(NamedTuple):
@@ -49,6 +49,7 @@ def charts(groups: Groups) -> list[Chart]:
         found += learning(own, metric)
         found += adaptation(own, metric)
         found += worst(own, metric)
+    found += within_trials(groups)
     instances = partial(mean_figures, points=by_instance, scale=100)
     title = "Accuracy at the n-th time that a class is seen"
     found += of_each_setup(groups, "test", instances, partial(plots.points, x="instance"), INSTANCES, title, "accuracy")
@@ -91,6 +92,45 @@ def worst(own: Groups, metric: str) -> list[Chart]:
         each = of_each_setup(own, "test", lines, draw, WORST, f"Test {metric} of {of} against the mean", metric)
         found = found or [chart for chart in each if len(chart.legend) > 1]
     return found
+
+
+def within_trials(groups: Groups) -> list[Chart]:
+    """What each step of a trial paid, and what was missed until then, beside a random policy and who knows the task."""
+    found: list[Chart] = []
+    for title, y, values in (("Reward by step of a trial", "reward", rewards), ("Regret by step", "regret", regrets)):
+        draw = partial(plots.over, x="step of a trial")
+        found += of_each_setup(groups, "test", partial(trial_lines, values=values), draw, TRIALS, title, y)
+    return found
+
+
+def trial_lines(groups: Groups, values: Callable[[dict[str, Any], str], np.ndarray | None]) -> list[Line]:
+    """`values`(by_step, whose) over steps: of each experiment the mean over its seeds, of others that of all runs."""
+    told = {name: [one for run in runs if (one := run.tested("by_step"))] for name, runs in groups.items()}
+    every = [run for some in told.values() for run in some]
+    drawn = [(i, name, some, "reward") for i, (name, some) in enumerate(told.items())]
+    drawn += [(plots.RANDOM, "at random", every, "random"), (plots.BEST, "who knows the task", every, "best")]
+    own = {(place, name): [values(run, whose) for run in some] for place, name, some, whose in drawn}
+    known = {which: [one for one in some if one is not None] for which, some in own.items()}
+    return [line_over_steps(*which, some) for which, some in known.items() if some]
+
+
+def line_over_steps(place: int, name: str, every: list[np.ndarray]) -> Line:
+    mean = np.mean(every, axis=0)
+    spread = (np.min(every, axis=0).tolist(), np.max(every, axis=0).tolist()) if len(every) > 1 else None
+    return Line(place, name, [float(t) for t in range(1, len(mean) + 1)], mean.tolist(), spread)
+
+
+def rewards(told: dict[str, Any], whose: str) -> np.ndarray | None:
+    """By step (trial,)."""
+    if told[whose] is None:
+        return None
+    return np.array([one["mean"] if whose == "reward" else one for one in told[whose]], float)
+
+
+def regrets(told: dict[str, Any], whose: str) -> np.ndarray | None:
+    """What was missed up to each step (trial,); none of who knows the task."""
+    best, own = rewards(told, "best"), rewards(told, whose)
+    return None if best is None or own is None or whose == "best" else np.cumsum(best - own)
 
 
 def of_each_setup(

@@ -130,6 +130,25 @@ def points(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -
     return svg(draw)
 
 
+def over(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -> str:
+    """Lines with bands over the steps of something, on plain axes; `chance` has no place here."""
+
+    def draw(axes: Axes) -> None:
+        for line in (line for line in lines if line.place < NAMED):
+            axes.plot(line.x, line.y, **style(line.place))
+            if line.spread is not None:
+                axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
+        in_grey(axes, lines)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+
+    return svg(draw)
+
+
+# Beside experiments' lines: places before theirs.
+RANDOM, BEST = -1, -2
+
+
 def against(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -> str:
     """One figure of each experiment against another of it: a point for each seed; `chance` has no place here."""
 

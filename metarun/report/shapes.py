@@ -4,7 +4,16 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
-from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from metarun.config import MOVED, flat
 from metarun.run.figures import main_metric
@@ -54,6 +63,20 @@ class Groups(Tail):
     worst_group: str
     each: dict[str, OfAGroup]
     measured: dict[str, dict[str, StrictFloat | None]] = {}
+
+
+class ByStep(BaseModel):
+    """How a test in trials went, by step; the three are of one length."""
+
+    reward: list[Figure]
+    random: list[StrictFloat]
+    best: list[StrictFloat] | None
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> "ByStep":
+        if len({len(each) for each in (self.reward, self.random, self.best or self.random)}) > 1:
+            raise ValueError("its parts are not of one length")
+        return self
 
 
 class Tested(BaseModel):
@@ -147,7 +170,7 @@ def results(found: Any) -> tuple[dict[str, Any], list[str]]:
     figures = {"figures": found.get(split), "by_inner_steps": found.get(f"{split}_by_inner_steps", {})}
     tested = Tested.model_validate({**figures, "by_shots": found.get(f"{split}_by_shots", {})})
     others = [after for other in tested.by_shots.values() for after in (other.figures, *other.by_inner_steps.values())]
-    kinds: dict[str, type[BaseModel]] = {"tail": Tail, "groups": Groups}
+    kinds: dict[str, type[BaseModel]] = {"tail": Tail, "groups": Groups, "by_step": ByStep}
     for part, kind in kinds.items():
         if found.get(f"{split}_{part}") is not None:
             kind.model_validate(found[f"{split}_{part}"])

@@ -21,6 +21,7 @@ from metarun.run.next_command import next_command
 from metarun.run.privacy import in_words, spent
 from metarun.run.provenance import made_with
 from metarun.run.tails import of_groups, of_tasks
+from metarun.run.trials import by_step
 from metarun.text import printable
 
 
@@ -80,6 +81,7 @@ def figures_of(run: Run, tested: Tested, domains: Mapping[str, Domain]) -> dict[
         f"{split}_by_shots": tested.figures_by_shots,
         f"{split}_tail": of_tasks(run, tested.evaluation),
         f"{split}_groups": of_groups(run, tested.evaluation),
+        f"{split}_by_step": by_step(run, tested.evaluation),
         "tests": {name: found | on[name] for name, found in tested.figures_by_domain.items()},
     }
 

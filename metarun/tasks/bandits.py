@@ -42,6 +42,7 @@ class Bandits:
     loss = acting.loss
     inner_loss = acting.inner_loss
     divergence = acting.divergence
+    by_step = acting.by_step
 
     @property
     def n_out(self) -> int:
@@ -81,3 +82,6 @@ class Bandits:
     def step(self, goal: Array, state: Pulled, action: Array, key: Key) -> tuple[Pulled, Array, Array]:
         reward = jax.random.bernoulli(key, goal[action]).astype(goal.dtype)
         return Pulled(jax.nn.one_hot(action, self.arms), reward, jnp.zeros(())), reward, jnp.zeros((), bool)
+
+    def best(self, goal: Array) -> Array:
+        return jnp.full(self.pulls, goal.max())

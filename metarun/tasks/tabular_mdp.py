@@ -49,6 +49,7 @@ class TabularMDP:
     loss = acting.loss
     inner_loss = acting.inner_loss
     divergence = acting.divergence
+    by_step = acting.by_step
 
     @property
     def n_out(self) -> int:
@@ -105,3 +106,20 @@ class TabularMDP:
             begins=jnp.zeros(()),
         )
         return after, reward, jnp.zeros((), bool)
+
+    def best(self, goal: Array) -> Array:
+        """By value iteration over an episode (Bellman 1957), the same in each."""
+        transitions, means = goal[..., :-1], goal[..., -1]
+
+        def back(values: Array, _: None) -> tuple[Array, Array]:
+            q = means + transitions @ values  # (states, actions)
+            return q.max(1), q.argmax(1)
+
+        def forward(here: Array, best: Array) -> tuple[Array, Array]:
+            """here (states,): how likely each is; best (states,): what is done there."""
+            every = jnp.arange(self.states)
+            return here @ transitions[every, best], here @ means[every, best]
+
+        _, plan = jax.lax.scan(back, jnp.zeros(self.states), None, length=self.steps, reverse=True)
+        _, rewards = jax.lax.scan(forward, jax.nn.one_hot(0, self.states), plan)
+        return jnp.tile(rewards, self.episodes)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import on_blobs, run_of
+from support import GIVEN, on_blobs, run_of
 
 from metarun import engine
 from metarun.config import choices
@@ -226,7 +226,7 @@ LEARNERS = [name if name == "r2d2" else pytest.param(name, marks=pytest.mark.slo
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_what_one_process_compiled_another_runs(learner, tmp_path):
     """A whole run, its process started twice: the second one compiles nothing, and ends with the same figures."""
-    task = {"cnp": "sinusoid", "rl2": "bandits"}.get(learner, "strokes")
+    task = "sinusoid" if learner == "cnp" else "strokes" if learner in GIVEN else "bandits"
     small = ["model=mlp", "model.hidden=[8]", "train.meta_batch=2", "train.steps=1", "eval.episodes=2"]
     pool = ["task.pool=20"] if task == "strokes" else []
     small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []

@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 import pytest
-from support import run_of
+from support import ACTING_ALONE, run_of
 
 from metarun import engine
 from metarun.config import choices
 from metarun.engine import programs
 
-ELSEWHERE = ("nearest_neighbour", "scratch", "rl2")  # two do not train; bandits have their own file
+ELSEWHERE = ("nearest_neighbour", "scratch", *ACTING_ALONE)  # two do not train; trials have their own file
 READERS = ("lstm", "mann")
 ON_STROKES = ("matching", "metaoptnet", "proto_maml", "protonet", *READERS)  # the others do sine waves
 STROKES = ("task=strokes", "task.ways=3", "task.queries=2", "model=mlp", "model.hidden=[64]", "train.meta_batch=16")

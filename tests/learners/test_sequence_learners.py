@@ -14,9 +14,10 @@ from support import close, identity, one_of
 
 from metarun import label_codes, sequence
 from metarun.core import Batch, Episode
-from metarun.learners.attention import Attention, Block
+from metarun.learners.attention import Attention
 from metarun.learners.lstm import LSTM
 from metarun.learners.mann import MANN, Carry, least_used
+from metarun.transformer import Block
 
 WAYS = 3
 NET = identity(WAYS)
@@ -348,7 +349,7 @@ def test_a_block_of_attention_is_numpys():
     tokens, context = jax.random.normal(k_tokens, (3, 4)), jax.random.normal(k_context, (5, 4))
     seen = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
     block = Block(heads=2)
-    params = block.init(k_params, tokens, context, seen)
+    params = block.init(k_params, tokens, jnp.ones((3, 3), bool))
     p = jax.tree.map(np.asarray, params["params"])
 
     def dense(name, x):
@@ -367,7 +368,10 @@ def test_a_block_of_attention_is_numpys():
             read[n, head] = weights / weights.sum() @ values
     expected = np.asarray(tokens) + dense("out", read)
     expected = expected + dense("down", np.asarray(jax.nn.gelu(dense("up", norm(expected)))))
-    np.testing.assert_allclose(jax.jit(block.apply)(params, tokens, context, seen), expected, rtol=1e-3, atol=1e-4)
+    found, own = jax.jit(block.apply)(params, tokens, seen, tuple(part.reshape(5, 2, 2) for part in (k, v)))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    for one, other in zip(own, (own_k, own_v), strict=True):
+        np.testing.assert_allclose(one.reshape(3, 4), other, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_reads_the_support_set_causally_and_each_query_alone():

@@ -163,3 +163,32 @@ def test_bars_begin_at_zero_and_are_as_long_as_their_numbers():
     results = ({"speed": {"tasks_per_s": 50.0}}, {"speed": {"tasks_per_s": 200.0}}, {"speed": {"tasks_per_s": None}})
     (one,) = charts.bars([run(name, results=each) for name, each in zip("abc", results, strict=True)])
     assert (one.title, one.unit, one.bars) == ("Training speed", "tasks/s", [("a", 50, 25), ("b", 200, 100)])
+
+
+def in_trials(rewards: list[float], best: list[float] | None = None, **settings: Any) -> Any:
+    task = {"task._target_": "metarun.tasks.bandits.Bandits", "task.ways": None, "task.shots": None, **settings}
+    told = {"reward": [{"mean": value, "ci95": 0.1} for value in rewards], "random": [0.5, 0.5, 0.5], "best": best}
+    return run(config=task, metric="", results={"by_step": told})
+
+
+def test_within_a_trial_lines_are_means_of_seeds_beside_a_random_policy_and_who_knows_the_task():
+    groups = {"rl2": [in_trials([0.5, 0.6, 0.7], [0.8, 0.8, 0.8]), in_trials([0.5, 0.7, 0.7], [0.8, 0.8, 0.8])]}
+    groups["maml"] = [in_trials([0.4, 0.4, 0.4], [0.8, 0.8, 0.8])]
+    both, lines = ["rl2", "maml", "at random"], charts.trial_lines(groups, charts.regrets)
+    assert titled(groups) == {
+        "Reward by step of a trial: bandits": [*both, "who knows the task"],
+        "Regret by step: bandits": both,
+    }
+    assert [line.x for line in lines] == [[1, 2, 3]] * 3
+    assert lines[0].y == pytest.approx([0.3, 0.45, 0.55])
+    assert [pytest.approx(end) for end in lines[0].spread] == [[0.3, 0.4, 0.5], [0.3, 0.5, 0.6]]
+    assert lines[1].y == pytest.approx([0.4, 0.8, 1.2])
+    assert lines[2].y == pytest.approx([0.3, 0.6, 0.9])
+    assert len({(key.colour, key.dashes) for key in plots.legend(lines)}) == 3
+    paid = charts.trial_lines(groups, charts.rewards)
+    assert [line.y for line in paid] == [pytest.approx(y) for y in ([0.5, 0.65, 0.7], [0.4] * 3, [0.5] * 3, [0.8] * 3)]
+
+
+def test_a_task_that_does_not_know_its_best_has_no_regret():
+    assert list(titled({"rl2": [in_trials([0.5, 0.6, 0.7])]})) == ["Reward by step of a trial: bandits"]
+    assert titled({"maml": [run(metric="", results={"by_step": None})]}) == {}

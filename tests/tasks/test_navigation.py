@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support import close, composed, placed, run_of
+from support import close, composed, placed, run_of, serving
 
 from metarun.config import choices
 from metarun.core import ConfigError, memoryless
@@ -18,24 +18,26 @@ SMALL = (
     "eval.task={shots: 2, queries: 2}",
     "eval.episodes=4", "eval.val_episodes=4", "train.steps=2", "train.meta_batch=4", "logger=none",
 )  # fmt: skip
-ACTS = ("anil", "boil", "finetune", "fomaml", "maml", "meta_sgd", "scratch")
 
 
 @pytest.mark.parametrize("learner", choices("learner"))
-def test_a_learner_acts_or_says_in_a_line_that_it_does_not(learner):
-    if learner not in ACTS:
-        said = (
-            "learns within trials"
-            if learner == "rl2"
-            else "does not act, and navigation has to be acted in; use maml, "
-        )
-        with pytest.raises(ConfigError, match=said) as error:
+def test_a_learner_acts_or_says_in_a_line_which_do(learner):
+    acts = serving("navigation")
+    if learner not in acts:
+        said = "(does not act, and navigation has to be acted in|as bandits have, and navigation has none); use "
+        with pytest.raises(ConfigError, match=f"{said}{', '.join(acts)}$") as error:
             run_of(*SMALL, f"learner={learner}")
         assert error.value.key == "learner"
         return
     run = run_of(*SMALL, f"learner={learner}")
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     check_shapes(run.learner, net, run.tasks, (), check_shapes(run.learner, net, run.tasks, ()))
+
+
+def test_which_learners_act_is_asked_of_each_of_them():
+    acts = {"anil", "boil", "finetune", "fomaml", "maml", "meta_sgd", "scratch"}
+    assert acts <= {*serving("navigation")} <= {*choices("learner")} - {"protonet", "rl2", "rl2_attention"}
+    assert acts | {"rl2", "rl2_attention"} <= {*serving("bandits")} <= {*choices("learner")} - {"protonet"}
 
 
 def test_a_step_has_trajectories_of_its_own_by_the_policy_of_its_start():

@@ -1,17 +1,22 @@
 """Bandits, tabular MDPs and RL^2: against plain Python with the same draws, step by step, and loops over a trial."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import close, run_of
+from support import close, composed, placed, run_of, serving
 
 from metarun import inner
 from metarun.config import choices
 from metarun.core import ConfigError, InTrials, memoryless
 from metarun.engine.net import check_shapes, make_net
 from metarun.learners.rl2 import RL2
+from metarun.memories.attention import Attention
+from metarun.memories.gru import GRU
 from metarun.models.mlp import MLP
+from metarun.run import train
 from metarun.tasks.bandits import Bandits
 from metarun.tasks.tabular_mdp import TabularMDP
 
@@ -19,7 +24,7 @@ BANDITS = Bandits(arms=3, pulls=6, shots=1, queries=4, discount=0.9, gae_lambda=
 MDP = TabularMDP(
     states=4, actions=3, steps=5, episodes=3, shots=1, queries=4, discount=0.9, gae_lambda=1.0, surrogate="dice"
 )
-ACTS = ("anil", "boil", "finetune", "fomaml", "maml", "meta_sgd", "rl2", "scratch")
+MEMORIES = {"gru": GRU(units=7), "attention": Attention(units=6, heads=2, blocks=2)}
 ENVIRONMENTS = pytest.mark.parametrize("tasks", [BANDITS, MDP], ids=["bandits", "tabular_mdp"])
 
 
@@ -87,18 +92,51 @@ def test_rewards_are_on_average_those_of_the_paper():
         assert 4 * found.std() / np.sqrt(4000) < 0.05
 
 
-def learner_on(tasks, **settings):
-    settings = {"units": 7, "discount": 0.9, "gae_lambda": 0.8, "value_weight": 0.5} | settings
-    learner, net = RL2(**settings), make_net(MLP((), "none", None), tasks, None)
+def test_the_best_is_what_the_best_of_all_plans_is_paid():
+    """On a table of two states, two actions and three steps, by trying all plans; of a bandit the best arm's chance."""
+    small = TabularMDP(2, 2, steps=3, episodes=2, shots=1, queries=1, discount=0.9, gae_lambda=1.0, surrogate="dice")
+    goal = np.asarray(small.sample((), jax.random.key(0)).query.y[0])
+
+    def paid(plan):  # (steps, states): what is done
+        here, found = np.array([1.0, 0.0]), []
+        for actions in plan:
+            rows = goal[[0, 1], list(actions)]
+            found.append(here @ rows[:, 2])
+            here = here @ rows[:, :2]
+        return found
+
+    every = [paid(plan) for plan in itertools.product(itertools.product(range(2), repeat=2), repeat=3)]
+    np.testing.assert_allclose(jax.jit(small.best)(goal), 2 * max(every, key=sum), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(BANDITS.best(jnp.array([0.2, 0.7, 0.1])), np.full(6, 0.7, np.float32))
+
+
+def test_a_test_tells_what_each_step_paid_beside_who_acts_at_random_and_who_knows_the_task(tmp_path):
+    values = composed(
+        "task=bandits", "task.arms=2", "task.pulls=5", "learner=rl2", "learner.memory.units=4", "train.steps=1",
+        "train.meta_batch=2", "hardware.task_chunk=2", "hardware.devices=1", "eval.episodes=2000",
+        "eval.val_episodes=2", "logger=none",
+    )  # fmt: skip
+    results = train.train(placed(values, tmp_path / "run"))
+    told, figure = results["test_by_step"], results["test"]["return"]["mean"]
+    np.testing.assert_allclose(sum(one["mean"] for one in told["reward"]), figure, rtol=1e-5)
+    assert len(told["reward"]) == len(told["random"]) == len(told["best"]) == 5
+    np.testing.assert_allclose(told["random"], 0.5, atol=0.06)
+    np.testing.assert_allclose(told["best"], 2 / 3, atol=0.03)  # the larger of two uniform numbers
+
+
+def learner_on(tasks, memory="gru"):
+    learner = RL2(MEMORIES[memory], discount=0.9, gae_lambda=0.8, value_weight=0.5)
+    net = make_net(MLP((), "none", None), tasks, None)
     width = tasks.sample((), jax.random.key(0)).query.x.shape[1]
-    params = learner.init(net, jax.random.key(2), jnp.zeros((1, width)))
-    params["value"]["kernel"] = jax.random.normal(jax.random.key(3), (7, 1))
+    params = jax.jit(lambda key: learner.init(net, key, jnp.zeros((1, width))))(jax.random.key(2))
+    params["value"]["kernel"] = jax.random.normal(jax.random.key(3), (learner.memory.units, 1))
     return learner, net, params
 
 
 @ENVIRONMENTS
-def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_an_empty_memory(tasks):
-    learner, net, params = learner_on(tasks)
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_an_empty_memory(tasks, memory):
+    learner, net, params = learner_on(tasks, memory)
 
     @jax.jit
     def both(params, key):
@@ -108,7 +146,7 @@ def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_a
         return y.outputs, learner.predict(net, params, x), learner.predict(net, params, x[rows])[jnp.argsort(rows)]
 
     acted, predicted, of_permuted = both(params, jax.random.key(4))
-    np.testing.assert_allclose(acted, predicted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(acted, predicted, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(of_permuted, predicted, rtol=1e-5, atol=1e-6)
     by_trial = np.asarray(predicted).reshape(4, tasks.trial, -1)
     np.testing.assert_allclose(by_trial[:, 0], by_trial[:1, 0].repeat(4, 0), rtol=1e-5, atol=1e-6)  # nothing is known
@@ -117,7 +155,7 @@ def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_a
 
 def by_hand(params, x):
     """A trial x (steps, d) -> logits (steps, actions) and values (steps,) of the equations of Cho et al. 2014."""
-    gru, h, logits, values = params["gru"], jnp.zeros(7), [], []
+    gru, h, logits, values = params["memory"], jnp.zeros(7), [], []
     for row in x:
         r, z, c = jnp.split(row @ gru["inputs"] + gru["bias"], 3)
         to_r, to_z, to_c = jnp.split(gru["hidden"], 3, axis=1)
@@ -154,10 +192,11 @@ def test_the_meta_gradient_is_that_of_a_loop_over_each_trial():
 
 @pytest.mark.parametrize("task", ["bandits", "tabular_mdp"])
 @pytest.mark.parametrize("learner", choices("learner"))
-def test_a_learner_acts_in_trials_or_says_in_a_line_that_it_does_not(learner, task):
+def test_a_learner_acts_in_trials_or_says_in_a_line_which_do(learner, task):
     overrides = (f"task={task}", f"learner={learner}", "optimizer=adam", "logger=none")
-    if learner not in ACTS:
-        with pytest.raises(ConfigError, match=f"does not act, and {task} has to be acted in; use maml, ") as error:
+    if learner not in (acts := serving(task)):
+        said = f"does not act, and {task} has to be acted in; use {', '.join(acts)}$"
+        with pytest.raises(ConfigError, match=said) as error:
             run_of(*overrides)
         assert error.value.key == "learner"
         return
@@ -169,6 +208,6 @@ def test_a_learner_acts_in_trials_or_says_in_a_line_that_it_does_not(learner, ta
 
 @pytest.mark.parametrize("task", ["sinusoid", "strokes", "navigation"])
 def test_rl2_says_in_a_line_that_a_task_has_no_trials(task):
-    with pytest.raises(ConfigError, match=f"learns within trials .* and {task} has none; use bandits or") as error:
+    with pytest.raises(ConfigError, match=f"learns within trials .*, as bandits have, and {task} has none") as error:
         run_of(f"task={task}", "learner=rl2")
     assert error.value.key == "learner"
