@@ -233,13 +233,17 @@ def problem_of(
 
         return mean(of)
 
-    return Problem(curvature, judge, critic_of(learner, net, params, mean))
+    return Problem(curvature, judge, critic_of(learner, net, params, mean, every))
 
 
 def critic_of(
-    learner: Learner, net: Net, params: PyTree, mean: Callable[[Callable[[Recorded], PyTree]], PyTree]
+    learner: Learner,
+    net: Net,
+    params: PyTree,
+    mean: Callable[[Callable[[Recorded], PyTree]], PyTree],
+    every: Recorded | None,
 ) -> Critic | None:
-    """The critic of `params`, whose values are judged by all that was collected. None if the learner has none."""
+    """The critic of `params`, judged by what was collected (see `problem_of`). None if the learner has none."""
     if not isinstance(learner, Valuing):
         return None
 
@@ -250,8 +254,12 @@ def critic_of(
 
         return jax.grad(loss)(own)
 
+    def product(tasks: Recorded) -> Callable[[PyTree], PyTree]:
+        return jax.linearize(lambda own: slope_by(own, tasks), params[learner.critic])[1]
+
+    kept = product(every) if every is not None else None
+
     def curvature(v: PyTree) -> PyTree:
-        own = params[learner.critic]
-        return mean(lambda tasks: jax.jvp(lambda own: slope_by(own, tasks), (own,), (v,))[1])
+        return mean(lambda tasks: (kept or product(tasks))(v))
 
     return Critic(learner.critic, lambda own: mean(lambda tasks: slope_by(own, tasks)), curvature)

@@ -218,7 +218,7 @@ def made(name: str) -> tuple[Any, Any]:
     try:
         import gymnax
     except ImportError as error:
-        raise ConfigError("env", name, "needs a package: pip install 'metarun[gymnax]'") from error
+        raise ConfigError("env", name, f"needs a package ({error}): pip install 'metarun[gymnax]'") from error
     if name not in gymnax.registered_envs:
         raise ConfigError("env", name, f"no such environment; allowed: {', '.join(sorted(gymnax.registered_envs))}")
     return gymnax.make(name)
