@@ -39,7 +39,7 @@ class Walker:
         return Discrete(2)
 
     def reset_env(self, key: jax.Array, params: Parameters) -> tuple[jax.Array, State]:
-        x = jax.random.uniform(key, minval=-0.05, maxval=0.05)
+        x = params.slope + jax.random.uniform(key, minval=-0.05, maxval=0.05)
         return jnp.stack([x, 0.0]), State(x, 0)
 
     def moved(self, action: jax.Array, params: Parameters) -> Any:

@@ -58,11 +58,12 @@ class RL2:
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         k_encoder, k_memory, k_policy = jax.random.split(key, 3)
         encoder = net.init(k_encoder, x)
+        assert net.trial is not None
         width, units = jax.eval_shape(net.features, encoder, x).shape[1], self.memory.units
         kernel = nn.initializers.orthogonal()(k_policy, (units, net.n_out))
         return {
             "encoder": encoder,
-            "memory": self.memory.init(k_memory, width),
+            "memory": self.memory.init(k_memory, width, net.trial),
             "policy": {"kernel": kernel, "bias": jnp.zeros(net.n_out)},
             "value": {"kernel": jnp.zeros((units, 1)), "bias": jnp.zeros(1)},
         }

@@ -11,8 +11,8 @@ class Memory(Protocol):
 
     units: int  # of a feature
 
-    def init(self, key: Key, width: int) -> PyTree:
-        """Its parameters, for inputs (..., width)."""
+    def init(self, key: Key, width: int, length: int) -> PyTree:
+        """Its parameters, for sequences of so many inputs (..., width)."""
         ...
 
     def blank(self, n: int, length: int) -> PyTree:

@@ -53,7 +53,7 @@ class Attention:
     def transformer(self) -> Transformer:
         return Transformer(self.units, self.heads, self.blocks)
 
-    def init(self, key: Key, width: int) -> PyTree:
+    def init(self, key: Key, width: int, length: int) -> PyTree:
         one = jnp.zeros((1, width)), jnp.zeros(1, jnp.int32), jnp.ones((1, 1), bool)
         return self.transformer.init(key, *one)["params"]
 

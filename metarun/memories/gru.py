@@ -12,16 +12,21 @@ from metarun.core import Array, Count, Key, PyTree
 
 @dataclass(frozen=True)
 class GRU:
-    """What is kept is its state (n, units), which is the feature, too."""
+    """What is kept is its state (n, units), which is the feature, too.
+
+    At the start a unit remembers for as long as any time up to that of a sequence (Tallec and Ollivier 2018, equation
+    16): with biases of 0 it would forget a half at every step.
+    """
 
     units: Count
 
-    def init(self, key: Key, width: int) -> PyTree:
-        k_inputs, k_hidden = jax.random.split(key)
+    def init(self, key: Key, width: int, length: int) -> PyTree:
+        k_inputs, k_hidden, k_keep = jax.random.split(key, 3)
+        keep = jnp.log(jax.random.uniform(k_keep, (self.units,), minval=1, maxval=max(length - 1, 1)))
         square = nn.initializers.orthogonal()
         return {
             "inputs": nn.initializers.lecun_normal()(k_inputs, (width, 3 * self.units)),
-            "bias": jnp.zeros(3 * self.units),
+            "bias": jnp.zeros(3 * self.units).at[self.units : 2 * self.units].set(keep),
             "hidden": jnp.concatenate(
                 [square(k, (self.units, self.units)) for k in jax.random.split(k_hidden, 3)], axis=1
             ),

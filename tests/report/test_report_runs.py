@@ -157,6 +157,7 @@ def test_names_lose_what_all_of_them_have_in_common():
     assert named(*dates) == ["maml/2026-11-25_18-06-01", "maml/2026-11-25_18-07-30", "anil/2026-11-25_18-07-30"]
 
 
+TOO_FEW = {"reward": [{"mean": 0.5}], "random": [0.5, 0.5], "best": None}
 MALFORMED = {
     "a figure is text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="high")),
     "no split": ("results.json", lambda c: c["protocol"].pop("split")),
@@ -164,6 +165,7 @@ MALFORMED = {
     "inner steps are no number": ("results.json", lambda c: c["test_by_inner_steps"].update(few={})),
     "a figure is a number in text": ("results.json", lambda c: c["test"]["accuracy"].update(mean="0.9")),
     "an interval below zero": ("results.json", lambda c: c["test"]["accuracy"].update(ci95=-0.1)),
+    "steps of a trial are not as many": ("results.json", lambda c: c.update(test_by_step=TOO_FEW)),
     "a list": ("classes.json", lambda c: c.update(classes=[1])),
     "counts are text": ("classes.json", lambda c: c["classes"].update(a=["1", "many"])),
     "a confusion of one": ("classes.json", lambda c: c.update(confusions=[["a"]])),

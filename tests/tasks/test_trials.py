@@ -153,6 +153,19 @@ def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_a
     assert np.abs(by_trial[:, -1] - by_trial[:1, -1])[1:].max() > 1e-3
 
 
+def test_units_of_a_gru_remember_for_times_up_to_a_sequences():
+    """At the start, without input, a state is t / (1 + t) of what it was, for times t from 1 to the length - 1."""
+    gru = GRU(units=2000)
+    params = jax.eval_shape(lambda: gru.init(jax.random.key(0), 1, 50))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
+    bias = jax.jit(lambda: GRU(units=2000).init(jax.random.key(0), 1, 50)["bias"])()
+    after, _ = jax.jit(lambda bias: gru.steps(zero | {"bias": bias}, jnp.ones((1, 2000)), jnp.zeros((1, 1, 1))))(bias)
+    times = np.asarray(after[0] / (1 - after[0]))
+    assert (times.min() > 0.99, times.max() < 49.1) == (True, True)
+    np.testing.assert_allclose(np.sort(times), np.linspace(1, 49, 2000), atol=2)
+    np.testing.assert_array_equal(jax.jit(lambda: GRU(units=5).init(jax.random.key(0), 1, 1)["bias"])(), 0)
+
+
 def by_hand(params, x):
     """A trial x (steps, d) -> logits (steps, actions) and values (steps,) of the equations of Cho et al. 2014."""
     gru, h, logits, values = params["memory"], jnp.zeros(7), [], []
