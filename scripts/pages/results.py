@@ -198,8 +198,8 @@ def in_readme(what: dict[str, Any]) -> str:
         theirs = [papers(values, metric) for metric in every] if published else []
         ours = rows(values, runs, every)
         columns = (said, theirs, [row.ours for row in ours])
-        lines.append((f"`{name}`", *map(" / ".join, columns), str(len(runs)), ours[0].minutes))
-    heads = ("`metarun experiment=`", "figure", "paper", "ours, 95 % interval over tasks", "seeds", "minutes")
+        lines.append((f"`experiment={name}`", *map(" / ".join, columns), str(len(runs)), ours[0].minutes))
+    heads = ("metarun", "figure", "paper", "ours, 95 % interval over tasks", "seeds", "minutes")
     return "\n".join(table(heads, *lines))
 
 

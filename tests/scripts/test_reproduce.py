@@ -200,13 +200,13 @@ def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monk
         finished(tmp_path, f"lstm_omniglot_5w/100000-{seed}", **both)
     assert "=demo" not in reproduce("--table-only")  # its page is that of papers
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n<!-- rows: begin -->\n| `metarun experiment=` | figure | paper |")
+    assert text.startswith("before\n<!-- rows: begin -->\n| metarun | figure | paper |")
     assert text.endswith("<!-- rows: end -->\nafter\n")
     assert text.splitlines()[4:-2] == [
-        "| `demo` | accuracy |  | **90.00 ± 1.00 %** | 1 | 1.0 |",
-        "| `lstm_omniglot_5w` | instance 02 / instance 10 | 49.5 % / 62.5 % | **50.00 %** / **80.00 %** | 2 | 1.0 |",
-        "| `maml_omniglot_5w1s` | accuracy | 98.7 ± 0.4 % | **92.00 ± 2.00 %** | 1 | 1.0 |",
-        "| `mann_omniglot_5w` | loss |  | **0.5000 ± 0.1000** | 1 | 1.0 |",
+        "| `experiment=demo` | accuracy |  | **90.00 ± 1.00 %** | 1 | 1.0 |",
+        "| `experiment=lstm_omniglot_5w` | instance 02 / instance 10 | 49.5 % / 62.5 % | **50.00 %** / **80.00 %** | 2 | 1.0 |",
+        "| `experiment=maml_omniglot_5w1s` | accuracy | 98.7 ± 0.4 % | **92.00 ± 2.00 %** | 1 | 1.0 |",
+        "| `experiment=mann_omniglot_5w` | loss |  | **0.5000 ± 0.1000** | 1 | 1.0 |",
     ]
     reproduce("--table-only")
     assert (tmp_path / "README.md").read_text() == text

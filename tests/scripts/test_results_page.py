@@ -65,7 +65,7 @@ def test_the_projects_own_pages_are_what_is_known(tmp_path, monkeypatch):
         run["preset"] for run in what["runs"] if run["preset"] in presets() and run["steps"] == steps(run["preset"])
     }
     assert full  # README leaves none of them out for what it reached, and quotes no part of a budget
-    assert {name for name in presets() if f"`metarun experiment={name}`" in rows} == full
+    assert {name for name in presets() if f"| `experiment={name}` |" in rows} == full
     assert "train.steps=" not in rows.split("<!-- rows: begin -->")[1].split("<!-- rows: end -->")[0]
 
 
