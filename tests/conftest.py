@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -24,6 +25,7 @@ import numpy as np
 import owned
 import pytest
 import support
+import yaml
 
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 
@@ -54,6 +56,28 @@ QUICK_COMPILATION = {
 
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
     set_flags(QUICK_COMPILATION | PATIENT | RIGHT)
+
+
+def remembered(load: Callable) -> Callable:
+    """yaml's `load`, which takes a third of Hydra's time, and the same few files are read again and again."""
+    known: dict[tuple[str, str | bytes], bytes] = {}
+
+    def load_once(stream, Loader):
+        text = stream if isinstance(stream, str | bytes) else stream.read()
+        key = (Loader.__name__, text)
+        if key not in known:
+            try:
+                known[key] = pickle.dumps(load(text, Loader))
+            except yaml.YAMLError:
+                if text is not stream:
+                    stream.seek(0)
+                return load(stream, Loader)  # what is wrong, with the name of the file
+        return pickle.loads(known[key])
+
+    return load_once
+
+
+yaml.load = remembered(yaml.load)
 
 
 @pytest.fixture(autouse=True)
