@@ -102,7 +102,7 @@ def test_an_episodes_group_is_one_that_has_a_name(task):
 def test_sampling_many_at_once_is_sampling_each(task):
     tasks, data, sample = task
     keys = jax.random.split(jax.random.key(0), 3)
-    many = jax.jit(jax.vmap(tasks.sample, (None, 0)))(data["train"], keys)
+    many = jax.device_get(jax.jit(jax.vmap(tasks.sample, (None, 0)))(data["train"], keys))
     for i, key in enumerate(keys):
         one = sample(data["train"], key)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), many, one)
@@ -112,8 +112,9 @@ def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
     tasks, data, sample = task
     query = sample(data["train"], jax.random.key(0)).query
     if isinstance(tasks, Collecting):
-        query = tasks.collect(query, memoryless(lambda x: jnp.zeros((len(x), tasks.n_out))), jax.random.key(1))
-    loss, metrics = tasks.loss(jnp.zeros((len(query.x), tasks.n_out)), query.y)
+        policy = memoryless(lambda x: jnp.zeros((len(x), tasks.n_out)))
+        query = jax.jit(lambda sources, key: tasks.collect(sources, policy, key))(query, jax.random.key(1))
+    loss, metrics = jax.jit(tasks.loss)(np.zeros((len(query.x), tasks.n_out), np.float32), query.y)
     assert metrics["loss"] == loss
     assert tasks.metric in metrics
     if tasks.metric == "accuracy":

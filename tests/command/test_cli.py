@@ -145,15 +145,17 @@ def test_a_directory_with_another_run_is_refused_and_left_as_it_was(finished, en
     assert before == {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
-def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(tmp_path):
-    sweep = ("-m", *QUICK, "train.steps=4", "learner.inner_lr=0.01,0.02", "train.seed=0,1", "run.dir=SWEEP")
-    metarun(*sweep, cwd=tmp_path)
-    found = [json.loads((tmp_path / "SWEEP" / str(i) / "results.json").read_text()) for i in range(4)]
-    settings = {(f["protocol"]["learner"]["inner_lr"], f["training"]["seed"]) for f in found}
-    assert settings == {(0.01, 0), (0.01, 1), (0.02, 0), (0.02, 1)}
-    assert len({f["test"]["mse"]["mean"] for f in found}) == 4
-    assert len({(tmp_path / "SWEEP" / str(i) / "wandb" / "run_id").read_text() for i in range(4)}) == 4
-    names = [f"sinusoid-maml learner.inner_lr={rate} train.seed={seed}" for rate in (0.01, 0.02) for seed in (0, 1)]
+def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(ended, tmp_path, monkeypatch):
+    """All combinations of several settings: test_sweep.py."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sweep = ("-m", *QUICK, "train.steps=4", "learner.inner_lr=0.01,0.02", "train.seed=1", "run.dir=SWEEP")
+    assert ended(*sweep).code == 0
+    found = [json.loads((tmp_path / "SWEEP" / str(i) / "results.json").read_text()) for i in range(2)]
+    settings = [(f["protocol"]["learner"]["inner_lr"], f["training"]["seed"]) for f in found]
+    assert settings == [(0.01, 1), (0.02, 1)]
+    assert found[0]["test"]["mse"]["mean"] != found[1]["test"]["mse"]["mean"]
+    assert len({(tmp_path / "SWEEP" / str(i) / "wandb" / "run_id").read_text() for i in range(2)}) == 2
+    names = [f"sinusoid-maml learner.inner_lr={rate} train.seed=1" for rate in (0.01, 0.02)]
     for i, name in enumerate(names):  # as W&B lists them, in the sweep's group
         [offline] = (tmp_path / "SWEEP" / str(i) / "wandb").glob("offline-run-*/*.wandb")
         assert name.encode() in offline.read_bytes()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import QUICK, metarun, rows
+from support import QUICK, rows
 
 from metarun import sweep
 from metarun.command import main
@@ -186,13 +186,14 @@ def test_a_later_trial_whose_settings_are_a_mistake_fails_alone(searched, capfd)
     assert [job.stand for job in sweep.read(Path("S")).jobs] == ["finished", "failed", "finished", "finished"]
 
 
-def test_a_search_with_runs_of_its_own(tmp_path):
+def test_a_search_with_runs_of_its_own(ended, tmp_path):
     """A trial in a process of its own."""
-    done = metarun("-m", *QUICK, "train.steps=4", LR, "sweep.trials=1", "run.dir=S", "logger=none", cwd=tmp_path)
+    done = ended("-m", *QUICK, "train.steps=4", LR, "sweep.trials=1", "run.dir=S", "logger=none")
+    assert done.code == 0
     found = sweep.read(tmp_path / "S")
     (job,) = found.jobs
     assert job.stand == "finished"
     assert found.own(job).startswith("learner.inner_lr=0.")
-    assert f"job 0 of 1 begins: {found.own(job)}\n" in done.stdout
+    assert f"job 0 of 1 begins: {found.own(job)}\n" in done.out
     assert f"  inner_lr: {found.own(job).partition('=')[2]}\n" in (job.directory / "config.yaml").read_text()
     assert table.gathered(found)[0].validation == rows(job.directory)[-1]["mse"]

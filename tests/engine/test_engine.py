@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,14 @@ def sgd(numbers):
     return optax.sgd(**numbers)
 
 
+START = make_start(RUN.learner, NET, RUN.tasks, sgd)
+
+
 def start():
-    return make_start(RUN.learner, NET, RUN.tasks, sgd)((), NUMBERS, engine.stream(0, engine.INIT))
+    return START((), NUMBERS, engine.stream(0, engine.INIT))
 
 
+@cache
 def steps(devices: int, task_chunk: int):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
     program = make_meta_steps(RUN.learner, NET, RUN.tasks, sgd, mesh, 8, task_chunk, RUN.inner, RUN.train.guard)
@@ -66,8 +71,8 @@ def test_a_meta_step_is_the_mean_gradient_over_the_sampled_tasks():
     state = start()
     key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
     k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
-    episodes = jax.vmap(RUN.tasks.sample, (None, 0))((), k_episodes)
-    grads, metrics = RUN.learner.meta_grad(NET, state.params, episodes, k_adapts, 0)
+    episodes = jax.jit(jax.vmap(RUN.tasks.sample, (None, 0)))((), k_episodes)
+    grads, metrics = jax.jit(lambda *a: RUN.learner.meta_grad(NET, *a))(state.params, episodes, k_adapts, 0)
     expected = jax.tree.map(lambda p, g: p - 0.01 * g, state.params, grads)
     after = steps(2, 2)(start(), (), 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.params, expected)
@@ -156,12 +161,18 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     run = run_of(*episode, "model=mlp", "model.norm=batch", "model.hidden=[8]")
     net = make_net(run.model, run.tasks, 1)
     support, query, *_ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
-    params = run.learner.init(net, jax.random.key(1), support.x)
+    params = jax.jit(lambda key: run.learner.init(net, key, support.x))(jax.random.key(1))
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
     asked = dataclasses.replace(MAIN, inductive="main")
-    told = query_metrics(run.learner, squared, params, Episode(support, query), None, jnp.array([1]), True, asked)
-    fast = run.learner.adapt(squared, params, support, None)
-    together = net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
+
+    @jax.jit
+    def both(params):
+        episode, steps = Episode(support, query), jnp.array([1])
+        told = query_metrics(run.learner, squared, params, episode, None, steps, jnp.bool_(True), asked)
+        fast = run.learner.adapt(squared, params, support, None)
+        return told, net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
+
+    told, together = both(params)
     np.testing.assert_allclose(told.inductive["loss"], together.sum(), rtol=1e-5)
     assert abs(told.metrics["loss"] - told.inductive["loss"]) > 1e-4
 

@@ -1,6 +1,7 @@
 """The selection of a meta-step's tasks, against candidates that are scored one by one and chosen with numpy."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,14 @@ def sgd(numbers):
     return optax.sgd(**numbers)
 
 
+START = make_start(RUN.learner, NET, RUN.tasks, sgd)
+
+
 def start():
-    return make_start(RUN.learner, NET, RUN.tasks, sgd)((), NUMBERS, engine.stream(0, engine.INIT))
+    return START((), NUMBERS, engine.stream(0, engine.INIT))
 
 
+@cache
 def steps(selection, devices=1, task_chunk=BATCH, members=None):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
     mesh = mesh if members is None else engine.of_members(mesh, members)

@@ -47,7 +47,7 @@ def test_shares_clusters_and_gates_are_the_papers(given):
     task = np.array([0.5, -1.0, 0.2, 0.8])
     weights = np.exp([-((task - c) ** 2).sum() / (2 * 2.0) for c in p["centres"]])
     shares = weights / weights.sum()
-    np.testing.assert_allclose(LEARNER.assignment(given[0], jnp.array(task, jnp.float32)), shares, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(LEARNER.assignment)(given[0], jnp.array(task, jnp.float32)), shares, rtol=1e-5)
 
     leaves = [shares[i] * np.tanh(task @ p["leaves"]["kernel"][i] + p["leaves"]["bias"][i]) for i in range(3)]
     level, middle = p["levels"][0], np.zeros((2, 4))
@@ -56,11 +56,11 @@ def test_shares_clusters_and_gates_are_the_papers(given):
         for j in range(2):
             middle[j] += share[j] * np.tanh(leaf @ level["nodes"]["kernel"][j] + level["nodes"]["bias"][j])
     root = sum(np.tanh(m @ p["root"]["kernel"] + p["root"]["bias"]) for m in middle)
-    np.testing.assert_allclose(LEARNER.clusters(given[0], jnp.array(task, jnp.float32)), root, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(LEARNER.clusters)(given[0], jnp.array(task, jnp.float32)), root, rtol=1e-4)
 
     gates = sigmoid(np.concatenate([task, root]) @ p["gates"]["kernel"] + p["gates"]["bias"])
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(p["theta"])])
-    gated = LEARNER.gated(given[0], jnp.array(task, jnp.float32))
+    gated = jax.jit(LEARNER.gated)(given[0], jnp.array(task, jnp.float32))
     found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gated)])
     np.testing.assert_allclose(found, gates * flat, rtol=1e-4, atol=1e-6)
 
@@ -123,11 +123,11 @@ def test_the_reconstruction_is_learned_with_its_weight_and_a_test_tells_of_the_l
     def alone(params):
         return LEARNER.embedding(NET, params, episode.support, jax.random.clone(keys[0]))[1]
 
-    expected = jax.grad(alone)(params)["decoder"]
+    expected = jax.jit(jax.grad(alone))(params)["decoder"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.5 * b, rtol=1e-4, atol=1e-6), decoder(0.5), expected)
 
     told = jax.jit(lambda: LEARNER.measure(NET, params, episode, jax.random.key(7)))()
-    task, _ = LEARNER.embedding(NET, params, episode.support, jax.random.key(7))
+    task, _ = jax.jit(lambda key: LEARNER.embedding(NET, params, episode.support, key))(jax.random.key(7))
     np.testing.assert_allclose([told[f"leaf_{i}"] for i in (1, 2, 3)], LEARNER.assignment(params, task), rtol=1e-5)
 
 

@@ -47,7 +47,7 @@ def test_linear_regression_meta_gradient_in_closed_form():
     query = Batch(jax.random.normal(k_query, (4, 2)), jnp.zeros((4, 1)))
     learner, params = maml(inner_lr=0.3), LINEAR.init(k_w, support.x)
     one = jax.tree.map(lambda leaf: leaf[None], Episode(support, query))
-    grads, _ = learner.meta_grad(LINEAR, params, one, jax.random.key(1)[None], 0)
+    grads, _ = jax.jit(lambda *a: learner.meta_grad(LINEAR, *a))(params, one, jax.random.key(1)[None], 0)
 
     w, xs, xq = params["layer"]["w"], np.asarray(support.x), np.asarray(query.x)
     step = np.eye(2) - 0.3 * 2 / 5 * xs.T @ xs
@@ -117,8 +117,8 @@ def test_sum_over_shots_multiplies_the_effective_step_by_the_ways(ways):
     k_net, k_episodes = jax.random.split(jax.random.key(4))
     net, support = classifier(ways), jax.tree.map(lambda v: v[0], episodes(1, ways, k_episodes)).support
     params = net.init(k_net, support.x)
-    adapted = maml(inner_loss="sum_over_shots", inner_lr=0.1).adapt(net, params, support, None)
-    expected = maml(inner_loss="mean", inner_lr=0.1 * ways).adapt(net, params, support, None)
+    learners = maml(inner_loss="sum_over_shots", inner_lr=0.1), maml(inner_loss="mean", inner_lr=0.1 * ways)
+    adapted, expected = jax.jit(lambda p: [learner.adapt(net, p, support, None) for learner in learners])(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), adapted, expected)
 
 
@@ -133,7 +133,8 @@ def test_frozen_parameters_are_meta_learned_but_not_adapted():
     k_net, k_episodes, k_adapt = jax.random.split(jax.random.key(5), 3)
     net, batch = classifier(3), episodes(1, 3, k_episodes)
     learner, params = maml(freeze=("hidden",)), net.init(k_net, batch.support.x[0])
-    fast = learner.adapt(net, params, jax.tree.map(lambda v: v[0], batch).support, None)
+    support = jax.tree.map(lambda v: v[0], batch).support
+    fast = jax.jit(lambda params: learner.adapt(net, params, support, None))(params)
     np.testing.assert_array_equal(fast["hidden"]["w"], params["hidden"]["w"])
     assert np.abs(fast["head"]["kernel"] - params["head"]["kernel"]).max() > 0
     grads, _ = jax.jit(lambda *a: learner.meta_grad(net, *a))(params, batch, k_adapt[None], 0)

@@ -101,13 +101,14 @@ def accessed(memory, usage, read_weights, keys, written, gates, mann):
 def test_a_memory_of_four_heads_is_numpys(addressed, free, emptied):
     """Five steps: each head has a key, a gate and a vector to write of its own."""
     mann = memory_of(4, 5.0, 0.95, addressed=addressed, free=free, emptied=emptied)
+    access = jax.jit(mann.access)
     draw = np.random.default_rng(0)
     carry = blank_carry(6, 3, 4)
     memory, usage, read_weights = (np.asarray(part, np.float64) for part in carry[1:4])
     for _ in range(5):
         keys, written, gates = draw.normal(size=(4, 3)), draw.normal(size=(4, 3)), draw.uniform(size=4)
         given = (jnp.array(part, jnp.float32) for part in (keys, written, gates[:, None]))
-        carry = mann.access(carry, *given)
+        carry = access(carry, *given)
         memory, usage, read_weights, read = accessed(memory, usage, read_weights, keys, written, gates, mann)
         close(carry[1:4], (memory, usage, read_weights), rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(carry.read, read.reshape(-1), rtol=1e-3, atol=1e-4)
@@ -129,7 +130,7 @@ def test_a_step_of_a_mann_is_an_lstm_whose_hidden_state_gives_keys_gates_and_wha
         lstm=tuple(jax.random.normal(jax.random.key(3), (2, 8))), read=jax.random.normal(jax.random.key(4), (8,))
     )
     x = jax.random.normal(jax.random.key(5), (1, 9))
-    after, outputs = sequence.steps(mann.reader(), {"cell": params}, carry, x)
+    after, outputs = jax.jit(lambda *a: sequence.steps(mann.reader(), *a))({"cell": params}, carry, x)
 
     def dense(name, v):
         return v @ params[name]["kernel"] + params[name]["bias"]
@@ -321,7 +322,8 @@ def test_with_strings_an_episodes_classes_are_called_by_them_in_what_is_read_and
     read = jax.jit(lambda x, y: sequence.read(reader, NET, params, Batch(x, y), strings)[1])
     outputs = read(jnp.concatenate([SUPPORT.x[order], QUERY.x[:1]]), jnp.append(SUPPORT.y[order], 0))
     expected = label_codes.log_probabilities(outputs[-1:], strings)
-    np.testing.assert_allclose(learner.predict(NET, fast, QUERY.x)[:1], expected, rtol=1e-4, atol=1e-5)
+    predicted = jax.jit(lambda fast: learner.predict(NET, fast, QUERY.x))(fast)
+    np.testing.assert_allclose(predicted[:1], expected, rtol=1e-4, atol=1e-5)
     batch, k_read = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY)), jax.random.clone(key)
     _, metrics = jax.jit(lambda *a: learner.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
     x, y = (
@@ -349,7 +351,7 @@ def test_a_block_of_attention_is_numpys():
     tokens, context = jax.random.normal(k_tokens, (3, 4)), jax.random.normal(k_context, (5, 4))
     seen = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
     block = Block(heads=2)
-    params = block.init(k_params, tokens, jnp.ones((3, 3), bool))
+    params = jax.jit(block.init)(k_params, tokens, jnp.ones((3, 3), bool))
     p = jax.tree.map(np.asarray, params["params"])
 
     def dense(name, x):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import metarun, on_blobs
+from support import on_blobs
 
 from metarun.config.run import build_run
 from metarun.run import bench_together
@@ -32,12 +32,13 @@ def test_the_gain_is_what_is_done_in_the_same_time(monkeypatch):
     assert asked == {"alone": [1, 1, 1, *[30] * 7], "together": [3] * 7}
 
 
-def test_the_command_counts_the_runs_of_a_grid(tmp_path):
+def test_the_command_counts_the_runs_of_a_grid(ended):
     words = ("bench", "task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "hardware.task_chunk=2", "logger=none")
     grid = ("train.seeds=[3,5]", "train.population=learner.inner_lr=0.01,0.02,0.03")
-    found = json.loads(metarun(*words, *grid, cwd=tmp_path).stdout)
+    found = json.loads(ended(*words, *grid).out)
     assert found["runs"] == 6
     assert found["gain"] == pytest.approx(6 / found["times_one_alone"])
-    refused = metarun(*words, "train.seeds=2", "--trace", "there", cwd=tmp_path, code=2).stderr
-    assert "--trace" in refused
-    assert "is of one run" in refused
+    refused = ended(*words, "train.seeds=2", "--trace", "there")
+    assert refused.code == 2
+    assert "--trace" in refused.err
+    assert "is of one run" in refused.err

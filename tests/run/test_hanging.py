@@ -25,7 +25,7 @@ def test_a_call_is_three_programs_however_many_leaves_the_state_has(tmp_path, mo
     A copy was a program a leaf once: more than the 32 that XLA has places for, and two devices starved each other.
     """
     settings = ("train.steps=16", "train.log_every=1", "train.save_every=1", "train.eval_every=16")
-    of_many_leaves = ("learner=fomaml", "model.hidden=[8,8,8,8,8,8]", "eval.inner_steps=[]", "hardware.devices=2")
+    of_many_leaves = ("learner=fomaml", "model.hidden=[8,8]", "eval.inner_steps=[]", "hardware.devices=2")
     run = run_in(tmp_path / "run", *of_many_leaves, *settings)
     trace = tmp_path / "trace"
     quiet = jax.profiler.ProfileOptions()

@@ -49,10 +49,11 @@ def assert_alike(one: Path, other: Path, tolerance: float = 0) -> None:
     assert (found["state"]["state"], found["state"]["step"]) == (expected["state"]["state"], expected["state"]["step"])
 
 
-SLOW = [pytest.param(learner, marks=pytest.mark.slow) for learner in ("protonet", "mann")]
+# The other tests here are Reptile's.
+SLOW = [pytest.param(learner, marks=pytest.mark.slow) for learner in ("reptile", "protonet", "mann")]
 
 
-@pytest.mark.parametrize("learner", ["maml", "reptile", *SLOW])
+@pytest.mark.parametrize("learner", ["maml", *SLOW])
 def test_each_is_what_it_would_be_alone(tmp_path, learner):
     """Three on two devices share each meta-step's tasks out; they differ in their seeds and in a step size."""
     own = (*OWN, ("train.seed=1", NUMBER.get(learner, "optimizer.learning_rate=0.01")))
