@@ -224,13 +224,14 @@ LEARNERS = [name if name == "r2d2" else pytest.param(name, marks=pytest.mark.slo
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_what_one_process_compiled_another_runs(learner, tmp_path):
+def test_what_one_process_compiled_another_runs(learner, tmp_path, small_arrays):
     """A whole run, its process started twice: the second one compiles nothing, and ends with the same figures."""
-    task = "sinusoid" if learner == "cnp" else "strokes" if learner in GIVEN else "bandits"
+    task = "sinusoid" if learner == "cnp" else "arrays" if learner in GIVEN else "bandits"
     small = ["model=mlp", "model.hidden=[8]", "train.meta_batch=2", "train.steps=1", "eval.episodes=2"]
-    pool = ["task.pool=20"] if task == "strokes" else []
+    small += ["eval.inner_steps=[]"]
+    data = [f"task.path={small_arrays}", "task.ways=3", "train.task.ways=3"] if task == "arrays" else []
     small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []
-    command = [sys.executable, "-P", "-m", "metarun", f"task={task}", f"learner={learner}", *pool, *small]
+    command = [sys.executable, "-P", "-m", "metarun", f"task={task}", f"learner={learner}", *data, *small]
     command += ["eval.val_episodes=2", "hardware.task_chunk=1", "logger=none"]
     environment = os.environ | {"METARUN_CACHE_DIR": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
     found, kept = [], []

@@ -31,9 +31,9 @@ def every(quick: tuple[str, ...]) -> list:
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
 
 
-def small_steps(name: str) -> list[str]:
+def small(name: str) -> list[str]:
     """Long ways multiply roundings: 50 steps by Adam, whose last ones go by a rounding's sign, differ by 0.04."""
-    small = {"inner_steps": 3, "inner_lr": 0.001}
+    small = {"inner_steps": 3, "inner_lr": 0.001, "units": 8, "memory": "[8,4]"}
     return [f"learner.{key}={value}" for key, value in small.items() if name in learners_with(key)]
 
 
@@ -74,7 +74,7 @@ def close(found, wanted) -> None:
 @pytest.mark.parametrize("name", every(QUICK))
 def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path, name):
     directory = tmp_path / "run"
-    run = placed(on_blobs(f"learner={name}", *small_steps(name), *TINY), directory)
+    run = placed(on_blobs(f"learner={name}", *small(name), *TINY), directory)
     train.train(run)
     assert ended("eval", directory, "--json", "eval.json").code == 0
     told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
@@ -103,7 +103,7 @@ def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path
 @pytest.mark.parametrize("name", every(QUICK_TO_PREDICT))
 def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path, name):
     directory = tmp_path / "run"
-    values = composed("task=sinusoid", f"learner={name}", "model=mlp", "model.hidden=[8]", *small_steps(name), *TINY)
+    values = composed("task=sinusoid", f"learner={name}", "model=mlp", "model.hidden=[8]", *small(name), *TINY)
     if said := refusal(values):
         assert "is a regression; use maml, cnp or another" in said
         return
