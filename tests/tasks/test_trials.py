@@ -182,11 +182,12 @@ def by_hand(params, x):
 def test_the_meta_gradient_is_that_of_a_loop_over_each_trial():
     learner, net, params = learner_on(BANDITS)
     keys = jax.random.split(jax.random.key(5), 2)
-    episodes = jax.vmap(lambda key: BANDITS.sample((), key))(keys)
+    episodes = jax.jit(jax.vmap(lambda key: BANDITS.sample((), key)))(keys)
     x, y = jax.jit(jax.vmap(lambda e, key: inner.queries(learner, net, params, e.query, key)))(episodes, keys)
     x, action, reward = (leaf.reshape(8, 6, *leaf.shape[2:]) for leaf in (x, y.action, y.reward))
 
-    told = jnp.pad(jax.vmap(lambda x: by_hand(params, x)[1])(x), ((0, 0), (0, 1)))
+    told = np.pad(jax.jit(jax.vmap(lambda x: by_hand(params, x)[1]))(x), ((0, 0), (0, 1)))
+    reward = np.asarray(reward)
     advantage = np.zeros((8, 6), np.float32)
     for i, t in np.ndindex(8, 6):
         for k in range(t, 6):
