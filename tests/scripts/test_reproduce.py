@@ -204,7 +204,8 @@ def test_readmes_table_has_the_rows_of_its_experiments(reproduce, tmp_path, monk
     assert text.endswith("<!-- rows: end -->\nafter\n")
     assert text.splitlines()[4:-2] == [
         "| `experiment=demo` | accuracy |  | **90.00 ± 1.00 %** | 1 | 1.0 |",
-        "| `experiment=lstm_omniglot_5w` | instance 02 / instance 10 | 49.5 % / 62.5 % | **50.00 %** / **80.00 %** | 2 | 1.0 |",
+        "| `experiment=lstm_omniglot_5w` | instance 02 / instance 10 | 49.5 % / 62.5 % | **50.00 %** / **80.00 %** "
+        "| 2 | 1.0 |",
         "| `experiment=maml_omniglot_5w1s` | accuracy | 98.7 ± 0.4 % | **92.00 ± 2.00 %** | 1 | 1.0 |",
         "| `experiment=mann_omniglot_5w` | loss |  | **0.5000 ± 0.1000** | 1 | 1.0 |",
     ]
