@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from metarun import engine, losses
 from metarun.config.build import build, recipe
+from metarun.config.resume import as_it_was
 from metarun.config.run import known, laid_over
 from metarun.core import ConfigError, Learner, Tasks
 from metarun.gradients import Inner
@@ -27,11 +28,12 @@ class Parts(NamedTuple):
 
 def parts(config: dict[str, Any], n_out: int, metric: str) -> Parts:
     """Of a resolved configuration whose tasks have `n_out` outputs and this metric. Raises ConfigError."""
-    training = build("learner", config["learner"], kind=Learner)
-    changes = known("eval.learner", config["eval"]["learner"], config["learner"])
+    own = as_it_was("learner", config["learner"])  # which an earlier version may have kept
+    training = build("learner", own, kind=Learner)
+    changes = known("eval.learner", config["eval"]["learner"], own)
     hardware = build("hardware", {**config["hardware"], **ALONE}, kind=engine.Hardware)
     return Parts(
-        learner=build("eval.learner", laid_over(config["learner"], changes)),
+        learner=build("eval.learner", laid_over(own, changes)),
         model=build("model", config["model"], kind=nn.Module, n_out=training.width(n_out), dtype=hardware.dtype),
         inner=build("inner", config["inner"], Inner),
         loss=loss_of(config, metric),

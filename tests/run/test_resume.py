@@ -97,8 +97,8 @@ def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, d
 
 
 def test_a_private_run_goes_on_with_the_same_users_and_the_same_noise_bit_for_bit(tmp_path, monkeypatch):
-    private = ("train.private.clip=1", "train.private.noise=0.5", "train.private.users=40", "train.meta_batch=16")
-    results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", *private, "hardware.task_chunk=8")
+    private = ("train.private.clip=1", "train.private.noise=0.5", "train.private.users=40", "train.meta_batch=20")
+    results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", *private, "hardware.task_chunk=10")
     assert_same_end(tmp_path, results)
     assert results[0]["privacy"] == results[1]["privacy"]
 
