@@ -304,7 +304,8 @@ def test_a_strings_probability_is_its_letters_product_and_the_likeliest_of_all_i
     np.testing.assert_allclose(np.exp(found).sum(1), 1, rtol=1e-4)
     best = jnp.array(every)[found.argmax(1)]
     assert label_codes.are_right(outputs, best).all()
-    assert not label_codes.are_right(outputs, jnp.roll(best, 1, axis=1)).any()
+    all_but_one = best.at[:, 20:].set(jnp.roll(best[:, 20:], 1, axis=1))
+    assert not label_codes.are_right(outputs, all_but_one).any()
     names = jnp.concatenate([best[:2], jnp.array(every[:1])])
     loss, metrics = label_codes.loss(outputs[:3], jnp.array([0, 1, 2]), names)
     np.testing.assert_allclose(loss, -found[jnp.arange(3), jnp.array([*found.argmax(1)[:2], 0])].mean(), rtol=1e-5)
