@@ -229,7 +229,8 @@ def test_what_one_process_compiled_another_runs(learner, tmp_path, small_arrays)
     task = "sinusoid" if learner == "cnp" else "arrays" if learner in GIVEN else "bandits"
     small = ["model=mlp", "model.hidden=[8]", "train.meta_batch=2", "train.steps=1", "eval.episodes=2"]
     small += ["eval.inner_steps=[]"]
-    data = [f"task.path={small_arrays}", "task.ways=3", "train.task.ways=3"] if task == "arrays" else []
+    arrays = [f"task.path={small_arrays}", "task.ways=3", "task.shots=1", "train.task.ways=3"]
+    data = arrays if task == "arrays" else []
     small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []
     command = [sys.executable, "-P", "-m", "metarun", f"task={task}", f"learner={learner}", *data, *small]
     command += ["eval.val_episodes=2", "hardware.task_chunk=1", "logger=none"]
