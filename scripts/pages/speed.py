@@ -149,4 +149,5 @@ def of_growth(found: Entry, when: str) -> list[str]:
         "",
         "By more devices, processes, seeds and jobs, and an estimate for 256 devices: [scale.md](scale.md).",
         "With tasks that are screened first: [selection.md](selection.md#what-it-costs).",
+        "What many seeds in one program gain: [sweeps.md](sweeps.md#many-seeds-in-one-program).",
     ]
