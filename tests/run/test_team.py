@@ -78,7 +78,8 @@ LONG = ("train.steps=100000", "train.log_every=10", "train.save_every=20", "trai
 
 @pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_that_dies_ends_the_other_with_all_saved(tmp_path, killed):
-    processes = several(2, "run", *LONG, cwd=tmp_path, program=HASTY)
+    unsaved = "train.save_every=50000"  # until then
+    processes = several(2, "run", *LONG, unsaved, cwd=tmp_path, program=HASTY)
     wait_for(lambda: rows_so_far(tmp_path / "run") > 5, processes[0])
     processes[killed].send_signal(signal.SIGKILL)
     processes[killed].wait()
