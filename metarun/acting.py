@@ -58,6 +58,20 @@ class InEnvironment(Protocol):
         ...
 
 
+def n_classes(self: InEnvironment, split: str) -> None:
+    """None: what is acted in has no classes."""
+
+
+def load(self: InEnvironment, split: str) -> PyTree:
+    """Nothing: environments are made up whole."""
+    return ()
+
+
+def digest(self: InEnvironment, split: str) -> str:
+    """Every split draws from the same continuum of tasks."""
+    return "continuum"
+
+
 def sources(self: InEnvironment, goal: PyTree, key: Key) -> Episode:
     """The episode of a task that `goal` makes up: y of both sources is that goal for each trajectory."""
 

@@ -38,6 +38,9 @@ class Bandits:
     metric = "return"
     policy = CATEGORICAL
 
+    n_classes = acting.n_classes
+    load = acting.load
+    digest = acting.digest
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
@@ -59,15 +62,6 @@ class Bandits:
     def check(self, split: str) -> None:
         """Every split draws from the same probabilities."""
         must_fit((self.pulls, self.arms + 2), self.shots, self.queries)
-
-    def n_classes(self, split: str) -> None:
-        """None: bandits are no classes."""
-
-    def load(self, split: str) -> PyTree:
-        return ()
-
-    def digest(self, split: str) -> str:
-        return "continuum"
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_goal, k_start = jax.random.split(key)

@@ -43,6 +43,9 @@ class Gymnax:
     metric = "return"
     described_elsewhere = True  # in another package, or the user's own environment
 
+    n_classes = acting.n_classes
+    load = acting.load
+    digest = acting.digest
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
@@ -73,15 +76,6 @@ class Gymnax:
         """Every split draws from the same ranges."""
         seen = jax.eval_shape(lambda key: self.observe(self.reset({}, key)), jax.random.key(0))
         must_fit((self.horizon, *seen.shape), self.shots, self.queries)
-
-    def n_classes(self, split: str) -> None:
-        """None: environments are no classes."""
-
-    def load(self, split: str) -> PyTree:
-        return ()
-
-    def digest(self, split: str) -> str:
-        return "continuum"
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_goal, k_start = jax.random.split(key)
@@ -136,6 +130,9 @@ class GymnaxTrials:
     metric = "return"
     described_elsewhere = True
 
+    n_classes = acting.n_classes
+    load = acting.load
+    digest = acting.digest
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
@@ -171,15 +168,6 @@ class GymnaxTrials:
         """Every split draws from the same ranges."""
         seen = jax.eval_shape(lambda key: self.observe(self.reset({}, key)), jax.random.key(0))
         must_fit((self.horizon, *seen.shape), self.shots, self.queries)
-
-    def n_classes(self, split: str) -> None:
-        """None: environments are no classes."""
-
-    def load(self, split: str) -> PyTree:
-        return ()
-
-    def digest(self, split: str) -> str:
-        return "continuum"
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_goal, k_start = jax.random.split(key)

@@ -30,6 +30,9 @@ class Navigation:
     metric = "return"
     policy = GAUSSIAN
 
+    n_classes = acting.n_classes
+    load = acting.load
+    digest = acting.digest
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
@@ -38,15 +41,6 @@ class Navigation:
     def check(self, split: str) -> None:
         """Every split draws from the same square of goals."""
         must_fit((self.horizon, 2), self.shots, self.queries)
-
-    def n_classes(self, split: str) -> None:
-        """None: goals are no classes."""
-
-    def load(self, split: str) -> PyTree:
-        return ()
-
-    def digest(self, split: str) -> str:
-        return "continuum"
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         k_goal, k_start = jax.random.split(key)

@@ -45,6 +45,9 @@ class TabularMDP:
     metric = "return"
     policy = CATEGORICAL
 
+    n_classes = acting.n_classes
+    load = acting.load
+    digest = acting.digest
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
@@ -66,15 +69,6 @@ class TabularMDP:
     def check(self, split: str) -> None:
         """Every split draws from the same tables."""
         must_fit((self.horizon, self.states + self.actions + 3), self.shots, self.queries)
-
-    def n_classes(self, split: str) -> None:
-        """None: tables are no classes."""
-
-    def load(self, split: str) -> PyTree:
-        return ()
-
-    def digest(self, split: str) -> str:
-        return "continuum"
 
     def sample(self, data: PyTree, key: Key) -> Episode:
         """A goal is (states, actions, states + 1): probabilities of the next state, then the mean reward."""
