@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.core
 import jax
@@ -22,6 +22,24 @@ class Inside(NamedTuple):
 
     seen: Array
     state: PyTree
+
+
+class Varied(acting.InEnvironment, Protocol):
+    """What the two task distributions here have in common."""
+
+    @property
+    def vary(self) -> Mapping[str, Any]: ...
+
+
+def fits(self: Varied, split: str) -> None:
+    """Every split draws from the same ranges."""
+    seen = jax.eval_shape(lambda key: self.observe(self.reset({}, key)), jax.random.key(0))
+    must_fit((self.horizon, *seen.shape), self.shots, self.queries)
+
+
+def sampled(self: Varied, data: PyTree, key: Key) -> Episode:
+    k_goal, k_start = jax.random.split(key)
+    return acting.sources(self, drawn(self.vary, k_goal), k_start)
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,8 @@ class Gymnax:
     metric = "return"
     described_elsewhere = True  # in another package, or the user's own environment
 
+    check = fits
+    sample = sampled
     n_classes = acting.n_classes
     load = acting.load
     digest = acting.digest
@@ -71,15 +91,6 @@ class Gymnax:
     @property
     def n_out(self) -> int:
         return self.actions if self.policy is CATEGORICAL else 2 * self.actions
-
-    def check(self, split: str) -> None:
-        """Every split draws from the same ranges."""
-        seen = jax.eval_shape(lambda key: self.observe(self.reset({}, key)), jax.random.key(0))
-        must_fit((self.horizon, *seen.shape), self.shots, self.queries)
-
-    def sample(self, data: PyTree, key: Key) -> Episode:
-        k_goal, k_start = jax.random.split(key)
-        return acting.sources(self, drawn(self.vary, k_goal), k_start)
 
     def reset(self, goal: PyTree, key: Key) -> Inside:
         env, params = made(self.env)
@@ -130,6 +141,8 @@ class GymnaxTrials:
     metric = "return"
     described_elsewhere = True
 
+    check = fits
+    sample = sampled
     n_classes = acting.n_classes
     load = acting.load
     digest = acting.digest
@@ -163,15 +176,6 @@ class GymnaxTrials:
     @property
     def trial(self) -> int:
         return self.horizon
-
-    def check(self, split: str) -> None:
-        """Every split draws from the same ranges."""
-        seen = jax.eval_shape(lambda key: self.observe(self.reset({}, key)), jax.random.key(0))
-        must_fit((self.horizon, *seen.shape), self.shots, self.queries)
-
-    def sample(self, data: PyTree, key: Key) -> Episode:
-        k_goal, k_start = jax.random.split(key)
-        return acting.sources(self, drawn(self.vary, k_goal), k_start)
 
     def reset(self, goal: PyTree, key: Key) -> Now:
         zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(())
