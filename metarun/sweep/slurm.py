@@ -73,7 +73,10 @@ class Run:
 
 
 # Slurm's words for a job that will not run any more; `` if it knows it no longer.
-OVER = {"", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+OVER = {
+    "", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "TIMEOUT",
+}  # fmt: skip
 
 
 def state_of(job_id: str) -> str | None:
@@ -147,7 +150,7 @@ class Slurm(Launcher):
 
     def is_over(self, submitted: Any) -> bool:
         """Whether a job has a result, or will have none: one that is being requeued seems cancelled for a moment."""
-        if not submitted.done():
+        if not (submitted.done() or submitted.state == "PREEMPTED"):  # of which submitit says that it is not done
             return False
         return submitted.paths.result_pickle.exists() or self.cluster == "local" or state_of(submitted.job_id) in OVER
 
@@ -165,6 +168,8 @@ class Slurm(Launcher):
 
 def code_of(submitted: Any) -> int:
     """The exit code of a job's process that is over."""
+    if not submitted.done():  # preempted, and not requeued: submitit would wait for its result for ever
+        return EXIT_CODE
     try:
         return int(submitted.result())
     except Exception:  # submitit's own: it was cancelled, or its machine is gone

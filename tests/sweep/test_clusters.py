@@ -16,7 +16,7 @@ from metarun.core import ConfigError
 from metarun.run.stop import Interrupted
 from metarun.sweep import record
 from metarun.sweep.launch import Work
-from metarun.sweep.slurm import Run, Slurm
+from metarun.sweep.slurm import Run, Slurm, code_of
 
 
 @pytest.fixture
@@ -95,7 +95,16 @@ def test_a_job_without_a_result_is_over_when_slurm_says_so(tmp_path, monkeypatch
     assert slurm.is_over(job) is over
     result.touch()
     assert slurm.is_over(job)
-    assert not slurm.is_over(SimpleNamespace(done=lambda: False))
+    assert not slurm.is_over(SimpleNamespace(done=lambda: False, state="RUNNING"))
+
+
+@pytest.mark.parametrize(("says", "over"), [("PREEMPTED", True), ("PENDING", False)])
+def test_a_job_that_was_preempted_is_over_unless_it_is_requeued(tmp_path, monkeypatch, says, over):
+    answering(tmp_path, monkeypatch, f"echo {says}")
+    paths = SimpleNamespace(result_pickle=tmp_path / "result.pkl")
+    job = SimpleNamespace(done=lambda: False, state="PREEMPTED", paths=paths, job_id="17_3")
+    assert Slurm("slurm", 1, 1.0, 1, {}).is_over(job) is over
+    assert code_of(job) == 75  # and waits for no result
 
 
 @pytest.mark.parametrize(
