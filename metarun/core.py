@@ -110,6 +110,7 @@ class Net(NamedTuple):
     collect: Callable[[Batch, Act, Key, Array | int], Batch] = given  # (source, act, key, inner step) -> examples
     inner_loss: Callable[[Array, Array], Array] | None = None  # what inner steps follow; None: `loss`
     divergence: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (): from the outputs they came by
+    ratios: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (steps,): over their likelihoods then
     trial: int | None = None  # steps of a trajectory, of tasks that are `InTrials`
     by_step: Callable[[PyTree], Array] | None = None  # theirs, too
 
@@ -210,6 +211,10 @@ class Collecting(Protocol):
         """(): how far `outputs` are from those that the examples were collected by, 0 if they are the same."""
         ...
 
+    def ratios(self, outputs: Array, y: PyTree) -> Array:
+        """(steps,): how much likelier what was done is by `outputs` than it was by those it was done by."""
+        ...
+
 
 @runtime_checkable
 class InTrials(Protocol):
@@ -290,6 +295,10 @@ class Valuing(Protocol):
 
     critic: str  # the name of its parameters among those of the learner
     value_weight: float  # of its error, in what `meta_grad` follows: 0 leaves the policy's gradient
+
+    def read(self, net: Net, params: PyTree, x: Array) -> tuple[Array, Array]:
+        """x (steps, ...) of whole trials -> what `predict` says of them, and values (steps,)."""
+        ...
 
     def judged(self, net: Net, params: PyTree, examples: Batch) -> Batch:
         """What was collected, with advantages over the critic's values."""

@@ -3,42 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from annotated_types import Gt, Lt
 
-from metarun import gradients, inner
-from metarun.core import (
-    Act,
-    Array,
-    Batch,
-    Collecting,
-    ConfigError,
-    Count,
-    CountOrZero,
-    Episode,
-    Key,
-    Learner,
-    Net,
-    NonNegative,
-    Positive,
-    PyTree,
-    Tasks,
-    Valuing,
-    memoryless,
-)
-
-
-@runtime_checkable
-class ThroughAdapt(Protocol):
-    """A learner whose meta-gradient is that of the query loss through `adapt`, and of its critic's if it has one.
-
-    It may take `inner_steps` of its own.
-    """
-
-    through_adapt: bool
+from metarun import gradients
+from metarun.core import Array, Count, CountOrZero, Learner, Net, NonNegative, Positive, PyTree, Valuing
+from metarun.recorded import Mean, Recorded, adapted, at_once
 
 
 class Critic(NamedTuple):
@@ -75,9 +48,13 @@ class TrustRegion:
     damping: NonNegative  # H + damping
     backtracks: CountOrZero  # shorter steps that are tried
     shrink: Annotated[float, Gt(0), Lt(1)]  # each of them, from the one before
+    name = "trpo"
 
     def init(self, params: PyTree) -> tuple[()]:
         return ()
+
+    def problem(self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, mean: Mean) -> Problem:
+        return problem_of(learner, net, params, partial(mean, chunks), at_once(chunks))
 
     def update(self, grads: PyTree, state: tuple[()], params: PyTree, problem: Problem) -> tuple[PyTree, tuple[()]]:
         """What to add to `params`."""
@@ -137,54 +114,6 @@ def inner_product(a: PyTree, b: PyTree) -> Array:
     return sum(jax.tree.leaves(jax.tree.map(lambda a, b: (a * b).sum(), a, b)), jnp.zeros(()))
 
 
-def check(learner: Learner, tasks: Tasks) -> None:
-    """Raises ConfigError unless a trust region can be told of such a learner's meta-steps on such tasks."""
-    task, name = (type(part).__module__.rpartition(".")[2] for part in (tasks, learner))
-    if not isinstance(tasks, Collecting):
-        raise ConfigError("optimizer", "trpo", f"is for policies, and {task} has none; use adam or sgd")
-    if not isinstance(learner, ThroughAdapt):
-        raise ConfigError("optimizer", "trpo", f"sees no policy's gradient in what {name} follows; use adam")
-
-
-def of_the_policy(learner: Learner) -> Learner:
-    """The learner whose meta-gradient is of its policy alone."""
-    return replace(learner, value_weight=0.0) if isinstance(learner, Valuing) else learner  # type: ignore[type-var]
-
-
-class Recorded(NamedTuple):
-    """What was collected for ONE task of a meta-step."""
-
-    supports: tuple[Batch, ...]  # of each inner step
-    query: Batch  # with the critic's advantages, if the learner has one
-
-
-def record(learner: Any, net: Net, params: PyTree, episode: Episode, key: Key) -> Recorded:
-    """Collects what `learner.adapt` would with these parameters and this key, and then the query's."""
-    supports: tuple[Batch, ...] = ()
-    inner_steps = getattr(learner, "inner_steps", 0)
-
-    def after(steps: int) -> tuple[Learner, PyTree]:
-        fewer = replace(learner, inner_steps=steps) if inner_steps else learner
-        return fewer, fewer.adapt(replaying(net, supports), params, episode.support, key)
-
-    for step in range(inner_steps):
-        fewer, fast = after(step)
-        act = memoryless(partial(fewer.predict, net, fast))
-        supports += (net.collect(episode.support, act, key, step),)
-    query = inner.queries(learner, net, after(inner_steps)[1], episode.query, key)
-    return Recorded(supports, learner.judged(net, params, query) if isinstance(learner, Valuing) else query)
-
-
-def replaying(net: Net, supports: tuple[Batch, ...]) -> Net:
-    """The net of a task for which all has been collected, whatever the policy would do now."""
-
-    def collect(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
-        every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *supports)
-        return jax.tree.map(lambda leaf: leaf[step], every)
-
-    return net._replace(collect=collect)
-
-
 def problem_of(
     learner: Learner,
     net: Net,
@@ -203,12 +132,7 @@ def problem_of(
     divergence = net.divergence
 
     def outputs_of(params: PyTree, tasks: Recorded) -> Array:
-        def one(task: Recorded) -> Array:
-            any_key = jax.random.key(0)  # what it was for has been collected
-            fast = learner.adapt(replaying(net, task.supports), params, task.query, any_key)
-            return learner.predict(net, fast, task.query.x)
-
-        return jax.vmap(one)(tasks)
+        return jax.vmap(lambda task: learner.predict(net, adapted(learner, net, params, task), task.query.x))(tasks)
 
     def product(tasks: Recorded) -> Callable[[PyTree], PyTree]:
         with gradients.differentiated(replace(gradients.how(), mode="reverse")):  # `mixed` has a rule with a jvp in it

@@ -21,7 +21,7 @@ from pages.tables import table
 from rivals.same import SAME, double, keys_for, shifted
 from rivals.settings import drawn, metarun
 
-from metarun import engine, machine, trust_region
+from metarun import engine, machine, recorded, trust_region
 from metarun.config import conf_dir
 from metarun.config.run import Run, build_run, resolve
 from metarun.run.figures import commit_in_words
@@ -60,7 +60,7 @@ def must_be_the_same(run: Run, tasks: int = 3) -> None:
     with jax.enable_x64(True):
         params, episodes = double(params), double(episodes)
         params = jax.tree.map(shifted, params, keys_for(params))
-        record = jax.jit(jax.vmap(lambda e, k: trust_region.record(run.learner, net, params, e, k)))
+        record = jax.jit(jax.vmap(lambda e, k: recorded.record(run.learner, net, params, e, k)))
         every = record(episodes, keys)
         problem = trust_region.problem_of(run.learner, net, params, lambda f: f(every))
         v = jax.tree.map(lambda leaf, key: jax.random.normal(key, leaf.shape, leaf.dtype), params, keys_for(params))

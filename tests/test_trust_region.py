@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import close, run_of
 
-from metarun import trust_region
+from metarun import recorded, trust_region
 from metarun.core import ConfigError
 from metarun.engine.net import make_net
 from metarun.learners.rl2 import RL2
@@ -79,7 +79,8 @@ TRIALS = ("task=bandits", "task.arms=3", "task.pulls=4", "train.task={queries: 3
 def test_the_problem_is_that_of_the_learners_own_meta_gradient(learner, settings):
     """At its start the loss and its gradient are the learner's, and the curvature is the divergence's Hessian."""
     run = run_of(f"learner={learner}", *settings)
-    run = dataclasses.replace(run, learner=trust_region.of_the_policy(run.learner))
+    if isinstance(run.learner, RL2):
+        run = dataclasses.replace(run, learner=dataclasses.replace(run.learner, value_weight=0.0))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     keys = jax.random.split(jax.random.key(0), 2)
     episodes = jax.vmap(lambda key: run.tasks.sample((), jax.random.clone(key)))(keys)
@@ -89,8 +90,8 @@ def test_the_problem_is_that_of_the_learners_own_meta_gradient(learner, settings
 
     @jax.jit
     def both(params, keys):
-        recorded = jax.vmap(partial(trust_region.record, run.learner, net, params))(episodes, keys)
-        found = trust_region.problem_of(run.learner, net, params, lambda f: f(recorded), recorded)
+        every = jax.vmap(partial(recorded.record, run.learner, net, params))(episodes, keys)
+        found = trust_region.problem_of(run.learner, net, params, lambda f: f(every), every)
         grads, metrics = run.learner.meta_grad(net, params, episodes, jax.random.clone(keys), 0)
         slope = jax.grad(lambda params: found.judge(params)[0])(params)
 
@@ -98,11 +99,9 @@ def test_the_problem_is_that_of_the_learners_own_meta_gradient(learner, settings
             grad = jax.grad(lambda params: found.judge(params)[1])(params)
             return trust_region.inner_product(grad, direction)
 
-        return (metrics["loss"], 0.0, grads, jax.grad(along)(params)), (
-            *found.judge(params),
-            slope,
-            found.curvature(direction),
-        )
+        expected = metrics["loss"], 0.0, grads, jax.grad(along)(params), grads, metrics
+        judged = (*found.judge(params), slope, found.curvature(direction))
+        return expected, (*judged, *recorded.policy_grad(run.learner, net, params, every))
 
     expected, found = both(params, keys)
     close(found, expected, rtol=1e-3, atol=1e-5)
@@ -123,7 +122,6 @@ def test_what_has_no_trust_region_is_told_in_a_line(settings, said):
 
 def trials_of(learner, tasks, outer, n):
     """A meta-step's update on n tasks, and what it is made from: net, params, what was collected (n, steps, ...)."""
-    learner = trust_region.of_the_policy(learner)
     net = make_net(MLP((), "none", None), tasks, None)
     k_init, k_tasks, k_adapt = jax.random.split(jax.random.key(0), 3)
 
@@ -133,10 +131,10 @@ def trials_of(learner, tasks, outer, n):
         episodes = jax.vmap(lambda key: tasks.sample((), key))(jax.random.split(k_tasks, n))
         params = learner.init(net, k_init, episodes.query.x[0])
         params["value"] = jax.tree.map(lambda leaf: leaf + 0.1, params["value"])
-        recorded = jax.vmap(partial(trust_region.record, learner, net, params))(episodes, keys)
-        problem = trust_region.problem_of(learner, net, params, lambda f: f(recorded), recorded)
-        grads, _ = learner.meta_grad(net, params, episodes, jax.random.clone(keys), 0)
-        return params, recorded.query, outer.update(grads, (), params, problem)[0]
+        every = jax.vmap(partial(recorded.record, learner, net, params))(episodes, keys)
+        problem = trust_region.problem_of(learner, net, params, lambda f: f(every), every)
+        grads, _ = recorded.policy_grad(learner, net, params, every)
+        return params, every.query, outer.update(grads, (), params, problem)[0]
 
     params, query, update = step()
     return net, params, query, update

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun import engine, trust_region
+from metarun import engine, recorded
 from metarun.config import serving
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
@@ -21,7 +21,7 @@ from metarun.config.domains import as_they_are, build_domains, complete
 from metarun.config.loggers import build_loggers
 from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
 from metarun.gradients import Inner
-from metarun.trust_region import TrustRegion
+from metarun.recorded import SeesTasks
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Share = Annotated[float, Ge(0), Lt(1)]
@@ -275,11 +275,13 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         )
     others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
     outer = build("optimizer", config["optimizer"])
-    if isinstance(outer, TrustRegion):
-        trust_region.check(learner, tasks)
-        if private.clip is not None:
-            allowed = "null with optimizer=trpo, which looks at the tasks themselves; use adam or sgd"
-            raise ConfigError("train.private.clip", private.clip, allowed)
+    if isinstance(outer, SeesTasks):
+        recorded.check(outer, learner, tasks)
+        bounds = {"private.clip": private.clip, "clip_value": train.clip_value, "clip_norm": train.clip_norm}
+        for bound, value in bounds.items():
+            if value is not None:
+                allowed = f"null with optimizer={outer.name}, which looks at the tasks themselves; use adam or sgd"
+                raise ConfigError(f"train.{bound}", value, allowed)
     elif not isinstance(outer, optax.GradientTransformation):
         raise ConfigError(
             "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"

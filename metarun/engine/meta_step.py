@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from metarun import trust_region
+from metarun import recorded
 from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, State, Tasks
 from metarun.engine.compiled import Program
 from metarun.engine.evaluate import only_if
@@ -20,11 +20,11 @@ from metarun.engine.keys import task_key
 from metarun.engine.private import Private, clipped_each, noised, task_keys
 from metarun.engine.selection import Selection, chosen, score
 from metarun.gradients import Inner, clipped, differentiated
-from metarun.trust_region import Problem, TrustRegion
+from metarun.recorded import SeesTasks
 
 # The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.
 Numbers = dict[str, dict[str, Any]]
-Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation | TrustRegion]  # its numbers -> itself
+Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation | SeesTasks]  # its numbers -> itself
 
 
 class Guard(NamedTuple):
@@ -96,8 +96,6 @@ def make_meta_steps(
     def on_a_device(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
         outer = optimizer(numbers["optimizer"])
-        if isinstance(outer, TrustRegion):
-            own = trust_region.of_the_policy(own)
         n = within(data, state.step, n)
 
         def drawn(state: State, indices: Array) -> tuple[Episode, Key]:
@@ -138,13 +136,18 @@ def make_meta_steps(
 
             return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first
 
-        def problem(state: State, chunks: Array) -> Problem:
-            """Of this meta-step, on all devices; each keeps what was collected for its own tasks."""
-            record = jax.vmap(partial(trust_region.record, own, net, state.params))
-            recorded = jax.lax.map(lambda indices: record(*drawn(state, indices)), chunks)
-            mean = lambda f: jax.lax.pmean(mean_over(f, recorded), "tasks")  # noqa: E731
-            every = jax.tree.map(lambda leaf: leaf[0], recorded) if len(chunks) == 1 else None
-            return trust_region.problem_of(own, net, state.params, mean, every)
+        def seen(state: State, outer: SeesTasks, chunks: Array) -> tuple[PyTree, Metrics, Any]:
+            """The policy's meta-gradient, metrics, and the problem of this meta-step: of what is collected once.
+
+            Each device keeps its own tasks'.
+            """
+            record = jax.vmap(partial(recorded.record, own, net, state.params))
+            own_tasks = jax.lax.map(lambda indices: record(*drawn(state, indices)), chunks)
+            mean = lambda chunks, f: jax.lax.pmean(mean_over(f, chunks), "tasks")  # noqa: E731
+            grads, metrics = mean(own_tasks, partial(recorded.policy_grad, own, net, state.params))
+            # One mean over devices after another: two that wait at once can wait for each other (on a busy CPU, say).
+            params, metrics = jax.lax.optimization_barrier((state.params, metrics))
+            return grads, metrics, outer.problem(own, net, params, own_tasks, mean)
 
         def tried(state: State) -> tuple[State, Metrics, Array]:
             """The state one meta-step later, its metrics, and whether all of it is finite."""
@@ -153,16 +156,19 @@ def make_meta_steps(
             if selection is not None:
                 indices = selected(state, selection)[indices]
             chunks = indices.reshape(-1, task_chunk)
-            if private is None or private.clip is None:
+            further: dict[str, Any] = {}
+            if isinstance(outer, SeesTasks):
+                with differentiated(how):
+                    grads, metrics, further["problem"] = seen(state, outer, chunks)
+            elif private is None or private.clip is None:
                 grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
             else:
                 of_chunk = partial(chunk_of_clipped, state, private, private.clip)
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
                 grads, metrics = noised(private, means, jax.random.fold_in(k_train, state.step), meta_batch)
-            fine = is_finite((grads, metrics))
+            fine = is_finite(metrics) if further else is_finite((grads, metrics))  # it may do without the gradient
             grads = clipped(grads, guard.clip_value, guard.clip_norm)
             with differentiated(how):
-                further = {"problem": problem(state, chunks)} if isinstance(outer, TrustRegion) else {}
                 updates, opt_state = outer.update(grads, state.opt_state, state.params, **further)
             params = optax.apply_updates(state.params, updates)
             sums = jax.tree.map(jnp.add, state.sums, metrics)

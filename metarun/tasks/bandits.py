@@ -45,6 +45,7 @@ class Bandits:
     loss = acting.loss
     inner_loss = acting.inner_loss
     divergence = acting.divergence
+    ratios = acting.ratios
     by_step = acting.by_step
 
     @property

@@ -37,6 +37,7 @@ class Navigation:
     loss = acting.loss
     inner_loss = acting.inner_loss
     divergence = acting.divergence
+    ratios = acting.ratios
 
     def check(self, split: str) -> None:
         """Every split draws from the same square of goals."""

@@ -52,6 +52,7 @@ class TabularMDP:
     loss = acting.loss
     inner_loss = acting.inner_loss
     divergence = acting.divergence
+    ratios = acting.ratios
     by_step = acting.by_step
 
     @property

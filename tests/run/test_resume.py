@@ -107,15 +107,16 @@ def test_a_private_run_goes_on_with_the_same_users_and_the_same_noise_bit_for_bi
 @pytest.mark.parametrize(
     "settings",
     [
-        ("task=bandits", "learner=rl2", "task.arms=3", "task.pulls=4", "learner.memory.units=4"),
-        ("task=navigation", "learner=maml", "model.hidden=[4]"),
+        ("task=bandits", "learner=rl2", "task.arms=3", "task.pulls=4", "learner.memory.units=4", "optimizer=trpo"),
+        ("task=bandits", "learner=rl2", "task.arms=3", "task.pulls=4", "learner.memory.units=4", "optimizer=ppo"),
+        ("task=navigation", "learner=maml", "model.hidden=[4]", "optimizer=trpo"),
     ],
 )
-def test_a_trust_region_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, data_for, settings):
+def test_an_optimizer_that_sees_the_tasks_goes_on_to_the_same_end_bit_for_bit(
+    tmp_path, monkeypatch, data_for, settings
+):
     short = [one for one in data_for(settings[0].removeprefix("task=")) if not one.startswith("eval")]
-    results = whole_and_broken(
-        tmp_path, monkeypatch, *short, *settings, "optimizer=trpo", "++eval.task={shots: 1, queries: 2}"
-    )
+    results = whole_and_broken(tmp_path, monkeypatch, *short, *settings, "++eval.task={shots: 1, queries: 2}")
     assert_same_end(tmp_path, results)
 
 

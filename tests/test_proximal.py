@@ -1,0 +1,151 @@
+"""Proximal policies: the surrogate against its cases one by one, and what an update is made of."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support import close, composed, placed, run_of
+
+from metarun import recorded
+from metarun.core import ConfigError
+from metarun.engine.net import make_net
+from metarun.proximal import Proximal
+from metarun.run import train
+from metarun.run.restored import restored
+
+OUTER = Proximal(learning_rate=0.1, within=0.2, epochs=1, minibatches=1, value_weight=0.7, clip_norm=1e9)
+TRIALS = (
+    "learner=rl2",
+    "task=bandits",
+    "task.arms=3",
+    "task.pulls=4",
+    "learner.memory.units=5",
+    "train.task={queries: 2}",
+)
+PLANE = ("learner=maml", "task=navigation", "task.shots=2", "task.queries=2", "task.horizon=4", "model.hidden=[3]")
+
+
+def collected(n, *settings):
+    """Learner, net, parameters and what they collected for n tasks (n, ...)."""
+    run = run_of(*settings)
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+
+    @jax.jit
+    def found(key):
+        keys = jax.random.split(key, n)
+        episodes = jax.vmap(lambda key: run.tasks.sample((), key))(keys)
+        params = run.learner.init(net, jax.random.key(1), episodes.query.x[0])
+        params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+        return params, jax.vmap(partial(recorded.record, run.learner, net, params))(episodes, jax.random.clone(keys))
+
+    return run.learner, net, *found(jax.random.key(0))
+
+
+def mean(chunks, f):
+    """Over the rows of one device."""
+    return jax.tree.map(lambda leaf: leaf.mean(0), jax.lax.map(f, chunks))
+
+
+def slope_of(outer, learner, net, params, every, rows=1):
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(rows, -1, *leaf.shape[1:]), every)
+    return outer.problem(learner, net, params, chunks, mean)
+
+
+@pytest.mark.parametrize("settings", [TRIALS, PLANE], ids=["rl2", "maml"])
+def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in_units_of_their_own(settings):
+    """Case by case: where an action has become likelier by more than `within` and paid, or less likely and did not."""
+    learner, net, params, every = collected(6, *settings)
+    elsewhere = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    y = every.query.y
+    old = jnp.where(y.valid, y.advantage, jnp.nan)
+    advantage = (y.advantage - jnp.nanmean(old)) / jnp.nanstd(old)
+
+    def by_hand(params, start):
+        def of(task):
+            fast = recorded.adapted(learner, net, params, task)
+            values = learner.read(net, params, task.query.x)[1] if hasattr(learner, "read") else jnp.zeros(())
+            return net.ratios(learner.predict(net, fast, task.query.x), task.query.y), values
+
+        ratios, values = jax.vmap(of)(every)
+        gained = jnp.where(advantage > 0, jnp.minimum(ratios, 1.2), jnp.maximum(ratios, 0.8)) * advantage
+        loss = -jnp.where(y.valid, gained, 0).sum() / y.valid.sum()
+        if start is None:
+            return loss, (ratios, None)
+        targets = start + y.advantage
+        return loss + 0.7 * jnp.square(values - targets).mean() / targets.var(), (ratios, values)
+
+    critic = settings is TRIALS
+    values = by_hand(params, None if not critic else 0.0)[1][1]
+    expected, (ratios, _) = jax.jit(jax.grad(by_hand, has_aux=True))(elsewhere, values)
+    found = jax.jit(lambda params, at: slope_of(OUTER, learner, net, params, every)(at, 0))(params, elsewhere)
+    close(found, expected, rtol=2e-3, atol=1e-5)
+    for tried in ((ratios > 1.2) & (advantage > 0), (ratios < 0.8) & (advantage < 0)):
+        assert tried.any()
+
+
+def test_minibatches_part_the_tasks_and_chunks_do_not_matter():
+    learner, net, params, every = collected(12, *TRIALS)
+    threes = dataclasses.replace(OUTER, minibatches=3)
+    whole = jax.jit(lambda: slope_of(OUTER, learner, net, params, every)(params, 0))()
+    for rows in (1, 2, 6):
+        parts = jax.jit(
+            lambda rows=rows: [slope_of(threes, learner, net, params, every, rows)(params, i) for i in range(3)]
+        )()
+        close(jax.tree.map(lambda *leaves: sum(leaves) / 3, *parts), whole, rtol=1e-3, atol=1e-6)
+        assert np.abs(parts[0]["policy"]["kernel"] - parts[1]["policy"]["kernel"]).max() > 1e-4
+
+
+def test_an_update_is_so_many_steps_of_adam_each_of_its_own_part_at_the_rate_of_the_meta_step():
+    rates = optax.linear_schedule(0.1, 0.02, 4)
+    outer = dataclasses.replace(OUTER, learning_rate=rates, epochs=2, minibatches=3, clip_norm=0.5)
+    centres = jnp.array([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]])
+
+    def along(params, which):
+        return params - centres[which]
+
+    params, state, by_hand, adam = jnp.zeros(2), outer.init(jnp.zeros(2)), jnp.zeros(2), optax.scale_by_adam()
+    moments = adam.init(by_hand)
+    for meta_step in range(2):
+        update, state = jax.jit(lambda params, state: outer.update((), state, params, along))(params, state)
+        params = params + update
+        for i in range(6):
+            grad = by_hand - centres[i % 3]
+            step, moments = adam.update(grad * min(1, 0.5 / max(jnp.linalg.norm(grad), 1e-9)), moments)
+            by_hand = by_hand - (0.1 - 0.02 * meta_step) * step
+    np.testing.assert_allclose(params, by_hand, rtol=1e-5)
+    assert state.meta_steps == 2
+
+
+def test_results_depend_on_neither_chunks_nor_devices(tmp_path):
+    how = ("optimizer=ppo", "optimizer.minibatches=2", "train.steps=2", "train.meta_batch=8", "logger=none")
+    few = ("eval.episodes=4", "eval.val_episodes=4", "++eval.task={shots: 1, queries: 2}")
+    ways = {"two": (2, 1), "one": (1, 8)}  # in this order: jax makes no more devices than it began with
+    for name, (devices, chunk) in ways.items():
+        hardware = (f"hardware.devices={devices}", f"hardware.task_chunk={chunk}")
+        train.train(placed(composed(*TRIALS, *how, *few, *hardware), tmp_path / name))
+    one, two = (restored(tmp_path / name, "last").params for name in ways)
+    close(one, two, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((*TRIALS, "train.clip_norm=1"), "train.clip_norm.*null with optimizer=ppo"),
+        ((*TRIALS, "train.private.clip=1.0"), "train.private.clip.*null with optimizer=ppo"),
+        (("task=sinusoid", "learner=maml"), "is for policies, and sinusoid has none; use adam or sgd"),
+        (("task=navigation", "learner=finetune"), "sees no policy's gradient in what finetune follows; use adam"),
+    ],
+)
+def test_what_it_is_not_for_is_told_in_a_line(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        run_of(*settings, "optimizer=ppo")
+
+
+def test_parts_that_do_not_come_out_even_are_told_in_a_line(tmp_path):
+    how = ("optimizer=ppo", "optimizer.minibatches=3", "train.meta_batch=4", "logger=none", "hardware.devices=1")
+    with pytest.raises(ConfigError, match=r"optimizer.minibatches.*3.*a divisor of 4, the tasks that each device has"):
+        train.train(placed(composed(*TRIALS, *how), tmp_path / "run"))
