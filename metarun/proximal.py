@@ -1,6 +1,5 @@
 """The outer step of proximal policies: several passes over what was collected once. Schulman et al. 2017."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -31,6 +30,13 @@ class Target(NamedTuple):
     values: Array | None
 
 
+class Part(NamedTuple):
+    """Tasks of a minibatch."""
+
+    tasks: Target
+    weights: Array  # (tasks,) 1, or 0 for what is none of its
+
+
 class Scale(NamedTuple):
     """Of all steps of a meta-step."""
 
@@ -52,7 +58,7 @@ class Proximal:
     learning_rate: Positive | Callable[[Array], Array]  # or a schedule over meta-steps
     within: Annotated[float, Gt(0), Lt(1)]  # epsilon
     epochs: Count
-    minibatches: Count  # of an epoch: so many parts of the tasks, as many in each
+    minibatches: Count  # of an epoch: so many parts of the tasks
     value_weight: NonNegative  # of a critic's error
     clip_norm: Positive  # of each gradient
     name = "ppo"
@@ -60,20 +66,27 @@ class Proximal:
     def init(self, params: PyTree) -> Progress:
         return Progress(optax.scale_by_adam().init(params), jnp.zeros((), jnp.int32))
 
+    def must_fit(self, meta_batch: int) -> None:
+        if self.minibatches > meta_batch:
+            raise ConfigError("minibatches", self.minibatches, f"at most {meta_batch}, the tasks of train.meta_batch")
+
     def problem(
-        self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, mean: Mean
+        self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, first: Array, mean: Mean
     ) -> Callable[[PyTree, Array], PyTree]:
         """(params, which minibatch) -> the gradient there."""
         told = jax.lax.map(jax.vmap(lambda task: target_of(learner, net, params, task)), chunks)
         scale = scale_of(told, mean)
-        parts = apart(told, self.minibatches)
 
         def slope(params: PyTree, which: Array) -> PyTree:
-            def loss(params: PyTree, tasks: Target) -> Array:
-                return jax.vmap(lambda task: self.loss(learner, net, params, task, scale))(tasks).mean()
+            def weighed(params: PyTree, part: Part) -> Array:
+                losses = jax.vmap(lambda task: self.loss(learner, net, params, task, scale))(part.tasks)
+                return (part.weights * losses).sum()
 
-            part = jax.tree.map(lambda leaf: leaf[which], parts)
-            return mean(part, lambda tasks: jax.grad(loss)(params, tasks))
+            def of(part: Part) -> tuple[PyTree, Array]:
+                return jax.grad(weighed)(params, part), part.weights.sum()
+
+            total, weight = mean(minibatch(told, first, which, self.minibatches), of)
+            return jax.tree.map(lambda leaf: leaf / weight, total)
 
         return slope
 
@@ -136,20 +149,20 @@ def scale_of(chunks: Target, mean: Mean) -> Scale:
     return Scale(first, jnp.sqrt(jnp.maximum(second - first**2, 0)), jnp.maximum(squared - value**2, 0))
 
 
-def apart(chunks: Target, minibatches: int) -> Target:
-    """Leaves (rows, tasks, ...) -> (minibatches, rows, tasks, ...): which tasks are in which depends on no device.
+def minibatch(chunks: Target, first: Array, which: Array, minibatches: int) -> Part:
+    """A minibatch's own of a device's tasks, in rows no longer than theirs. Leaves (rows, tasks, ...) both ways.
 
-    Raises ConfigError if they are not as many in each.
+    It has every so many-th task of the meta-batch, in which the device's begin with number `first`: so what a minibatch
+    is depends on no device, and it may have more tasks on one than on another. What fills up its rows weighs nothing.
     """
     rows, tasks = jax.tree.leaves(chunks)[0].shape[:2]
-    each, left = divmod(rows * tasks, minibatches)
-    if left:
-        allowed = f"a divisor of {rows * tasks}, the tasks that each device has of train.meta_batch"
-        raise ConfigError("optimizer.minibatches", minibatches, allowed)
-    at_once = math.gcd(each, tasks)
+    most = -(-rows * tasks // minibatches)
+    at_once = min(tasks, most)
+    place = jnp.arange(-(-most // at_once) * at_once) * minibatches + (which - first) % minibatches
+    there = jnp.minimum(place, rows * tasks - 1)
 
     def of_leaf(leaf: Array) -> Array:
-        every = leaf.reshape(each, minibatches, *leaf.shape[2:]).swapaxes(0, 1)
-        return every.reshape(minibatches, each // at_once, at_once, *leaf.shape[2:])
+        flat = leaf.reshape(rows * tasks, *leaf.shape[2:])
+        return flat[there].reshape(-1, at_once, *leaf.shape[2:])
 
-    return jax.tree.map(of_leaf, chunks)
+    return Part(jax.tree.map(of_leaf, chunks), (place < rows * tasks).astype(jnp.float32).reshape(-1, at_once))

@@ -59,8 +59,12 @@ class SeesTasks(Protocol):
         """Its state before the first meta-step."""
         ...
 
-    def problem(self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, mean: Mean) -> Any:
-        """What it is told of a meta-step from `params`, of which these are this device's tasks."""
+    def must_fit(self, meta_batch: int) -> None:
+        """Raises ConfigError if so many tasks are too few."""
+        ...
+
+    def problem(self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, first: Array, mean: Mean) -> Any:
+        """What it is told of a meta-step from `params`: of this device's tasks, from number `first` () of all on."""
         ...
 
     def update(self, grads: PyTree, state: PyTree, params: PyTree, problem: Any) -> tuple[PyTree, PyTree]:

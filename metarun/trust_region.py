@@ -53,7 +53,12 @@ class TrustRegion:
     def init(self, params: PyTree) -> tuple[()]:
         return ()
 
-    def problem(self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, mean: Mean) -> Problem:
+    def must_fit(self, meta_batch: int) -> None:
+        """Any number will do."""
+
+    def problem(
+        self, learner: Learner, net: Net, params: PyTree, chunks: Recorded, first: Array, mean: Mean
+    ) -> Problem:
         return problem_of(learner, net, params, partial(mean, chunks), at_once(chunks))
 
     def update(self, grads: PyTree, state: tuple[()], params: PyTree, problem: Problem) -> tuple[PyTree, tuple[()]]:

@@ -13,7 +13,7 @@ from support import close, composed, placed, run_of
 from metarun import recorded
 from metarun.core import ConfigError
 from metarun.engine.net import make_net
-from metarun.proximal import Proximal
+from metarun.proximal import Proximal, minibatch
 from metarun.run import train
 from metarun.run.restored import restored
 
@@ -52,7 +52,7 @@ def mean(chunks, f):
 
 def slope_of(outer, learner, net, params, every, rows=1):
     chunks = jax.tree.map(lambda leaf: leaf.reshape(rows, -1, *leaf.shape[1:]), every)
-    return outer.problem(learner, net, params, chunks, mean)
+    return outer.problem(learner, net, params, chunks, jnp.zeros((), jnp.int32), mean)
 
 
 @pytest.mark.parametrize("settings", [TRIALS, PLANE], ids=["rl2", "maml"])
@@ -87,16 +87,28 @@ def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in
         assert tried.any()
 
 
-def test_minibatches_part_the_tasks_and_chunks_do_not_matter():
+def test_minibatches_part_the_tasks_however_these_lie_in_chunks_and_devices():
+    """Each of a minibatch's tasks is there once, whatever their number; its gradient is the mean of theirs."""
     learner, net, params, every = collected(12, *TRIALS)
-    threes = dataclasses.replace(OUTER, minibatches=3)
-    whole = jax.jit(lambda: slope_of(OUTER, learner, net, params, every)(params, 0))()
-    for rows in (1, 2, 6):
+    fives = dataclasses.replace(OUTER, minibatches=5)
+    whole = jax.jit(lambda: [slope_of(fives, learner, net, params, every, 1)(params, i) for i in range(5)])()
+    for rows in (2, 6):
         parts = jax.jit(
-            lambda rows=rows: [slope_of(threes, learner, net, params, every, rows)(params, i) for i in range(3)]
+            lambda rows=rows: [slope_of(fives, learner, net, params, every, rows)(params, i) for i in range(5)]
         )()
-        close(jax.tree.map(lambda *leaves: sum(leaves) / 3, *parts), whole, rtol=1e-3, atol=1e-6)
-        assert np.abs(parts[0]["policy"]["kernel"] - parts[1]["policy"]["kernel"]).max() > 1e-4
+        close(parts, whole, rtol=1e-3, atol=1e-6)
+    at_once = jax.jit(lambda: slope_of(OUTER, learner, net, params, every)(params, 0))()
+    mean_of_all = jax.tree.map(
+        lambda *leaves: sum(n * leaf for n, leaf in zip((3, 3, 2, 2, 2), leaves, strict=True)) / 12, *whole
+    )
+    close(mean_of_all, at_once, rtol=1e-3, atol=1e-6)
+    numbers = jnp.arange(12)
+    for devices in (1, 2, 4):
+        own = numbers.reshape(devices, 1, -1)
+        for which in range(5):
+            found = [minibatch(tasks, jnp.asarray(tasks[0, 0]), which, 5) for tasks in own]
+            kept = sorted(int(n) for part in found for n, w in zip(part.tasks[0], part.weights[0], strict=True) if w)
+            assert kept == list(range(which, 12, 5))
 
 
 def test_an_update_is_so_many_steps_of_adam_each_of_its_own_part_at_the_rate_of_the_meta_step():
@@ -121,7 +133,7 @@ def test_an_update_is_so_many_steps_of_adam_each_of_its_own_part_at_the_rate_of_
 
 
 def test_results_depend_on_neither_chunks_nor_devices(tmp_path):
-    how = ("optimizer=ppo", "optimizer.minibatches=2", "train.steps=2", "train.meta_batch=8", "logger=none")
+    how = ("optimizer=ppo", "optimizer.minibatches=3", "train.steps=2", "train.meta_batch=8", "logger=none")
     few = ("eval.episodes=4", "eval.val_episodes=4", "++eval.task={shots: 1, queries: 2}")
     ways = {"two": (2, 1), "one": (1, 8)}  # in this order: jax makes no more devices than it began with
     for name, (devices, chunk) in ways.items():
@@ -134,6 +146,7 @@ def test_results_depend_on_neither_chunks_nor_devices(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ((*TRIALS, "train.meta_batch=3"), r"optimizer.minibatches=4: at most 3, the tasks of train.meta_batch"),
         ((*TRIALS, "train.clip_norm=1"), "train.clip_norm.*null with optimizer=ppo"),
         ((*TRIALS, "train.private.clip=1.0"), "train.private.clip.*null with optimizer=ppo"),
         (("task=sinusoid", "learner=maml"), "is for policies, and sinusoid has none; use adam or sgd"),
@@ -143,9 +156,3 @@ def test_results_depend_on_neither_chunks_nor_devices(tmp_path):
 def test_what_it_is_not_for_is_told_in_a_line(settings, said):
     with pytest.raises(ConfigError, match=said):
         run_of(*settings, "optimizer=ppo")
-
-
-def test_parts_that_do_not_come_out_even_are_told_in_a_line(tmp_path):
-    how = ("optimizer=ppo", "optimizer.minibatches=3", "train.meta_batch=4", "logger=none", "hardware.devices=1")
-    with pytest.raises(ConfigError, match=r"optimizer.minibatches.*3.*a divisor of 4, the tasks that each device has"):
-        train.train(placed(composed(*TRIALS, *how), tmp_path / "run"))

@@ -277,6 +277,10 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
     outer = build("optimizer", config["optimizer"])
     if isinstance(outer, SeesTasks):
         recorded.check(outer, learner, tasks)
+        try:
+            outer.must_fit(train.meta_batch)
+        except ConfigError as error:
+            raise error.under("optimizer") from error
         bounds = {"private.clip": private.clip, "clip_value": train.clip_value, "clip_norm": train.clip_norm}
         for bound, value in bounds.items():
             if value is not None:

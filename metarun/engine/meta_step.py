@@ -136,7 +136,7 @@ def make_meta_steps(
 
             return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first
 
-        def seen(state: State, outer: SeesTasks, chunks: Array) -> tuple[PyTree, Metrics, Any]:
+        def seen(state: State, outer: SeesTasks, chunks: Array, first: Array) -> tuple[PyTree, Metrics, Any]:
             """The policy's meta-gradient, metrics, and the problem of this meta-step: of what is collected once.
 
             Each device keeps its own tasks'.
@@ -147,7 +147,7 @@ def make_meta_steps(
             grads, metrics = mean(own_tasks, partial(recorded.policy_grad, own, net, state.params))
             # One mean over devices after another: two that wait at once can wait for each other (on a busy CPU, say).
             params, metrics = jax.lax.optimization_barrier((state.params, metrics))
-            return grads, metrics, outer.problem(own, net, params, own_tasks, mean)
+            return grads, metrics, outer.problem(own, net, params, own_tasks, first, mean)
 
         def tried(state: State) -> tuple[State, Metrics, Array]:
             """The state one meta-step later, its metrics, and whether all of it is finite."""
@@ -159,7 +159,7 @@ def make_meta_steps(
             further: dict[str, Any] = {}
             if isinstance(outer, SeesTasks):
                 with differentiated(how):
-                    grads, metrics, further["problem"] = seen(state, outer, chunks)
+                    grads, metrics, further["problem"] = seen(state, outer, chunks, first)
             elif private is None or private.clip is None:
                 grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
             else:

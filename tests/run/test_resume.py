@@ -108,7 +108,7 @@ def test_a_private_run_goes_on_with_the_same_users_and_the_same_noise_bit_for_bi
     "settings",
     [
         ("task=bandits", "learner=rl2", "task.arms=3", "task.pulls=4", "learner.memory.units=4", "optimizer=trpo"),
-        ("task=bandits", "learner=rl2", "task.arms=3", "task.pulls=4", "learner.memory.units=4", "optimizer=ppo"),
+        ("task=bandits", "learner=rl2", "task.arms=3", "task.pulls=4", "optimizer=ppo", "optimizer.minibatches=2"),
         ("task=navigation", "learner=maml", "model.hidden=[4]", "optimizer=trpo"),
     ],
 )
