@@ -113,7 +113,7 @@ def test_the_best_is_what_the_best_of_all_plans_is_paid():
 def test_a_test_tells_what_each_step_paid_beside_who_acts_at_random_and_who_knows_the_task(tmp_path):
     values = composed(
         "task=bandits", "task.arms=2", "task.pulls=5", "learner=rl2", "learner.memory.units=4", "train.steps=1",
-        "train.meta_batch=2", "hardware.task_chunk=2", "hardware.devices=1", "eval.episodes=2000",
+        "train.meta_batch=4", "hardware.task_chunk=2", "hardware.devices=1", "eval.episodes=2000",
         "eval.val_episodes=2", "logger=none",
     )  # fmt: skip
     results = train.train(placed(values, tmp_path / "run"))
