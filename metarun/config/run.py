@@ -4,12 +4,10 @@ import dataclasses
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import optax
-from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -19,128 +17,10 @@ from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
 from metarun.config.domains import as_they_are, build_domains, complete
 from metarun.config.loggers import build_loggers
-from metarun.core import ConfigError, Count, CountOrZero, Learner, Logger, Positive, Tasks
+from metarun.config.settings import Eval, Paper, RunInfo, Train
+from metarun.core import ConfigError, Learner, Logger, Tasks
 from metarun.gradients import Inner
 from metarun.recorded import SeesTasks
-
-Seed = Annotated[int, Ge(0), Lt(2**32)]
-Share = Annotated[float, Ge(0), Lt(1)]
-Period = Count | Literal["auto"]
-
-# Far above what has been published, and below what makes a machine silent for minutes: a host array has a row for each.
-MOST_TASKS = 65_536
-MetaBatch = Annotated[int, Ge(1), Le(MOST_TASKS)]
-Episodes = Annotated[int, Gt(1), Le(1_000_000)]
-
-
-@dataclass(frozen=True)
-class Train:
-    """The training loop. Periods are in meta-steps."""
-
-    seed: Seed
-    steps: Count
-    meta_batch: MetaBatch
-    selection: Literal["uniform", "hard", "curriculum"]  # of a meta-step's tasks, from candidates: see engine.Selection
-    tail: Share  # of the candidates that are left out
-    hardest_at: Count | None  # the meta-step from which a curriculum takes the hardest; None: the last
-    task: dict[str, Any]  # where training's episodes differ: more ways, more shots
-    init_from: str | None  # a run whose parameters to start from
-    log_every: Period
-    eval_every: Period
-    save_every: Period
-    on_nonfinite: Literal["stop", "skip"]  # a meta-step whose gradient is not finite
-    skip_at_most: Count  # so many in a row
-    clip_value: Positive | None  # of the meta-gradient: see engine.Guard
-    clip_norm: Positive | None
-    private: dict[str, Any]  # see engine.Private
-
-    def __post_init__(self) -> None:
-        for name in ("log_every", "eval_every", "save_every"):
-            period = getattr(self, name)
-            if period != "auto" and self.steps % period:
-                raise ConfigError(name, period, f"must divide train.steps={self.steps}, or be auto")
-        if self.screening is not None and not self.meta_batch < self.screening.candidates <= MOST_TASKS:
-            allowed = (
-                f"with train.meta_batch={self.meta_batch} it makes {self.screening.candidates:,} candidates; "
-                f"train.selection={self.selection} chooses from more than that, and at most {MOST_TASKS:,}"
-            )
-            raise ConfigError("tail", self.tail, allowed)
-
-    @property
-    def screening(self) -> engine.Selection | None:
-        """How many tasks are scored for a meta-step, and when the hardest of them are taken; None: all are."""
-        if self.selection == "uniform":
-            return None
-        hardest_at = 0 if self.selection == "hard" else self.hardest_at or self.steps - 1
-        return engine.Selection(round(self.meta_batch / (1 - self.tail)), hardest_at)
-
-    @property
-    def guard(self) -> engine.Guard:
-        return engine.Guard(self.clip_value, self.clip_norm, self.skip_at_most if self.on_nonfinite == "skip" else 0)
-
-    def is_due(self, step: int, period: str) -> bool:
-        """Whether a period ends at `step`; every period also ends with the run."""
-        return step % self.period(period) == 0 or step == self.steps
-
-    def next_due(self, step: int) -> int:
-        """The next meta-step after `step` at which some period ends."""
-        periods = (self.period(name) for name in ("log_every", "eval_every", "save_every"))
-        return min(self.steps, *(step - step % period + period for period in periods))
-
-    def period(self, name: str) -> int:
-        """A period in meta-steps; `auto` is 1/50 of the run, 1 to 100 (logging), or 1/10, 10 to 2,000.
-
-        A row costs nothing. A validation, of 100 tasks by default, costs about what some meta-steps of 32 do, and
-        a save waits for the disk: at least 10 meta-steps between them, so that a short run is not all of these.
-        """
-        chosen = getattr(self, name)
-        if chosen != "auto":
-            return chosen
-        parts, least, most = (50, 1, 100) if name == "log_every" else (10, 10, 2000)
-        return min(max(self.steps // parts, least), most, self.steps)
-
-
-@dataclass(frozen=True)
-class Eval:
-    """The evaluation; `task` and `learner` hold what differs there from training."""
-
-    split: Literal["val", "test"]
-    state: Literal["best", "last"]
-    episodes: Episodes
-    val_episodes: Episodes
-    seed: Seed
-    inner_steps: tuple[CountOrZero, ...]
-    shots: tuple[Count, ...]
-    inductive: engine.Inductive
-    tail: Share
-    task: dict[str, Any]
-    learner: dict[str, Any]
-    tasks: dict[str, dict[str, Any]]  # other domains for the test, by their names
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What a run is called, and where it lives."""
-
-    dir: str
-    name: str
-    tags: tuple[str, ...]
-    max_minutes: Positive | None  # of this process: then the run stops, saved
-    max_silent_minutes: Positive | None  # without an answer, and without work for the processor: then it hangs
-
-    def __post_init__(self) -> None:
-        if set("*?[") & set(str(Path(self.dir).absolute())):  # orbax finds its own files by such a pattern, or does not
-            raise ConfigError("dir", self.dir, "its whole path must do without * ? and [; name another directory")
-
-
-@dataclass(frozen=True)
-class Paper:
-    """What an experiment reproduces."""
-
-    source: str  # paper and table
-    quoted_by: str | None  # where the figure was read, if not in the paper itself
-    # A metric of the test, or `<metric>_after_<inner steps>`, to its mean and half of its 95% interval, if it has one.
-    figures: dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
@@ -274,22 +154,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
     others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
-    outer = build("optimizer", config["optimizer"])
-    if isinstance(outer, SeesTasks):
-        recorded.check(outer, learner, tasks)
-        try:
-            outer.must_fit(train.meta_batch)
-        except ConfigError as error:
-            raise error.under("optimizer") from error
-        bounds = {"private.clip": private.clip, "clip_value": train.clip_value, "clip_norm": train.clip_norm}
-        for bound, value in bounds.items():
-            if value is not None:
-                allowed = f"null with optimizer={outer.name}, which looks at the tasks themselves; use adam or sgd"
-                raise ConfigError(f"train.{bound}", value, allowed)
-    elif not isinstance(outer, optax.GradientTransformation):
-        raise ConfigError(
-            "optimizer._target_", config["optimizer"]["_target_"], "an optimizer of optax, e.g. optax.adam"
-        )
+    check_optimizer(config["optimizer"], learner, tasks, train, private)
     optimizer, optimizer_numbers = recipe("optimizer", config["optimizer"])
     if config["paper"] is not None:
         build("paper", config["paper"], Paper)
@@ -315,6 +180,26 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         info=build("run", config["run"], RunInfo),
         config=config,
     )
+
+
+def check_optimizer(
+    settings: dict[str, Any], learner: Learner, tasks: Tasks, train: Train, private: engine.Private
+) -> None:
+    """Raises ConfigError unless it is an optimizer, and one for such meta-steps."""
+    outer = build("optimizer", settings)
+    if isinstance(outer, SeesTasks):
+        recorded.check(outer, learner, tasks)
+        try:
+            outer.must_fit(train.meta_batch)
+        except ConfigError as error:
+            raise error.under("optimizer") from error
+        bounds = {"private.clip": private.clip, "clip_value": train.clip_value, "clip_norm": train.clip_norm}
+        for bound, value in bounds.items():
+            if value is not None:
+                allowed = f"null with optimizer={outer.name}, which looks at the tasks themselves; use adam or sgd"
+                raise ConfigError(f"train.{bound}", value, allowed)
+    elif not isinstance(outer, optax.GradientTransformation):
+        raise ConfigError("optimizer._target_", settings["_target_"], "an optimizer of optax, e.g. optax.adam")
 
 
 TOGETHER = ("seeds", "population")  # of `train`: what several runs in one program differ in (config.population)
