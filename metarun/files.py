@@ -5,9 +5,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import platformdirs
+import yaml
 
 WRITING = threading.RLock()  # whoever ends the process in the middle waits for it, so that nothing is left half written
 
@@ -15,6 +16,11 @@ WRITING = threading.RLock()  # whoever ends the process in the middle waits for 
 def cache_dir() -> Path:
     """The user's cache directory for metarun: $METARUN_CACHE_DIR, else the platform's own."""
     return Path(os.environ.get("METARUN_CACHE_DIR") or platformdirs.user_cache_dir("metarun"))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a yaml file says, by libyaml where it is there: ten times as fast. Raises OSError, yaml.YAMLError."""
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from metarun.config.domains import OF_AN_EPISODE, complete
 from metarun.config.loggers import is_several
 from metarun.config.run import SECTIONS
 from metarun.core import ConfigError
+from metarun.files import read_yaml
 
 # What changes no result.
 MAY_CHANGE = (
@@ -64,7 +65,7 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
 def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> dict[str, Any]:
     """The configuration of the run in `directory`, of whatever version. Raises ConfigError."""
     try:
-        stored = yaml.safe_load((directory / file).read_text())
+        stored = read_yaml(directory / file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError("run.dir", directory, f"its {file} cannot be read ({type(error).__name__})") from error
     groups = set(SECTIONS) - {"data_dir", "suggested", "paper"}
@@ -76,7 +77,7 @@ def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> 
 def as_today(stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run of an earlier version as today's; `config` is another one of today's."""
     # What a run of an earlier version has no key for was as it is by default; what changes no result is as it is now.
-    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())
+    defaults = read_yaml(conf_dir() / "config.yaml")
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
@@ -225,7 +226,7 @@ def learners_numbers(config: dict[str, Any], number: Any) -> list[str]:
     file = conf_dir() / "learner" / f"{name}.yaml"
     if package != "metarun.learners" or not file.exists():
         return []
-    content = yaml.safe_load(file.read_text())
+    content = read_yaml(file)
     return [f"learner.{key}" for key, value in flat(content.get("learner", content)).items() if value == number]
 
 

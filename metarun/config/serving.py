@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from metarun.config.build import build
 from metarun.config.conf import choices, conf_dir
 from metarun.core import Collecting, ConfigError, Learner, Tasks
+from metarun.files import read_yaml
 
 
 def check(learner: Learner, tasks: Tasks, config: Mapping[str, Any]) -> None:
@@ -38,7 +38,7 @@ def learners_for(tasks: Tasks, config: Mapping[str, Any]) -> list[str]:
 
 def settings_of(name: str) -> list[dict[str, Any]]:
     """What a learner's yaml says of it, after what those say that it is laid over. Hydra would take 70 ms."""
-    values = yaml.safe_load((conf_dir() / "learner" / f"{name}.yaml").read_text())
+    values = read_yaml(conf_dir() / "learner" / f"{name}.yaml")
     bases = [base for base in values.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
     own = values if "_target_" in values or "learner" not in values else values["learner"]
     return [*(part for base in bases for part in settings_of(base)), own]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import ValidationError
 
+from metarun.files import read_yaml
 from metarun.report import shapes
 from metarun.report.paths import names
 from metarun.report.status import IN_ORDER, status
@@ -84,7 +84,7 @@ def read_one(path: Path, name: str) -> SavedRun:
             missing.append(f"{file} cannot be read ({reason(error)})")
         return None
 
-    config = part("config.yaml", lambda file: shapes.settings(yaml.load(file.read_text(), LOADER)), "") or {}
+    config = part("config.yaml", lambda file: shapes.settings(read_yaml(file)), "") or {}
     every = part("metrics.jsonl", read_rows, ": no row was logged yet") or []
     rows = [row for row in every if shapes.is_row(row)]
     if len(rows) < len(every):
@@ -113,9 +113,6 @@ def reason(error: Exception) -> str:
         first = error.errors()[0]
         return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     return f"{type(error).__name__}: {first_line(error)}"
-
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_examples(file: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from metarun.files import write_atomically
+from metarun.files import read_yaml, write_atomically
 
 MOST = 120  # W&B shows 128 characters
 # Where a run's files go and what it runs on tell it from no other; task and learner are in its name.
@@ -71,7 +71,7 @@ def of_this_job() -> tuple[list[str], Sweep | None]:
     of_all = Path(hydra.sweep.dir if hydra.mode is RunMode.MULTIRUN else Path(hydra.run.dir).parent)
     common: list[str] | None = None
     with suppress(OSError, KeyError, TypeError, yaml.YAMLError):
-        said = yaml.safe_load((of_all / "multirun.yaml").read_text())
+        said = read_yaml(of_all / "multirun.yaml")
         common = [override.lstrip("+~") for override in said["hydra"]["overrides"]["task"]]
     if hydra.mode is not RunMode.MULTIRUN and common is None:
         return overrides, None

@@ -11,6 +11,7 @@ import yaml
 
 from metarun.config import conf_dir
 from metarun.config.resume import up_to_date
+from metarun.files import read_yaml
 
 log = logging.getLogger("metarun")
 
@@ -26,7 +27,7 @@ def steps_and_test(config: dict[str, Any]) -> tuple[Any, Any]:
 def asked_for(directory: Path) -> tuple[Any, Any] | None:
     """`steps_and_test` of the configuration in `directory`; None if there is none that can be read."""
     try:
-        return steps_and_test(yaml.safe_load((directory / "config.yaml").read_text()))
+        return steps_and_test(read_yaml(directory / "config.yaml"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return None
 
@@ -39,7 +40,7 @@ def is_another(directory: Path, config: dict[str, Any]) -> bool:
     before, (steps, test) = asked_for(directory), steps_and_test(config)
     if before is None:
         return False
-    defaults = yaml.safe_load((conf_dir() / "config.yaml").read_text())["eval"]
+    defaults = read_yaml(conf_dir() / "config.yaml")["eval"]
     return before[0] != steps or any(before[1].get(key, defaults.get(key)) != test.get(key) for key in test)
 
 

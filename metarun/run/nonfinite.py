@@ -12,7 +12,7 @@ import yaml
 from metarun import engine
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, Metrics, State
-from metarun.files import write_atomically
+from metarun.files import read_yaml, write_atomically
 from metarun.gradients import differentiated
 from metarun.run.checkpoint import restore_tree, save_tree
 from metarun.run.log import finite
@@ -76,7 +76,7 @@ def replay(directory: Path) -> dict[str, Any]:
     folder = directory / "nonfinite"
     try:
         report = json.loads((folder / "report.json").read_text())
-        config = yaml.safe_load((directory / "config.yaml").read_text())
+        config = read_yaml(directory / "config.yaml")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
             "replay", directory, f"holds no meta-step that can be run again ({first_line(error)})"

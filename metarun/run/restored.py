@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import yaml
 
 from metarun.config import conf_dir
 from metarun.config.learned import optimizer_of
 from metarun.config.resume import read
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, DataError, PyTree, State
+from metarun.files import read_yaml
 from metarun.run.checkpoint import digest, on_host, restore_tree, sign
 from metarun.text import first_line
 
@@ -31,8 +31,8 @@ def stored(directory: Path) -> dict[str, Any]:
     if not (directory / "config.yaml").is_file():
         what = "holds no run (no config.yaml)" if directory.is_dir() else "no such directory"
         raise ConfigError("run", directory, f"{what}; name a run's directory")
-    ours = yaml.safe_load((conf_dir() / "config.yaml").read_text())
-    hardware = yaml.safe_load((conf_dir() / "hardware" / "auto.yaml").read_text())
+    ours = read_yaml(conf_dir() / "config.yaml")
+    hardware = read_yaml(conf_dir() / "hardware" / "auto.yaml")
     found = read(directory, {"run": {**ours["run"], "name": directory.name}, "hardware": hardware})
     return {**found, "run": {**found["run"], "dir": str(directory)}}
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import yaml
 
 from metarun.core import ConfigError, rises
+from metarun.files import read_yaml
 from metarun.run.record import read_rows
 from metarun.sweep.record import Job
 
@@ -61,8 +62,7 @@ def best_validation(job: Job, objective: Objective) -> float | None:
 def steps_made(directory: Path) -> tuple[int, int]:
     """How many meta-steps a run has made and saved, and how many it was to make; 0 and 0 if that cannot be read."""
     with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is there
-        steps = int(yaml.load((directory / "config.yaml").read_text(), loader)["train"]["steps"])
+        steps = int(read_yaml(directory / "config.yaml")["train"]["steps"])
         saved = [int(one.name) for one in (directory / "checkpoints" / "last").glob("*") if one.name.isdigit()]
         return max(saved, default=0), steps
     return 0, 0
