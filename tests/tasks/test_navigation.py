@@ -61,7 +61,8 @@ def test_a_step_has_trajectories_of_its_own_by_the_policy_of_its_start():
     close(found, expected)
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("adam", marks=pytest.mark.slow), "trpo"])
+@pytest.mark.slow  # tests/test_proximal.py has the same of what is collected once
+@pytest.mark.parametrize("optimizer", ["adam", "trpo"])
 def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
     ways = {"two": (2, 1), "one": (1, 4)}  # in this order: jax makes no more devices than it began with
     damped = ["optimizer.damping=0.1"] if optimizer == "trpo" else []  # conjugate gradients multiply rounding
@@ -70,6 +71,11 @@ def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
         train.train(placed(composed(*SMALL, "learner=maml", f"optimizer={optimizer}", *damped, *how), tmp_path / name))
     one, two = (restored(tmp_path / name, "last").params for name in ways)
     close(one, two, rtol=1e-3, atol=1e-4)
+
+
+def test_a_test_keeps_its_trajectories(tmp_path):
+    how = ("hardware.devices=1", "hardware.task_chunk=4", "eval.inner_steps=[]")
+    train.train(placed(composed(*SMALL, "learner=maml", *how), tmp_path / "one"))
     start = run_of(*SMALL, "learner=maml")
     assert start.tasks.metric == "return"
     kept = np.load(tmp_path / "one" / "examples.npz")
