@@ -67,6 +67,7 @@ class Proximal:
         return Progress(optax.scale_by_adam().init(params), jnp.zeros((), jnp.int32))
 
     def must_fit(self, meta_batch: int) -> None:
+        """Raises ConfigError if a minibatch had no task."""
         if self.minibatches > meta_batch:
             raise ConfigError("minibatches", self.minibatches, f"at most {meta_batch}, the tasks of train.meta_batch")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pages.marks import write_between
-from pages.runs import make, work_through
+from pages.runs import make, write_as_they_end
 from pages.tables import table
 
 from metarun.run.figures import commit_in_words
@@ -126,19 +126,8 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"{', '.join(sorted(unknown))}: no such part; allowed: {', '.join(PARTS)}")
-    codes = [0]
-
-    def write() -> None:
-        write_between(PAGE, "ablation", page(given.dir))
-
     jobs = [partial(run, part, one, given.dir) for part in given.parts or PARTS for one in PARTS[part].departures]
-    try:
-        codes += [] if given.table_only else work_through(jobs, write)
-    except KeyboardInterrupt:
-        codes.append(130)
-    finally:
-        write()
-    return max(codes)
+    return write_as_they_end([] if given.table_only else jobs, lambda: write_between(PAGE, "ablation", page(given.dir)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pages.marks import write_between
-from pages.runs import make, work_through
+from pages.runs import make, write_as_they_end
 from pages.tables import table
 
 from metarun.run.figures import commit_in_words
@@ -75,18 +75,8 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("runs/trials"))
     parser.add_argument("--table-only", action="store_true")
     given = parser.parse_args()
-    codes = [0]
-
-    def write() -> None:
-        write_between(PAGE, "trials", page(given.dir))
-
-    try:
-        codes += [] if given.table_only else work_through([partial(run, one, given.dir) for one in DEPARTURES], write)
-    except KeyboardInterrupt:
-        codes.append(130)
-    finally:
-        write()
-    return max(codes)
+    jobs = [] if given.table_only else [partial(run, one, given.dir) for one in DEPARTURES]
+    return write_as_they_end(jobs, lambda: write_between(PAGE, "trials", page(given.dir)))
 
 
 if __name__ == "__main__":

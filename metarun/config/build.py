@@ -17,7 +17,7 @@ import pydantic
 from annotated_types import Gt
 
 from metarun.config.conf import GROUPS, MOVED, nearest
-from metarun.core import ConfigError, CountOrZero, NonNegative
+from metarun.core import Collecting, ConfigError, CountOrZero, NonNegative
 from metarun.text import first_line
 
 
@@ -45,6 +45,8 @@ def build(
         target = locate(f"{key}._target_", named)
         if kind is not None:
             must_be(key, named, target, kind)
+        if key == "task" and hasattr(target, "collect"):
+            must_have(key, named, target, Collecting, "is no task that collects (metarun.acting has how)")
     every = schema(target)
     given = {name: value for name, value in given.items() if name in every or value is not None}
     fields = {name: kind for name, kind in every.items() if name not in given}
@@ -154,12 +156,17 @@ def must_be(key: str, name: str, target: Callable[..., Any], kind: type) -> None
     what = f"is no {key.rpartition('.')[2]}"
     if not (inspect.isclass(target) and dataclasses.is_dataclass(target)):
         raise ConfigError(f"{key}._target_", name, f"{what}: a dataclass is wanted")
+    must_have(key, name, target, kind, what)
+    if target.__hash__ is None:  # compiled programs are kept by what they were made from
+        raise ConfigError(f"{key}._target_", name, "is not frozen: write @dataclass(frozen=True) above the class")
+
+
+def must_have(key: str, name: str, target: Callable[..., Any], kind: type, what: str) -> None:
+    """Raises ConfigError unless a dataclass has all the public attributes of `kind`."""
     attributes = {name for name in vars(kind) if not name.startswith("_")}
     if lacking := sorted(attributes - set(dir(target)) - set(schema(target))):
         first = ", ".join(lacking[:4]) + (" and more" if len(lacking) > 4 else "")
         raise ConfigError(f"{key}._target_", name, f"{what}: it lacks {first}")
-    if target.__hash__ is None:  # compiled programs are kept by what they were made from
-        raise ConfigError(f"{key}._target_", name, "is not frozen: write @dataclass(frozen=True) above the class")
 
 
 def schema(target: Callable[..., Any]) -> dict[str, Any]:

@@ -61,3 +61,15 @@ def work_through(jobs: Iterable[Callable[[], int]], after_each: Callable[[], Non
             if codes[-1] not in (0, FAILED):  # stopped: the next command goes on with this one
                 break
     return codes
+
+
+def write_as_they_end(jobs: Iterable[Callable[[], int]], write: Callable[[], None]) -> int:
+    """The worst exit code of jobs that are worked through; `write` is called after each, and once whatever comes."""
+    codes = [0]
+    try:
+        codes += work_through(jobs, write)
+    except KeyboardInterrupt:
+        codes.append(130)
+    finally:
+        write()
+    return max(codes)

@@ -9,6 +9,7 @@ from support import start
 
 from metarun import engine
 from metarun.command import main
+from metarun.tasks import bandits
 
 
 def told(capfd, monkeypatch, *arguments: str, code: int = 2) -> str:
@@ -235,3 +236,17 @@ def test_a_report_of_runs_that_cannot_be_read_says_so_and_fails(tmp_path, monkey
     assert err.startswith("metarun: report: 2 of 2 runs have a config.yaml that cannot be read: ")
     assert err.count("\n") == 1
     assert [path.name for path in Path().iterdir()] == ["runs"]
+
+
+def test_an_environment_that_lacks_a_part_of_acting_is_told_which(tmp_path, monkeypatch, capfd):
+    """Without it, it would be taken for a task whose examples are given, and end in jax's words."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("METARUN_ALLOW", "arms")
+    whole = Path(bandits.__file__).read_text()
+    (tmp_path / "arms.py").write_text(whole.replace("    ratios = acting.ratios\n", ""))
+    try:
+        line = told(capfd, monkeypatch, "task=bandits", "learner=rl2", "task._target_=arms.Bandits", "run.dir=RUN")
+        said = "task._target_=arms.Bandits: is no task that collects (metarun.acting has how): it lacks ratios"
+        assert line.rstrip() == said
+    finally:
+        sys.modules.pop("arms", None)
