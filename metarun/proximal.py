@@ -55,7 +55,7 @@ class Proximal:
     the variance of their targets, so that neither rate nor weight depends on how much an environment pays.
     """
 
-    learning_rate: Positive | Callable[[Array], Array]  # or a schedule over meta-steps
+    learning_rate: Positive  # or a schedule over meta-steps, as of optax
     within: Annotated[float, Gt(0), Lt(1)]  # epsilon
     epochs: Count
     minibatches: Count  # of an epoch: so many parts of the tasks

@@ -149,6 +149,7 @@ def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ((*TRIALS, "optimizer.learning_rate=-1"), r"optimizer.learning_rate=-1: must be a number > 0$"),
         ((*TRIALS, "train.meta_batch=3"), r"optimizer.minibatches=4: at most 3, the tasks of train.meta_batch"),
         ((*TRIALS, "train.clip_norm=1"), "train.clip_norm.*null with optimizer=ppo"),
         ((*TRIALS, "train.private.clip=1.0"), "train.private.clip.*null with optimizer=ppo"),
