@@ -195,9 +195,11 @@ def test_what_is_too_large_is_read_no_further(served_drawings):
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.example.org:{}", "", None])
 def test_whoever_calls_it_by_another_name_is_refused(served_drawings, host):
+    # Without a Host it is no HTTP: uvicorn closes before it has read a body, which can cost its answer on the way.
+    content = b"" if host is None else asking()
     host = host and host.format(served_drawings.port)
     for method, path in (("GET", "/"), ("GET", "/about"), ("POST", "/answer")):
-        assert served_drawings.ask(method, path, asking(), Host=host)[0] in (400, 403)
+        assert served_drawings.ask(method, path, content, Host=host)[0] in (400, 403)
 
 
 def test_other_sites_pages_are_refused(served_drawings):
