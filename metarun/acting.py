@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from metarun.core import Act, Array, Batch, Episode, Key, Metrics, PyTree
-from metarun.policies import Policy
+from metarun.core import Act, Array, Batch, Episode, Key, Metrics, Policy, PyTree
 
 Surrogate = Literal["logp", "lvc", "dice"]
 
@@ -190,7 +189,7 @@ def loss(self: InEnvironment, outputs: Array, y: Steps) -> tuple[Array, Metrics]
 
     Schulman et al. 2015, equation 14: at the policy that the steps were collected by, its gradient is the policy's.
     """
-    value = mean_of_valid(-ratios(self, outputs, y) * y.advantage, y)
+    value = mean_of_valid(-ratios(self.policy, outputs, y) * y.advantage, y)
     trajectories = len(y.reward) / self.horizon
     return value, {"loss": value, "return": y.reward.sum() / trajectories}
 
@@ -205,16 +204,11 @@ def inner_loss(self: InEnvironment, outputs: Array, y: Steps) -> Array:
     if self.surrogate == "logp":
         return mean_of_valid(-self.policy.log_probability(outputs, y.action) * y.advantage, y)
     if self.surrogate == "lvc":
-        return mean_of_valid(-ratios(self, outputs, y) * y.advantage, y)
-    log_ratios = jnp.where(y.valid, _log_ratios(self, outputs, y), 0).reshape(-1, self.horizon)
+        return mean_of_valid(-ratios(self.policy, outputs, y) * y.advantage, y)
+    log_ratios = jnp.where(y.valid, _log_ratios(self.policy, outputs, y), 0).reshape(-1, self.horizon)
     so_far = jnp.cumsum(log_ratios, axis=1)
     own = jnp.exp(so_far) - jnp.exp(so_far - log_ratios)  # what an action changes for all that follows it
     return mean_of_valid(-own.reshape(-1) * y.advantage, y)
-
-
-def divergence(self: InEnvironment, outputs: Array, y: Steps) -> Array:
-    """(): the mean over steps of KL(policy that collected them || policy of `outputs`)."""
-    return mean_of_valid(self.policy.divergence(y.outputs, outputs), y)
 
 
 def by_step(self: InEnvironment, y: Steps) -> Array:
@@ -226,11 +220,21 @@ def mean_of_valid(values: Array, y: Steps) -> Array:
     return jnp.where(y.valid, values, 0).sum() / y.valid.sum()
 
 
-def ratios(self: InEnvironment, outputs: Array, y: Steps) -> Array:
+def divergence(policy: Policy, outputs: Array, y: Steps) -> Array:
+    """(): the mean over steps of KL(policy that collected them || policy of `outputs`)."""
+    return mean_of_valid(policy.divergence(y.outputs, outputs), y)
+
+
+def entropy(policy: Policy, outputs: Array, y: Steps) -> Array:
+    """(): the mean over steps."""
+    return mean_of_valid(policy.entropy(outputs), y)
+
+
+def ratios(policy: Policy, outputs: Array, y: Steps) -> Array:
     """(steps,): how much likelier the actions are now than when they were drawn; 1 after a trajectory's end."""
-    return jnp.exp(jnp.where(y.valid, _log_ratios(self, outputs, y), 0))
+    return jnp.exp(jnp.where(y.valid, _log_ratios(policy, outputs, y), 0))
 
 
-def _log_ratios(self: InEnvironment, outputs: Array, y: Steps) -> Array:
-    before = self.policy.log_probability(y.outputs, y.action)
-    return self.policy.log_probability(outputs, y.action) - jax.lax.stop_gradient(before)
+def _log_ratios(policy: Policy, outputs: Array, y: Steps) -> Array:
+    before = policy.log_probability(y.outputs, y.action)
+    return policy.log_probability(outputs, y.action) - jax.lax.stop_gradient(before)

@@ -77,6 +77,15 @@ class State(NamedTuple):
     in_a_row: Array  # () int32: of these, the last ones in a row
 
 
+class Policy(NamedTuple):
+    """How outputs (n, n_out) stand for distributions over actions (n, ...)."""
+
+    sample: Callable[[Array, Key], Array]  # (outputs, key) -> an action each
+    log_probability: Callable[[Array, Array], Array]  # (outputs, actions) -> (n,), densities' for continuous actions
+    divergence: Callable[[Array, Array], Array]  # (outputs of old, of new) -> (n,): KL(old || new)
+    entropy: Callable[[Array], Array]  # outputs -> (n,), in nats; differential for continuous actions
+
+
 class Act(NamedTuple):
     """A policy as it acts in n trajectories side by side, step after step."""
 
@@ -109,8 +118,7 @@ class Net(NamedTuple):
     # Of tasks that are `Collecting`; what they collect is a constant to every derivative.
     collect: Callable[[Batch, Act, Key, Array | int], Batch] = given  # (source, act, key, inner step) -> examples
     inner_loss: Callable[[Array, Array], Array] | None = None  # what inner steps follow; None: `loss`
-    divergence: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (): from the outputs they came by
-    ratios: Callable[[Array, Array], Array] | None = None  # (outputs, y) -> (steps,): over their likelihoods then
+    policy: Policy | None = None  # what the outputs stand for
     trial: int | None = None  # steps of a trajectory, of tasks that are `InTrials`
     by_step: Callable[[PyTree], Array] | None = None  # theirs, too
 
@@ -196,8 +204,13 @@ class Collecting(Protocol):
 
     An episode's support and query sets are then SOURCES: x what a policy sees at the start of each trajectory
     (n, ...), y what the environment is told of the task (n, ...). A learner turns them into examples with
-    `Net.collect`: observations x (steps, ...), and y a pytree of what was done there and what came of it.
+    `Net.collect`: observations x (steps, ...), and y what was done there and what came of it (`acting.Steps`).
     """
+
+    @property
+    def policy(self) -> Policy:
+        """What the outputs stand for."""
+        ...
 
     def collect(self, source: Batch, act: Act, key: Key) -> Batch:
         """Examples collected by acting: a pure function that runs under jit and vmap, and is not differentiated."""
@@ -205,14 +218,6 @@ class Collecting(Protocol):
 
     def inner_loss(self, outputs: Array, y: PyTree) -> Array:
         """outputs (steps, n_out), y of examples -> (): what inner steps follow. `loss` judges what came of them."""
-        ...
-
-    def divergence(self, outputs: Array, y: PyTree) -> Array:
-        """(): how far `outputs` are from those that the examples were collected by, 0 if they are the same."""
-        ...
-
-    def ratios(self, outputs: Array, y: PyTree) -> Array:
-        """(steps,): how much likelier what was done is by `outputs` than it was by those it was done by."""
         ...
 
 

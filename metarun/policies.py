@@ -1,21 +1,11 @@
 """Distributions over actions, by what a policy answers to an observation."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarun.core import Array, Key
-
-
-class Policy(NamedTuple):
-    """How outputs (n, n_out) stand for distributions over actions (n, ...)."""
-
-    sample: Callable[[Array, Key], Array]  # (outputs, key) -> an action each
-    log_probability: Callable[[Array, Array], Array]  # (outputs, actions) -> (n,), densities' for continuous actions
-    divergence: Callable[[Array, Array], Array]  # (outputs of old, of new) -> (n,): KL(old || new)
+from metarun.core import Array, Key, Policy
 
 
 def halves(outputs: Array) -> tuple[Array, Array]:
@@ -41,6 +31,14 @@ def _gaussian_divergence(old: Array, new: Array) -> Array:
     return (new_log_std - log_std + (jnp.square(mean - new_mean) + variance) / (2 * new_variance) - 0.5).sum(-1)
 
 
+def _gaussian_entropy(outputs: Array) -> Array:
+    return (halves(outputs)[1] + math.log(2 * math.pi * math.e) / 2).sum(-1)
+
+
+def _categorical_sample(outputs: Array, key: Key) -> Array:
+    return jax.random.categorical(key, outputs)
+
+
 def _categorical_log_probability(outputs: Array, actions: Array) -> Array:
     return jnp.take_along_axis(jax.nn.log_softmax(outputs), actions[:, None], axis=-1)[:, 0]
 
@@ -50,10 +48,13 @@ def _categorical_divergence(old: Array, new: Array) -> Array:
     return (jnp.exp(old) * (old - new)).sum(-1)
 
 
+def _categorical_entropy(outputs: Array) -> Array:
+    log_p = jax.nn.log_softmax(outputs)
+    return -(jnp.exp(log_p) * log_p).sum(-1)
+
+
 # Actions (n, d) of independent normal distributions: outputs are d means, then the logarithms of d deviations.
-GAUSSIAN = Policy(_gaussian_sample, _gaussian_log_probability, _gaussian_divergence)
+GAUSSIAN = Policy(_gaussian_sample, _gaussian_log_probability, _gaussian_divergence, _gaussian_entropy)
 
 # Actions (n,) int32, one of n_out: outputs are logits.
-CATEGORICAL = Policy(
-    lambda outputs, key: jax.random.categorical(key, outputs), _categorical_log_probability, _categorical_divergence
-)
+CATEGORICAL = Policy(_categorical_sample, _categorical_log_probability, _categorical_divergence, _categorical_entropy)

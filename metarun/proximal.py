@@ -13,7 +13,7 @@ from metarun import acting
 from metarun.acting import mean_of_valid
 from metarun.core import Array, ConfigError, Count, Learner, Net, NonNegative, Positive, PyTree, Valuing
 from metarun.gradients import clipped
-from metarun.recorded import Mean, Recorded, adapted
+from metarun.recorded import Mean, Recorded, adapted, steps_of
 
 
 class Progress(NamedTuple):
@@ -60,6 +60,7 @@ class Proximal:
     epochs: Count
     minibatches: Count  # of an epoch: so many parts of the tasks
     value_weight: NonNegative  # of a critic's error
+    entropy_weight: NonNegative  # of the policy's mean entropy: how dearly it pays for being sure
     clip_norm: Positive  # of each gradient
     name = "ppo"
 
@@ -93,17 +94,17 @@ class Proximal:
 
     def loss(self, learner: Learner, net: Net, params: PyTree, target: Target, scale: Scale) -> Array:
         """() of ONE task."""
-        assert net.ratios is not None
+        assert net.policy is not None
         task, y = target.task, steps_of(target.task)
         fast = adapted(learner, net, params, task)
         if isinstance(learner, Valuing):
             outputs, values = learner.read(net, fast, task.query.x)
         else:
             outputs, values = learner.predict(net, fast, task.query.x), None
-        ratios = net.ratios(outputs, task.query.y)
+        ratios = acting.ratios(net.policy, outputs, y)
         advantage = (y.advantage - scale.mean) / (scale.deviation + 1e-8)
         gained = jnp.minimum(ratios * advantage, jnp.clip(ratios, 1 - self.within, 1 + self.within) * advantage)
-        loss = -mean_of_valid(gained, y)
+        loss = -mean_of_valid(gained, y) - self.entropy_weight * acting.entropy(net.policy, outputs, y)
         if values is None or target.values is None:
             return loss
         return loss + self.value_weight * mean_of_valid(jnp.square(values - target.values), y) / (scale.variance + 1e-8)
@@ -122,10 +123,6 @@ class Proximal:
 
         after, adam = jax.lax.fori_loop(0, self.epochs * self.minibatches, one_step, (params, state.adam))
         return jax.tree.map(jnp.subtract, after, params), Progress(adam, state.meta_steps + 1)
-
-
-def steps_of(task: Recorded) -> acting.Steps:
-    return task.query.y  # type: ignore[return-value]
 
 
 def target_of(learner: Learner, net: Net, params: PyTree, task: Recorded) -> Target:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from metarun import inner
+from metarun import acting, inner
 from metarun.core import (
     Act,
     Array,
@@ -42,6 +42,11 @@ class Recorded(NamedTuple):
 
     supports: tuple[Batch, ...]  # of each inner step
     query: Batch  # with the critic's advantages, if the learner has one
+
+
+def steps_of(task: Recorded) -> acting.Steps:
+    """What its actions are judged by."""
+    return task.query.y  # type: ignore[return-value]
 
 
 # (chunks, f) -> the mean of f(tasks) over all tasks of a meta-step. Each device has its own, (rows, tasks, ...), and f

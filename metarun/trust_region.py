@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Gt, Lt
 
-from metarun import gradients
+from metarun import acting, gradients
 from metarun.core import Array, Count, CountOrZero, Learner, Net, NonNegative, Positive, PyTree, Valuing
-from metarun.recorded import Mean, Recorded, adapted, at_once
+from metarun.recorded import Mean, Recorded, adapted, at_once, steps_of
 
 
 class Critic(NamedTuple):
@@ -133,8 +133,8 @@ def problem_of(
     three times: where nothing has changed the divergence's own derivative is 0. Along a direction is back, transposed,
     as a learner's own derivative rules (`sequence.scan`) know the way back alone.
     """
-    assert net.divergence is not None
-    divergence = net.divergence
+    assert net.policy is not None
+    divergence = jax.vmap(partial(acting.divergence, net.policy))
 
     def outputs_of(params: PyTree, tasks: Recorded) -> Array:
         return jax.vmap(lambda task: learner.predict(net, adapted(learner, net, params, task), task.query.x))(tasks)
@@ -145,7 +145,7 @@ def problem_of(
         along = jax.linear_transpose(back, outputs)
 
         def mean_divergence(outputs: Array) -> Array:
-            return jax.vmap(divergence)(outputs, tasks.query.y).mean()
+            return divergence(outputs, steps_of(tasks)).mean()
 
         return lambda v: back(jax.jvp(jax.grad(mean_divergence), (outputs,), along((v,)))[1])[0]
 
@@ -158,7 +158,7 @@ def problem_of(
         def of(tasks: Recorded) -> tuple[Array, Array]:
             outputs = outputs_of(params, tasks)
             losses, _ = jax.vmap(net.loss)(outputs, tasks.query.y)
-            return losses.mean(), jax.vmap(divergence)(outputs, tasks.query.y).mean()
+            return losses.mean(), divergence(outputs, steps_of(tasks)).mean()
 
         return mean(of)
 

@@ -167,3 +167,15 @@ def test_the_divergence_of_policies_is_the_mean_of_the_ratio_of_their_densities(
     np.testing.assert_allclose(of_each.mean(), GAUSSIAN.divergence(old, new)[0], atol=5e-3)
     p, q = jax.nn.softmax(LOGITS[:1]), jax.nn.softmax(LOGITS[1:])
     np.testing.assert_allclose(CATEGORICAL.divergence(LOGITS[:1], LOGITS[1:]), (p * jnp.log(p / q)).sum(-1), rtol=1e-5)
+
+
+def test_the_entropy_of_a_policy_is_the_mean_of_what_an_action_tells():
+    outputs = jnp.array([[0.2, -0.1, 0.1, -0.3]])
+    many = jnp.broadcast_to(outputs, (200_000, 4))
+    told = -GAUSSIAN.log_probability(many, GAUSSIAN.sample(many, jax.random.key(0)))
+    np.testing.assert_allclose(GAUSSIAN.entropy(outputs)[0], told.mean(), atol=5e-3)
+    every = jnp.arange(LOGITS.shape[1])
+    for logits in LOGITS:
+        surprise = -CATEGORICAL.log_probability(jnp.broadcast_to(logits, (len(every), len(every))), every)
+        expected = (jax.nn.softmax(logits) * surprise).sum()
+        np.testing.assert_allclose(CATEGORICAL.entropy(logits[None])[0], expected, rtol=1e-5)

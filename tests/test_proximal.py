@@ -10,14 +10,16 @@ import optax
 import pytest
 from support import close, composed, placed, run_of
 
-from metarun import recorded
+from metarun import acting, recorded
 from metarun.core import ConfigError
 from metarun.engine.net import make_net
 from metarun.proximal import Proximal, minibatch
 from metarun.run import train
 from metarun.run.restored import restored
 
-OUTER = Proximal(learning_rate=0.1, within=0.2, epochs=1, minibatches=1, value_weight=0.7, clip_norm=1e9)
+OUTER = Proximal(
+    learning_rate=0.1, within=0.2, epochs=1, minibatches=1, value_weight=0.7, entropy_weight=0.3, clip_norm=1e9
+)
 TRIALS = (
     "learner=rl2",
     "task=bandits",
@@ -56,7 +58,7 @@ def slope_of(outer, learner, net, params, every, rows=1):
 
 
 @pytest.mark.parametrize("settings", [TRIALS, PLANE], ids=["rl2", "maml"])
-def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in_units_of_their_own(settings):
+def test_what_is_followed_is_the_clipped_surrogate_the_entropy_and_the_critics_error_in_units_of_their_own(settings):
     """Case by case: where an action has become likelier by more than `within` and paid, or less likely and did not."""
     learner, net, params, every = collected(6, *settings)
     elsewhere = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)
@@ -68,11 +70,17 @@ def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in
         def of(task):
             fast = recorded.adapted(learner, net, params, task)
             values = learner.read(net, params, task.query.x)[1] if hasattr(learner, "read") else jnp.zeros(())
-            return net.ratios(learner.predict(net, fast, task.query.x), task.query.y), values
+            outputs = learner.predict(net, fast, task.query.x)
+            return acting.ratios(net.policy, outputs, task.query.y), outputs, values
 
-        ratios, values = jax.vmap(of)(every)
+        ratios, outputs, values = jax.vmap(of)(every)
+        if critic:  # logits
+            p = jax.nn.softmax(outputs)
+            entropy = -(p * jnp.log(p)).sum(-1)
+        else:  # two means, two logarithms of deviations
+            entropy = jnp.log(2 * jnp.pi * jnp.e) + outputs[..., 2:].sum(-1)
         gained = jnp.where(advantage > 0, jnp.minimum(ratios, 1.2), jnp.maximum(ratios, 0.8)) * advantage
-        loss = -jnp.where(y.valid, gained, 0).sum() / y.valid.sum()
+        loss = -jnp.where(y.valid, gained + 0.3 * entropy, 0).sum() / y.valid.sum()
         if start is None:
             return loss, (ratios, None)
         targets = start + y.advantage

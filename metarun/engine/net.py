@@ -28,7 +28,7 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
     def collect(source: Batch, act: Act, key: Key, step: Array | int) -> Batch:
         return jax.lax.stop_gradient(tasks.collect(source, act, jax.random.fold_in(key, step)))
 
-    net = net._replace(collect=collect, inner_loss=tasks.inner_loss, divergence=tasks.divergence, ratios=tasks.ratios)
+    net = net._replace(collect=collect, inner_loss=tasks.inner_loss, policy=tasks.policy)
     return net._replace(trial=tasks.trial, by_step=tasks.by_step) if isinstance(tasks, InTrials) else net
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from metarun.core import Array, Count
-from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2, must_be_images
+from metarun.models.layers import Convolution, Norm, Normalisation, max_pool_2x2, must_be_images
 
 
 class Conv4(nn.Module):
@@ -31,14 +31,7 @@ class Conv4(nn.Module):
         must_be_images("conv4", x)
         pool = self.downsample == "max_pool"
         for i in range(4):
-            x = nn.Conv(
-                self.filters,
-                (3, 3),
-                strides=1 if pool else 2,
-                name=f"conv{i}",
-                conv_general_dilated=convolve,
-                dtype=self.dtype,
-            )(x)
+            x = Convolution(self.filters, stride=1 if pool else 2, name=f"conv{i}", dtype=self.dtype)(x)
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
             if pool and min(x.shape[1:3]) > 1:
                 x = max_pool_2x2(x)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from metarun.core import Array, Count, NonNegative
-from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2, must_be_images
+from metarun.models.layers import Convolution, Norm, Normalisation, max_pool_2x2, must_be_images
 
 
 class Conv4Wide(nn.Module):
@@ -29,7 +29,7 @@ class Conv4Wide(nn.Module):
         must_be_images("conv4_wide", x, least=16)
         scales = []
         for i, filters in enumerate(self.filters):
-            x = nn.Conv(filters, (3, 3), name=f"conv{i}", conv_general_dilated=convolve, dtype=self.dtype)(x)
+            x = Convolution(filters, name=f"conv{i}", dtype=self.dtype)(x)
             x = Normalisation(self.norm, name=f"norm{i}")(x)
             x = nn.leaky_relu(max_pool_2x2(x, stride=1 if i == 3 else 2), self.slope)
             if i == 2:

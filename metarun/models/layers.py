@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from metarun.core import Array, ConfigError
 from metarun.models.product import product
+from metarun.models.total import spread, total
 
 BLOCK_BYTES = 2**20  # of patches and features, per task
 MANY_IMAGES = 60  # with one kernel: from so many on a CPU's own convolution is faster than patches
@@ -113,12 +114,21 @@ def patches_times_matrix(
 
     def images(x: Array) -> Array:
         """(n, height, width, c) -> (n, height', width', features)."""
-        n, x = x.shape[0], jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        n = x.shape[0]
+        # The pixels a stride apart are a phase, from each of the first ones on. A window's pixel is then a slice of ONE
+        # phase, whose derivative is a phase and not an image with gaps.
+        down, right = strides
+        high, wide = height - 1 + -(-kh // down), width - 1 + -(-kw // right)  # a phase
+        (top, _), (left, _) = pads
+        below, beside = down * high - top - x.shape[1], right * wide - left - x.shape[2]  # no more than windows reach
+        x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (top, below, 0), (left, beside, 0), (0, 0, 0)))
+        x = x.reshape(n, high, down, wide, right, channels)
+        phases = {(i, j): x[:, :, i, :, j] for i in range(down) for j in range(right)}
 
         def shifted(i: int, j: int) -> Array:
             """The pixel (i, j) of every window."""
-            end = (n, i + (height - 1) * strides[0] + 1, j + (width - 1) * strides[1] + 1, channels)
-            return jax.lax.slice(x, (0, i, j, 0), end, (1, *strides, 1))
+            phase = phases[i % down, j % right]
+            return phase[:, i // down : i // down + height, j // right : j // right + width]
 
         patches = jnp.concatenate([shifted(i, j) for i in range(kh) for j in range(kw)], axis=-1)
         rows = product(patches.reshape(n * height * width, -1), kernel.reshape(-1, features), precision)
@@ -158,6 +168,30 @@ def must_be_images(model: str, x: Array, least: int = 1) -> None:
     )
 
 
+class Convolution(nn.Module):
+    """x (n, height, width, c) -> (n, height', width', filters), padded with zeros; its parameters are `nn.Conv`'s.
+
+    Its bias is added as rows, whose derivative is fast.
+    """
+
+    filters: int
+    side: int = 3  # of the kernel
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.lecun_normal()
+    dtype: str | None = None  # to compute in
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (self.side, self.side, x.shape[-1], self.filters))
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolve(x, kernel, (self.stride, self.stride), "SAME")
+        if bias is None:
+            return y
+        return y + spread(bias, y.shape[:-1])
+
+
 class Normalisation(nn.Module):
     """x (n, ..., features), normalised with the statistics at hand; learns a scale and a bias.
 
@@ -173,12 +207,22 @@ class Normalisation(nn.Module):
     def __call__(self, x: Array) -> Array:
         if self.kind == "none":
             return x
-        axes = tuple(range(x.ndim - 1)) if self.kind == "batch" else tuple(range(1, x.ndim))
         given, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = x.mean(axes, keepdims=True)
-        variance = jnp.square(x - mean).mean(axes, keepdims=True)
-        scale, bias = (
-            jnp.expand_dims(self.param(name, init, x.shape[-1:]), tuple(range(x.ndim - 1)))
-            for name, init in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros))
-        )
-        return ((x - mean) * (scale * jax.lax.rsqrt(variance + self.epsilon)) + bias).astype(given)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+
+        def everywhere(row: Array) -> Array:
+            return spread(row, x.shape[:-1])
+
+        if self.kind == "batch":
+            n = x.size // x.shape[-1]
+            centred = x - everywhere(total(x) / n)
+            variance = total(jnp.square(centred)) / n
+            return (centred * everywhere(scale * jax.lax.rsqrt(variance + self.epsilon)) + everywhere(bias)).astype(
+                given
+            )
+        axes = tuple(range(1, x.ndim))
+        centred = x - x.mean(axes, keepdims=True)
+        variance = jnp.square(centred).mean(axes, keepdims=True)
+        deviations = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (deviations * everywhere(scale) + everywhere(bias)).astype(given)

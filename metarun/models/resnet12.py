@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from metarun.core import Array, Count, NonNegative
-from metarun.models.layers import Norm, Normalisation, convolve, max_pool_2x2, must_be_images
+from metarun.models.layers import Convolution, Norm, Normalisation, max_pool_2x2, must_be_images
 
 
 class ResNet12(nn.Module):
@@ -37,13 +37,6 @@ class ResNet12(nn.Module):
 
     def convolved(self, x: Array, filters: int, side: int, name: str) -> Array:
         """x (n, height, width, channels) -> (n, height, width, filters), normalised. He et al. 2015's start."""
-        x = nn.Conv(
-            filters,
-            (side, side),
-            use_bias=False,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            name=name,
-            conv_general_dilated=convolve,
-            dtype=self.dtype,
-        )(x)
+        start = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        x = Convolution(filters, side, use_bias=False, kernel_init=start, name=name, dtype=self.dtype)(x)
         return Normalisation(self.norm, name=f"{name}_norm")(x)

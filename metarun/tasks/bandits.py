@@ -44,8 +44,6 @@ class Bandits:
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
-    divergence = acting.divergence
-    ratios = acting.ratios
     by_step = acting.by_step
 
     @property

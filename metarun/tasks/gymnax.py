@@ -69,8 +69,6 @@ class Gymnax:
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
-    divergence = acting.divergence
-    ratios = acting.ratios
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vary", varied(self.env, self.vary))  # a frozen dataclass has to be hashable
@@ -150,8 +148,6 @@ class GymnaxTrials:
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
-    divergence = acting.divergence
-    ratios = acting.ratios
     by_step = acting.by_step
 
     def __post_init__(self) -> None:

@@ -36,8 +36,6 @@ class Navigation:
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
-    divergence = acting.divergence
-    ratios = acting.ratios
 
     def check(self, split: str) -> None:
         """Every split draws from the same square of goals."""

@@ -51,8 +51,6 @@ class TabularMDP:
     collect = acting.collect
     loss = acting.loss
     inner_loss = acting.inner_loss
-    divergence = acting.divergence
-    ratios = acting.ratios
     by_step = acting.by_step
 
     @property

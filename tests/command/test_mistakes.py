@@ -243,10 +243,10 @@ def test_an_environment_that_lacks_a_part_of_acting_is_told_which(tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("METARUN_ALLOW", "arms")
     whole = Path(bandits.__file__).read_text()
-    (tmp_path / "arms.py").write_text(whole.replace("    ratios = acting.ratios\n", ""))
+    (tmp_path / "arms.py").write_text(whole.replace("    inner_loss = acting.inner_loss\n", ""))
     try:
         line = told(capfd, monkeypatch, "task=bandits", "learner=rl2", "task._target_=arms.Bandits", "run.dir=RUN")
-        said = "task._target_=arms.Bandits: is no task that collects (metarun.acting has how): it lacks ratios"
+        said = "task._target_=arms.Bandits: is no task that collects (metarun.acting has how): it lacks inner_loss"
         assert line.rstrip() == said
     finally:
         sys.modules.pop("arms", None)

@@ -15,10 +15,11 @@ from metarun.models import layers
 from metarun.models.adapter import Adapter
 from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
-from metarun.models.layers import Normalisation, convolve, max_pool_2x2
+from metarun.models.layers import Convolution, Normalisation, convolve, max_pool_2x2
 from metarun.models.mlp import MLP
 from metarun.models.product import product
 from metarun.models.resnet12 import ResNet12
+from metarun.models.total import spread, total
 
 
 def reference(x, kernel, strides, padding):
@@ -130,6 +131,49 @@ def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
         found, expected = of(point, direction)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
     np.testing.assert_allclose(*(f(jnp.ones((5, 4)), jnp.ones((4, 2))) for f in (product, jnp.matmul)))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (2, 5, 3), (2, 3, 4, 5)])
+@pytest.mark.parametrize("tasks", [(), (2,), (3, 2)])
+def test_a_total_and_what_is_spread_have_the_first_and_second_derivatives_of_jaxs(tasks, shape):
+    """Of one task, of tasks, and of tasks of tasks; both, for each is the other's derivative."""
+    k_x, k_row, k_vx, k_vrow = jax.random.split(jax.random.key(0), 4)
+    point = (jax.random.normal(k_x, (*tasks, *shape)), jax.random.normal(k_row, (*tasks, shape[-1])))
+    direction = (jax.random.normal(k_vx, point[0].shape), jax.random.normal(k_vrow, point[1].shape))
+
+    def on_tasks(total, spread):
+        def f(x, row):
+            return jnp.sin(spread(jnp.sin(total(jnp.sin(x) * spread(row)))))
+
+        for _ in tasks:
+            f = jax.vmap(f)
+        return f
+
+    kept = tuple(range(len(shape) - 1))
+    plain = on_tasks(lambda x: x.sum(kept), lambda row: jnp.broadcast_to(jnp.expand_dims(row, kept), shape))
+    ours, theirs = (
+        value_and_derivatives(f, point, direction)
+        for f in (on_tasks(total, lambda row: spread(row, shape[:-1])), plain)
+    )
+    assert_close(ours, theirs)
+    compiled = jax.jit(total).lower(jnp.ones(shape)).compile().as_text()
+    assert "dot" in compiled  # or a CPU computes one by one all that leads to it
+
+
+@pytest.mark.parametrize("settings", [{"stride": 2}, {"side": 1, "use_bias": False}, {"dtype": "bfloat16"}])
+def test_a_convolution_is_flaxs_and_begins_as_it_does(settings):
+    x = jax.random.normal(jax.random.key(0), (5, 9, 8, 3))
+    side, stride, rest = settings.get("side", 3), settings.get("stride", 1), ("use_bias", "dtype")
+    same = {name: value for name, value in settings.items() if name in rest}
+    ours, theirs = Convolution(4, **settings), nn.Conv(4, (side, side), stride, **same)
+    params = theirs.init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), params)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    y, expected = ours.apply(params, x), theirs.apply(params, x)
+    assert y.dtype == expected.dtype
+    np.testing.assert_allclose(
+        y.astype(np.float32), expected.astype(np.float32), rtol=0.02 if "dtype" in settings else 1e-5, atol=1e-5
+    )
 
 
 def test_rows_of_tasks_with_one_matrix_are_one_product_in_both_directions():
