@@ -58,7 +58,7 @@ def slope_of(outer, learner, net, params, every, rows=1):
 
 
 @pytest.mark.parametrize("settings", [TRIALS, PLANE], ids=["rl2", "maml"])
-def test_what_is_followed_is_the_clipped_surrogate_the_entropy_and_the_critics_error_in_units_of_their_own(settings):
+def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in_units_of_their_own(settings):
     """Case by case: where an action has become likelier by more than `within` and paid, or less likely and did not."""
     learner, net, params, every = collected(6, *settings)
     elsewhere = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)

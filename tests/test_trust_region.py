@@ -61,7 +61,8 @@ SMALL = (
 )  # fmt: skip
 
 
-PLANE = (*SMALL, "learner.inner_steps=2", "task.surrogate=dice")
+PLANE = (*SMALL, "learner.inner_steps=1", "task.surrogate=dice")
+TWO_STEPS = (*PLANE, "learner.inner_steps=2")
 TRIALS = ("task=bandits", "task.arms=3", "task.pulls=4", "train.task={queries: 3}")
 
 
@@ -69,7 +70,8 @@ TRIALS = ("task=bandits", "task.arms=3", "task.pulls=4", "train.task={queries: 3
     ("learner", "settings"),
     [
         ("maml", PLANE),
-        pytest.param("meta_sgd", PLANE, marks=pytest.mark.slow),
+        pytest.param("maml", TWO_STEPS, marks=pytest.mark.slow),
+        pytest.param("meta_sgd", TWO_STEPS, marks=pytest.mark.slow),
         ("rl2", (*TRIALS, "learner.memory.units=5")),
         pytest.param(
             "rl2_attention", (*TRIALS, "learner.memory.units=4", "learner.memory.blocks=1"), marks=pytest.mark.slow

@@ -218,11 +218,10 @@ class Normalisation(nn.Module):
             n = x.size // x.shape[-1]
             centred = x - everywhere(total(x) / n)
             variance = total(jnp.square(centred)) / n
-            return (centred * everywhere(scale * jax.lax.rsqrt(variance + self.epsilon)) + everywhere(bias)).astype(
-                given
-            )
-        axes = tuple(range(1, x.ndim))
-        centred = x - x.mean(axes, keepdims=True)
-        variance = jnp.square(centred).mean(axes, keepdims=True)
-        deviations = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (deviations * everywhere(scale) + everywhere(bias)).astype(given)
+            factor = everywhere(scale * jax.lax.rsqrt(variance + self.epsilon))
+        else:
+            axes = tuple(range(1, x.ndim))
+            centred = x - x.mean(axes, keepdims=True)
+            variance = jnp.square(centred).mean(axes, keepdims=True)
+            factor = everywhere(scale) * jax.lax.rsqrt(variance + self.epsilon)
+        return (centred * factor + everywhere(bias)).astype(given)

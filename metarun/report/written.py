@@ -19,7 +19,7 @@ from metarun.report.tables import (
     tasks_tested,
     whys,
 )
-from metarun.run.figures import figure_of, unit
+from metarun.run.figures import TAILS, figure_of, unit
 
 # Settings that a column of their own has already, or that say where a run was, not what it was.
 ELSEWHERE = ("train.seed", "train.steps", "run.", "learner._target_", "task._target_", "paper.", "suggested.")
@@ -29,7 +29,8 @@ def as_csv(runs: list[SavedRun]) -> str:
     """A row for each run; numbers are bare, and a figure's unit is in its column's name. What is not there is empty.
 
     Each metric has columns of its own (`accuracy_mean_percent`, `accuracy_ci95_percent`, `mse_mean`, ...), for the
-    figures that the summary shows: the test's, inductive ones too, and the papers'. Last come the settings that differ.
+    figures that the summary shows: the test's, inductive ones too, the papers', and those of the worst tasks and groups
+    of tasks. Last come the settings that differ.
     """
     experiments = {id(run): name for name, members in groups(runs).items() for run in members}
     rows = [csv_row(run, experiments.get(id(run))) for run in runs]
@@ -67,12 +68,15 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
     }
     for metric in (run.metric, f"{run.metric}_inductive"):
         if run.results and (figure := figure_of(run.results, metric)):
-            row |= in_columns(metric, figure.get("mean"), figure.get("ci95"))
+            row |= in_columns(metric, mean=figure.get("mean"), ci95=figure.get("ci95"))
         if paper := run.part("paper").get("figures", {}).get(metric):
-            row |= in_columns(f"paper_{metric}", *paper)
+            row |= in_columns(f"paper_{metric}", mean=paper[0], ci95=paper[1])
+    for metric in (f"{run.metric}_{tail}" for tail in TAILS):
+        if run.results and (figure := figure_of(run.results, metric)):
+            row |= in_columns(metric, mean=figure["mean"])
     for domain, test in run.part("tests").items():
         if figure := test["figures"].get(run.metric):
-            row |= in_columns(f"{run.metric}_on_{domain}", figure.get("mean"), figure.get("ci95"))
+            row |= in_columns(f"{run.metric}_on_{domain}", mean=figure.get("mean"), ci95=figure.get("ci95"))
     return row | {
         "meta_steps": run.steps,
         "meta_steps_asked": run.config.get("train.steps"),
@@ -83,11 +87,10 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
     }
 
 
-def in_columns(name: str, mean: float | None, ci95: float | None) -> dict[str, float | None]:
-    """A figure's mean and interval by their columns' names, which say the unit."""
+def in_columns(name: str, **parts: float | None) -> dict[str, float | None]:
+    """A figure's mean, and its interval if it has one, by their columns' names, which say the unit."""
     scale, percent = unit(name.removeprefix("paper_"))
     of = "_percent" if percent else ""
-    parts = {"mean": mean, "ci95": ci95}
     return {f"test {name}_{part}{of}": None if n is None else float(f"{scale * n:.10g}") for part, n in parts.items()}
 
 

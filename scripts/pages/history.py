@@ -78,10 +78,10 @@ def cell(runs: list[Entry], place: int, key: str, figure: Figure, more_is_better
 
 def by_commit(runs: list[Entry], keys: list[str], figure: Figure, more_is_better: bool) -> list[str]:
     """A markdown table, the newest run first."""
-    lines = [f"| commit | date | {' | '.join(keys)} | machine |", f"|{' --- |' * (len(keys) + 3)}"]
+    lines = [f"| commit | date | {' | '.join(keys)} | jax, torch | machine |", f"|{' --- |' * (len(keys) + 4)}"]
     for place in reversed(range(len(runs))):
         run = runs[place]
         cells = [cell(runs, place, key, figure, more_is_better) for key in keys]
-        made = in_words(run["machine"])
+        made = f"{run['versions']['jax']}, {run['versions']['torch'].partition('+')[0]} | {in_words(run['machine'])}"
         lines.append(f"| {commit_in_words(run['commit'])} | {run['date']} | {' | '.join(cells)} | {made} |")
     return lines

@@ -133,8 +133,7 @@ def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
     np.testing.assert_allclose(*(f(jnp.ones((5, 4)), jnp.ones((4, 2))) for f in (product, jnp.matmul)))
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (2, 5, 3), (2, 3, 4, 5)])
-@pytest.mark.parametrize("tasks", [(), (2,), (3, 2)])
+@pytest.mark.parametrize(("tasks", "shape"), [((), (7, 3)), ((2,), (2, 3, 4, 5)), ((3, 2), (2, 5, 3))])
 def test_a_total_and_what_is_spread_have_the_first_and_second_derivatives_of_jaxs(tasks, shape):
     """Of one task, of tasks, and of tasks of tasks; both, for each is the other's derivative."""
     k_x, k_row, k_vx, k_vrow = jax.random.split(jax.random.key(0), 4)

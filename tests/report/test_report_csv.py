@@ -55,6 +55,11 @@ def test_a_csv_holds_numbers_in_columns_of_their_own_with_the_unit_in_the_name(f
     mse = json.loads((four / "sine" / "results.json").read_text())["test"]["mse"]
     assert float(sine["mse_mean"]) == pytest.approx(mse["mean"], rel=1e-9)
     assert float(sine["mse_ci95"]) == pytest.approx(mse["ci95"], rel=1e-9)
+    tail = json.loads((four / "sine" / "results.json").read_text())["test_tail"]
+    for name in ("worst", "cvar"):
+        assert float(sine[f"mse_{name}_mean"]) == pytest.approx(tail[name], rel=1e-9)
+    assert sine["accuracy_worst_mean_percent"] == ""
+    assert not {"mse_worst_ci95", "mse_groups_mean"} & sine.keys()
     assert by_name["stopped"]["status"] == "stopped"
     assert by_name["stopped"]["accuracy_mean_percent"] == ""
     assert (by_name["damaged"]["status"], by_name["damaged"]["experiment"]) == ("damaged", "")

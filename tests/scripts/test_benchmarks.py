@@ -97,7 +97,7 @@ def run(day: int, *, machine: dict = CPU, changed: bool = False, **tables: dict)
         "commit": {"id": f"{day:08}" + 32 * "0", "changed": changed},
         "date": f"2026-01-{day:02}",
         "machine": machine,
-        "versions": {"jax": "1"},
+        "versions": {"jax": "1", "torch": "2+cpu"},
         "tables": tables,
     }
 
@@ -123,9 +123,9 @@ def lines(runs: list[history.Entry], keys: list[str], times: bool = False) -> li
 def test_by_commit_the_newest_comes_first_with_the_change_against_the_one_before():
     runs = [run(1, a=table(100)), run(2, a=table(103), changed=True), run(3, a=table(51.5))]
     assert lines(runs, ["a"]) == [
-        ["00000003", "2026-01-03", "51.5 (−50 %)", "2 cores of A"],
-        ["00000002 and changes", "2026-01-02", "103 (+3 %)", "2 cores of A"],
-        ["00000001", "2026-01-01", "100", "2 cores of A"],
+        ["00000003", "2026-01-03", "51.5 (−50 %)", "1, 2", "2 cores of A"],
+        ["00000002 and changes", "2026-01-02", "103 (+3 %)", "1, 2", "2 cores of A"],
+        ["00000001", "2026-01-01", "100", "1, 2", "2 cores of A"],
     ]
     assert [cells[2] for cells in lines(runs, ["a"], times=True)] == ["2 (+0 %)", "2 (+0 %)", "2"]
 

@@ -114,6 +114,27 @@ def test_strokes_images_are_ink_on_paper_with_soft_edges():
     assert inked.mean() < 0.3
 
 
+def test_a_character_is_drawn_as_a_pen_moves_along_its_curves():
+    """Point by point, each curve by de Casteljau's construction; the more ink the farther the pen moves."""
+    program = jax.jit(strokes.program)(jnp.int32(5))
+    x, y = np.meshgrid(*2 * [(np.arange(strokes.SIDE) + 0.5) * 2 / strokes.SIDE - 1])
+    ink = np.zeros_like(x)
+    for curve, pressure in zip(np.asarray(program.control, np.float64), program.pressure, strict=True):
+
+        def at(t, curve=curve):
+            first, second = (a + t * (b - a) for a, b in pairwise(curve))
+            return first + t * (second - first)
+
+        for k in range(strokes.POINTS):
+            t = (k + 0.5) / strokes.POINTS
+            moved = np.linalg.norm(at(t + 1e-5) - at(t - 1e-5)) / 2e-5 / strokes.POINTS
+            away = (x - at(t)[0]) ** 2 + (y - at(t)[1]) ** 2
+            ink += pressure * moved / 0.06 * np.exp(-away / (2 * 0.06**2))
+    assert program.pressure.sum() >= 2
+    drawn = jax.jit(strokes.draw)(program, jax.random.key(0), 0.0)[..., 0]
+    np.testing.assert_allclose(drawn, np.minimum(ink, 1), atol=1e-5)
+
+
 def test_strokes_without_jitter_are_the_same_drawing_and_with_it_are_not():
     program = jax.jit(strokes.program)(jnp.int32(3))
     draw = jax.jit(strokes.draw)
