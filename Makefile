@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Scripts that import jax before metarun: else XLA tells of every program that it reads (metarun/__init__.py).
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types tests slow format ready figures compare bench profile start reproduce queue costs soak sweeps scale mutants wheel clean
