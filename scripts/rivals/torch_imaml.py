@@ -1,6 +1,7 @@
 """MAML with implicit gradients in PyTorch: a loop over tasks, and torch.func.vmap over tasks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
         g, query_loss = torch.func.grad_and_value(loss)(phi, q, qy)
         # The Hessian is symmetric: the gradient's derivative in reverse is its product with a vector.
         _, in_reverse = torch.func.vjp(lambda phi: torch.func.grad(loss)(phi, x, sy), phi)
-        return query_loss, conjugate_gradient(lambda v: in_reverse(v, create_graph=False)[0], g, penalty, learner.cg_steps)
+        hessian_times = partial(in_reverse, create_graph=False)
+        return query_loss, conjugate_gradient(lambda v: hessian_times(v)[0], g, penalty, learner.cg_steps)
 
     def with_vmap() -> tuple[torch.Tensor, Weights]:
         losses, grads = torch.func.vmap(task, (None, 0, 0))(weights, sx, qx)
