@@ -196,14 +196,6 @@ def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size, stride):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
-def test_convolve_refuses_what_it_cannot_do():
-    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
-    with pytest.raises(NotImplementedError):
-        convolve(x, kernel, (1, 1), "SAME", feature_group_count=2)
-    with pytest.raises(NotImplementedError):
-        convolve(x, jnp.ones((3, 3, 2, 2)), (1, 1), "SAME", rhs_dilation=(2, 2))
-
-
 @pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("layer", (1, 2, 3))])
 def test_normalisation_leaves_mean_0_and_variance_1(kind, axes):
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (6, 5, 5, 4))
