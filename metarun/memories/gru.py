@@ -1,5 +1,6 @@
 """A gated recurrent unit. Cho et al. 2014; RL^2's memory in Duan et al. 2016."""
 
+import math
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -14,15 +15,16 @@ from metarun.core import Array, Count, Key, PyTree
 class GRU:
     """What is kept is its state (n, units), which is the feature, too.
 
-    At the start a unit remembers for as long as any time up to that of a sequence (Tallec and Ollivier 2018, equation
-    16): with biases of 0 it would forget a half at every step.
+    At the start units remember for times up to that of a sequence, as in Tallec and Ollivier 2018 (equation 16): with
+    biases of 0 they would forget a half at every step. But of these times the logarithm is uniform. Were they uniform,
+    hardly a unit would be new at every step, and what depends on the present alone, a state, would not be learned.
     """
 
     units: Count
 
     def init(self, key: Key, width: int, length: int) -> PyTree:
         k_inputs, k_hidden, k_keep = jax.random.split(key, 3)
-        keep = jnp.log(jax.random.uniform(k_keep, (self.units,), minval=1, maxval=max(length - 1, 1)))
+        keep = jax.random.uniform(k_keep, (self.units,), maxval=math.log(max(length - 1, 1)))
         square = nn.initializers.orthogonal()
         return {
             "inputs": nn.initializers.lecun_normal()(k_inputs, (width, 3 * self.units)),
