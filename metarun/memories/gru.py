@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -16,15 +17,21 @@ class GRU:
     """What is kept is its state (n, units), which is the feature, too.
 
     At the start units remember for times up to that of a sequence, as in Tallec and Ollivier 2018 (equation 16): with
-    biases of 0 they would forget a half at every step. But of these times the logarithm is uniform. Were they uniform,
-    hardly a unit would be new at every step, and what depends on the present alone, a state, would not be learned.
+    biases of 0 they would forget a half at every step. Uniform times are theirs. Then hardly a unit is new at every
+    step, and what depends on the present, as an action on a state, is learned late; with a uniform logarithm of the
+    times there are as many units for the last step or two as for any doubling of that.
     """
 
     units: Count
+    times: Literal["uniform", "logarithmic"] = "uniform"
 
     def init(self, key: Key, width: int, length: int) -> PyTree:
         k_inputs, k_hidden, k_keep = jax.random.split(key, 3)
-        keep = jax.random.uniform(k_keep, (self.units,), maxval=math.log(max(length - 1, 1)))
+        longest = max(length - 1, 1)
+        if self.times == "uniform":
+            keep = jnp.log(jax.random.uniform(k_keep, (self.units,), minval=1, maxval=longest))
+        else:
+            keep = jax.random.uniform(k_keep, (self.units,), maxval=math.log(longest))
         square = nn.initializers.orthogonal()
         return {
             "inputs": nn.initializers.lecun_normal()(k_inputs, (width, 3 * self.units)),
