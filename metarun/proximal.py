@@ -60,8 +60,8 @@ class Proximal:
     epochs: Count
     minibatches: Count  # of an epoch: so many parts of the tasks
     value_weight: NonNegative  # of a critic's error
-    entropy_weight: NonNegative  # of the policy's mean entropy: how dearly it pays for being sure
     clip_norm: Positive  # of each gradient
+    entropy_weight: NonNegative = 0.0  # of the policy's mean entropy: how dearly it pays for being sure
     name = "ppo"
 
     def init(self, params: PyTree) -> Progress:

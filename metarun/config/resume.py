@@ -81,7 +81,7 @@ def as_today(stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
-    components = {group: as_it_was(group, stored[group]) for group in ("task", "learner")}
+    components = {group: as_it_was(group, stored[group]) for group in ("task", "learner", "optimizer")}
     of_loggers = stored["logger"]
     if is_several(of_loggers):
         components["logger"] = {name: as_it_was("logger", one) for name, one in of_loggers.items()}
@@ -91,14 +91,21 @@ def as_today(stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
-    """A component's settings, with its class's own default for a key that an earlier version did not have."""
+    """A component's settings, with its class's own default for a key that an earlier version did not have.
+
+    Likewise of the components among them.
+    """
     try:
         fields = dataclasses.fields(locate(f"{group}._target_", values.get("_target_", "")))  # type: ignore[arg-type]
     except (ConfigError, TypeError):
-        return values  # which `build` tells of
+        return values  # which `build` tells of, or an optimizer of optax
     had = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
     as_in_yaml = {name: list(value) if isinstance(value, tuple) else value for name, value in had.items()}
-    return {**as_in_yaml, **values}
+    own = {
+        key: as_it_was(f"{group}.{key}", value) if isinstance(value, dict) and "_target_" in value else value
+        for key, value in values.items()
+    }
+    return {**as_in_yaml, **own}
 
 
 def up_to_date(evaluation: dict[str, Any]) -> dict[str, Any]:

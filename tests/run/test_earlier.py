@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support import rows, saved
+from support import composed, rows, saved
 
 from metarun import report
 from metarun.config.build import MOVED, build
@@ -63,3 +63,14 @@ def test_its_configuration_is_what_it_was(runs):
     now = resume(runs / "whole", stored | later, [])
     assert build_run(now).train.steps == 8
     assert now["hardware"] == auto | stored["hardware"]
+
+
+def test_a_setting_that_a_component_got_later_is_what_it_was_by_default(tmp_path):
+    """Also a component's within another, and an optimizer's: `learner.memory.times`, `optimizer.entropy_weight`."""
+    now = composed("task=bandits", "learner=rl2", "learner.memory.times=logarithmic", f"run.dir={tmp_path}")
+    stored = json.loads(json.dumps(now))
+    del stored["learner"]["memory"]["times"], stored["optimizer"]["entropy_weight"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    resumed = resume(tmp_path, now, [])
+    assert build_run(resumed).learner.memory.times == "uniform"
+    assert resumed["optimizer"] == now["optimizer"] | {"entropy_weight": 0}
