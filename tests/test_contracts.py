@@ -126,7 +126,7 @@ def few_episodes(run: Run) -> Episode:
     return jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys)
 
 
-FEWER_LAYERS = {"attention": ("learner.blocks=1",)}  # quicker to compile
+FEWER_LAYERS = {"attention": ("learner.blocks=1",), "rl2_attention": ("learner.memory.blocks=1",)}  # quicker to compile
 
 LARGE = ("conv4_wide", "resnet12")  # with few filters, too, they take long to compile
 

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import close, composed, placed, run_of
+from jax.sharding import Mesh
+from support import close, run_of
 
-from metarun import acting, recorded
+from metarun import acting, engine, recorded
 from metarun.core import ConfigError
 from metarun.engine.net import make_net
 from metarun.proximal import Proximal, minibatch
-from metarun.run import train
-from metarun.run.restored import restored
 
 OUTER = Proximal(
     learning_rate=0.1, within=0.2, epochs=1, minibatches=1, value_weight=0.7, entropy_weight=0.3, clip_norm=1e9
@@ -141,15 +140,17 @@ def test_an_update_is_so_many_steps_of_adam_each_of_its_own_part_at_the_rate_of_
 
 
 @pytest.mark.parametrize("optimizer", ["ppo", "trpo"])
-def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
+def test_results_depend_on_neither_chunks_nor_devices(optimizer):
     own = {"ppo": "optimizer.minibatches=3", "trpo": "optimizer.damping=0.1"}  # conjugate gradients multiply rounding
-    how = (f"optimizer={optimizer}", own[optimizer], "train.steps=2", "train.meta_batch=8", "logger=none")
-    few = ("eval.episodes=4", "eval.val_episodes=4", "++eval.task={shots: 1, queries: 2}")
-    ways = {"two": (2, 1), "one": (1, 8)}  # in this order: jax makes no more devices than it began with
-    for name, (devices, chunk) in ways.items():
-        hardware = (f"hardware.devices={devices}", f"hardware.task_chunk={chunk}")
-        train.train(placed(composed(*TRIALS, *how, *few, *hardware), tmp_path / name))
-    one, two = (restored(tmp_path / name, "last").params for name in ways)
+    run = run_of(*TRIALS, f"optimizer={optimizer}", own[optimizer], "train.meta_batch=8")
+
+    def trained(devices, chunk):
+        mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+        start = engine.first_state(run.shape, mesh, (), run.numbers, 0)
+        held, *fixed = engine.Training(start, (), run.numbers, engine.stream(0, engine.TRAIN))
+        return engine.programs(run.shape, mesh, chunk).meta_steps(held, *fixed, np.int32(2))[0].params
+
+    one, two = trained(1, 8), trained(2, 1)
     close(one, two, rtol=1e-3, atol=1e-5)
     assert np.abs(one["policy"]["bias"]).max() > 1e-4  # 0 at first: a step was made
 

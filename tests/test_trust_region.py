@@ -142,7 +142,11 @@ def trials_of(learner, tasks, outer, n):
     return net, params, query, update
 
 
-@pytest.mark.parametrize("memory", [GRU(units=6), Attention(units=6, heads=2, blocks=1)], ids=["gru", "attention"])
+@pytest.mark.parametrize(
+    "memory",
+    [GRU(units=6), pytest.param(Attention(units=6, heads=2, blocks=1), marks=pytest.mark.slow)],
+    ids=["gru", "attention"],
+)
 def test_a_policy_with_a_memory_goes_as_far_as_it_may_and_its_critic_to_the_least_squares(memory):
     tasks = Bandits(arms=3, pulls=5, shots=1, queries=4, discount=0.9, gae_lambda=1.0, surrogate="dice")
     learner = RL2(memory, discount=0.9, gae_lambda=0.8, value_weight=0.5)
