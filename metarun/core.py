@@ -285,8 +285,8 @@ class Learner(Protocol):
 class Remembering(Protocol):
     """A learner that acts with a memory. `predict` of whole trajectories gives the outputs that it acted by."""
 
-    def blank(self, net: Net, fast: PyTree, n: int) -> PyTree:
-        """The memory at the start of n trajectories, leaves (n, ...)."""
+    def blank(self, net: Net, fast: PyTree, x: Array) -> PyTree:
+        """The memory at the start of n trajectories, leaves (n, ...), whose observations are like x (n, ...)."""
         ...
 
     def remember(self, net: Net, fast: PyTree, memory: PyTree, x: Array) -> tuple[Array, PyTree]:

@@ -101,7 +101,7 @@ def queries(learner: Learner, net: Net, fast: PyTree, source: Batch, key: Key) -
     """The examples that a learner is judged by after `adapt` with this key: collected by what it has become."""
     act = memoryless(partial(learner.predict, net, fast))
     if isinstance(learner, Remembering):
-        act = Act(partial(learner.remember, net, fast), learner.blank(net, fast, len(source.x)))
+        act = Act(partial(learner.remember, net, fast), learner.blank(net, fast, source.x))
     return net.collect(source, act, key, QUERIES)
 
 

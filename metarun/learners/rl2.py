@@ -1,7 +1,7 @@
 """RL^2: a network that learns each task while it acts, in its memory alone. Duan et al. 2016."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ from metarun.core import (
     Array,
     Batch,
     ConfigError,
+    Count,
     Episode,
     InTrials,
     Key,
@@ -23,6 +24,13 @@ from metarun.core import (
     Tasks,
 )
 from metarun.memories import Memory
+
+
+class Kept(NamedTuple):
+    """Of each of n trajectories."""
+
+    recent: list[Array]  # observations (n, ...), the newest first: 0 before the trial
+    memory: PyTree
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class RL2:
     discount: Share  # gamma
     gae_lambda: Share
     value_weight: NonNegative  # of the values' squared error, beside the policy's loss
+    recent: Count = 1  # observations that the model sees at once: this one and those before it
     through_adapt = True  # there is none
     critic = "value"
 
@@ -57,8 +66,9 @@ class RL2:
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         k_encoder, k_memory, k_policy = jax.random.split(key, 3)
-        encoder = net.init(k_encoder, x)
         assert net.trial is not None
+        x = jnp.concatenate([x] * self.recent, axis=-1)
+        encoder = net.init(k_encoder, x)
         width, units = jax.eval_shape(net.features, encoder, x).shape[1], self.memory.units
         kernel = nn.initializers.orthogonal()(k_policy, (units, net.n_out))
         return {
@@ -74,18 +84,25 @@ class RL2:
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         return self.read(net, fast, x)[0]
 
-    def blank(self, net: Net, fast: PyTree, n: int) -> PyTree:
+    def blank(self, net: Net, fast: PyTree, x: Array) -> Kept:
         assert net.trial is not None
-        return self.memory.blank(n, net.trial)
+        return Kept([jnp.zeros_like(x)] * (self.recent - 1), self.memory.blank(len(x), net.trial))
 
-    def remember(self, net: Net, fast: PyTree, memory: PyTree, x: Array) -> tuple[Array, PyTree]:
-        features, memory = self.memory.step(fast["memory"], memory, net.features(fast["encoder"], x))
-        return inner.linear(fast["policy"], features), memory
+    def remember(self, net: Net, fast: PyTree, kept: Kept, x: Array) -> tuple[Array, Kept]:
+        recent = [x, *kept.recent]
+        z = net.features(fast["encoder"], jnp.concatenate(recent, axis=-1))
+        features, memory = self.memory.step(fast["memory"], kept.memory, z)
+        return inner.linear(fast["policy"], features), Kept(recent[:-1], memory)
 
     def read(self, net: Net, params: PyTree, x: Array) -> tuple[Array, Array]:
         """x of whole trials (n * trial, ...) -> outputs (n * trial, n_out) and values (n * trial,)."""
         assert net.trial is not None
-        z = net.features(params["encoder"], x)
+        trials = x.reshape(-1, net.trial, *x.shape[1:])
+        blank = jnp.zeros_like(trials[:, :1])
+        recent = [trials]
+        for _ in range(self.recent - 1):
+            recent.append(jnp.concatenate([blank, recent[-1][:, :-1]], axis=1))
+        z = net.features(params["encoder"], jnp.concatenate(recent, axis=-1).reshape(len(x), *x.shape[1:-1], -1))
         features = self.memory.read(params["memory"], z.reshape(-1, net.trial, z.shape[-1]))
         features = features.reshape(-1, self.memory.units)
         return inner.linear(params["policy"], features), net.trial * inner.linear(params["value"], features)[:, 0]

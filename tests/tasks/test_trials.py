@@ -124,8 +124,8 @@ def test_a_test_tells_what_each_step_paid_beside_who_acts_at_random_and_who_know
     np.testing.assert_allclose(told["best"], 2 / 3, atol=0.03)  # the larger of two uniform numbers
 
 
-def learner_on(tasks, memory="gru"):
-    learner = RL2(MEMORIES[memory], discount=0.9, gae_lambda=0.8, value_weight=0.5)
+def learner_on(tasks, memory="gru", recent=1):
+    learner = RL2(MEMORIES[memory], discount=0.9, gae_lambda=0.8, value_weight=0.5, recent=recent)
     net = make_net(MLP((), "none", None), tasks, None)
     width = tasks.sample((), jax.random.key(0)).query.x.shape[1]
     params = jax.jit(lambda key: learner.init(net, key, jnp.zeros((1, width))))(jax.random.key(2))
@@ -134,9 +134,9 @@ def learner_on(tasks, memory="gru"):
 
 
 @ENVIRONMENTS
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_an_empty_memory(tasks, memory):
-    learner, net, params = learner_on(tasks, memory)
+@pytest.mark.parametrize(("memory", "recent"), [("gru", 1), ("attention", 1), ("gru", 3)])
+def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_an_empty_memory(tasks, memory, recent):
+    learner, net, params = learner_on(tasks, memory, recent)
 
     @jax.jit
     def both(params, key):
@@ -151,6 +151,20 @@ def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_a
     by_trial = np.asarray(predicted).reshape(4, tasks.trial, -1)
     np.testing.assert_allclose(by_trial[:, 0], by_trial[:1, 0].repeat(4, 0), rtol=1e-5, atol=1e-6)  # nothing is known
     assert np.abs(by_trial[:, -1] - by_trial[:1, -1])[1:].max() > 1e-3
+
+
+def test_of_recent_observations_the_model_sees_this_one_first_and_nothing_before_the_trial():
+    learner, net, params = learner_on(MDP, recent=3)
+    x = jax.random.normal(jax.random.key(5), (4, MDP.trial, MDP.states + MDP.actions + 3))
+    before = np.pad(x, ((0, 0), (2, 0), (0, 0)))
+    seen = np.concatenate([before[:, 2 - ago : 2 - ago + MDP.trial] for ago in range(3)], axis=-1)
+    of_all_three, _, _ = learner_on(MDP)
+    for found, expected in zip(
+        learner.read(net, params, x.reshape(-1, x.shape[-1])),
+        of_all_three.read(net, params, seen.reshape(-1, seen.shape[-1])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
