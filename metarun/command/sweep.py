@@ -10,7 +10,7 @@ from metarun.files import write_atomically
 HELP = """
 metarun sweep DIR [--json FILE]
 
-How a sweep stands: its settings, best first, with their seeds gathered; which of its jobs are
+How a sweep stands: its settings, best on validation first, seeds gathered; which of its jobs are
 at work, were stopped or failed, and why; and the command that trains the best again. DIR is
 the directory of a `metarun -m ...`, which may be at work.
 

@@ -72,9 +72,16 @@ def net_of(model: Any, tasks: Tasks, learner: Any) -> Net:
     return make_net(model, tasks, learner.width(tasks.n_out))
 
 
-@lru_cache(maxsize=16)
 def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
-    """The programs of runs of this shape, for chunks of `task_chunk` tasks on the devices of `mesh`."""
+    """The programs of runs of this shape, for chunks of `task_chunk` tasks on the devices of `mesh`.
+
+    They multiply as precisely as jax does by now: a process may have runs of both precisions.
+    """
+    return programs_of(shape, mesh, task_chunk, jax.config.values["jax_default_matmul_precision"])
+
+
+@lru_cache(maxsize=16)
+def programs_of(shape: Shape, mesh: Mesh, task_chunk: int, precision: str | None) -> Programs:
     net, eval_net = nets(shape)
     training = (shape.learner, shape.model, shape.tasks, net.n_classes, shape.optimizer)
     testing = (shape.eval_learner, shape.model, shape.eval_tasks, eval_net.n_classes, shape.inner)
@@ -117,9 +124,9 @@ def programs(shape: Shape, mesh: Mesh, task_chunk: int) -> Programs:
         described("evaluate", testing, devices, task_chunk, shape.asked),
     )
     return Programs(
-        start=make_start(shape.learner, net, shape.tasks, shape.optimizer, described("start", training)),
+        start=make_start(shape.learner, net, shape.tasks, shape.optimizer, described("start", training, devices)),
         meta_steps=steps(mesh=mesh, made_from=described("meta_steps", training, *how)),
         evaluate=evaluate,
-        sample=Program(sample, described("sample", shape.eval_tasks)),
+        sample=Program(sample, described("sample", shape.eval_tasks, devices)),
         together=together,
     )

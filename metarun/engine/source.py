@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from metarun.core import Array, ConfigError, Key, PyTree, Tasks
 from metarun.data import look_up
+from metarun.engine import hosts
 from metarun.engine.compiled import Program, described
 from metarun.engine.gathered import (
     Examples,
@@ -208,7 +209,7 @@ def held(where: Where, data: Mapping[str, tuple[Tasks, PyTree]], mesh: Mesh, ahe
     """
     must_have_examples(where, data)
     size = sum(leaf.nbytes for _, of_split in data.values() for leaf in jax.tree.leaves(of_split))
-    free = free_device_bytes(mesh) if where == "auto" else None
+    free = hosts.agreed(free_device_bytes(mesh)) if where == "auto" else None
     large = stays_on_host(where, size, free)
     on_host = [split for split, of_split in data.items() if large and can_be_gathered(*of_split)]
     if free is not None and on_host and not ahead:

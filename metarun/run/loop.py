@@ -168,7 +168,11 @@ class Loop:
             self.status.at("meta-steps", train.steps, step, quiet=AGAIN)
 
     def look_after(self, kept: State, step: int, last: bool) -> None:
-        """Validates a state and saves it, each if it is time to."""
+        """Validates a state and saves it, each if it is time to.
+
+        A validation that was broken off is made good: then the state is on disk, and what is known of the best is not.
+        """
+        broken_off = self.host["unvalidated"]
         if self.run.train.is_due(step, "eval_every"):
             self.host["unvalidated"] = True
             try:
@@ -176,7 +180,10 @@ class Loop:
             except Interrupted:
                 self.save(kept)
                 raise
-            self.host["unvalidated"] = False
+        self.host["unvalidated"] = False
+        if broken_off:
+            self.host["seconds"] = self.seconds()
+            self.checkpoints.amend(self.host)
         # With every new best too, so that what `last` says of the best is what `best` holds.
         is_best = self.host["best"] is not None and self.host["best"]["step"] == step
         if self.run.train.is_due(step, "save_every") or is_best or last:

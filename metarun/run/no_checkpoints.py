@@ -15,6 +15,9 @@ class NoCheckpoints:
     def save(self, state: State, host: dict[str, Any]) -> None:
         self.whole = int(state.step)
 
+    def amend(self, host: dict[str, Any]) -> None:
+        """There is nothing to say it of."""
+
     def save_best(self, step: int, params: PyTree) -> str | None:
         return None
 

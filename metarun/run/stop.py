@@ -53,6 +53,7 @@ class Stop:
     def signal(self, number: int) -> None:
         self.tell()
         if not self.unsaved:
+            WRITING.acquire(timeout=SECONDS_TO_WRITE)
             leave(f"stopped; nothing was left to save; go on with: {self.how_to_go_on}")
         if self.received and number == signal.SIGINT:
             leave(f"stopped at once; go on from the last save with: {self.how_to_go_on}")

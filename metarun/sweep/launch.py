@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,6 +53,8 @@ class Work:
 
     def at(self, job: Job) -> Job:
         self.begun[job.number] = time.monotonic()
+        if "failed" in job.end:  # how it ended then holds no longer, whatever becomes of it now
+            record.ended(self.sweep.directory, job)
         return job
 
     def command(self, job: Job) -> list[str]:
@@ -154,6 +157,8 @@ def said(job: Job) -> str:
 
 
 def last_said(job: Job) -> str:
-    """The last line that a job's process said, without the name of the program."""
-    lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()] or [""]
+    """The last line that a job's process said, without the name of the program; empty if there is none to be read."""
+    lines = [""]
+    with suppress(OSError):  # of a job on another machine the file may not have come here yet
+        lines += [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
     return one_line(lines[-1].removeprefix("metarun: "))

@@ -1,4 +1,4 @@
-"""How a sweep stands, for who reads it: settings best first with their seeds gathered, what failed and why."""
+"""How a sweep stands, for who reads it: settings, best on validation first, seeds gathered; what failed and why."""
 
 import json
 import shlex
@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metarun.core import rises
 from metarun.run.figures import figure_of, main_metric, show
-from metarun.sweep.objective import Objective, best_validation, steps_made
+from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
 from metarun.sweep.record import Job, Stand, Sweep, are_together
 from metarun.text import one_line
 
@@ -40,7 +39,7 @@ class Setting(NamedTuple):
     mean: float  # over seeds
     ci95: float | None  # over test tasks, the mean of the seeds' own
     std: float | None  # over seeds; None with one
-    validation: float | None = None  # in a search: its objective, the mean of the seeds' own
+    validation: float | None  # the best that each seed had, their mean
 
 
 def figure(job: Job) -> Figure | None:
@@ -55,37 +54,42 @@ def figure(job: Job) -> Figure | None:
 
 
 def gathered(sweep: Sweep) -> list[Setting]:
-    """The settings of which a job is finished, the best first."""
+    """The settings of which a job is finished, the best on validation first: a test's figures choose nothing."""
     found: dict[str, list[tuple[Job, Figure]]] = {}
     common = sweep.common
     for job in sweep.jobs:
         if (reached := figure(job)) is not None:
             own = [one.lstrip("+") for one in job.settings if one not in common and not one.startswith(SEED)]
             found.setdefault(" ".join(own), []).append((job, reached))
-    settings = [setting(own, members) for own, members in found.items()]
-    if sweep.search:  # by what was searched for: a test's figures choose nothing
-        objective = Objective(sweep.search["objective"], sweep.search["direction"])
-        settings = [one._replace(validation=mean_validation(one, objective)) for one in settings]
-        return sorted(settings, key=lambda one: objective.order(one.validation))
-    return sorted(settings, key=lambda one: (one.metric, -one.mean if rises(one.metric) else one.mean))
+    settings = [setting(own, members, objective_of(sweep, members[0][1].metric)) for own, members in found.items()]
+    return sorted(settings, key=lambda one: (one.metric, objective_of(sweep, one.metric).order(one.validation)))
 
 
-def setting(own: str, members: list[tuple[Job, Figure]]) -> Setting:
+def objective_of(sweep: Sweep, metric: str) -> Objective:
+    """What a sweep's settings are compared by: what was searched for, else validation's figures of a test's metric."""
+    if sweep.search:
+        return Objective(sweep.search["objective"], sweep.search["direction"])
+    return Objective(metric, direction_of(metric))
+
+
+def setting(own: str, members: list[tuple[Job, Figure]], objective: Objective) -> Setting:
     means = [reached.mean for _, reached in members]
     intervals = [reached.ci95 for _, reached in members if reached.ci95 is not None]
+    jobs = tuple(job for job, _ in members)
     return Setting(
         own,
-        tuple(job for job, _ in members),
+        jobs,
         members[0][1].metric,
         float(np.mean(means)),
         float(np.mean(intervals)) if len(intervals) == len(members) else None,
         float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        mean_validation(jobs, objective),
     )
 
 
-def mean_validation(setting: Setting, objective: Objective) -> float | None:
-    """What a setting came to in a search; None without, or if one of its seeds has none."""
-    found = [best_validation(job, objective) for job in setting.jobs]
+def mean_validation(jobs: tuple[Job, ...], objective: Objective) -> float | None:
+    """What the seeds of a setting came to on validation; None if one of them has no figure."""
+    found = [best_validation(job, objective) for job in jobs]
     values = [value for value in found if value is not None]
     return float(np.mean(values)) if len(values) == len(found) else None
 
@@ -100,10 +104,11 @@ def tell(sweep: Sweep, console: Console | None = None) -> None:
     console.print(Text(f"sweep in {sweep.directory}: {len(sweep.jobs):,}{of_all} jobs, {many or 'none begun'}"))
     settings = gathered(sweep)
     if settings:
-        console.print(of(settings, sweep.search.get("objective")))
+        console.print(of(settings, objective_of(sweep, settings[0].metric).metric))
         if len(settings) > MOST:
             console.print(f"and {len(settings) - MOST:,} more; metarun sweep {sweep.directory} --json FILE has all")
-        console.print(Text(f"the best again: {again(sweep, settings[0].jobs[0])}"))
+        if settings[0].validation is not None:
+            console.print(Text(f"the best on validation again: {again(sweep, settings[0].jobs[0])}"))
     not_done: tuple[Stand, ...] = ("running", "stopped", "failed")
     for stand in not_done:
         jobs = [job for job in sweep.jobs if stands[job.number] == stand]
@@ -129,12 +134,12 @@ def saved(pruned: list[Job]) -> str:
     return f"{were} after {made:,} of {all_of_them:,} meta-steps, which saved {all_of_them - made:,} and their tests"
 
 
-def of(settings: list[Setting], objective: str | None = None) -> Table:
-    """A table with a row for each setting; of a search also with its objective."""
+def of(settings: list[Setting], objective: str) -> Table:
+    """A table with a row for each setting."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("setting", overflow="fold")
-    seeds = objective is None or any(len(one.jobs) > 1 for one in settings)  # a search has rarely more than one
-    columns = [*(["validation"] if objective else []), f"{settings[0].metric} ± 95 %"]
+    seeds = any(len(one.jobs) > 1 for one in settings)
+    columns = ["validation", f"{settings[0].metric} ± 95 %"]
     for column in (*columns, *(["std of seeds", "seeds"] if seeds else []), "minutes", "jobs"):
         table.add_column(column, justify="right", overflow="fold")
     for one in settings[:MOST]:
@@ -142,7 +147,7 @@ def of(settings: list[Setting], objective: str | None = None) -> Table:
         std = "" if one.std is None else show(one.metric, {"mean": one.std})
         table.add_row(
             Text(one.own or "as it is"),
-            *([show(objective, {"mean": one.validation})] if objective else []),
+            "" if one.validation is None else show(objective, {"mean": one.validation}),
             show(one.metric, {"mean": one.mean, "ci95": one.ci95}),
             *([std, str(len(one.jobs))] if seeds else []),
             f"{np.mean(seconds) / 60:.1f}" if seconds else "",
@@ -157,7 +162,7 @@ def again(sweep: Sweep, job: Job) -> str:
 
 
 def as_json(sweep: Sweep) -> dict[str, Any]:
-    """All of it, for other programs: `{"jobs": [...], "settings": [...]}`, settings best first."""
+    """All of it, for other programs: `{"jobs": [...], "settings": [...]}`, best settings first."""
     jobs = []
     for job in sweep.jobs:
         reached = figure(job)
@@ -177,7 +182,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
             "setting": one.own,
             "jobs": [job.number for job in one.jobs],
             one.metric: {"mean": one.mean, "ci95": one.ci95, "std_over_seeds": one.std},
-            **({"validation": one.validation} if sweep.search else {}),
+            "validation": one.validation,
         }
         for one in gathered(sweep)
     ]

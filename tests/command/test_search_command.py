@@ -77,7 +77,7 @@ def test_a_search_is_what_its_command_says_and_goes_on_by_its_directory(searched
     assert sweep.read(Path("S")).search["trials"] == 5
     out = capfd.readouterr().out
     assert "sweep in S: 5 jobs, 5 finished" in out
-    assert "the best again: metarun " in out
+    assert "the best on validation again: metarun " in out
 
 
 def test_the_same_command_goes_on_with_a_search_that_was_stopped_between_two_trials(searched):
