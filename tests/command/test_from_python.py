@@ -21,6 +21,7 @@ from support import complete, run_in
 import metarun
 from metarun.command.from_python import run_of
 from metarun.config import written
+from metarun.run import results
 from metarun.run import train as run_train
 from metarun.run.train import raising_on_interrupt
 
@@ -57,6 +58,19 @@ def test_it_is_the_run_of_the_command_line_also_where_an_event_loop_runs(here):
     kept = np.load(directory / "examples.npz")
     adapted = metarun.load(directory).adapt(kept["support_x"][0], kept["support_y"][0])
     np.testing.assert_allclose(adapted.predict(kept["query_x"][0]), kept["outputs"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_that_has_changed_since_the_last_call_is_read_again(here, monkeypatch):
+    read = []
+    monkeypatch.setattr(run_train, "train", lambda run, _: read.append(run.tasks.load("train").x) or {})
+    monkeypatch.setattr(results, "tell", lambda *_: None)
+    for number in (1, 2):
+        x, y = np.full((480, 2), number, np.float32), np.arange(480) // 6
+        np.savez("own.npz", x=x, y=y)
+        metarun.train(
+            task={"path": "own.npz"}, overrides=["task=arrays", "learner=maml", "logger=none", "task.queries=2"]
+        )
+    assert [np.unique(x).tolist() for x in read] == [[1.0], [2.0]]
 
 
 def test_called_again_it_makes_another_run_or_goes_on_also_in_a_thread(here):

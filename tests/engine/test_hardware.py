@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from support import composed, run_of
 
 from metarun import engine
@@ -64,6 +65,28 @@ def test_jobs_that_differ_in_numbers_and_seeds_share_one_compilation():
     assert not np.allclose(first, second)
     assert not np.allclose(first, third)
     assert programs(run_of(*SMALL, "learner.inner_steps=2").shape, mesh, 2) is not shared
+
+
+def test_a_process_with_runs_of_both_precisions_has_programs_of_each():
+    run, mesh = run_of("task=sinusoid"), Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    highest = programs(run.shape, mesh, 1)
+    jax.config.update("jax_default_matmul_precision", "high")
+    try:
+        assert programs(run.shape, mesh, 1) is not highest
+    finally:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    assert programs(run.shape, mesh, 1) is highest
+
+
+def test_programs_of_other_devices_are_others():
+    """An executable that lies on the disk was compiled for its devices."""
+    run = run_of("task=sinusoid")
+    on_one, on_two = (programs(run.shape, Mesh(np.array(jax.devices()[:n]), ("tasks",)), 1) for n in (1, 2))
+    for name in ("start", "meta_steps", "sample"):
+        one, two = (getattr(each, name).made_from for each in (on_one, on_two))
+        assert one is not None
+        assert one != two
+    assert on_one.evaluate.program.made_from != on_two.evaluate.program.made_from
 
 
 def test_a_number_as_an_argument_is_the_same_as_in_the_program():

@@ -196,6 +196,8 @@ def test_large_data_stay_on_the_host_with_a_line_that_says_so(run, monkeypatch, 
     monkeypatch.setattr(source, "free_device_bytes", lambda _: 4 * size - 1)
     assert isinstance(held(run, "auto", mesh)["train"], source.OnHost)
     assert "the examples stay on the host: the data take" in caplog.text
+    monkeypatch.setattr(source.hosts, "agreed", lambda _: 4 * size)  # what process 0 has free
+    assert isinstance(held(run, "auto", mesh)["train"], Pool)
     endless = run_of("task=sinusoid")
     assert engine.held("auto", {"train": (endless.tasks, endless.tasks.load("train"))}, mesh) == {"train": ()}
 

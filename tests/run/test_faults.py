@@ -19,6 +19,7 @@ from metarun.core import DataError, State
 from metarun.run import checkpoint, loggers, loop, stop, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
+from metarun.run.restored import restored
 from metarun.run.stop import Interrupted, Stop
 from metarun.text import first_line, one_line
 
@@ -36,8 +37,9 @@ class Interrupting(Stop):
             raise Interrupted
 
 
-def test_a_run_stopped_in_a_validation_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    settings = ("train.steps=12", "train.eval_every=4", "train.save_every=6", "eval.inner_steps=[]")
+@pytest.mark.parametrize(("steps", "save_every"), [(12, 6), (4, 4)], ids=["the first", "the last"])
+def test_a_run_stopped_in_a_validation_goes_on_to_the_same_end(tmp_path, monkeypatch, steps, save_every):
+    settings = (f"train.steps={steps}", "train.eval_every=4", f"train.save_every={save_every}", "eval.inner_steps=[]")
     whole = train.train(run_in(tmp_path / "whole", *settings))
 
     @contextmanager
@@ -46,11 +48,11 @@ def test_a_run_stopped_in_a_validation_goes_on_to_the_same_end(tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "stop_on_signals", interrupting)
-        with pytest.raises(Interrupted, match="stopped and saved at meta-step 4 of 12"):
+        with pytest.raises(Interrupted, match=f"stopped and saved at meta-step 4 of {steps}"):
             train.train(run_in(tmp_path / "broken", *settings))
     broken = train.train(run_in(tmp_path / "broken", *settings))
     assert broken["test"] == whole["test"]
-    assert broken["state"] == whole["state"]
+    assert broken["state"] == whole["state"] == restored(tmp_path / "broken").used
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
 
 

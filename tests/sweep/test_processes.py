@@ -12,7 +12,7 @@ from stand_in_jobs import begun, stop_once_begun
 
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
-from metarun.run.stop import PARENT, Interrupted
+from metarun.run.stop import EXIT_CODE, PARENT, Interrupted
 from metarun.sweep import launch, record
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
@@ -91,6 +91,29 @@ def test_a_job_that_another_process_is_at_is_waited_for(tmp_path):
         (jobs[0].directory / "results.json").write_text("{}")
     assert work.next() == jobs[1]
     assert work.next() is None
+
+
+def test_a_job_that_failed_and_is_begun_once_more_has_no_longer_failed(tmp_path):
+    sweep = Sweep(tmp_path, (), ("a=1",), "grid", (Job(0, ("a=1",), tmp_path / "0"),))
+    record.begin(sweep)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "config.yaml").touch()
+    record.ended(tmp_path, sweep.jobs[0], failed="too much")
+    (job,) = record.read(tmp_path).jobs
+    work = Work(sweep, iter([job]))
+    assert work.next() == job
+    assert record.read(tmp_path).jobs[0].stand == "stopped"  # as a kill would leave it
+    work.over(job, EXIT_CODE)
+    assert record.read(tmp_path).jobs[0].stand == "stopped"
+
+
+def test_a_job_that_left_no_lines_failed_by_its_exit_code(tmp_path, capfd):
+    sweep = Sweep(tmp_path, (), ("a=1",), "grid", (Job(0, ("a=1",), tmp_path / "0"),))
+    record.begin(sweep)
+    work = Work(sweep, iter(sweep.jobs))
+    work.over(work.next(), 3)
+    assert record.read(tmp_path).jobs[0].end["failed"] == "exit code 3"
+    assert "job 0 failed: exit code 3; its lines: " in capfd.readouterr().out
 
 
 def test_a_command_of_its_own_makes_a_job(tmp_path):
