@@ -20,15 +20,11 @@ from metarun.config import conf_dir, explain, translate, written
 from metarun.config.composed import as_users_write, checked
 from metarun.config.run import Run
 from metarun.core import ConfigError
-from metarun.data.arrays import arrays_in
-from metarun.data.folder import images_in
-from metarun.data.table import prepared
-from metarun.data.texts import texts_in
+from metarun.data import read_anew
 from metarun.engine import compiling_ahead
 from metarun.run import results
 from metarun.run import train as run_train
 
-READ_ONCE = (arrays_in, images_in, prepared, texts_in)  # by the jobs of a sweep; from call to call files may change
 one_at_a_time = threading.Lock()  # Hydra's state, the log and the way to the devices are of the process
 
 
@@ -47,8 +43,7 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
         raise ConfigError("overrides", overrides, f"must be a list: [{overrides!r}]")
     settings = [*overrides, *written(sections)]
     with one_at_a_time:
-        for read in READ_ONCE:
-            read.cache_clear()
+        read_anew()
         run = run_of(settings)
         directory = Path(run.info.dir)
         try:

@@ -4,14 +4,15 @@ import os
 import sys
 import threading
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
 from metarun.config import conf_dir, explain, translate
-from metarun.run.stop import leave, leave_on_signals, stop_without_parent
-from metarun.text import one_line
+from metarun.run.stop import leave, leave_on_signals, stop_on_signals, stop_without_parent
+from metarun.text import first_line, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,7 +78,10 @@ def compose_and_run(command: options.Command) -> None:
         fail(*of_the_disk(error))
     except Exception as error:
         if job.__code__ in [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]:
-            raise  # a fault of metarun's own: the traceback is what mends it
+            if (place := in_users_code(error)) is None:
+                raise  # a fault of metarun's own: the traceback is what mends it
+            traceback.print_exc()
+            fail(f"{type(error).__name__} in your own code, {place}: {first_line(error)}", FAILED)
         fail(explain(error, command.settings), MISTAKE)  # Hydra and its parser raise other kinds, too
 
 
@@ -103,6 +107,7 @@ def job(cfg: "DictConfig") -> str | None:
     slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
     sweep, of_all = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().sweep.dir
+    rest = f"; with the sweep: metarun -m run.dir={as_users_write(Path(of_all).absolute())}" if sweep else ""
 
     def end() -> None:
         remove_if_empty(directory)
@@ -113,7 +118,7 @@ def job(cfg: "DictConfig") -> str | None:
             if not sweep and (is_asked_for(cfg) or are_together(directory)):
                 many(cfg, directory)
                 return None
-            results.tell(train.train(checked(cfg, directory)), directory)
+            results.tell(train.train(checked(cfg, directory), partial(stop_on_signals, then=rest)), directory)
         return None
     except ConfigError as error:
         why, code = str(error), MISTAKE
@@ -127,7 +132,6 @@ def job(cfg: "DictConfig") -> str | None:
             results.tell(error.found, directory)
         why, code = str(error), FAILED
     except train.Interrupted as error:
-        rest = f"; with the sweep: metarun -m run.dir={as_users_write(Path(of_all).absolute())}" if sweep else ""
         fail(f"{error}{rest}", STOPPED)
     except OSError as error:
         if not sweep:
@@ -137,13 +141,23 @@ def job(cfg: "DictConfig") -> str | None:
         if not sweep:
             raise
         traceback.print_exc()
-        why, code = f"{type(error).__name__}: {error}", FAILED
+        place = in_users_code(error)
+        why, code = f"{type(error).__name__}{f' in your own code, {place}' if place else ''}: {error}", FAILED
     finally:
         remove_if_empty(directory)
     if not sweep:
         fail(why, code)
     print(f"metarun: {one_line(why)}", file=sys.stderr)
     return one_line(why)
+
+
+def in_users_code(error: Exception) -> str | None:
+    """Where in a package that METARUN_ALLOW names it was, innermost: `mine.py, line 12, in predict`; None: nowhere."""
+    allowed = {name.partition(".")[0] for name in os.environ.get("METARUN_ALLOW", "").split(",") if name}
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in allowed:
+            return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
+    return None
 
 
 def many(cfg: "DictConfig", directory: Path) -> None:

@@ -142,7 +142,9 @@ def locate(key: str, name: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(key, name, f"no such class ({error})") from error
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        hint = f"; install {error.name}, or set PYTHONPATH to the folder that it lies in" if is_missing else ""
+        raise ConfigError(key, name, f"no such class ({error}){hint}") from error
     is_component = inspect.isclass(found) and dataclasses.is_dataclass(found)
     if module == "optax" and not (inspect.isfunction(found) and attribute in vars(importlib.import_module("optax"))):
         raise ConfigError(key, name, "an optimizer or a schedule of optax, e.g. optax.adam")

@@ -12,6 +12,7 @@ from metarun.config.conf import conf_dir, flat
 from metarun.config.domains import OF_AN_EPISODE, complete
 from metarun.config.loggers import is_several
 from metarun.config.run import SECTIONS
+from metarun.config.settings import Eval
 from metarun.core import ConfigError
 from metarun.files import read_yaml
 
@@ -136,6 +137,8 @@ def must_be_of_a_test(settings: Collection[str]) -> list[str]:
     for setting in settings:
         key, _, value = setting.lstrip("+~").partition("=")
         if key == "eval" or not f"{key}.".startswith(OF_A_TEST):
+            if key in {field.name for field in dataclasses.fields(Eval)}:
+                raise ConfigError(key, value, f"no such key; use eval.{key}={value}")
             meant = f"task.{key}" if key in OF_AN_EPISODE else key
             hint = f"; to test so, eval.{meant}={value}" if meant.startswith(("task.", "learner.")) else ""
             hint = f"; on other data, 'eval.tasks={{{value}: {{}}}}'" if key == "task" else hint

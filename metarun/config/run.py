@@ -144,7 +144,11 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
             distribution.check(split)
         except ConfigError as error:
             # The key to change is the one that set the value: the task's, unless the split has its own.
-            raise error.under(own if set(error.key.split("+")) & set(overrides) else "task") from error
+            of_its_own = bool(set(error.key.split("+")) & set(overrides))
+            if of_its_own and own == "train.task":
+                whose = "training's own, by your settings or the learner's yaml"
+                error = ConfigError(error.key, error.given, f"{error.allowed}; it is {whose}")
+            raise error.under(own if of_its_own else "task") from None
     serving.check(learner, tasks, config)
     serving.check(eval_learner, eval_tasks, config)
 

@@ -3,6 +3,7 @@
 And a user's own. Whatever has classes, or groups, becomes a `Pool`, from which `draw` takes what an episode needs.
 """
 
+from metarun.data.anew import read_anew
 from metarun.data.arrays import arrays_in, with_groups
 from metarun.data.cache import cached, empty
 from metarun.data.encoders import Encoder
@@ -25,5 +26,5 @@ __all__ = [
     "SPLITS", "Classes", "Columns", "Encoder", "Found", "Image", "Own", "Pool", "Roles", "arrays_in", "arrays_of_task",
     "by_label", "cached", "choose", "columns_in", "download", "draw", "empty", "examples_of", "find", "images_in",
     "images_of_task", "is_arrays", "large_enough", "let_go", "look_up", "must_be_a_folder", "must_be_an_encoder",
-    "must_be_fractions", "pool_of", "rows_of_task", "table_in", "texts_in", "texts_of_task", "with_groups",
+    "must_be_fractions", "pool_of", "read_anew", "rows_of_task", "table_in", "texts_in", "texts_of_task", "with_groups",
 ]  # fmt: skip

@@ -23,6 +23,10 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
         raise ConfigError(name, "an array without rows", "at least one example is needed")
     if x.dtype == np.uint8 and purpose.dtype == "float32":
         return x.astype(np.float32) / 255
+    if np.issubdtype(x.dtype, np.integer) and purpose.dtype == "float32" and len(purpose.shape) == 3 and x.max() > 1:
+        raise ConfigError(
+            name, f"an array of {x.dtype} up to {x.max()}", "images are bytes (uint8), or numbers from 0 to 1"
+        )
     x = x.astype(purpose.dtype)
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
         rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))

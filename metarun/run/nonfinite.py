@@ -42,7 +42,8 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
     told = (
         f"{run.info.name}: meta-step {step + 1} of {learner} is not finite "
         f"({', '.join(f'{name} {value:.4g}' for name, value in shown.items())}); "
-        "try a smaller learner.inner_lr or optimizer.learning_rate, train.clip_norm, or train.on_nonfinite=skip; "
+        f"try a smaller {'learner.inner_lr or ' if hasattr(run.learner, 'inner_lr') else ''}optimizer.learning_rate, "
+        "train.clip_norm, or train.on_nonfinite=skip; "
     )
     if not engine.hosts.is_first():
         return f"{told}process 0 keeps the state before it"

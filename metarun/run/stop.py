@@ -33,8 +33,9 @@ class Stop:
     is at: Python's own handlers wait until a compilation or a call to the devices returns.
     """
 
-    def __init__(self, max_minutes: float | None) -> None:
-        self.how_to_go_on = "the same command"
+    def __init__(self, max_minutes: float | None, then: str = "") -> None:
+        """`then` stands after how to go on, wherever that is told."""
+        self.how_to_go_on, self.then = "the same command", then
         self.deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self.received = False
         self.unsaved = False
@@ -54,9 +55,9 @@ class Stop:
         self.tell()
         if not self.unsaved:
             WRITING.acquire(timeout=SECONDS_TO_WRITE)
-            leave(f"stopped; nothing was left to save; go on with: {self.how_to_go_on}")
+            leave(f"stopped; nothing was left to save; go on with: {self.how_to_go_on}{self.then}")
         if self.received and number == signal.SIGINT:
-            leave(f"stopped at once; go on from the last save with: {self.how_to_go_on}")
+            leave(f"stopped at once; go on from the last save with: {self.how_to_go_on}{self.then}")
         self.received = True
 
 
@@ -68,9 +69,9 @@ def leave(message: str, code: int = EXIT_CODE) -> None:
 
 
 @contextmanager
-def stop_on_signals(max_minutes: float | None) -> Iterator[Stop]:
+def stop_on_signals(max_minutes: float | None, then: str = "") -> Iterator[Stop]:
     """A `Stop` that hears SIGINT and SIGTERM as long as the context lasts, if this is the main thread."""
-    stop = Stop(max_minutes)
+    stop = Stop(max_minutes, then)
     with hearing(stop.signal):
         yield stop
 

@@ -65,7 +65,7 @@ def test_a_file_that_has_changed_since_the_last_call_is_read_again(here, monkeyp
     monkeypatch.setattr(run_train, "train", lambda run, _: read.append(run.tasks.load("train").x) or {})
     monkeypatch.setattr(results, "tell", lambda *_: None)
     for number in (1, 2):
-        x, y = np.full((480, 2), number, np.float32), np.arange(480) // 6
+        x, y = np.full((480, 2), number, np.float32), np.arange(480) // 8
         np.savez("own.npz", x=x, y=y)
         metarun.train(
             task={"path": "own.npz"}, overrides=["task=arrays", "learner=maml", "logger=none", "task.queries=2"]
