@@ -137,7 +137,7 @@ def must_be_of_a_test(settings: Collection[str]) -> list[str]:
     for setting in settings:
         key, _, value = setting.lstrip("+~").partition("=")
         if key == "eval" or not f"{key}.".startswith(OF_A_TEST):
-            if key in {field.name for field in dataclasses.fields(Eval)}:
+            if key in {field.name for field in dataclasses.fields(Eval)} - {*SECTIONS}:
                 raise ConfigError(key, value, f"no such key; use eval.{key}={value}")
             meant = f"task.{key}" if key in OF_AN_EPISODE else key
             hint = f"; to test so, eval.{meant}={value}" if meant.startswith(("task.", "learner.")) else ""

@@ -121,6 +121,10 @@ YAMLS = {  # content, what is said
     "task": ("_target_: blobs.Blobs\nways: 3\n", "learner._target_=blobs.Blobs: is no learner: it lacks adapt, init,"),
     "function": ("_target_: mylab.function\n", "learner._target_=mylab.function: is no learner: a dataclass is wanted"),
     "thawed": ("_target_: mylab.Thawed\ninner_lr: 1.0\n", "mylab.Thawed: is not frozen: write @dataclass(frozen=True)"),
+    "elsewhere": (
+        "_target_: nowhere.Mine\n",
+        "no such class (No module named 'nowhere'); install nowhere, or set PYTHONPATH to the folder that it lies in",
+    ),
     "latin": ("# \xe9\n", "a yaml file is no text in UTF-8"),
 }  # fmt: skip
 MYLAB = """
@@ -138,7 +142,7 @@ class Thawed:
 def test_a_yaml_of_ones_own_is_told_by_what_is_wrong_in_it(tmp_path, monkeypatch, capfd, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("METARUN_ALLOW", "blobs,mylab")
+    monkeypatch.setenv("METARUN_ALLOW", "blobs,mylab,nowhere")
     (tmp_path / "mylab.py").write_text(MYLAB)
     (tmp_path / "mine" / "learner").mkdir(parents=True)
     content, says = YAMLS[name]
@@ -150,6 +154,33 @@ def test_a_yaml_of_ones_own_is_told_by_what_is_wrong_in_it(tmp_path, monkeypatch
         assert "is no directory" in told(capfd, monkeypatch, "--config-dir=mylab.py", "learner=maml")
     finally:
         sys.modules.pop("mylab", None)
+
+
+FAULTY = """
+from dataclasses import dataclass
+from metarun.learners.maml import MAML
+@dataclass(frozen=True)
+class Faulty(MAML):
+    def predict(self, net, fast, x):
+        return fast["nothing"]
+"""
+
+
+def test_a_fault_in_ones_own_code_ends_with_a_line_that_says_where(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("METARUN_ALLOW", "faulty")
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = ("learner=maml", "learner._target_=faulty.Faulty", "task=sinusoid", "logger=none", "run.dir=run")
+    monkeypatch.setattr(sys, "argv", ["metarun", *words])
+    try:
+        with pytest.raises(SystemExit) as end:
+            main.command()
+    finally:
+        sys.modules.pop("faulty", None)
+    *_, last = capfd.readouterr().err.splitlines()
+    place = f"{tmp_path}/faulty.py, line 7, in predict"
+    assert (end.value.code, last) == (1, f"metarun: KeyError in your own code, {place}: 'nothing'")
 
 
 @pytest.mark.parametrize(

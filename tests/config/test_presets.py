@@ -88,7 +88,8 @@ def test_a_presets_name_is_its_protocol(preset):
     values = composed(f"experiment={preset}", "data_dir=null")
     for name in ("cifar_fs", "tabular_mdp"):
         preset = preset.replace(name, name.replace("_", "-"))
-    learner, task, setting = [*preset.replace("meta_sgd", "metasgd").split("_"), ""][:3]
+    preset = preset.replace("meta_sgd", "metasgd").replace("rl2_attention", "rl2")
+    learner, task, setting = [*preset.split("_"), ""][:3]
     assert values["task"]["_target_"].startswith(f"metarun.tasks.{task.replace('-', '_')}.")
     if "w" in setting and "s" in setting:
         assert setting == f"{values['task']['ways']}w{values['task']['shots']}s"

@@ -15,6 +15,7 @@ from metarun.config.run import Run, build_run
 from metarun.core import Batch, ConfigError, Measured
 from metarun.engine import EVAL, stream, task_key
 from metarun.learned import Learned, load, loaded
+from metarun.learned.examples import as_inputs
 from metarun.learned.programs import SIZES, filled
 from metarun.run import purpose, train
 
@@ -146,6 +147,19 @@ def test_a_mistake_is_one_line(x, y, said):
     learned = learned_of(build_run(on_blobs("learner=protonet")))
     with pytest.raises(ConfigError, match=said):
         learned.adapt(x, y)
+
+
+def test_images_that_are_neither_bytes_nor_from_0_to_1_are_refused():
+    """As PIL and torch may give them: taken for numbers they would be 255 times too bright."""
+    of_images = purpose.Purpose((4, 4, 1), "float32", "accuracy", 3, None)
+    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
+    np.testing.assert_allclose(as_inputs("x", pixels, of_images), pixels / 255, rtol=1e-6)
+    with pytest.raises(
+        ConfigError, match=r"x=an array of int64 up to 31: images are bytes \(uint8\), or numbers from 0"
+    ):
+        as_inputs("x", pixels.astype(np.int64), of_images)
+    for black_or_white in (np.eye(4, dtype=int)[None, :, :, None], np.ones((1, 4, 4, 1), bool)):
+        np.testing.assert_array_equal(as_inputs("x", black_or_white, of_images), black_or_white)
 
 
 def test_standard_deviations_are_of_learners_that_have_them_and_the_queries_company_changes_them_too():

@@ -153,6 +153,7 @@ REFUSED = [
      "inner.mode, inner.unroll, inner.remat; on other data, 'eval.tasks={omniglot: {}}'"),
     ("ways=3", "ways=3: is the run's, and stays as it is; a test may set eval.*, hardware.*, data_dir, "
      "inner.mode, inner.unroll, inner.remat; to test so, eval.task.ways=3"),
+    ("episodes=1", "episodes=1: no such key; use eval.episodes=1"),
     ("+learner.inner_steps=2", "learner.inner_steps=2: is the run's"),
     ("model.hidden=[4]", "model.hidden=[4]: is the run's"),
     ("optimizer=sgd", "optimizer=sgd: is the run's"),

@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from support import SMALL, equal, run_in, run_of
+from support import SMALL, equal, on_blobs, placed, run_in, run_of
 
 from metarun import engine, gradients, inner
+from metarun.core import State
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.program import net_of
 from metarun.run import nonfinite, train
@@ -133,9 +134,20 @@ def test_an_inner_step_is_clipped_in_training_and_in_evaluation_alike():
     np.testing.assert_allclose(w, 9.7, rtol=1e-6)
 
 
+def test_a_learner_without_an_inner_rate_is_not_told_to_make_it_smaller(tmp_path):
+    run = placed(on_blobs("learner=protonet", "logger=none"), tmp_path)
+    state = State(jnp.int32(0), {"w": jnp.ones(2)}, (), {}, *[jnp.zeros((), jnp.int32)] * 3)
+    assert "is not finite (loss nan); try a smaller optimizer.learning_rate, train.clip" in nonfinite.keep(
+        run, state, {"loss": jnp.nan}
+    )
+
+
 def test_what_is_not_finite_is_kept_and_runs_once_more_task_by_task(tmp_path):
     run = run_in(tmp_path / "run", "train.steps=4", "learner.inner_lr=1e30")
-    with pytest.raises(nonfinite.NotFinite, match=r"meta-step 1 of MAML is not finite.*metarun replay"):
+    with pytest.raises(
+        nonfinite.NotFinite,
+        match=r"meta-step 1 of MAML is not finite.*; try a smaller learner.inner_lr or opt.*metarun replay",
+    ):
         train.train(run)
     report = json.loads((tmp_path / "run" / "nonfinite" / "report.json").read_text())
     key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
