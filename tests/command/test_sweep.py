@@ -49,7 +49,7 @@ def test_a_mistaken_combination_is_named_before_any_trains_and_leaves_nothing(
     tmp_path, monkeypatch, capfd, arguments, says
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train", lambda run: pytest.fail("a run was begun"))
+    monkeypatch.setattr(train, "train", lambda run, stopping: pytest.fail("a run was begun"))
     code, err = swept(capfd, monkeypatch, *arguments, "logger=none")
     assert code == 2
     assert err.startswith(f"metarun: {says}")
@@ -59,7 +59,7 @@ def test_a_mistaken_combination_is_named_before_any_trains_and_leaves_nothing(
 
 def test_a_sweep_from_a_yaml_is_checked_too(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "train", lambda run: pytest.fail("a run was begun"))
+    monkeypatch.setattr(train, "train", lambda run, stopping: pytest.fail("a run was begun"))
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     params = "# @package _global_\nhydra: {sweeper: {params: {train.seed: '0,x'}}}\n"
     (tmp_path / "mine" / "experiment" / "seeds.yaml").write_text(params)
@@ -79,10 +79,14 @@ def test_what_the_check_composes_is_what_the_runs_get(tmp_path, monkeypatch, cap
         return run
 
     trained = []
+
+    def trains(run, stopping):
+        trained.append((run.info.dir, run.info.name, run.learner, run.train.seed))
+        with stopping(None) as stop:
+            assert stop.then == "; with the sweep: metarun -m run.dir=SWEEP"
+
     monkeypatch.setattr(composed, "checked", checked)
-    monkeypatch.setattr(
-        train, "train", lambda run: trained.append((run.info.dir, run.info.name, run.learner, run.train.seed))
-    )
+    monkeypatch.setattr(train, "train", trains)
     monkeypatch.setattr("metarun.run.results.tell", lambda found, directory: None)
     name = "run.name=${hydra:job.num}-${train.seed}"
     code, err = swept(capfd, monkeypatch, "-m", *QUICK, name, "learner=maml,reptile", "train.seed=0,1", "run.dir=SWEEP")
@@ -98,7 +102,7 @@ def test_a_sweep_goes_on_past_what_fails_and_ends_as_a_failed_run_does(tmp_path,
     monkeypatch.chdir(tmp_path)
     trained = []
 
-    def fails(run):
+    def fails(run, stopping):
         trained.append(run.train.seed)
         if run.train.seed != 1:
             raise fault
@@ -126,7 +130,7 @@ def trained(tmp_path, monkeypatch):
     """The directories of the runs that were begun; those in `stops` stop in the middle, those in `fails` fail."""
     begun, stops, fails = [], set(), set()
 
-    def run_or_not(run):
+    def run_or_not(run, stopping):
         begun.append(Path(run.info.dir).name)
         directory = Path(run.info.dir)
         directory.mkdir(parents=True, exist_ok=True)

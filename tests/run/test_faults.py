@@ -16,6 +16,7 @@ import pytest
 from support import SMALL, complete, equal, rows, run_in, start
 
 from metarun.core import DataError, State
+from metarun.files import WRITING
 from metarun.run import checkpoint, loggers, loop, stop, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
@@ -54,6 +55,18 @@ def test_a_run_stopped_in_a_validation_goes_on_to_the_same_end(tmp_path, monkeyp
     assert broken["test"] == whole["test"]
     assert broken["state"] == whole["state"] == restored(tmp_path / "broken").used
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
+
+
+def test_a_signal_with_nothing_unsaved_waits_for_a_file_and_says_how_to_go_on(monkeypatch):
+    said = []
+    monkeypatch.setattr(stop, "leave", lambda message: said.append((message, WRITING._is_owned())))
+    try:
+        Stop(None, "; with the sweep: metarun -m run.dir=S").signal(signal.SIGTERM)
+    finally:
+        WRITING.release()
+    (told,) = said
+    how = "the same command; with the sweep: metarun -m run.dir=S"
+    assert told == (f"stopped; nothing was left to save; go on with: {how}", True)
 
 
 def small_state(step: int) -> State:
