@@ -238,6 +238,9 @@ def write(file: Path, text: str) -> None:
         fail(f"eval: {file} cannot be written ({error.strerror})", FAILED)
 
 
+WIDE = 1000  # a file has lines as long as they need
+
+
 def tell(together: "report.Compared", asked: Asked) -> None:
     """The table of several runs' tests, and what all of them are of."""
     from rich import box
@@ -249,6 +252,8 @@ def tell(together: "report.Compared", asked: Asked) -> None:
     for row in together.table.rows:
         table.add_row(*(Text(printable(cell.text)) for cell in row))
     console = Console(stderr=str(asked.json) == "-", highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
     console.print(table)
     lines = {"tested on": together.in_common, "kept": f"RUN/tests/{asked.keep}.json" if asked.keep else ""}
     for name, line in lines.items():

@@ -16,12 +16,15 @@ from support import Page, changed, composed, on_blobs, placed
 
 from metarun import engine, report
 from metarun.command import main
+from metarun.command.eval import Asked, tell
 from metarun.config import translate
 from metarun.config.resume import must_be_of_a_test, resume
 from metarun.config.resume import tested_otherwise as otherwise  # a name that is no test's
 from metarun.config.run import build_run
 from metarun.core import ConfigError, DataError
 from metarun.learned import keep, load
+from metarun.report.compared import Compared
+from metarun.report.tables import Cell, Table
 from metarun.run import evaluation, train
 from metarun.run.lock import only_process_in
 
@@ -252,6 +255,13 @@ def test_many_runs_are_one_table_with_seeds_together_and_one_that_fails_stops_no
     assert f"{100 * over['mean']:.2f} ± {100 * over['ci95']:.2f} %" in " ".join(rows[0])
     assert "tested on   12 test tasks of 3-way 1-shot" in err
     assert {path.parts[-3] for path in copy.parent.glob("*/tests/again.json")} == {"seed-0", "seed-1"}
+
+
+def test_in_a_file_a_row_is_a_line(capfd):
+    cells = [Cell(f"{'words ' * 30}{n}", n) for n in (1, 2)]
+    tell(Compared(Table(["run", "tested on"], [cells]), "", [], []), Asked([], [], None, None))
+    (row,) = [line for line in capfd.readouterr().out.splitlines() if "words" in line]
+    assert row.split() == [*["words"] * 30, "1", *["words"] * 30, "2"]
 
 
 def test_a_learner_that_was_kept_has_its_runs_figures_whatever_it_was_adapted_to(runs, tmp_path, monkeypatch, capfd):
