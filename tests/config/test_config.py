@@ -274,7 +274,7 @@ def test_a_key_in_the_configuration_is_refused_without_showing_it(monkeypatch, k
         (("learner=finetune",), "set task.pool=200"),
         (("learner=protonet", "++train.task.wayz=3"), "train.task.wayz=3: no such key; did you mean ways?"),
         (("task.pool=4",), "task.ways=5: at most task.pool=4"),
-        (("learner=protonet", "task.pool=8"), "train.task.ways=20: at most task.pool=8"),
+        (("learner=protonet", "task.pool=8"), "train.task.ways=20: at most task.pool=8; it is training's own, by your"),
         (("learner=mann", "learner.memory=[3,40]"), "learner.heads=4: at most 3, the slots of the memory"),
         (("learner=cnp", "learner.min_sigma=1.5"), "learner.min_sigma=1.5: must be a number > 0 and < 1"),
         (("learner=attention", "learner.heads=3"), "learner.heads=3: must divide units=128"),
