@@ -33,7 +33,8 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
 
     `overrides` are written as on the command line. `sections` are the same as values: `train={"steps": 10}` is
     `train.steps=10`, and `learner="maml"` is `learner=maml`; they come after the overrides. A `run.dir` that holds a
-    run goes on with it. Lines go to the standard output. A call in a second thread waits until the first is done.
+    run goes on with it. Your own files are read anew in each call. Lines go to the standard output. A call in a second
+    thread waits until the first is done.
 
     Raises ConfigError and DataError in one line each. Ctrl-C saves, and raises Interrupted, which says how to go on; a
     second one raises KeyboardInterrupt at once. In a thread that is not the main one run.max_minutes alone stops a run.

@@ -95,7 +95,7 @@ def help_text() -> str:
         "  metarun -m learner=maml,fomaml train.seed=0,1,2  every combination, a run each",
         "  metarun learner=maml train.seeds=8               many seeds in one program, a run each",
         "  metarun -m run.dir=DIR                           go on with a sweep that was stopped",
-        "  metarun sweep DIR                                how a sweep stands: best first, what failed and why",
+        "  metarun sweep DIR                                how a sweep stands: best on validation first, what failed",
         "  metarun run.dir=DIR                              go on with a run that was stopped",
         "  metarun run.dir=DIR train.steps=6000             make a run longer",
         "  metarun run.dir=DIR eval.episodes=2000           test a finished run again, in another way",

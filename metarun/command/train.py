@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
-from metarun.config import conf_dir, explain, translate
+from metarun.config import allowed, conf_dir, explain, translate
 from metarun.run.stop import leave, leave_on_signals, stop_on_signals, stop_without_parent
 from metarun.text import first_line, one_line
 
@@ -153,9 +153,9 @@ def job(cfg: "DictConfig") -> str | None:
 
 def in_users_code(error: Exception) -> str | None:
     """Where in a package that METARUN_ALLOW names it was, innermost: `mine.py, line 12, in predict`; None: nowhere."""
-    allowed = {name.partition(".")[0] for name in os.environ.get("METARUN_ALLOW", "").split(",") if name}
+    packages = {name.partition(".")[0] for name in allowed()}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in allowed:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
             return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
     return None
 

@@ -4,11 +4,12 @@ Two doors: this one has what is known before a command is understood, and import
 has the checked objects.
 """
 
-from metarun.config.conf import GROUPS, MOVED, choices, conf_dir, describe, flat, nearest
+from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest
 from metarun.config.overrides import explain, in_hydras_quotes, keys_named, translate
 from metarun.config.sections import written
 
 __all__ = [
-    "GROUPS", "MOVED", "choices", "conf_dir", "describe", "explain", "flat", "in_hydras_quotes", "keys_named",
+    "GROUPS", "MOVED", "allowed",
+    "choices", "conf_dir", "describe", "explain", "flat", "in_hydras_quotes", "keys_named",
     "nearest", "translate", "written",
 ]  # fmt: skip

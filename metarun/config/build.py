@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import inspect
 import math
-import os
 import types
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import pydantic
 from annotated_types import Gt
 
-from metarun.config.conf import GROUPS, MOVED, nearest
+from metarun.config.conf import GROUPS, MOVED, allowed, nearest
 from metarun.core import Collecting, ConfigError, CountOrZero, NonNegative
 from metarun.text import first_line
 
@@ -132,10 +131,9 @@ def locate(key: str, name: str) -> Callable[..., Any]:
     A configuration travels with its checkpoint, so it may not import and call whatever it likes.
     """
     name = MOVED.get(name, name)
-    allowed = [part for part in os.environ.get("METARUN_ALLOW", "").split(",") if part]
     module, _, attribute = name.rpartition(".")
     trusted = module == "optax" or module.startswith("metarun.")
-    if not trusted and not any(name == a or name.startswith(f"{a}.") for a in allowed):
+    if not trusted and not any(name == a or name.startswith(f"{a}.") for a in allowed()):
         raise ConfigError(
             key, name, "a class in metarun. or optax.; allow another by its name in the variable METARUN_ALLOW"
         )

@@ -4,6 +4,7 @@ Imported before the command is understood, so it imports nothing heavy.
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def conf_dir() -> Path:
     package = Path(__file__).parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
+
+
+def allowed() -> list[str]:
+    """What METARUN_ALLOW names: a user's own packages, modules or classes, whose code a configuration may call."""
+    return [part for part in os.environ.get("METARUN_ALLOW", "").split(",") if part]
 
 
 def choices(group: str) -> list[str]:
