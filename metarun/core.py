@@ -318,6 +318,19 @@ class Valuing(Protocol):
 
 
 @runtime_checkable
+class Keeping(Protocol):
+    """A learner that keeps, beside what it learns, what no optimizer is to move: an inner optimizer's moments, say.
+
+    Its parameters are a dict. Of a part that is kept `meta_grad` returns what it is minus what it is to become.
+    """
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of such parts; none, if its settings want none."""
+        ...
+
+
+@runtime_checkable
 class Measured(Protocol):
     """A learner with figures of its own: evaluation reports them beside those of its predictions."""
 

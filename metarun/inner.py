@@ -144,6 +144,19 @@ def descend(
     count as constants (section 5.2), so the meta-gradient is the query gradient at the adapted point.
     `steps` may be a traced value where nothing is differentiated, as in evaluation.
     """
+    return descend_from(loss, params, update.init(params), update, steps, first_order, examples)[0]
+
+
+def descend_from(
+    loss: Callable[[PyTree, Any], Array],
+    params: PyTree,
+    opt_state: PyTree,
+    update: optax.GradientTransformation,
+    steps: int,
+    first_order: bool,
+    examples: Callable[[PyTree, Array | int], Any] = lambda params, step: step,
+) -> tuple[PyTree, PyTree]:
+    """`descend` with an inner optimizer that is in the state `opt_state`: params, and the state it is in afterwards."""
 
     def step(i: Array | int, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, opt_state = carry
@@ -156,7 +169,7 @@ def descend(
         updates, opt_state = update.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    return loop(steps, step, (params, update.init(params)))[0]
+    return loop(steps, step, (params, opt_state))
 
 
 def loop(steps: int, step: Callable[[Array | int, PyTree], PyTree], carry: PyTree) -> PyTree:

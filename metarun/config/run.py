@@ -158,6 +158,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
     others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
+    check_kept(engine.kept_by(learner), config["optimizer"], private)
     check_optimizer(config["optimizer"], learner, tasks, train, private)
     optimizer, optimizer_numbers = recipe("optimizer", config["optimizer"])
     if config["paper"] is not None:
@@ -184,6 +185,17 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         info=build("run", config["run"], RunInfo),
         config=config,
     )
+
+
+def check_kept(kept: tuple[str, ...], optimizer: dict[str, Any], private: engine.Private) -> None:
+    """Raises ConfigError where what a learner keeps would not be kept as it is."""
+    if not kept:
+        return
+    what = f"with a learner that keeps something ({', '.join(kept)}) from task to task"
+    if private.clip is not None:
+        raise ConfigError("train.private.clip", private.clip, f"null {what}: noise would be added to it")
+    if isinstance(build("optimizer", optimizer), SeesTasks):
+        raise ConfigError("optimizer._target_", optimizer["_target_"], f"an optimizer of optax {what}")
 
 
 def check_optimizer(

@@ -16,6 +16,7 @@ from metarun.core import Array, Episode, Key, Learner, Metrics, Net, PyTree, Sta
 from metarun.engine.compiled import Program
 from metarun.engine.evaluate import only_if
 from metarun.engine.gathered import at, shares, within
+from metarun.engine.kept import beside, of_learned
 from metarun.engine.keys import task_key
 from metarun.engine.private import Private, clipped_each, noised, task_keys
 from metarun.engine.selection import Selection, chosen, score
@@ -57,7 +58,7 @@ def make_start(learner: Learner, net: Net, tasks: Tasks, optimizer: Optimizer, m
         _, metrics = jax.eval_shape(lambda *args: own.meta_grad(net, *args), params, episodes, keys, step)
         sums = {name: jnp.zeros(metric.shape, metric.dtype) for name, metric in metrics.items()}
         zero = jnp.zeros((), jnp.int32)
-        return State(step, params, optimizer(numbers["optimizer"]).init(params), sums, zero, zero, zero)
+        return State(step, params, beside(own, optimizer(numbers["optimizer"])).init(params), sums, zero, zero, zero)
 
     return Program(start, made_from)
 
@@ -95,7 +96,7 @@ def make_meta_steps(
 
     def on_a_device(state: State, data: PyTree, numbers: Numbers, k_train: Key, n: Array) -> tuple[State, Report]:
         own = dataclasses.replace(learner, **numbers["learner"])  # type: ignore[type-var]
-        outer = optimizer(numbers["optimizer"])
+        outer = beside(own, optimizer(numbers["optimizer"]))
         n = within(data, state.step, n)
 
         def drawn(state: State, indices: Array) -> tuple[Episode, Key]:
@@ -167,7 +168,7 @@ def make_meta_steps(
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
                 grads, metrics = noised(private, means, jax.random.fold_in(k_train, state.step), meta_batch)
             fine = is_finite(metrics) if further else is_finite((grads, metrics))  # it may do without the gradient
-            grads = clipped(grads, guard.clip_value, guard.clip_norm)
+            grads = of_learned(own, lambda grads: clipped(grads, guard.clip_value, guard.clip_norm), grads)
             with differentiated(how):
                 updates, opt_state = outer.update(grads, state.opt_state, state.params, **further)
             params = optax.apply_updates(state.params, updates)

@@ -13,13 +13,14 @@ class Conv4(nn.Module):
     """Images x (n, height, width, channels) -> (n, n_out), or features (n, d).
 
     Finn et al. 2017, section 5.2: 64 filters and stride 2, spatially averaged, for Omniglot; 32 filters
-    and 2x2 max-pooling, flattened, for mini-ImageNet.
+    and 2x2 max-pooling, flattened, for mini-ImageNet. Reptile's authors flatten on Omniglot, too.
     """
 
     filters: Count
     downsample: Literal["stride", "max_pool"]
     norm: Norm
     n_out: int | None  # None: features, no head
+    features: Literal["auto", "mean", "all"] = "auto"  # of the last convolution: over positions, or at each of them
     dtype: str | None = None  # to compute in; parameters and statistics keep theirs
 
     @property
@@ -35,5 +36,6 @@ class Conv4(nn.Module):
             x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
             if pool and min(x.shape[1:3]) > 1:
                 x = max_pool_2x2(x)
-        x = x.reshape(x.shape[0], -1) if pool else jnp.mean(x, axis=(1, 2))
+        flat = self.features == "all" or (self.features == "auto" and pool)
+        x = x.reshape(x.shape[0], -1) if flat else jnp.mean(x, axis=(1, 2))
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)

@@ -11,7 +11,7 @@ import pytest
 from support import LINEAR, classifier, close, episodes, one_of, run_of
 
 from metarun import freezing, inner
-from metarun.core import Batch, Episode, Net
+from metarun.core import Batch, ConfigError, Episode, Net
 from metarun.engine.net import make_net
 from metarun.learners.anil import ANIL
 from metarun.learners.finetune import Finetune
@@ -291,6 +291,37 @@ def test_reptile_is_the_way_from_the_initialisation_to_the_mean_of_the_adapted_p
     adapt = jax.jit(lambda support, key: learner.adapt(NET, THETA, support, key))
     fast = [adapt(one_of(BATCH, i).support, keys()[i]) for i in range(2)]
     close(grads, jax.tree.map(lambda p, a, b: p - (a + b) / 2, THETA, *fast), rtol=1e-4)
+
+
+KEPT = dataclasses.replace(REPTILE, inner_steps=2, inner_optimizer="adam", inner_lr=0.01, moments="kept")
+
+
+def test_kept_moments_go_on_where_the_tasks_before_left_them():
+    """Two tasks of the same examples, one after the other from where the first came to, are one of twice the steps."""
+    learner, key = dataclasses.replace(KEPT, inner_batch=1), jax.random.key(3)
+    support = jax.tree.map(lambda leaf: leaf[0, :1], BATCH.support)  # one example: every mini-batch is alike
+    params = learner.init(NET, jax.random.key(1), support.x)
+    trained = jax.jit(lambda params: learner.trained(NET, params, support, key))
+    after = trained(trained(params))
+    new = dataclasses.replace(learner, moments="new", inner_steps=4)
+    close(after["theta"], jax.jit(lambda theta: new.adapt(NET, theta, support, key))(params["theta"]), rtol=1e-4)
+    assert float(after["adam"]["steps"]) == 4
+    again = dataclasses.replace(new, inner_steps=2).adapt(NET, trained(params)["theta"], support, key)
+    assert not np.allclose(after["theta"]["head"]["kernel"], again["head"]["kernel"], rtol=1e-3)
+
+
+def test_what_adam_keeps_is_the_mean_of_what_the_tasks_leave():
+    params = KEPT.init(NET, jax.random.key(1), BATCH.support.x[0])
+    grads, _ = gradient(KEPT, params)
+    trained = jax.jit(lambda support, key: KEPT.trained(NET, params, support, key))
+    left = [trained(one_of(BATCH, i).support, keys()[i]) for i in range(2)]
+    close(grads, jax.tree.map(lambda p, a, b: p - (a + b) / 2, params, *left), rtol=1e-4)
+    close(KEPT.adapt(NET, params, one_of(BATCH, 0).support, keys()[0]), left[0]["theta"], rtol=1e-5)
+
+
+def test_only_adam_has_moments_to_keep():
+    with pytest.raises(ConfigError, match="moments=kept: new with inner_optimizer=sgd"):
+        dataclasses.replace(KEPT, inner_optimizer="sgd").check(run_of("task=sinusoid").tasks)
 
 
 def test_reptiles_mini_batches_draw_everything_once_before_anything_twice():

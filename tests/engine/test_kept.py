@@ -1,0 +1,55 @@
+"""What a learner keeps passes the outer optimizer by, on every device and in every meta-step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from support import close, run_of
+
+from metarun import engine
+from metarun.core import ConfigError
+from metarun.engine.meta_step import Guard, make_meta_steps, make_start
+from metarun.engine.net import make_net
+
+SMALL = ("task=sinusoid", "model.hidden=[8]", "learner=reptile", "learner.inner_batch=5", "learner.moments=kept")
+RUN = run_of(*SMALL)
+NET = make_net(RUN.model, RUN.tasks, 1)
+K_TRAIN = engine.stream(0, engine.TRAIN)
+RATE, NORM = 0.25, 0.01
+NUMBERS = {"learner": {}, "optimizer": {"learning_rate": RATE}}
+
+
+def sgd(numbers):
+    return optax.sgd(**numbers)
+
+
+def test_the_optimizer_and_its_bound_are_for_what_is_learned_and_what_is_kept_is_the_tasks_mean():
+    given = (RUN.learner, NET, RUN.tasks, sgd, Mesh(np.array(jax.devices()[:2]), ("tasks",)), 4, 1, RUN.inner)
+    steps = make_meta_steps(*given, Guard(clip_value=None, clip_norm=NORM, skip_at_most=0))
+    start = make_start(RUN.learner, NET, RUN.tasks, sgd)
+    first = jax.device_get(start((), NUMBERS, engine.stream(0, engine.INIT)))
+    once = jax.device_get(steps(jax.tree.map(jnp.array, first), (), NUMBERS, K_TRAIN, 1)[0])
+
+    k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(jax.random.fold_in(K_TRAIN, 0), jnp.arange(4))
+    episodes = jax.vmap(lambda key: RUN.tasks.sample((), key))(k_episodes)
+    trained = jax.vmap(lambda support, key: RUN.learner.trained(NET, first.params, support, key))
+    left = jax.jit(trained)(episodes.support, k_adapts)
+    close(once.params["adam"], jax.tree.map(lambda leaf: leaf.mean(0), left["adam"]), rtol=1e-4)
+
+    way = jax.tree.map(jnp.subtract, once.params["theta"], first.params["theta"])
+    towards = jax.tree.map(lambda after, before: after.mean(0) - before, left["theta"], first.params["theta"])
+    close(
+        way, jax.tree.map(lambda leaf: leaf * RATE * NORM / optax.global_norm(towards), towards), rtol=1e-3, atol=1e-7
+    )
+
+    twice = steps(jax.tree.map(jnp.array, once), (), NUMBERS, K_TRAIN, 1)[0]
+    assert float(twice.params["adam"]["steps"]) == 2 * RUN.learner.inner_steps
+
+
+def test_noise_is_not_for_what_is_kept():
+    with pytest.raises(
+        ConfigError, match=r"^train.private.clip=1.0: null with a learner that keeps something \(adam\)"
+    ):
+        run_of(*SMALL, "train.private.clip=1.0")
