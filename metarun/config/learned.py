@@ -28,13 +28,13 @@ class Parts(NamedTuple):
 
 def parts(config: dict[str, Any], n_out: int, metric: str) -> Parts:
     """Of a resolved configuration whose tasks have `n_out` outputs and this metric. Raises ConfigError."""
-    own = as_it_was("learner", config["learner"])  # which an earlier version may have kept
+    own, model = (as_it_was(part, config[part]) for part in ("learner", "model"))  # an earlier version may have kept it
     training = build("learner", own, kind=Learner)
     changes = known("eval.learner", config["eval"]["learner"], own)
     hardware = build("hardware", {**config["hardware"], **ALONE}, kind=engine.Hardware)
     return Parts(
         learner=build("eval.learner", laid_over(own, changes)),
-        model=build("model", config["model"], kind=nn.Module, n_out=training.width(n_out), dtype=hardware.dtype),
+        model=build("model", model, kind=nn.Module, n_out=training.width(n_out), dtype=hardware.dtype),
         inner=build("inner", config["inner"], Inner),
         loss=loss_of(config, metric),
         hardware=hardware,

@@ -82,7 +82,7 @@ def as_today(stored: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     stored = {"data_dir": None, "suggested": {}, "paper": None, **stored}
     for filling, sections in ((defaults, ("train", "eval", "inner")), (config, ("hardware", "run"))):
         stored |= {section: {**filling[section], **stored[section]} for section in sections}
-    components = {group: as_it_was(group, stored[group]) for group in ("task", "learner", "optimizer")}
+    components = {group: as_it_was(group, stored[group]) for group in ("task", "learner", "model", "optimizer")}
     of_loggers = stored["logger"]
     if is_several(of_loggers):
         components["logger"] = {name: as_it_was("logger", one) for name, one in of_loggers.items()}
@@ -100,7 +100,12 @@ def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
         fields = dataclasses.fields(locate(f"{group}._target_", values.get("_target_", "")))  # type: ignore[arg-type]
     except (ConfigError, TypeError):
         return values  # which `build` tells of, or an optimizer of optax
-    had = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    not_in_yaml = ("parent", "name", "dtype") if group == "model" else ()  # flax's own, and what the hardware says
+    had = {
+        field.name: field.default
+        for field in fields
+        if field.default is not dataclasses.MISSING and field.name not in not_in_yaml
+    }
     as_in_yaml = {name: list(value) if isinstance(value, tuple) else value for name, value in had.items()}
     own = {
         key: as_it_was(f"{group}.{key}", value) if isinstance(value, dict) and "_target_" in value else value

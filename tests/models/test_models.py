@@ -222,6 +222,8 @@ def test_the_papers_variants_have_their_papers_sizes():
 
     assert head(Conv4(64, "stride", "batch", 5), (28, 28, 1)) == (64, 5)
     assert head(Conv4(32, "max_pool", "batch", 5), (84, 84, 3)) == (800, 5)
+    assert head(Conv4(64, "stride", "batch", 5, "all"), (28, 28, 1)) == (256, 5)  # Reptile's authors'
+    assert head(Conv4(32, "max_pool", "batch", 5, "mean"), (84, 84, 3)) == (32, 5)
     wide = Conv4Wide((96, 192, 384, 512), 0.1, "batch", 5)
     assert head(wide, (84, 84, 3)) == (31104 + 41472, 5)
     assert head(wide, (28, 28, 1)) == (1536 + 2048, 5)

@@ -11,6 +11,7 @@ from support import composed, rows, saved
 
 from metarun import report
 from metarun.config.build import MOVED, build
+from metarun.config.learned import parts
 from metarun.config.resume import resume
 from metarun.config.run import build_run
 
@@ -74,3 +75,15 @@ def test_a_setting_that_a_component_got_later_is_what_it_was_by_default(tmp_path
     resumed = resume(tmp_path, now, [])
     assert build_run(resumed).learner.memory.times == "uniform"
     assert resumed["optimizer"] == now["optimizer"] | {"entropy_weight": 0}
+
+
+def test_a_setting_that_a_model_got_later_is_what_it_was_by_default(tmp_path):
+    """For a run that goes on, and for what was learned: `model.features`. What flax and the hardware set is none."""
+    now = composed("learner=reptile", "model=conv4", f"run.dir={tmp_path}")
+    stored = json.loads(json.dumps(now))
+    del stored["learner"]["moments"], stored["model"]["features"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    resumed = resume(tmp_path, now, [])
+    assert resumed["model"] == now["model"]
+    assert build_run(resumed).shape == build_run(now).shape
+    assert parts(stored, 5, "accuracy") == parts(now, 5, "accuracy")
