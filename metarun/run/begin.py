@@ -133,6 +133,9 @@ def go_on(
     `task_chunk` is asked how many tasks a device takes at once.
     """
     state, host = first_or_saved(run, shared.mesh, shared.data["train"], opened.checkpoints, opened.longer)
+    if int(state.step) < run.train.steps:
+        separation.must_be_as_before(host["data"], shared.separation)
+        host["data"] = shared.separation and shared.separation["contents"]
     k_train = engine.stream(run.train.seed, engine.TRAIN)
     k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
     of_steps = (engine.of_meta_step, k_train, run.train.meta_batch, run.train.steps)
@@ -233,6 +236,7 @@ def first_or_saved(
         "logged": None,  # the meta-step of the newest row of training
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
         "gflop_per_meta_step": None,  # of matrix products, in the process that made the last ones
+        "data": None,  # the contents of the splits: see separation.check
         "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
     if engine.hosts.is_first() and run.train.init_from is not None and checkpoints.is_empty():

@@ -1,4 +1,4 @@
-"""Whether what a run is tested on is new to it: asked of the data themselves, not of a list of names."""
+"""Whether what a run is tested on is new to it, and the same as before: asked of the data themselves, not of names."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ class Part(NamedTuple):
 
 
 def check(tasks: Mapping[str, Any], data: Mapping[str, PyTree]) -> dict[str, Any] | None:
-    """For each split its tasks and data -> how many classes each split has, and examples that stand in two splits.
+    """For each split its tasks and data -> how many classes each split has, its content, and examples in two splits.
 
     A class is told by the digests of its examples, whatever their order, and by its name. Raises DataError if a class
     is in two splits. None for tasks that are no `Finite`. Examples are compared bit by bit, as the model sees them.
@@ -64,7 +64,7 @@ def apart(parts: Mapping[str, Part]) -> dict[str, Any] | None:
     path = cache_dir() / "separation" / f"{known(parts) or digest_of_all(classes)}.json"
     try:
         found = json.loads(path.read_text())
-        if found.keys() == {"classes", "duplicate_examples_across_splits", "duplicates"}:
+        if found.keys() == {"classes", "contents", "duplicate_examples_across_splits", "duplicates"}:
             return found
     except (OSError, ValueError, AttributeError):
         pass  # not there, or damaged
@@ -117,9 +117,30 @@ def compare(classes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     across = [found for found in places.values() if len({place.split(":")[0] for place in found}) > 1]
     return {
         "classes": {split: len(classes[split]) for split in classes},
+        "contents": {split: content(examples[split]) for split in classes},
         "duplicate_examples_across_splits": len(across),
         "duplicates": across[:20],
     }
+
+
+def content(examples: Mapping[str, Sequence[str]]) -> str:
+    """A digest of a split: of its classes' names and their examples' digests, all in their order."""
+    return hashlib.sha256(json.dumps(list(examples.items())).encode()).hexdigest()[:16]
+
+
+def must_be_as_before(before: Mapping[str, str] | None, now: Mapping[str, Any] | None) -> None:
+    """Raises DataError if a run that goes on has other data to train or to validate on than those it began with.
+
+    `before` has their contents by split, None of a run of an earlier version; `now` is what `check` returned.
+    """
+    if not before or not now:
+        return
+    for split, what in (("train", "train"), ("val", "validate")):
+        if before[split] != now["contents"][split]:
+            raise DataError(
+                f"the data to {what} on are not those that the run began with ({now['contents'][split]}, not "
+                f"{before[split]}): put those back, or begin another run from it with train.init_from and run.dir"
+            )
 
 
 def digests(arrays: Sequence[np.ndarray] | np.ndarray) -> list[str]:

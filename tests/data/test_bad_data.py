@@ -46,6 +46,20 @@ def test_classes_that_stand_in_training_are_refused_in_a_domain_by_their_content
         separation.apart({**own, "eval.tasks.x": Part(Classes(d=[6, 5]), "test", None)})
 
 
+def test_a_splits_content_is_its_classes_and_their_examples_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
+
+    def contents(train, **test):
+        tasks = {"train": train, "val": Classes(c=[5, 6]), "test": Classes(**test)}
+        return separation.check(tasks, dict.fromkeys(tasks))["contents"]
+
+    a, b = [1, 2], [3, 4]
+    of = contents(Classes(a=a, b=b), d=[7, 8])
+    assert contents(Classes(a=a, b=b), e=[9, 0]) == of | {"test": contents(Classes(z=[0]), e=[9, 0])["test"]}
+    others = [Classes(a=[2, 1], b=b), Classes(b=b, a=a), Classes(a=a, x=b), Classes(a=[1], b=[3])]
+    assert len({of["train"], *(contents(train, d=[7, 8])["train"] for train in others)}) == 5
+
+
 def test_what_was_found_of_the_same_classes_is_remembered_and_of_others_found_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
     compared = []
@@ -60,7 +74,9 @@ def test_what_was_found_of_the_same_classes_is_remembered_and_of_others_found_an
     assert found["duplicates"] == [["train: a[0]", "test: d[1]"]]
     assert check(d=[7, 1]) == (found, 1)
     assert check(d=[7, 8])[0]["duplicates"] == []  # an example
-    assert check(e=[7, 1]) == (found | {"duplicates": [["train: a[0]", "test: e[1]"]]}, 3)  # a name
+    other = check(e=[7, 1])  # a name
+    assert other[0]["duplicates"] == [["train: a[0]", "test: e[1]"]]
+    assert other[1] == 3
     assert check(d=[[7, 1]])[1] == 4  # a shape
     for path in (tmp_path / "separation").iterdir():
         path.write_text("{}")

@@ -1,7 +1,7 @@
 """A run that is broken off goes on to the same end: every learner, every task, another number of devices."""
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ from support import composed, on_blobs, placed, rows, saved
 
 from metarun.config import choices
 from metarun.config.run import Run
+from metarun.core import DataError
+from metarun.data import read_anew
 from metarun.run import train
 from metarun.run.stop import Interrupted, Stop
 
@@ -142,3 +144,32 @@ def test_the_same_run_twice_gives_the_same_numbers_bit_for_bit(tmp_path):
     assert all(same.values()), same
     assert rows(tmp_path / "one") == rows(tmp_path / "again")
     assert not all(np.array_equal(found["one"][name], found["other"][name]) for name in found["one"])
+
+
+def test_a_run_does_not_go_on_with_other_data_of_the_same_shape(tmp_path, monkeypatch):
+    """What it trains and validates on must be as before; a test's may be another, and so may all once it has ended."""
+    x = np.random.default_rng(0).normal(size=(36, 4)).astype(np.float32)
+    y, split = np.repeat(np.arange(9), 4), np.repeat(["train", "val", "test"], 12)
+    file = tmp_path / "mine.npz"
+    overrides = ("task=arrays", f"task.path={file}", "task.ways=3", "task.shots=1", "task.queries=1")
+
+    def other(*changed: str) -> None:
+        np.savez(file, x=x + np.isin(split, changed)[:, None], y=y, split=split)
+        read_anew()
+
+    other()
+    stop = Asked(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_on_signals", lambda _: nullcontext(stop))
+        with pytest.raises(Interrupted):
+            train.train(run_in(tmp_path / "run", *overrides))
+    for part, what in (("train", "train"), ("val", "validate")):
+        other(part)
+        with pytest.raises(DataError, match=f"^the data to {what} on are not those that the run began with"):
+            train.train(run_in(tmp_path / "run", *overrides))
+    other("test")
+    contents = [train.train(run_in(tmp_path / "run", *overrides))["protocol"]["separation"]["contents"]]
+    other("train")
+    again = train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=5"))
+    contents.append(again["protocol"]["separation"]["contents"])
+    assert {part for part in contents[0] if contents[0][part] != contents[1][part]} == {"train", "test"}
