@@ -60,7 +60,9 @@ def remove_left(place: Path) -> None:
     """Removes what processes of this machine left that were killed while they filled the folder."""
     for left in place.parent.glob(f"{glob.escape(beginning(place))}*.partial"):
         pid = left.name.removeprefix(beginning(place)).removesuffix(".partial")
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        # In a container this process may have the number that a killed one had.
+        is_own = pid == str(os.getpid()) and left.stat().st_mtime >= psutil.Process().create_time()
+        if pid.isdigit() and not is_own and (pid == str(os.getpid()) or not psutil.pid_exists(int(pid))):
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from metarun.core import ConfigError, DataError
 from metarun.text import first_line, one_line
 
-MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL"}  # how a cell without a value is spelt
+# How a cell without a value is spelt; with NAN and -nan as C prints them.
+MISSING = {"", "NA", "N/A", "NaN", "nan", "NAN", "-NaN", "-nan", "-NAN", "null", "NULL"}
 BLOCK = 4096  # rows that are turned into columns at a time: one by one takes twice as long
 MOST_TOLD = 5  # of a kind, in a line
 
@@ -116,7 +117,9 @@ def in_json(path: str, place: Path) -> Table:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+                if "\\u" in line:
+                    row = json.loads(whole_characters(json.dumps(row, ensure_ascii=False)))
+            except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{path}, line {number}: is no JSON ({first_line(error)}); an object a line is wanted"
                 ) from error
@@ -132,6 +135,11 @@ def in_json(path: str, place: Path) -> Table:
 
     columns = {name: [cell(number, name, row.get(name)) for number, row in found] for name in names}
     return Table(path, dict(columns), [number for number, _ in found], ())
+
+
+def whole_characters(text: str) -> str:
+    """`text` with U+FFFD for each half of a character, which JSON can spell and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def in_parquet(path: str, place: Path) -> Table:
@@ -153,7 +161,9 @@ def in_parquet(path: str, place: Path) -> Table:
             column, kind = column.cast(kind.value_type), kind.value_type
         if pa.types.is_integer(kind) and column.null_count == 0:
             columns[name] = column.to_numpy()
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        elif pa.types.is_integer(kind):  # whose digits may be more than a float has
+            columns[name] = ["" if v is None else str(v) for v in column.to_pylist()]
+        elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
             columns[name] = column.cast(pa.float64()).to_numpy()
         elif pa.types.is_boolean(kind):
             columns[name] = column.cast(pa.int8()).cast(pa.float64()).to_numpy()
@@ -169,7 +179,7 @@ def texts(column: Column) -> list[str]:
     """A column's cells as text, "" where there is no value. Whole numbers have no point."""
     if isinstance(column, list):
         return column
-    return ["" if v != v else str(int(v)) if v == int(v) else repr(float(v)) for v in column.tolist()]
+    return ["" if v != v else str(int(v)) if float(v).is_integer() else repr(float(v)) for v in column.tolist()]
 
 
 class Numbers(NamedTuple):
@@ -182,14 +192,16 @@ def numbers(column: Column) -> Numbers:
         return Numbers(column.astype(np.float64), [])
     if "_" not in "".join(column):  # which Python's numbers may hold
         with suppress(ValueError):
-            return Numbers(np.array([float(cell) if cell else np.nan for cell in column]), [])
+            found = np.array([float(cell) if cell else np.nan for cell in column])
+            if np.isnan(found).sum() == column.count(""):
+                return Numbers(found, [])
     values, text = np.full(len(column), np.nan), []
     for row, cell in enumerate(column):
         if cell:
             try:
-                if "_" in cell:
+                if "_" in cell or (value := float(cell)) != value:  # a NaN however spelt is no value, and nobody's name
                     raise ValueError
-                values[row] = float(cell)
+                values[row] = value
             except ValueError:
                 text.append(row)
     return Numbers(values, text)

@@ -67,7 +67,7 @@ def must_be_sound(path: Path, files: list[File]) -> None:
 
 
 def hidden(name: str) -> bool:
-    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db") for part in name.split("/"))
+    return any((part.startswith(".") and part != ".") or part in ("__MACOSX", "Thumbs.db") for part in name.split("/"))
 
 
 def in_folder(path: Path) -> list[File]:
@@ -87,13 +87,18 @@ def in_folder(path: Path) -> list[File]:
             elif entry.is_file():
                 state = entry.stat()
                 stamp = f"{state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-                found.append(File(f"{before}{entry.name}", state.st_size, stamp, partial(content, entry.path)))
+                found.append(File(in_text(f"{before}{entry.name}"), state.st_size, stamp, partial(content, entry.path)))
 
     try:
         walk(str(path), "")
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
     return found
+
+
+def in_text(name: str) -> str:
+    """A file's name as text, whatever bytes it is: those that are no UTF-8 as `\\xe9`. Without `./` before it."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace").removeprefix("./")
 
 
 def content(path: str) -> bytes:
@@ -118,7 +123,7 @@ def in_zip(path: Path) -> list[File]:
         return read
 
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    return [File(info.filename, info.file_size, f"{info.CRC:08x}", reader(info)) for info in infos]
+    return [File(in_text(info.filename), info.file_size, f"{info.CRC:08x}", reader(info)) for info in infos]
 
 
 def in_tar(path: Path) -> list[File]:
@@ -129,14 +134,14 @@ def in_tar(path: Path) -> list[File]:
             try:
                 file = archive.extractfile(member)
                 return file.read() if file is not None else b""
-            except (tarfile.TarError, zlib.error, EOFError) as error:
+            except (tarfile.TarError, zlib.error, EOFError, KeyError) as error:  # a link may lead nowhere
                 raise OSError(first_line(error)) from error
 
         return read
 
     stamp = f"{state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-    members = [member for member in archive if member.isfile()]
-    return [File(m.name.removeprefix("./"), m.size, f"{stamp} {m.offset_data}", reader(m)) for m in members]
+    members = [member for member in archive if member.isfile() or member.islnk() or member.issym()]
+    return [File(in_text(m.name), m.size, f"{stamp} {m.offset_data}", reader(m)) for m in members]
 
 
 def in_turn(path: Path) -> bool:

@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from functools import lru_cache
+from importlib.metadata import version
 from os.path import splitext
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.core import DataError
+from metarun.data import images
 from metarun.data.cache import cached, empty
 from metarun.data.files import File, contents, files_of
 from metarun.data.images import FORMATS, Image, decoded
@@ -43,7 +45,8 @@ def images_in(path: str, image: Image, fractions: tuple[float, ...], seed: int) 
     place = Path(path).expanduser()
     files, splits, told = sort(place, fractions, seed)
     order = [(split, name, i) for split in SPLITS for name in sorted(splits[split]) for i in splits[split][name]]
-    state = hashlib.sha256(f"{image}".encode())
+    how = f"{image} {version('pillow')} {Path(images.__file__).read_text()}"  # another version may decode otherwise
+    state = hashlib.sha256(how.encode())
     for split, name, i in order:
         state.update(f"{split} {name} {files[i].name} {files[i].size} {files[i].stamp}\n".encode())
     shape = (len(order), *image.shape)
@@ -88,11 +91,12 @@ def decode(path: Path, order: list[int], files: list[File], image: Image, folder
     """The images (n, ...) of the files with these numbers, the good ones first.
 
     And which are `good` (n,), `why` the others are not, and what they are if they are not of a kind (`mixed`).
+    Raises DataError for one that could not be read: without it, classes would not be what they are another time.
     """
     from rich.console import Console
     from rich.progress import track
 
-    images = empty(folder, "images", (len(order), *image.shape), np.uint8)
+    pixels = empty(folder, "images", (len(order), *image.shape), np.uint8)
     good = np.ones(len(order), bool)
     why: dict[int, str] = {}
     as_they_stand = np.argsort(order, kind="stable")  # a compressed tar is unpacked from its start for each step back
@@ -108,18 +112,21 @@ def decode(path: Path, order: list[int], files: list[File], image: Image, folder
     )
     for i, one in found:
         row, name = as_they_stand[i], wanted[i].name
+        if isinstance(one, OSError):
+            why_not = f"cannot be read ({one.strerror}); try again, or take it away"
+            raise DataError(one_line(f"{path}: {name} {why_not}")) from one
         if isinstance(one, ValueError):
             good[row], why[row] = False, str(one)
         else:
-            images[row] = one.pixels
+            pixels[row] = one.pixels
             kinds[one.kind] += 1
             first[one.kind] = min(first.get(one.kind, name), name)
     if why:
         for to, row in enumerate(np.flatnonzero(good)):
-            images[to] = images[row]
+            pixels[to] = pixels[row]
     mixed = [f"{n:,} {kind} ({first[kind]})" for kind, n in kinds.most_common()] if len(kinds) > 1 else []
     reasons = [why[row] for row in sorted(why)]
-    return {"images": images, "good": good, "why": np.array(reasons or [""]), "mixed": np.array(mixed or [""])}
+    return {"images": pixels, "good": good, "why": np.array(reasons or [""]), "mixed": np.array(mixed or [""])}
 
 
 def printable_name(path: Path) -> str:
@@ -159,7 +166,10 @@ def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
             )
         if loose:
             told.append(f"{path}: {len(loose):,} images stand in no class's directory and are left out: {some(loose)}")
-        splits = by_directories(path, names, [i for i in numbers if "/" in names[i]])
+        splits, beside = by_directories(names, [i for i in numbers if "/" in names[i]])
+        if beside:
+            whose = " or ".join(sorted(splits))
+            told.append(f"{path}: {len(beside):,} images are in no class of {whose} and are left out: {some(beside)}")
     if set(splits) == {"all"}:
         chosen = drawn(splits["all"], fractions, seed)
     else:
@@ -178,30 +188,51 @@ def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
 
 
 def without_wrapper(names: list[str]) -> list[str]:
-    """The names, without directories in which all that has a directory stands, and which hold no file themselves."""
+    """The names, without directories in which all stands that has one, and which hold no image themselves.
+
+    Beside such a directory there may be what is of no use here, a README say.
+    """
     while True:
-        tops = {name.partition("/")[0] for name in names}
-        if len(tops) != 1 or not all(name.count("/") >= 2 or not is_image(name) for name in names):
+        tops = {top for top, slash, _ in (name.partition("/") for name in names) if slash}
+        if len(tops) != 1 or next(iter(tops)).lower() in NAMES:
             return names
-        if any("/" not in name for name in names) or next(iter(tops)).lower() in NAMES:
+        if any(
+            is_image(name) if "/" in name else is_image(name) or is_list(name) for name in names if name.count("/") < 2
+        ):
             return names
-        names = [name.partition("/")[2] for name in names]
+        names = [name.partition("/")[2] or name for name in names]
+
+
+def is_list(name: str) -> bool:
+    return any(name in (f"{stem}.txt", f"{stem}.csv") for stem in NAMES)
 
 
 def is_image(name: str) -> bool:
     return splitext(name)[1].lower() in FORMATS
 
 
-def by_directories(path: Path, names: list[str], numbers: list[int]) -> dict[str, dict[str, list[int]]]:
-    """Split -> class -> files: splits are the directories at the top if all are named so, else there is one, "all"."""
+def by_directories(names: list[str], numbers: list[int]) -> tuple[dict[str, dict[str, list[int]]], list[str]]:
+    """Split -> class -> files, and the names of those that are of none.
+
+    Directories at the top that hold directories are splits, if they are named so: all, or train and another one. Else
+    there is one, "all".
+    """
     tops = {names[i].partition("/")[0] for i in numbers}
-    with_splits = all(top.lower() in NAMES for top in tops) and all(names[i].count("/") >= 2 for i in numbers)
+    with_classes = {names[i].partition("/")[0] for i in numbers if names[i].count("/") >= 2}
+    splits = {top: NAMES[top.lower()] for top in with_classes if top.lower() in NAMES}
+    if not (splits.keys() == tops or {"train"} < set(splits.values())):
+        splits = {}
     found: dict[str, dict[str, list[int]]] = {}
+    beside = []
     for i in numbers:
         top, _, rest = names[i].partition("/")
-        split, rest = (NAMES[top.lower()], rest) if with_splits else ("all", names[i])
-        found.setdefault(split, {}).setdefault(rest.rpartition("/")[0], []).append(i)
-    return found
+        if not splits:
+            found.setdefault("all", {}).setdefault(names[i].rpartition("/")[0], []).append(i)
+        elif top in splits and "/" in rest:
+            found.setdefault(splits[top], {}).setdefault(rest.rpartition("/")[0], []).append(i)
+        else:
+            beside.append(names[i])
+    return found, beside
 
 
 def by_lists(
@@ -230,6 +261,8 @@ def by_lists(
                 raise DataError(f"{path}: {listed} has the columns {has}; filename and label are wanted")
             for row in rows:
                 name = of_file.get(row["filename"] or "")
+                if not row["label"]:
+                    raise DataError(one_line(f"{path}: {listed}, line {rows.line_num}: {row['filename']} has no label"))
                 if name is None:
                     missing.append(row["filename"])
                 else:

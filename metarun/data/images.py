@@ -1,5 +1,6 @@
 """Images of any size, format and colour, as arrays of one shape."""
 
+import errno
 import io
 import os
 import warnings
@@ -14,9 +15,9 @@ from annotated_types import Ge, Le
 
 from metarun.text import first_line
 
-FORMATS = {
+FORMATS = {  # of files that are meant as images, those that Pillow may not read among them: they are told of
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
-    ".pnm", ".tga", ".ico",
+    ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".jxl", ".psd", ".svg", ".dcm",
 }  # fmt: skip
 
 
@@ -64,6 +65,8 @@ class Image:
                 image = ImageOps.pad(image, size, how, color="white" if self.invert else "black")  # black in the end
             else:
                 image = image.resize(size, how)
+        except MemoryError:  # tells nothing of the image
+            raise
         except Exception as error:  # each of Pillow's formats raises its own
             raise ValueError(first_line(error)) from error
         pixels = np.asarray(image, np.uint8).reshape(self.shape)
@@ -88,25 +91,30 @@ def in_eight_bits(image):  # type: ignore[no-untyped-def]
 
 def decoded(
     contents: Iterable[tuple[int, Callable[[], bytes]]], image: Image
-) -> Iterator[tuple[int, Decoded | ValueError]]:
-    """(number, how to read a file) -> (number, its image, or why there is none), in order, on all cores."""
+) -> Iterator[tuple[int, Decoded | ValueError | OSError]]:
+    """(number, how to read a file) -> (number, its image, or why there is none), in order, on all cores.
+
+    ValueError: what it holds is no image. OSError: it could not be read this time.
+    """
 
     from PIL import Image as Pillow
 
-    def one(read: Callable[[], bytes]) -> Decoded | ValueError:
+    def one(read: Callable[[], bytes]) -> Decoded | ValueError | OSError:
         try:
             content = read()
             pixels, was = image.decode(content), Pillow.open(io.BytesIO(content))
             return Decoded(pixels, kind_of(was.mode), was.size)
         except ValueError as error:
             return error
-        except OSError as error:
-            return ValueError(first_line(error))
+        except OSError as error:  # without a number it is of an archive, whose bytes are not what they were
+            return ValueError(first_line(error)) if error.errno is None else error
+        except MemoryError:
+            return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     # An image of so many pixels that Pillow warns of it is refused: a small file may claim gigabytes.
     warnings.simplefilter("error", Pillow.DecompressionBombWarning)
     ahead = 4 * (os.cpu_count() or 1)  # so many files are in memory
-    waiting: deque[tuple[int, Future[Decoded | ValueError]]] = deque()
+    waiting: deque[tuple[int, Future[Decoded | ValueError | OSError]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, read in contents:
             waiting.append((number, pool.submit(one, read)))

@@ -1,5 +1,7 @@
 """A user's folder, zip or tar of images: whose files they are, and what is refused."""
 
+import errno
+import io
 import os
 import tarfile
 import zipfile
@@ -9,7 +11,7 @@ import pytest
 from folders import FRACTIONS, SMALL, every, expected, found, of_classes, png, seen, written
 
 from metarun.core import ConfigError, DataError
-from metarun.data import images_in
+from metarun.data import files, images_in
 from metarun.tasks.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -57,6 +59,54 @@ def test_splits_of_the_folder_stand_and_one_that_is_lacking_is_drawn_from_traini
         "val": "ij",
         "test": "gh",
     }
+
+
+def test_an_image_beside_the_classes_does_not_mix_the_splits(tmp_path):
+    """Nor do a folder that is no split, and what stands beside an archive's only folder."""
+    files = of_classes("abc", before="mine/train/") | of_classes("de", before="mine/val/")
+    files |= of_classes("fg", before="mine/test/") | {"mine/train/overview.png": png(0), "mine/docs/figure.png": png(0)}
+    path = written(tmp_path / "in", files | {"README.md": "mine"})
+    data = found(path)
+    assert {s: "".join(c.names) for s, c in data.splits.items()} == {"train": "abc", "val": "de", "test": "fg"}
+    (told,) = data.told
+    assert told.startswith(f"{path}: 2 images are in no class of test or train or val and are left out: ")
+    assert {"docs/figure.png", "train/overview.png"} == set(told.rpartition(": ")[2].split(", "))
+    vehicles = {f"{name}/{i}.png": png(i) for name in ("train", "bus", "test") for i in range(2)}
+    assert every(found(written(tmp_path / "vehicles", vehicles))).keys() == {"train", "bus", "test"}
+
+
+def test_links_in_a_tar_and_names_that_are_no_text_are_files_as_others(tmp_path):
+    with tarfile.open(tmp_path / "mine.tar", "w") as file:
+        for name, content in of_classes("abc").items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+        for i, kind in enumerate((tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(f"d/{i}.png")
+            info.type, info.linkname = kind, ("a/0.png", "../b/1.png", "../nowhere.png")[i]
+            file.addfile(info)
+    data = found(tmp_path / "mine.tar")
+    assert every(data) == expected("abc") | {"d": [(97, 0), (98, 1)]}
+    assert "1 files cannot be read as images and are left out: d/2.png (" in data.told[0]
+
+    path = written(tmp_path / "latin", of_classes("ab"))
+    os.rename(os.fsencode(path / "b"), os.fsencode(path) + b"/caf\xe9")
+    assert every(found(path)).keys() == {"a", r"caf\xe9"}
+
+
+def test_a_file_that_cannot_be_read_this_time_stops_the_run_and_is_read_the_next_time(tmp_path, monkeypatch):
+    path = written(tmp_path / "mine", of_classes("ab"))
+
+    def failing(of):
+        if of.endswith("b/1.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return Path(of).read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "content", failing)
+        with pytest.raises(DataError, match=r"mine: b/1.png cannot be read \(Input/output error\); try again"):
+            found(path)
+    assert every(found(path)) == expected("ab")
 
 
 def test_lists_of_classes_of_files_and_of_labels_give_the_splits(tmp_path):
@@ -161,6 +211,11 @@ def escaping(path: Path) -> Path:
             lambda p: written(p, of_classes("ab") | {"train.csv": "file,class\n"}),
             DataError,
             "PATH: train.csv has the columns file, class; filename and label are wanted",
+        ),
+        (
+            lambda p: written(p, of_classes("ab") | {"train.csv": "filename,label\na/0.png,a\nb/1.png"}),
+            DataError,
+            "PATH: train.csv, line 3: b/1.png has no label",
         ),
         (lambda p: bomb(p / "x.zip"), DataError, "PATH/x.zip claims 10,400,000,000 bytes in an archive of"),
         (lambda p: escaping(p / "x.zip"), DataError, "PATH/x.zip: the name '../../a/0.png' leads out of the archive"),

@@ -1,6 +1,7 @@
 """A user's folder, zip or tar of images: what they look like, and how they come into memory."""
 
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -111,6 +112,13 @@ def test_what_a_killed_process_left_half_made_is_removed_and_what_a_living_one_m
         written(folder, {"images.npy": b"half"})
     assert every(found(path)) == expected("abcd")
     assert [folder.exists() for folder in beside.values()] == [False, True]
+
+    shutil.rmtree(kept)
+    own = written(kept.with_name(f".{kept.name}.{socket.gethostname()}-{os.getpid()}.partial"), {"images.npy": b"half"})
+    os.utime(own, (1, 1))  # of a process that had this one's number before it began, as in a container
+    assert every(found(path)) == expected("abcd")
+    assert not own.exists()
+    assert kept.exists()
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_costs_no_image(tmp_path, monkeypatch):

@@ -66,6 +66,9 @@ def test_features_are_those_that_are_named_and_numbers_may_be_names(tmp_path):
 def test_rows_without_what_they_need_are_left_out_and_told(tmp_path):
     found = table(tmp_path / "t.csv", *COLOURS, ",train,9,red,1", "k,,9,red,1", "n,test,9,red,NA", targets=("t",))
     assert [len(found.splits[split].pool.x) for split in ("train", "val", "test")] == [4, 1, 2]
+    for spelt in ("NAN", "-nan"):  # as C prints what is no number
+        again = table(tmp_path / f"{spelt}.csv", *COLOURS, f"n,test,9,red,{spelt}", targets=("t",))
+        assert "1 rows have no t and are left out: line 9" in again.told[0]
     assert [line.partition(": ")[2] for line in found.told[:3]] == [
         "1 rows have no c and are left out: line 9",
         "1 rows have no t and are left out: line 11",
@@ -104,6 +107,21 @@ def test_a_parquet_file_is_the_csv_of_the_same_rows(tmp_path):
     (tmp_path / "bad.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:200])
     with pytest.raises(DataError, match="is no sound Parquet file"):
         table_in(str(tmp_path / "bad.parquet"), Roles("class", "c", (), None, (), "s"), *DRAWN)
+
+
+def test_whole_numbers_of_a_parquet_file_keep_their_digits_and_an_infinite_label_is_a_label(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    roles = Roles("class", "c", (), ("a",), (), None)
+
+    def classes(name, *labels):
+        pq.write_table(pa.table({"c": labels, "a": range(len(labels))}), tmp_path / name)
+        found = table_in(str(tmp_path / name), roles, *DRAWN)
+        return sorted(label for part in found.splits.values() for label in part.names), found.told
+
+    names, told = classes("large.parquet", 2**53, 2**53 + 1, 2**53, 2**53 + 2, None)
+    assert names == ["9007199254740992", "9007199254740993", "9007199254740994"]
+    assert "1 rows have no c and are left out: row 5" in told[0]
+    assert classes("infinite.parquet", np.inf, 1.0, 2.5, np.inf)[0] == ["1", "2.5", "inf"]
 
 
 def test_parquet_without_its_package_is_refused_with_what_to_install(tmp_path, monkeypatch):
@@ -167,6 +185,7 @@ TABLES = [
     (["c,s,a", *ROWS, 'k,train,"5'], "line 6: is no CSV"),
     (["c,s,a", *ROWS, "k,train,five"], "line 6: 'five' in the column a is no number; mend it, leave the column out"),
     (["c,s,a", *ROWS, "k,train,1_0"], "line 6: '1_0' in the column a is no number"),
+    (["c,s,a", *ROWS, "k,train,Nan"], "line 6: 'Nan' in the column a is no number"),
     (["c,s,a", *ROWS, "k,train,-inf"], "line 6: a is infinite"),
     (["c,s,a", *ROWS, "n,train,5"], "the class 'n' stands in test and in train: a split needs classes of its own"),
     (["c,s,a", *ROWS, "n,tests,5"], "'tests' is no split; train, val and test are"),
@@ -348,12 +367,20 @@ def test_texts_of_json_lines_and_of_csv_are_the_same(tmp_path):
     ]
 
 
+def test_half_a_character_in_json_is_a_character_of_its_own(tmp_path):
+    lines = [line.replace("l0", r"l\ud800") for line in LABELLED]
+    found = texts(tmp_path / "a.jsonl", *lines)
+    assert any("l\ufffd" in part.names for part in found.splits.values())
+    assert sum(len(part.pool.x) for part in found.splits.values()) == len(LABELLED)
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
         ((*LABELLED[:3], '{"text": '), "line 4: is no JSON"),
         ((*LABELLED[:3], "[1]"), "line 4: is no JSON object; one a line is wanted"),
         (("[", *LABELLED), "line 1: is no JSON"),
+        ((*LABELLED[:3], '{"text": ' + "[" * 100_000), "line 4: is no JSON"),
         ((*LABELLED[:3], '{"text": ["a"], "label": 1}'), "line 4: text is no text and no number"),
         (('{"text": "", "label": 1}',), "no row has both a text and a label"),
         (LABELLED[:1], "classes: 'l0' only"),
