@@ -154,7 +154,8 @@ def known_of(path: Path, keys: list[str], config: dict[str, Any]) -> tuple["Know
     stored |= here if stored["data_dir"] is None else {}
     stored["task"] = stored["task"] | (here if stored["task"].get("data_dir", "") is None else {})
     told = [f"{path}: what it was adapted to is left out; it adapts to each task of the test"]
-    return Known(as_today(stored, whole), learned.params, learned.used), told if isinstance(one, Adapted) else []
+    known = Known(as_today(stored, whole), learned.params, learned.used, learned.purpose)
+    return known, told if isinstance(one, Adapted) else []
 
 
 def tested(

@@ -82,7 +82,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     stop.how_to_go_on = f"metarun run.dir={directory}"
     open_log(directory)
     status.opened()
-    opened = open_directory(run, loaded[0]["train"])
+    opened = open_directory(run, loaded[0]["train"], loaded[1])
     watch.saved = lambda: saved_in_words(run, directory, opened.checkpoints)
 
     watch.at("placing the data on the devices")
@@ -133,9 +133,6 @@ def go_on(
     `task_chunk` is asked how many tasks a device takes at once.
     """
     state, host = first_or_saved(run, shared.mesh, shared.data["train"], opened.checkpoints, opened.longer)
-    if int(state.step) < run.train.steps:
-        separation.must_be_as_before(host["data"], shared.separation)
-        host["data"] = shared.separation and shared.separation["contents"]
     k_train = engine.stream(run.train.seed, engine.TRAIN)
     k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
     of_steps = (engine.of_meta_step, k_train, run.train.meta_batch, run.train.steps)
@@ -204,17 +201,29 @@ def with_tasks(run: Run, data: dict[str, PyTree]) -> dict[str, tuple[Tasks, PyTr
     return {split: (run.tasks if split == "train" else run.eval_tasks, data[split]) for split in data}
 
 
-def open_directory(run: Run, train: PyTree) -> Opened:
+def open_directory(run: Run, train: PyTree, separate: dict[str, Any] | None) -> Opened:
     """The configuration that runs it again, and what it is for; results of another test, or of fewer steps, step aside.
 
-    `train` is the data to train on.
+    `train` is the data to train on, `separate` what `load` found of the splits. Raises DataError if a run that has
+    begun would go on with other data.
     """
     directory = Path(run.info.dir)
     before = earlier.asked_for(directory)
+    longer = before is not None and before[0] != run.train.steps
+    finished = (directory / earlier.FILES[0]).exists() and not longer
+    has_begun = any((directory / "checkpoints" / "last").glob("*"))
+    data = purpose.digests({"train": run.tasks, "val": run.eval_tasks}, separate)
+    here = purpose.purpose_of(run.tasks, train)._replace(data=data)
+    there = purpose.read(directory) if has_begun else None
+    if finished:
+        if changed := purpose.must_be_learned_from(there, here):
+            log.info(changed)
+    else:
+        purpose.must_be_as_before(there, here)
     earlier.set_aside(directory, run.config)
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
-    purpose.keep(directory, purpose.purpose_of(run.tasks, train))
-    longer = before is not None and before[0] != run.train.steps
+    if there is None or there.data is None:
+        purpose.keep(directory, here)
     checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
     return Opened(directory, longer, checkpoints)
 
@@ -236,7 +245,6 @@ def first_or_saved(
         "logged": None,  # the meta-step of the newest row of training
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
         "gflop_per_meta_step": None,  # of matrix products, in the process that made the last ones
-        "data": None,  # the contents of the splits: see separation.check
         "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
     if engine.hosts.is_first() and run.train.init_from is not None and checkpoints.is_empty():

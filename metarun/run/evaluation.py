@@ -14,7 +14,7 @@ from metarun import engine
 from metarun.config.resume import tested_otherwise
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, PyTree
-from metarun.run import domains, kept_tests, results, separation
+from metarun.run import domains, kept_tests, purpose, results, separation
 from metarun.run.announce import of_its_data
 from metarun.run.domains import OWN, Domain
 from metarun.run.figures import episodes_in_short
@@ -22,6 +22,7 @@ from metarun.run.log import console, log_on_terminal
 from metarun.run.loggers import without_key
 from metarun.run.meta_test import Tested, everywhere
 from metarun.run.provenance import made_with
+from metarun.run.purpose import Purpose
 from metarun.run.restored import saved, stored
 from metarun.run.separation import Part
 from metarun.run.status import Status
@@ -46,6 +47,7 @@ class Known(NamedTuple):
     config: dict[str, Any]  # of the run that learned it, resolved
     params: PyTree  # on the host
     used: dict[str, Any]  # which of that run's states
+    purpose: Purpose
 
 
 class Evaluated(NamedTuple):
@@ -91,15 +93,23 @@ def evaluate(
         mesh = run.hardware.set_up(run.train.meta_batch)
         status.opened()
         status.at("reading what was learned")
-        params, used = saved(run.config, directory, run.eval.state) if known is None else known[1:]
+        if known is None:
+            params, used = saved(run.config, directory, run.eval.state)
+            learned_for = purpose.read(directory)
+        else:
+            params, used, learned_for = known[1:]
         status.at("comparing the data with training's")
         loaded = checked(run, train, test, params)
+        data = purpose.digests({"train": run.tasks}, loaded.separation)
+        here = purpose.purpose_of(run.tasks, train)._replace(data=data)
+        changed = purpose.must_be_learned_from(learned_for, here)
         tested, chunk = test_of(run, loaded, params, mesh, status)
         found = summary(run, loaded, tested, used, params, mesh, chunk)
     if file is not None:
         kept_tests.write(file, found)
     others = [domain.separation for domain in loaded.domains.values()]
-    return Evaluated(run.config, found, of_its_data(run, [loaded.separation, *others]))
+    told = of_its_data(run, [loaded.separation, *others])
+    return Evaluated(run.config, found, [changed, *told] if changed else told)
 
 
 def to_be_tested(config: dict[str, Any]) -> Run:

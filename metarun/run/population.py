@@ -73,7 +73,7 @@ class Population:
         stop.how_to_go_on = f"metarun run.dir={directory}"
         open_log(directory, *(Path(run.info.dir) for run in runs))
         status.opened()
-        opened = [beginning.open_directory(run, loaded[0]["train"]) for run in runs]
+        opened = [beginning.open_directory(run, loaded[0]["train"], loaded[1]) for run in runs]
         begun()
         watch.saved = lambda: saved_in_words(self.first, directory, opened)
         watch.at("placing the data on the devices")

@@ -5,6 +5,7 @@ With it the learner can be used where the run's data are not.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Purpose(NamedTuple):
     metric: str  # "accuracy" or "mse"
     n_out: int  # ways, or the targets' dimension
     prepares: Any  # what makes such an example of a file, a text or a row: see core.Prepares; None: arrays are given
+    data: dict[str, list[str | None]] | None = None  # of the splits it is learned from, digests: see `digests`
 
 
 def purpose_of(tasks: Tasks, data: PyTree) -> Purpose:
@@ -32,6 +34,45 @@ def purpose_of(tasks: Tasks, data: PyTree) -> Purpose:
     example = engine.input_of(tasks, data)
     prepares = tasks.prepares if isinstance(tasks, Prepares) else None
     return Purpose(example.shape, str(example.dtype), tasks.metric, tasks.n_out, prepares)
+
+
+def digests(tasks: Mapping[str, Tasks], separate: Mapping[str, Any] | None) -> dict[str, list[str | None]]:
+    """Split -> the digests of its classes, by `Tasks.digest`, and of its examples, which `separation.check` found."""
+    return {
+        split: [of_split.digest(split), None if separate is None else separate["contents"][split]]
+        for split, of_split in tasks.items()
+    }
+
+
+def must_be_as_before(before: Purpose | None, now: Purpose) -> None:
+    """Raises DataError if a run that goes on would train or validate on other data than before. None: it begins."""
+    for split, use in (("train", "train"), ("val", "validate")):
+        if before is not None and differ(before, now, split):
+            raise DataError(
+                f"the data to {use} on are not those that the run began with: put those back, or let another run "
+                "go on from what it has learned (train.init_from)"
+            )
+
+
+def must_be_learned_from(before: Purpose | None, now: Purpose) -> str | None:
+    """A line where training's examples are not the same as what was learned from, to the last bit.
+
+    Raises DataError where they are of other classes, some of which may now stand in the test, or are encoded otherwise.
+    None also for what an earlier version of metarun learned, which does not tell.
+    """
+    if before is None or not differ(before, now, "train"):
+        return None
+    encoded = before.prepares != now.prepares
+    if encoded or (before.data and now.data and before.data["train"][0] != now.data["train"][0]):
+        what = "encoded as" if encoded else "of the classes of"
+        raise DataError(f"the data to train on are no longer {what} those that this was learned from: put those back")
+    return "training's examples are not, to the last bit, those that this was learned from; its classes are"
+
+
+def differ(before: Purpose, now: Purpose, split: str) -> bool:
+    """Whether a split is another, as far as is known."""
+    known = before.data is not None and now.data is not None and before.data[split] != now.data[split]
+    return known or before.prepares != now.prepares
 
 
 def keep(directory: Path, purpose: Purpose) -> None:
@@ -65,4 +106,5 @@ def of_json(values: dict[str, Any]) -> Purpose:
     """The reverse of `as_json`. Raises KeyError, TypeError, ConfigError."""
     prepares = None if values["prepares"] is None else built("prepares", values["prepares"])
     shape = tuple(int(n) for n in values["shape"])
-    return Purpose(shape, str(values["dtype"]), str(values["metric"]), int(values["n_out"]), prepares)
+    kinds = str(values["dtype"]), str(values["metric"]), int(values["n_out"])
+    return Purpose(shape, *kinds, prepares, values.get("data"))

@@ -1,4 +1,4 @@
-"""Whether what a run is tested on is new to it, and the same as before: asked of the data themselves, not of names."""
+"""Whether what a run is tested on is new to it: asked of the data themselves, not of a list of names."""
 
 import hashlib
 import json
@@ -126,21 +126,6 @@ def compare(classes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
 def content(examples: Mapping[str, Sequence[str]]) -> str:
     """A digest of a split: of its classes' names and their examples' digests, all in their order."""
     return hashlib.sha256(json.dumps(list(examples.items())).encode()).hexdigest()[:16]
-
-
-def must_be_as_before(before: Mapping[str, str] | None, now: Mapping[str, Any] | None) -> None:
-    """Raises DataError if a run that goes on has other data to train or to validate on than those it began with.
-
-    `before` has their contents by split, None of a run of an earlier version; `now` is what `check` returned.
-    """
-    if not before or not now:
-        return
-    for split, what in (("train", "train"), ("val", "validate")):
-        if before[split] != now["contents"][split]:
-            raise DataError(
-                f"the data to {what} on are not those that the run began with ({now['contents'][split]}, not "
-                f"{before[split]}): put those back, or begin another run from it with train.init_from and run.dir"
-            )
 
 
 def digests(arrays: Sequence[np.ndarray] | np.ndarray) -> list[str]:

@@ -146,7 +146,7 @@ def test_the_same_run_twice_gives_the_same_numbers_bit_for_bit(tmp_path):
     assert not all(np.array_equal(found["one"][name], found["other"][name]) for name in found["one"])
 
 
-def test_a_run_does_not_go_on_with_other_data_of_the_same_shape(tmp_path, monkeypatch):
+def test_a_run_does_not_go_on_with_other_data_of_the_same_shape(tmp_path, monkeypatch, capsys):
     """What it trains and validates on must be as before; a test's may be another, and so may all once it has ended."""
     x = np.random.default_rng(0).normal(size=(36, 4)).astype(np.float32)
     y, split = np.repeat(np.arange(9), 4), np.repeat(["train", "val", "test"], 12)
@@ -168,8 +168,18 @@ def test_a_run_does_not_go_on_with_other_data_of_the_same_shape(tmp_path, monkey
         with pytest.raises(DataError, match=f"^the data to {what} on are not those that the run began with"):
             train.train(run_in(tmp_path / "run", *overrides))
     other("test")
-    contents = [train.train(run_in(tmp_path / "run", *overrides))["protocol"]["separation"]["contents"]]
+    train.train(run_in(tmp_path / "run", *overrides))
+    other("val")
+    train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=5"))  # it has ended, and is only tested
+    with pytest.raises(DataError, match=r"^the data to validate on"):
+        train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=5", "train.steps=6"))
     other("train")
-    again = train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=5"))
-    contents.append(again["protocol"]["separation"]["contents"])
-    assert {part for part in contents[0] if contents[0][part] != contents[1][part]} == {"train", "test"}
+    assert "training's examples are not, to the last bit, those" not in capsys.readouterr().out
+    train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=6"))
+    assert "training's examples are not, to the last bit, those" in capsys.readouterr().out
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    y = y[::-1]
+    other()
+    with pytest.raises(DataError, match=r"^the data to train on are no longer of the classes of those"):
+        train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=7"))
+    assert (tmp_path / "run" / "results.json").read_bytes() == before

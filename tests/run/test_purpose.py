@@ -1,0 +1,66 @@
+"""What a run has learned from, and whether it is still there when it is tested."""
+
+import json
+
+import numpy as np
+import pytest
+from support import composed, placed
+
+from metarun.core import DataError
+from metarun.data import read_anew
+from metarun.learned import keep, load
+from metarun.run import purpose, train
+from metarun.run.evaluation import Known, evaluate
+
+SMALL = (
+    "logger=none", "train.steps=1", "train.meta_batch=2", "hardware.task_chunk=1", "eval.episodes=4",
+    "eval.val_episodes=2", "eval.inner_steps=[]", "eval.inductive=none", "learner=protonet", "train.task.ways=3", "train.task.queries=1",
+)  # fmt: skip
+
+
+def test_a_test_tells_of_other_examples_and_refuses_other_classes_and_another_encoding(tmp_path):
+    x = np.random.default_rng(0).normal(size=(36, 4)).astype(np.float32)
+    y, split = np.repeat(np.arange(9), 4), np.repeat(["train", "val", "test"], 12)
+    file, directory = tmp_path / "mine.npz", tmp_path / "run"
+    config = composed(
+        "task=arrays", f"task.path={file}", "task.ways=3", "task.shots=1", "task.queries=1", *SMALL,
+        f"run.dir={directory}",
+    )  # fmt: skip
+
+    def told(x, y):
+        np.savez(file, x=x, y=y, split=split)
+        read_anew()
+        kept = load(tmp_path / "kept")
+        known = Known(config, kept.params, kept.used, kept.purpose)
+        of_run, of_kept = (evaluate(directory, config, (), known=one).told for one in (None, known))
+        assert of_run == of_kept
+        return of_run
+
+    np.savez(file, x=x, y=y, split=split)
+    train.train(placed(config, directory))
+    keep(load(directory), tmp_path / "kept")
+    assert told(x, y) == []
+    changed = np.where(np.arange(36)[:, None] == 0, x + 1, x)
+    assert told(changed, y) == [
+        "training's examples are not, to the last bit, those that this was learned from; its classes are"
+    ]
+    with pytest.raises(DataError, match=r"^the data to train on are no longer of the classes of those that this was"):
+        told(x, y[::-1])
+
+    path = directory / purpose.FILE
+    values = json.loads(path.read_text())
+    del values["data"]  # of an earlier version: it does not tell
+    path.write_text(json.dumps(values))
+    assert evaluate(directory, config, ()).told == []
+
+
+def test_what_encodes_otherwise_is_another():
+    before = purpose.Purpose((3,), "float32", "mse", 1, "columns", {"train": ["a", "b"], "val": ["c", "d"]})
+    with pytest.raises(DataError, match=r"no longer encoded as those that this was learned from"):
+        purpose.must_be_learned_from(before, before._replace(prepares="other"))
+    assert purpose.must_be_learned_from(before._replace(data=None), before) is None
+    for split in ("train", "val"):
+        other = before._replace(data=before.data | {split: ["a", "z"]})
+        with pytest.raises(DataError, match=f"the data to {split[:3]}"):
+            purpose.must_be_as_before(before, other)
+    purpose.must_be_as_before(before, before)
