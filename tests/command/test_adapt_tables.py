@@ -91,7 +91,7 @@ def test_names_are_what_they_are_whatever_stands_in_them(ended, texts_run, tmp_p
     assert "[red]a[/]" in said.out
     assert "b\\x1b[2J" in said.out
     assert "\x1b[2J" not in said.out
-    answers_of(tmp_path / "a.json", ["[red]a[/]", "b\x1b[2J", "?"])
+    answers_of(tmp_path / "a.json", ["[red]a[/]", "b\x1b[2J", "\ufffd"])
 
 
 def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_units(ended, people_run, tmp_path):
