@@ -17,3 +17,9 @@ def first_line(error: BaseException, most: int = 200) -> str:
     """An error's first line, no longer than `most`, or its name if it says nothing."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return printable(line if len(line) <= most else f"{line[:most]}...")
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return one_line(", ".join(names[:most]) + more)

@@ -125,9 +125,9 @@ def without_a_run(asked: Asked) -> tuple[list[Path], list[Path]]:
         why = f"{learners[0]} is a learner apart from its run, and keeps no tests; give --json FILE"
         fail(f"eval --keep {asked.keep}: {why}", MISTAKE)
     for path in runs:
-        if len(asked.runs) == 1 and not path.exists() and "/" not in str(path):
-            why = f"no such directory, and none of metarun ready's; {ready.nearest_name(str(path))}"
-            fail(f"eval {path}: {why}", MISTAKE)
+        if not path.exists():
+            named = f", and none of metarun ready's; {ready.nearest_name(str(path))}" if "/" not in str(path) else ""
+            fail(f"eval {path}: no such directory{named}", MISTAKE)
     return learners, runs
 
 
@@ -216,7 +216,7 @@ def read(arguments: list[str]) -> Asked:
             values[name] = value
         elif argument.startswith("-"):
             fail(f"eval {name}: no such option; allowed: --json FILE, --keep NAME; a setting has no dashes", MISTAKE)
-        elif equals and not Path(argument).is_dir():
+        elif equals and not is_directory(argument):
             settings.append(argument)
         else:
             runs.append(Path(argument))
@@ -224,6 +224,13 @@ def read(arguments: list[str]) -> Asked:
         fail("eval: names no run; give a run's directory, or one that holds runs: metarun eval runs", MISTAKE)
     file = values.get(JSON)
     return Asked(runs, settings, None if file is None else must_be_writable("eval", JSON, Path(file)), values.get(KEEP))
+
+
+def is_directory(argument: str) -> bool:
+    try:
+        return Path(argument).is_dir()
+    except OSError:  # no name of a file is as long as some settings
+        return False
 
 
 def write(file: Path, text: str) -> None:

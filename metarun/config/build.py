@@ -170,12 +170,13 @@ def must_have(key: str, name: str, target: Callable[..., Any], kind: type, what:
 
 
 def schema(target: Callable[..., Any]) -> dict[str, Any]:
-    """Name -> annotated type of every value that `target` takes."""
+    """Name -> annotated type of every value that `target` takes, but for fields marked as the `program`'s."""
     if dataclasses.is_dataclass(target):
         hints = get_type_hints(target, include_extras=True)
         is_module = isinstance(target, type) and issubclass(target, nn.Module)
         flaxes = ("parent", "name") if is_module else ()
-        return {f.name: hints[f.name] for f in dataclasses.fields(target) if f.name not in flaxes}
+        fields = (f.name for f in dataclasses.fields(target) if f.name not in flaxes and "program" not in f.metadata)
+        return {name: hints[name] for name in fields}
     known_types: dict[str, Any] = {
         "learning_rate": Annotated[float, Gt(0)],
         "boundaries_and_scales": dict[CountOrZero, NonNegative],

@@ -8,21 +8,24 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config.build import build
+from metarun.config.build import build, locate
 from metarun.config.conf import choices, conf_dir, flat, nearest
-from metarun.core import ConfigError, Learner, Tasks
+from metarun.core import ConfigError, Learner, Prepares, Tasks
+from metarun.data import Columns, Encoder
 from metarun.text import first_line
 
 OF_AN_EPISODE = ("ways", "shots", "queries")
+OF_AN_INPUT = ("encoder",)  # what a text becomes means the same to a model only if it is made the same way
 EXAMPLE = "eval.tasks={omniglot: {}}"
 
 
 def complete(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with each of `eval.tasks` as the whole group that a task's yaml would give; whole ones are left alone.
 
-    What is not given is as in the yaml of the choice, but for the size of an episode, which is that of the run's own
-    evaluation. Nothing is trained on another domain, so classes without a split of their own are all of the split that
-    the run is tested on; not those of a table, whose training rows tell how to standardise. Raises ConfigError.
+    What is not given is as in the yaml of the choice; the size of an episode and the encoder of texts are those of the
+    run's own evaluation. Nothing is trained on another domain, so classes without a split of their own are all of the
+    split that the run is tested on; not those of a table beside a run on something else, whose training rows tell how
+    to standardise. Raises ConfigError.
     """
     evaluation = config.get("eval")
     asked = evaluation.get("tasks") if isinstance(evaluation, Mapping) else None
@@ -53,8 +56,9 @@ def expanded(name: Any, values: Any, config: dict[str, Any]) -> dict[str, Any]:
     base = as_composed(key, choice)
     evaluation, task = config["eval"], config.get("task")
     own = {**(task if isinstance(task, Mapping) else {}), **(evaluation.get("task") or {})}
-    given = {part: own[part] for part in OF_AN_EPISODE if part in own and part in base}
-    if "fractions" in base and "feature_columns" not in base and evaluation.get("split") in ("val", "test"):
+    given = {part: own[part] for part in (*OF_AN_EPISODE, *OF_AN_INPUT) if part in own and part in base}
+    needs_training = "feature_columns" in base and "feature_columns" not in own
+    if "fractions" in base and not needs_training and evaluation.get("split") in ("val", "test"):
         given["fractions"] = [0.0, *([1.0, 0.0] if evaluation["split"] == "val" else [0.0, 1.0])]
     try:
         merged = OmegaConf.create({**config, "task": OmegaConf.merge(base, given, values)})
@@ -96,9 +100,11 @@ def build_domains(
     outputs; with `shots` support examples each, too.
     """
     found = {}
+    columns = columns_of(trained) if asked else None
     for name, values in asked.items():
         key = f"eval.tasks.{name}"
-        tasks: Any = build(key, values, kind=Tasks)
+        is_alike = locate(f"{key}._target_", values.get("_target_", "")) is type(trained)
+        tasks: Any = build(key, values, kind=Tasks, columns=columns if is_alike else None)
         what = type(tasks).__module__.rpartition(".")[2]
         if tasks.metric != trained.metric:
             kinds = {"accuracy": "classifications", "mse": "regressions", "return": "to be acted in"}
@@ -122,5 +128,22 @@ def build_domains(
             raise ConfigError(
                 f"{key}.ways", tasks.n_out, f"at most {width}, the outputs that training with {width} ways gives"
             )
+        must_be_encoded_alike(key, tasks, trained)
         found[name] = as_they_are(tasks)
     return found
+
+
+def columns_of(trained: Tasks) -> Columns | None:
+    """How the rows of a table are encoded, by what its training rows tell; None of other tasks. Raises ConfigError."""
+    try:
+        encoding = trained.prepares if isinstance(trained, Prepares) else None
+    except ConfigError as error:
+        raise error.under("task") from error
+    return encoding if isinstance(encoding, Columns) else None
+
+
+def must_be_encoded_alike(key: str, tasks: Tasks, trained: Tasks) -> None:
+    """Raises ConfigError for texts whose vectors are not made as training's were: they would fit, and mean nothing."""
+    ours, theirs = (one.prepares if isinstance(one, Prepares) else None for one in (trained, tasks))
+    if isinstance(ours, Encoder) and isinstance(theirs, Encoder) and ours != theirs:
+        raise ConfigError(f"{key}.encoder", theirs, f"must be the run's own, {ours}; leave it out")

@@ -104,7 +104,9 @@ def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
     had = {
         field.name: field.default
         for field in fields
-        if field.default is not dataclasses.MISSING and field.name not in not_in_yaml
+        if field.default is not dataclasses.MISSING
+        and field.name not in not_in_yaml
+        and "program" not in field.metadata
     }
     as_in_yaml = {name: list(value) if isinstance(value, tuple) else value for name, value in had.items()}
     own = {

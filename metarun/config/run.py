@@ -15,7 +15,14 @@ from metarun import engine, recorded
 from metarun.config import serving
 from metarun.config.build import Recipe, build, recipe, unknown
 from metarun.config.conf import flat
-from metarun.config.domains import as_they_are, build_domains, complete
+from metarun.config.domains import (
+    OF_AN_EPISODE,
+    as_they_are,
+    build_domains,
+    columns_of,
+    complete,
+    must_be_encoded_alike,
+)
 from metarun.config.loggers import build_loggers
 from metarun.config.settings import Eval, Paper, RunInfo, Train
 from metarun.core import ConfigError, Learner, Logger, Tasks
@@ -126,9 +133,10 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
             allowed = "goes under task.augment: it is of training's images, and of no others"
             raise ConfigError(f"{key}.augment", overrides["augment"], allowed)
     tasks = build("train.task", laid_over(config["task"], known("train.task", train.task, config["task"])))
-    eval_tasks = as_they_are(
-        build("eval.task", laid_over(config["task"], known("eval.task", evaluation.task, config["task"])))
-    )
+    tested_on = laid_over(config["task"], known("eval.task", evaluation.task, config["task"]))
+    columns = columns_of(tasks) if evaluation.task.keys() - {*OF_AN_EPISODE} else None
+    eval_tasks = as_they_are(build("eval.task", tested_on, columns=columns))
+    must_be_encoded_alike("eval.task", eval_tasks, tasks)
     eval_learner = build(
         "eval.learner",
         laid_over(config["learner"], known("eval.learner", evaluation.learner, config["learner"])),
@@ -157,7 +165,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         raise ConfigError(
             "eval.task.ways", eval_width, f"at most {width}, the outputs that training with {width} ways gives"
         )
-    others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, eval_tasks, eval_learner, width)
+    others = build_domains(evaluation.tasks, evaluation.split, evaluation.shots, tasks, eval_learner, width)
     check_kept(engine.kept_by(learner), config["optimizer"], private)
     check_optimizer(config["optimizer"], learner, tasks, train, private)
     optimizer, optimizer_numbers = recipe("optimizer", config["optimizer"])

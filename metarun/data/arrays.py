@@ -28,13 +28,16 @@ def arrays_in(path: str, fractions: tuple[float, ...], seed: int) -> Found:
     """
     arrays, told = read(path)
     x = examples(path, arrays["x"])
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        shape = "x".join(map(str, x.shape[1:]))
+        told = (*told, f"{path}: examples are {shape}; of images the channels come last: numpy.moveaxis(x, 1, 3)")
     given = text(path, "split", arrays["split"]) if "split" in arrays else None
     if "group" in arrays:
         names = text(path, "group", arrays["group"])
         splits = splits_of(path, "group", names, given, fractions, seed)
         return Found(pools(x, names, splits, targets(path, arrays["y"])), told)
     if arrays["y"].dtype.kind == "f":
-        kind = arrays["y"].dtype
+        kind = f"{arrays['y'].dtype} {arrays['y'].shape}"
         raise DataError(f"{path}: y is {kind}; labels are integers or text, and a regression has an array group, too")
     names = text(path, "y", arrays["y"])
     return Found(pools(x, names, splits_of(path, "class", names, given, fractions, seed)), told)

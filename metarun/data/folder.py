@@ -19,7 +19,7 @@ from metarun.data.files import File, contents, files_of
 from metarun.data.images import FORMATS, Image, decoded
 from metarun.data.pool import Classes, Found, Pool
 from metarun.data.splits import NAMES, SPLITS, completed, drawn
-from metarun.text import first_line, one_line
+from metarun.text import first_line, one_line, some
 
 AT_MOST_TOLD = 5  # names of a kind, in a line about many
 
@@ -290,8 +290,3 @@ def by_last_part(names: list[str]) -> dict[str, str]:
     for name in names:
         last[name.rpartition("/")[2]].append(name)
     return {part: same[0] for part, same in last.items() if len(same) == 1} | {name: name for name in names}
-
-
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - AT_MOST_TOLD:,} more" if len(names) > AT_MOST_TOLD else ""
-    return one_line(", ".join(names[:AT_MOST_TOLD]) + more)

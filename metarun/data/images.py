@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -68,7 +69,7 @@ class Image:
         except MemoryError:  # tells nothing of the image
             raise
         except Exception as error:  # each of Pillow's formats raises its own
-            raise ValueError(first_line(error)) from error
+            raise ValueError(re.sub(r" <_io\.BytesIO object at \w+>$", "", first_line(error))) from error
         pixels = np.asarray(image, np.uint8).reshape(self.shape)
         return 255 - pixels if self.invert else pixels
 

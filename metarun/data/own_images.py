@@ -9,10 +9,10 @@ import numpy as np
 
 from metarun.core import ConfigError, DataError
 from metarun.data.files import File, content, contents, files_of
-from metarun.data.folder import is_image, some, unreadable, without_wrapper
+from metarun.data.folder import is_image, unreadable, without_wrapper
 from metarun.data.images import Decoded, Image, decoded
 from metarun.data.own import Labels, Own
-from metarun.text import one_line
+from metarun.text import one_line, some
 
 NUMBERED = re.compile(r"(.+?)[\s._-]+\(?\d+\)?")  # cat_1, cat-02, cat (3): of the class cat
 

@@ -1,6 +1,6 @@
 """A user's own table: rows of classes, or of groups with targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -24,22 +24,33 @@ class Roles:
     split: str | None
 
 
-def table_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -> Found:
-    """The rows of a CSV or Parquet file as the pools of the splits. Raises ConfigError and DataError."""
-    return prepared(path, roles, fractions, seed)[0]
+def table_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int, columns: Columns | None = None) -> Found:
+    """The rows of a CSV or Parquet file as the pools of the splits. Raises ConfigError and DataError.
+
+    With `columns`, of another table, they are encoded as that one's rows are.
+    """
+    return prepared(path, roles, fractions, seed, columns)[0]
 
 
-def columns_in(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -> Columns:
+def columns_in(
+    path: str, roles: Roles, fractions: tuple[float, ...], seed: int, columns: Columns | None = None
+) -> Columns:
     """What its training rows tell of its columns, by which rows are encoded. Raises ConfigError and DataError."""
-    return prepared(path, roles, fractions, seed)[1]
+    return prepared(path, roles, fractions, seed, columns)[1]
 
 
 @lru_cache(maxsize=8)
-def prepared(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -> tuple[Found, Columns]:
+def prepared(
+    path: str, roles: Roles, fractions: tuple[float, ...], seed: int, columns: Columns | None
+) -> tuple[Found, Columns]:
     """The rows, and what is known of their columns. Raises ConfigError and DataError.
 
     Rows without a class or group, a target or a split are left out, and told of.
     """
+    if columns is not None:
+        if (targets := tuple(one.name for one in columns.targets)) != roles.targets:
+            raise ConfigError("target_columns", list(roles.targets), f"must be those of training: {list(targets)}")
+        roles = replace(roles, features=tuple(one.name for one in columns.features), categories=())
     whole = read(path)
     must_have(whole, f"{roles.kind}_column", roles.by)
     used = [roles.by]
@@ -68,11 +79,12 @@ def prepared(path: str, roles: Roles, fractions: tuple[float, ...], seed: int) -
     labels = texts(table.columns[roles.by])
     given = None if roles.split is None else texts(table.columns[roles.split])
     splits = splits_of(path, roles.kind, labels, given, fractions, seed)
-    train = set(splits["train"])
-    if not train:
-        raise ConfigError("fractions", list(fractions), "a part for train: its rows tell how to standardise all")
-    training = np.array([name in train for name in labels])
-    columns = Columns.of(table, roles.by, chosen, roles.categories, roles.targets, training)
+    if columns is None:
+        train = set(splits["train"])
+        if not train:
+            raise ConfigError("fractions", list(fractions), "a part for train: its rows tell how to standardise all")
+        training = np.array([name in train for name in labels])
+        columns = Columns.of(table, roles.by, chosen, roles.categories, roles.targets, training)
     x, told_x = columns.inputs(table)
     y = columns.outputs(table) if roles.targets else None
     found = Found(pools(x, labels, splits, y), (*whole.told, *told, *told_x, *units(table, columns)))

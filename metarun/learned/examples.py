@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from metarun.core import ConfigError
+from metarun.data import Image
 from metarun.run.purpose import Purpose
 from metarun.text import one_line
 
@@ -27,6 +28,11 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
         raise ConfigError(
             name, f"an array of {x.dtype} up to {x.max()}", "images are bytes (uint8), or numbers from 0 to 1"
         )
+    # Somewhat above 1 may be meant, as of images that were sharpened; not what bytes as floats come to.
+    if np.issubdtype(x.dtype, np.floating) and isinstance(purpose.prepares, Image) and np.nanmax(x) > 16:
+        raise ConfigError(
+            name, f"an array of {x.dtype} up to {np.nanmax(x):.6g}", "images are bytes (uint8), or numbers from 0 to 1"
+        )
     x = x.astype(purpose.dtype)
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
         rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
@@ -38,6 +44,8 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
 
 def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     """y (n,) -> its classes (ways,), in order, and the number of each example's class (n,) int32."""
+    if isinstance(y, list | tuple) and len({isinstance(label, str | bytes) for label in y}) > 1:
+        y = np.array(y, object)  # numpy would make text of all of them
     y = np.asarray(y)
     if y.shape != (n,):
         raise ConfigError("y", f"an array {y.shape}", f"must be ({n},), a label for each row of x")

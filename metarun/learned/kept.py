@@ -34,6 +34,8 @@ def keep(one: Learned | Adapted, directory: Path) -> None:
     """
     if isinstance(one, Adapted) and not isinstance(one.seed, int):
         raise ConfigError("seed", one.seed, "only a learner adapted by an integer seed can be kept")
+    if isinstance(one, Adapted) and one.classes is not None and one.classes.dtype.kind == "S":
+        raise ConfigError("y", one.classes[0], "labels that are bytes cannot be kept; adapt to text or numbers")
     learned = one.learned if isinstance(one, Adapted) else one
     if not is_free(directory):
         raise ConfigError("directory", directory, "holds something else; name a new one")
@@ -70,10 +72,19 @@ def is_free(directory: Path) -> bool:
 
 
 def fill(directory: Path, contents: dict[str, bytes]) -> None:
-    """Writes the files: a new directory with all or none of them; into one that is there, learner.json last."""
+    """Writes the files: a new directory with all or none of them; one that is there holds the old or the new ones.
+
+    Of its old files there are copies, which count (`content_of`) until learner.json, the last one, is the new one.
+    """
     if directory.exists():
+        old = [directory / name for name in (WEIGHTS, SUPPORT) if (directory / name).exists()]
+        if (directory / TOLD).exists():
+            for file in old:
+                put(before(file), file.read_bytes())
         for name, content in contents.items():
             put(directory / name, content)
+        for file in old:
+            before(file).unlink(missing_ok=True)
         return
     place = directory.resolve()
     partial = place.with_name(f".{place.name}.{os.getpid()}")
@@ -85,6 +96,20 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def before(file: Path) -> Path:
+    """Where the content stands that a file had, while another learner is written over it."""
+    return file.with_name(f".{file.name}.before")
+
+
+def content_of(file: Path, sha256: str) -> bytes:
+    """A file's content with this digest, before it was half replaced if need be. Raises OSError and ValueError."""
+    for place in (file, before(file)):
+        content = place.read_bytes() if place == file or place.exists() else b""
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+    raise ValueError(f"{file.name} is not what was written")
 
 
 def put(path: Path, content: bytes) -> None:
@@ -112,10 +137,7 @@ def read(directory: Path) -> Learned | Adapted:
         told = json.loads((directory / TOLD).read_text())
         if told["version"] > VERSION:
             raise DataError(f"{directory} is of metarun {told['metarun']}, this is {metarun.__version__}: upgrade it")
-        contents = {name: (directory / name).read_bytes() for name in told["sha256"]}
-        for name, known in told["sha256"].items():
-            if hashlib.sha256(contents[name]).hexdigest() != known:
-                raise ValueError(f"{name} is not what was written")
+        contents = {name: content_of(directory / name, known) for name, known in told["sha256"].items()}
         leaves = {**arrays_of(contents[WEIGHTS]), **dict.fromkeys(told["empty"], empty_node)}
         params = unflatten_dict(leaves, sep="/")
         learned = Learned(told["config"], purpose.of_json(told["purpose"]), params, told["used"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cached_property, lru_cache
+from numbers import Integral
 from typing import Any, Literal, overload
 
 import jax
@@ -69,10 +70,11 @@ class Learned:
             classes, y, n_out = None, as_targets(y, len(x), self.purpose.n_out), self.purpose.n_out
         if inner_steps is not None and not hasattr(parts.learner, "inner_steps"):
             raise ConfigError("inner_steps", inner_steps, f"{type(parts.learner).__name__} takes none; leave it out")
-        if inner_steps is not None and inner_steps < 0:
-            raise ConfigError("inner_steps", inner_steps, "must be 0 or more")
+        if inner_steps is not None and (not isinstance(inner_steps, Integral) or inner_steps < 0):
+            raise ConfigError("inner_steps", inner_steps, "must be a whole number, 0 or more")
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
+        seed = int(seed) if isinstance(seed, Integral) else seed
         key = key_of(seed) if isinstance(seed, int) else seed
         fast = called(made_programs.adapt, (self.on_device, Batch(x, y), key, given), len(x))
         return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)

@@ -212,8 +212,7 @@ def open_directory(run: Run, train: PyTree, separate: dict[str, Any] | None) -> 
     longer = before is not None and before[0] != run.train.steps
     finished = (directory / earlier.FILES[0]).exists() and not longer
     has_begun = any((directory / "checkpoints" / "last").glob("*"))
-    data = purpose.digests({"train": run.tasks, "val": run.eval_tasks}, separate)
-    here = purpose.purpose_of(run.tasks, train)._replace(data=data)
+    here = purpose.here(run.tasks, train, separate, run.eval_tasks)
     there = purpose.read(directory) if has_begun else None
     if finished:
         if changed := purpose.must_be_learned_from(there, here):

@@ -99,10 +99,7 @@ def evaluate(
         else:
             params, used, learned_for = known[1:]
         status.at("comparing the data with training's")
-        loaded = checked(run, train, test, params)
-        data = purpose.digests({"train": run.tasks}, loaded.separation)
-        here = purpose.purpose_of(run.tasks, train)._replace(data=data)
-        changed = purpose.must_be_learned_from(learned_for, here)
+        loaded, changed = checked(run, train, test, params, learned_for)
         tested, chunk = test_of(run, loaded, params, mesh, status)
         found = summary(run, loaded, tested, used, params, mesh, chunk)
     if file is not None:
@@ -123,17 +120,24 @@ def to_be_tested(config: dict[str, Any]) -> Run:
         raise ConfigError(error.key, error.given, needed) from error
 
 
-def checked(run: Run, train: PyTree, test: PyTree, params: PyTree) -> Loaded:
-    """All data of a test that what was learned can be tested on. Raises ConfigError and DataError."""
+def checked(
+    run: Run, train: PyTree, test: PyTree, params: PyTree, learned_for: Purpose | None
+) -> tuple[Loaded, str | None]:
+    """All data of a test that what was learned can be tested on, and a line if training's are not all as they were.
+
+    Raises ConfigError and DataError.
+    """
+    purpose.must_be_learned_from(learned_for, purpose.here(run.tasks, train))
     trained = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     must_be_taken(run, train, test, trained)
     split = run.eval.split
     apart = separation.apart({"train": Part(run.tasks, "train", train), split: Part(run.eval_tasks, split, test)})
+    changed = purpose.must_be_learned_from(learned_for, purpose.here(run.tasks, train, apart))
     others = domains.load(run, {"train": train}, trained)
     needed = {"eval": (run.eval_tasks, test)}
     needed |= {name: (run.domains[name], domain.data) for name, domain in others.items()}
     engine.must_have_examples(run.hardware.data, needed)
-    return Loaded(train, test, apart, others)
+    return Loaded(train, test, apart, others), changed
 
 
 def must_be_taken(run: Run, train: PyTree, test: PyTree, trained: PyTree) -> None:

@@ -81,6 +81,8 @@ def episodes_in_short(protocol: Mapping[str, Any]) -> str:
     """`5-way 1-shot, 15 queries a class, 1 inner step`, or what of this the task and the learner have."""
     task, steps = protocol["task"], protocol["learner"].get("inner_steps")
     ways, shots, queries = (task.get(name) for name in ("ways", "shots", "queries"))
+    if protocol.get("metric", "accuracy") != "accuracy":  # a table's, say, which has a key for both
+        ways = None
     words = []
     if ways is not None:
         words.append(f"{ways}-way {shots}-shot")

@@ -26,7 +26,7 @@ class Purpose(NamedTuple):
     metric: str  # "accuracy" or "mse"
     n_out: int  # ways, or the targets' dimension
     prepares: Any  # what makes such an example of a file, a text or a row: see core.Prepares; None: arrays are given
-    data: dict[str, list[str | None]] | None = None  # of the splits it is learned from, digests: see `digests`
+    data: dict[str, list[str | None]] | None = None  # of the splits it is learned from, digests: see `here`
 
 
 def purpose_of(tasks: Tasks, data: PyTree) -> Purpose:
@@ -36,12 +36,17 @@ def purpose_of(tasks: Tasks, data: PyTree) -> Purpose:
     return Purpose(example.shape, str(example.dtype), tasks.metric, tasks.n_out, prepares)
 
 
-def digests(tasks: Mapping[str, Tasks], separate: Mapping[str, Any] | None) -> dict[str, list[str | None]]:
-    """Split -> the digests of its classes, by `Tasks.digest`, and of its examples, which `separation.check` found."""
-    return {
-        split: [of_split.digest(split), None if separate is None else separate["contents"][split]]
-        for split, of_split in tasks.items()
-    }
+def here(
+    tasks: Tasks, train: PyTree, separate: Mapping[str, Any] | None = None, validation: Tasks | None = None
+) -> Purpose:
+    """The purpose of a run whose training data these are, with its data's digests.
+
+    Of each split those of its classes, by `Tasks.digest`, and of its examples, if `separation` has compared them.
+    """
+    every = {"train": tasks} if validation is None else {"train": tasks, "val": validation}
+    contents = {} if separate is None else separate["contents"]
+    data = {split: [of_split.digest(split), contents.get(split)] for split, of_split in every.items()}
+    return purpose_of(tasks, train)._replace(data=data)
 
 
 def must_be_as_before(before: Purpose | None, now: Purpose) -> None:
@@ -62,17 +67,21 @@ def must_be_learned_from(before: Purpose | None, now: Purpose) -> str | None:
     """
     if before is None or not differ(before, now, "train"):
         return None
-    encoded = before.prepares != now.prepares
-    if encoded or (before.data and now.data and before.data["train"][0] != now.data["train"][0]):
-        what = "encoded as" if encoded else "of the classes of"
+    shaped, encoded = before[:2] != now[:2], before.prepares != now.prepares
+    if shaped or encoded or (before.data and now.data and before.data["train"][0] != now.data["train"][0]):
+        what = "of the shape of" if shaped else "encoded as" if encoded else "of the classes of"
         raise DataError(f"the data to train on are no longer {what} those that this was learned from: put those back")
     return "training's examples are not, to the last bit, those that this was learned from; its classes are"
 
 
 def differ(before: Purpose, now: Purpose, split: str) -> bool:
     """Whether a split is another, as far as is known."""
-    known = before.data is not None and now.data is not None and before.data[split] != now.data[split]
-    return known or before.prepares != now.prepares
+    if before[:5] != now[:5]:
+        return True
+    if before.data is None or now.data is None:
+        return False
+    known = zip(before.data[split], now.data[split], strict=True)
+    return any(None not in both and both[0] != both[1] for both in known)
 
 
 def keep(directory: Path, purpose: Purpose) -> None:

@@ -87,7 +87,7 @@ class Texts:
                 raise Refused(f"{one.where}: an empty text")
             if len(one.content) > CHARACTERS:
                 raise Refused(f"{one.where}: {len(one.content):,} characters; at most {CHARACTERS:,}")
-        return self.encoder.encode([one.content for one in given])
+        return self.encoder.encode([one.content.strip() for one in given])
 
 
 def examples_of(learned: Learned) -> Images | Texts:
@@ -96,6 +96,7 @@ def examples_of(learned: Learned) -> Images | Texts:
     if learned.classification and isinstance(prepares, Image):
         return Images(prepares)
     if learned.classification and isinstance(prepares, Encoder):
+        prepares.encode(["a text"])  # which may need a package
         return Texts(prepares)
     what = "arrays or rows of numbers" if learned.classification else "a regression's numbers"
     raise ConfigError("serve", f"a learner of {what}", "serves classes of images and of texts; others: metarun adapt")

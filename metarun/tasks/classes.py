@@ -16,6 +16,7 @@ from metarun import losses
 from metarun.core import Array, ConfigError, Episode, Key, Metrics, PyTree
 from metarun.data import Classes, Found, draw, examples_of, large_enough
 from metarun.tasks.episode import by_class, must_fit
+from metarun.text import some
 
 
 class InPools(Protocol):
@@ -42,20 +43,23 @@ def n_out(self: InClasses) -> int:
 def check(self: InClasses, split: str) -> None:
     """Raises ConfigError if the split has fewer classes than an episode needs, or all but these are too small."""
     every = self.found().splits[split]
-    must_give(self, split, every.pool.size.tolist(), every.pool.x.shape[1:])
+    must_give(self, split, every.pool.size.tolist(), every.pool.x.shape[1:], some(too_small(self, split)))
 
 
-def must_give(self: InClasses, split: str, sizes: Sequence[int], shape: tuple[int, ...]) -> None:
-    """What `check` asks of a split with classes of these sizes, of examples of this shape."""
+def must_give(
+    self: InClasses, split: str, sizes: Sequence[int], shape: tuple[int, ...], small: str | None = None
+) -> None:
+    """What `check` asks of a split with classes of these sizes, of examples of this shape; `small` are too small."""
     usable = sum(size >= self.shots + self.queries for size in sizes)
     if self.ways > len(sizes):
         raise ConfigError("ways", self.ways, f"at most {len(sizes)}, the {split} classes")
     if self.ways > usable:
+        remedy = f"; give these more, or take them away: {small}" if small else ""
         raise ConfigError(
             "shots+queries",
             f"{self.shots}+{self.queries}",
             f"at most {sorted(sizes)[-self.ways]} together: only {usable} of the {len(sizes)} {split} classes have "
-            f"more, and ways={self.ways}",
+            f"more, and ways={self.ways}{remedy}",
         )
     must_fit(shape, self.shots, self.queries, self.ways)
 
@@ -102,13 +106,20 @@ def left_out(self: InPools, classes: str, examples: str) -> list[str]:
     """How many are too small for an episode, a line for each split that has some; called by what they are."""
     lines = []
     for split, every in self.found().splits.items():
-        small = len(every.names) - n_classes(self, split)
+        small = too_small(self, split)
         if small:
             lines.append(
-                f"{small} of {len(every.names)} {split} {classes} have fewer than {self.shots}+{self.queries} "
-                f"{examples}, shots and queries of an episode, and are left out"
+                f"{len(small)} of {len(every.names)} {split} {classes} have fewer than {self.shots}+{self.queries} "
+                f"{examples}, shots and queries of an episode, and are left out: {some(small)}"
             )
     return lines
+
+
+def too_small(self: InPools, split: str) -> list[str]:
+    """The split's classes that have too few examples for an episode."""
+    every = self.found().splits[split]
+    sizes = zip(every.names, every.pool.size.tolist(), strict=True)
+    return [name for name, size in sizes if size < self.shots + self.queries]
 
 
 def sample(self: InClasses, data: PyTree, key: Key) -> Episode:

@@ -1,6 +1,6 @@
 """A user's own table: CSV, JSON lines or Parquet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from metarun.core import ConfigError, Count, Ways
 from metarun.data import Columns, Found, Roles, columns_in, must_be_fractions, table_in
@@ -28,6 +28,8 @@ class Table:
     split_column: str | None  # of train, val and test; null: drawn
     fractions: tuple[float, float, float]
     seed: int
+    # Set where a run on a table is tested on another one, whose rows are encoded as the run's are.
+    columns: Columns | None = field(default=None, metadata={"program": True})
 
     def __post_init__(self) -> None:
         must_be_fractions(self.fractions)
@@ -45,11 +47,11 @@ class Table:
         return Roles(kind, by, self.target_columns, self.feature_columns, self.category_columns, self.split_column)
 
     def found(self) -> Found:
-        return table_in(self.path, self.roles, self.fractions, self.seed)
+        return table_in(self.path, self.roles, self.fractions, self.seed, self.columns)
 
     @property
     def prepares(self) -> Columns:
-        return columns_in(self.path, self.roles, self.fractions, self.seed)
+        return columns_in(self.path, self.roles, self.fractions, self.seed, self.columns)
 
     @property
     def metric(self) -> str:

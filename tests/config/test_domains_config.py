@@ -43,6 +43,16 @@ def test_settings_in_groups_are_laid_over_the_yamls_and_classes_without_splits_a
     assert table["fractions"] == [0.6, 0.2, 0.2]  # its training rows tell how to standardise the others
 
 
+def test_texts_are_encoded_as_the_runs_own_and_a_table_beside_a_table_needs_no_training_rows():
+    of_run = ("task=clinc150", "task.encoder.words=[1,1]")
+    found = asked(*of_run, "++eval.tasks={other: {task: text, path: FILE}, same: {task: clinc150}}")
+    encoder = composed(*of_run)["task"]["encoder"]
+    assert found["other"]["encoder"] == found["same"]["encoder"] == encoder
+    table = "{task: table, path: FILE, class_column: kind}"
+    rows = asked("task=table", "task.path=MINE", "task.class_column=kind", f"++eval.tasks={{rows: {table}}}")["rows"]
+    assert rows["fractions"] == [0.0, 0.0, 1.0]
+
+
 def test_a_task_whose_yaml_also_chooses_a_model_gives_the_task_alone():
     found = complete(composed("task=sinusoid", "model.hidden=[8]", "++eval.tasks={waves: {task: sinusoid}}"))
     assert found["eval"]["tasks"]["waves"] == found["task"]

@@ -154,7 +154,7 @@ def test_classes_too_small_for_an_episode_are_left_out_and_counted(tmp_path):
     assert tasks.class_names("train") == ["a", "c"]
     assert tasks.n_classes("train") == 2
     assert tasks.told() == [
-        "1 of 3 train classes have fewer than 2+2 examples, shots and queries of an episode, and are left out"
+        "1 of 3 train classes have fewer than 2+2 examples, shots and queries of an episode, and are left out: b"
     ]
     assert task(path, queries=2).told() == []
     tasks.check("train")

@@ -304,7 +304,7 @@ ARRAYS = [
     ({"x": X, "y": 3}, "y is one value"),
     ({"x": X[:0], "y": Y[:0]}, "x has no rows"),
     ({"x": X[:, :0], "y": Y}, "x has the shape (30, 0)"),
-    ({"x": X, "y": Y.astype(float)}, "y is float64; labels are integers or text"),
+    ({"x": X, "y": Y.astype(float)}, "y is float64 (30,); labels are integers or text"),
     ({"x": X, "y": Y[:, None]}, "y is int64 (30, 1); integers or text (n,) are wanted"),
     ({"x": X, "y": Y.astype(object)}, "the values of y are Python objects"),
     ({"x": X.astype(str), "y": Y}, "of text there is task=text"),

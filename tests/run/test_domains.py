@@ -8,6 +8,7 @@ import pytest
 from support import composed, on_blobs, placed
 
 from metarun import engine
+from metarun.config.domains import complete
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError
 from metarun.engine.compiled import signature_of
@@ -118,3 +119,54 @@ def test_the_runs_own_test_tasks_are_held_to_the_shape_of_training_too(small_fol
 
 def shapes_of(run: Run):
     return engine.check_shapes(run.learner, engine.nets(run.shape)[0], run.tasks, run.tasks.load("train"))
+
+
+def table_of(path, columns="load,kind,wear", scale=1.0, kinds=("thick", "thin")):
+    """Groups of rows whose target follows the load, by its kind; the columns in this order."""
+    random = np.random.default_rng(0)
+    rows = []
+    for group in range(12):
+        for i in range(8):
+            load, kind = random.normal(), i % 2
+            row = {"load": load, "kind": kinds[kind], "wear": scale * (load * (1 + kind) + group % 3)}
+            rows.append(",".join([f"g{group}", *(str(row[name]) for name in columns.split(","))]))
+    path.write_text("\n".join([f"group,{columns}", *rows]) + "\n")
+    return str(path)
+
+
+def test_another_tables_rows_are_encoded_as_the_runs_own_by_the_names_of_the_columns(tmp_path):
+    """Not by their order, nor by what that table holds: its figures would look right."""
+    roles = ("task.group_column=group", "task.target_columns=[wear]", "task.shots=2", "task.queries=2")
+    own = ("task=table", f"task.path={table_of(tmp_path / 'own.csv')}", *roles)
+    same = table_of(tmp_path / "same.csv")
+    turned = table_of(tmp_path / "turned.csv", "kind,wear,load")
+    part = {"task": "table", "group_column": "group", "target_columns": ["wear"]}
+    values = composed(*own, "logger=none", f"run.dir={tmp_path / 'run'}")
+    others = {name: part | {"path": path} for name, path in {"same": same, "turned": turned}.items()}
+    values["eval"]["tasks"] = others
+    run = build_run(complete(values))
+    x = {name: np.asarray(tasks.load("test").x) for name, tasks in run.domains.items()}
+    np.testing.assert_array_equal(x["same"], x["turned"])
+    assert run.domains["turned"].prepares == run.tasks.prepares
+
+    fewer = table_of(tmp_path / "fewer.csv", kinds=("unheard", "thin"))  # a kind that training did not know is none
+    loud = table_of(tmp_path / "loud.csv", scale=1000.0)
+    values["eval"]["tasks"] = {name: part | {"path": path} for name, path in {"fewer": fewer, "loud": loud}.items()}
+    run = build_run(complete(values))
+    thick, thin = 1, 2  # columns, after load
+    kinds = np.asarray(run.domains["fewer"].load("test").x)[:, [thick, thin]]
+    assert set(map(tuple, kinds.tolist())) == {(0.0, 0.0), (0.0, 1.0)}
+    assert np.abs(run.domains["loud"].load("test").y).max() > 100  # in the units of training's targets
+
+    values["eval"]["tasks"] = {"loud": part | {"path": loud, "target_columns": ["load"]}}
+    with pytest.raises(ConfigError, match=r"eval\.tasks\.loud\.target_columns=.*must be those of training: \['wear'\]"):
+        build_run(complete(values))
+    values["eval"] |= {"tasks": {}, "task": {"path": turned}}
+    assert build_run(values).eval_tasks.prepares == build_run(values).tasks.prepares
+
+
+def test_texts_of_a_domain_must_be_encoded_as_trainings():
+    values = composed("task=clinc150", "logger=none")
+    other = values["task"] | {"encoder": values["task"]["encoder"] | {"words": [1, 1]}}
+    with pytest.raises(ConfigError, match=r"^eval\.tasks\.own\.encoder=HashedNGrams.*must be the run's own"):
+        build_run(values | {"eval": values["eval"] | {"tasks": {"own": other}}})

@@ -14,7 +14,8 @@ from metarun.run.evaluation import Known, evaluate
 
 SMALL = (
     "logger=none", "train.steps=1", "train.meta_batch=2", "hardware.task_chunk=1", "eval.episodes=4",
-    "eval.val_episodes=2", "eval.inner_steps=[]", "eval.inductive=none", "learner=protonet", "train.task.ways=3", "train.task.queries=1",
+    "eval.val_episodes=2", "eval.inner_steps=[]", "eval.inductive=none", "learner=protonet", "train.task.ways=3",
+    "train.task.queries=1",
 )  # fmt: skip
 
 
