@@ -104,6 +104,10 @@ class Columns:
         columns = [one.standardised(numbers_in(table, one.name)) for one in self.targets]
         return np.stack(columns, axis=1).astype(np.float32)
 
+    def standardised(self, y: np.ndarray) -> np.ndarray:
+        """Targets (n, d) as they stand in a table as the model has them, float64."""
+        return (y - np.array([one.mean for one in self.targets])) / self.spreads
+
     def in_their_units(self, y: np.ndarray) -> np.ndarray:
         """Standardised targets (n, d) as they stand in a table, float64."""
         return y.astype(np.float64) * self.spreads + np.array([one.mean for one in self.targets])

@@ -1,12 +1,44 @@
 """A user's own rows of one task: of a table, encoded as the training table's were."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from metarun.core import ConfigError
-from metarun.data.cells import Table, complete, read, taken, texts
+from metarun.data.cells import MISSING, Column, Table, complete, listed, read, taken, texts
 from metarun.data.features import Columns
 from metarun.data.own import Own, labels_in, must_hold, rows_of
 from metarun.text import one_line
+
+
+def is_by_columns(x: Any) -> bool:
+    """Whether these are rows by the names of their columns: a mapping, or a data frame."""
+    return isinstance(x, Mapping) or (hasattr(x, "columns") and hasattr(x, "keys"))
+
+
+def rows_by_columns(name: str, given: Any, columns: Columns) -> np.ndarray:
+    """x (n, dimension): the rows of a mapping or a data frame, encoded as the training table's were.
+
+    Raises ConfigError, which calls it by this name, and DataError.
+    """
+    wanted = [one.name for one in columns.features]
+    if missing := [one for one in wanted if one not in given]:
+        what = listed(map(str, given))
+        raise ConfigError(name, f"the columns {what}", one_line(f"must hold those of training, {listed(missing)} too"))
+    cells = {one: column_of(given[one]) for one in wanted}
+    if len({len(column) for column in cells.values()}) != 1:
+        raise ConfigError(name, "columns of several lengths", "must be of one length")
+    return columns.inputs(Table(name, cells, None, ()))[0]
+
+
+def column_of(values: Any) -> Column:
+    """A column's values as they would be read from a file."""
+    array = np.asarray(values)
+    if array.ndim == 1 and array.dtype.kind in "iufb":
+        return array.astype(np.float64) if array.dtype.kind in "fb" else array
+    cells = ["" if value is None or value != value else str(value).strip() for value in array.tolist()]
+    return ["" if cell in MISSING else cell for cell in cells]
 
 
 def rows_of_task(path: str, columns: Columns, support: bool) -> Own:

@@ -21,7 +21,8 @@ class MetaLearnedClassifier(ClassifierMixin, BaseEstimator):
     """Classifies by what a run has learned, adapted to the examples that it is fitted to.
 
     `run`: a run's directory, one that a learner was kept in, or a learner (`metarun.load`). X is (n, features), rows of
-    all numbers of an example, or of the run's own shape; as in `Learned.adapt`, bytes stand for numbers from 0 to 1.
+    all numbers of an example, or of the run's own shape. As in `Learned.adapt`, bytes stand for numbers from 0 to 1;
+    numbers are as the model has them: of a table encoded and standardised already, by `Learned.purpose.prepares`.
     `inner_steps`: in place of the learner's own number. `queries`: what a prediction may depend on beside the support
     set, see `Adapted.outputs`. `seed`: of learners that adapt at random.
     """

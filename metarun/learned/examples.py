@@ -5,14 +5,24 @@ from typing import Any
 import numpy as np
 
 from metarun.core import ConfigError
-from metarun.data import Image
+from metarun.data import Columns, Encoder, Image, is_by_columns, rows_by_columns
 from metarun.run.purpose import Purpose
 from metarun.text import one_line
 
 
 def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
-    """x (n, ...) in the model's shape and type. Bytes, where the model takes numbers, stand for 0 to 1."""
+    """x (n, ...) in the model's shape and type. Bytes, where the model takes numbers, stand for 0 to 1.
+
+    Texts, and rows by the names of their columns, are encoded as training's were.
+    """
+    encodes = purpose.prepares
+    if is_by_columns(x):
+        if not isinstance(encodes, Columns):
+            raise ConfigError(name, "rows by their columns", "are for what was trained on a table; give an array")
+        return rows_by_columns(name, x, encodes)
     x = np.asarray(x)
+    if isinstance(encodes, Encoder) and x.ndim == 1 and len(x) and all(isinstance(one, str) for one in x.tolist()):
+        return encodes.encode([one.strip() for one in x.tolist()])
     wanted = f"(n, {', '.join(map(str, purpose.shape))})" if purpose.shape else "(n,)"
     if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise ConfigError(name, f"an array of {x.dtype}", f"must be numbers {wanted}")
@@ -29,7 +39,7 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
             name, f"an array of {x.dtype} up to {x.max()}", "images are bytes (uint8), or numbers from 0 to 1"
         )
     # Somewhat above 1 may be meant, as of images that were sharpened; not what bytes as floats come to.
-    if np.issubdtype(x.dtype, np.floating) and isinstance(purpose.prepares, Image) and np.nanmax(x) > 16:
+    if np.issubdtype(x.dtype, np.floating) and isinstance(encodes, Image) and np.nanmax(x) > 16:
         raise ConfigError(
             name, f"an array of {x.dtype} up to {np.nanmax(x):.6g}", "images are bytes (uint8), or numbers from 0 to 1"
         )
@@ -62,15 +72,15 @@ def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_targets(y: Any, n: int, d: int) -> np.ndarray:
-    """y (n,) or (n, d) -> (n, d) float32."""
+    """y (n,) or (n, d) -> (n, d) float64, numbers that float32 can hold."""
     y = np.asarray(y)
     if not (np.issubdtype(y.dtype, np.number) or y.dtype == bool):
         raise ConfigError("y", f"an array of {y.dtype}", "must be numbers: the run's task is a regression")
-    y = y.astype(np.float32)
+    y = y.astype(np.float64)
     y = y[:, None] if y.ndim == 1 else y
     if y.shape != (n, d):
         raise ConfigError("y", f"an array {y.shape}", f"must be ({n}, {d}), targets of each row of x")
-    if not np.isfinite(y).all():
-        row = int(np.flatnonzero(~np.isfinite(y).all(1))[0])
+    if not (np.abs(y) <= np.finfo(np.float32).max).all():
+        row = int(np.flatnonzero(~(np.abs(y) <= np.finfo(np.float32).max).all(1))[0])
         raise ConfigError("y", f"row {row}", "holds what is no finite number")
     return y

@@ -10,6 +10,7 @@ import numpy as np
 
 from metarun.config.learned import Parts, parts
 from metarun.core import Batch, ConfigError, Key, PyTree, Uncertain, is_collected
+from metarun.data import Columns, is_by_columns
 from metarun.learned.examples import as_inputs, as_labels, as_targets
 from metarun.learned.programs import Programs, called, filled, made, numbers, programs
 from metarun.run.purpose import Purpose
@@ -53,21 +54,28 @@ class Learned:
         """Pickled by its fields, whatever has been made of them since."""
         return Learned, (self.config, self.purpose, self.params, self.used)
 
+    def units(self, x: Any) -> Columns | None:
+        """What tells the units of the targets of x, where they are a table's own: of rows by their columns."""
+        encodes = self.purpose.prepares
+        return encodes if is_by_columns(x) and isinstance(encodes, Columns) and not self.classification else None
+
     def adapt(self, x: Any, y: Any, *, inner_steps: int | None = None, seed: int | Key = 0) -> "Adapted":
         """Fits it to a task by a support set: x (n, ...), and y (n,) labels of any kind, or targets (n,) or (n, d).
 
-        Inputs are as the model takes them (`purpose.shape`), or bytes, which stand for numbers from 0 to 1. There may
-        be other ways than in training, and any shots, as far as the learner allows. `inner_steps`: in place of the
-        learner's own number. `seed`, or a key of jax: of learners that adapt at random, such as those that read the
-        support set as a sequence. Raises ConfigError.
+        Inputs are as the model takes them (`purpose.shape`), or bytes, which stand for numbers from 0 to 1. What was
+        trained on texts takes texts, too; what was trained on a table, rows by the names of their columns, a mapping or
+        a data frame, with targets in the table's own units. There may be other ways than in training, and any shots, as
+        far as the learner allows. `inner_steps`: in place of the learner's own number. `seed`, or a key of jax: of
+        learners that adapt at random, such as those that read the support set as a sequence. Raises ConfigError.
         """
-        parts = self.parts
+        parts, units = self.parts, self.units(x)
         x = as_inputs("x", x, self.purpose)
         if self.classification:
             classes, y = as_labels(y, len(x))
             n_out = must_be_served(self, parts, len(classes))
         else:
             classes, y, n_out = None, as_targets(y, len(x), self.purpose.n_out), self.purpose.n_out
+            y = (y if units is None else units.standardised(y)).astype(np.float32)
         if inner_steps is not None and not hasattr(parts.learner, "inner_steps"):
             raise ConfigError("inner_steps", inner_steps, f"{type(parts.learner).__name__} takes none; leave it out")
         if inner_steps is not None and (not isinstance(inner_steps, Integral) or inner_steps < 0):
@@ -147,18 +155,23 @@ class Adapted:
     def predict(self, x: Any, queries: Queries = "alone", *, return_std: bool = False) -> Any:
         """x (n, ...) -> (n,) labels as they were given to `adapt`, or targets (n, d).
 
-        With `return_std` also the standard deviation (n, d) of each target, of learners that tell it, as cnp does.
+        Targets are in the table's own units for rows by the names of their columns, else as the model has them. With
+        `return_std` also the standard deviation (n, d) of each target, of learners that tell it, as cnp does.
         """
+        units = self.learned.units(x)
         if not return_std:
             outputs = self.outputs(x, queries)
-            return outputs if self.classes is None else self.classes[outputs.argmax(-1)]
+            if self.classes is not None:
+                return self.classes[outputs.argmax(-1)]
+            return outputs if units is None else units.in_their_units(outputs)
         if not self.learned.uncertain:
             name = "a classification" if self.classes is not None else type(self.learned.parts.learner).__name__
             raise ConfigError(
                 "return_std", True, f"{name} has no standard deviations of targets (cnp has); leave it out"
             )
         told = self.told(x, queries)
-        return told[:, : self.n_out], told[:, self.n_out :]
+        outputs, deviations = told[:, : self.n_out], told[:, self.n_out :]
+        return (outputs, deviations) if units is None else (units.in_their_units(outputs), deviations * units.spreads)
 
 
 def adapted_again(learned: Learned, x: np.ndarray, y: np.ndarray, inner_steps: int | None, seed: int) -> Adapted:

@@ -10,6 +10,7 @@ import pytest
 from own_files import answers_of
 from support import untrained
 
+from metarun.core import ConfigError
 from metarun.data import Columns, Roles, columns_in, table_in
 from metarun.learned import load
 from metarun.run import purpose
@@ -26,6 +27,10 @@ def test_texts_are_encoded_as_in_training(ended, texts_run, tmp_path):
     learned = load(texts_run)
     encode = learned.purpose.prepares.encode
     adapted = learned.adapt(encode([text for text, _ in support[:3]]), ["r", "r", "b"])
+    by_texts = learned.adapt([text for text, _ in support[:3]], ["r", "r", "b"])
+    np.testing.assert_array_equal(by_texts.outputs(["red", " blue "]), adapted.outputs(encode(["red", "blue"])))
+    with pytest.raises(ConfigError, match="x=rows by their columns: are for what was trained on a table"):
+        learned.adapt({"text": ["red", "blue"]}, ["r", "b"])
     p, found = answers_of(tmp_path / "a.json", ["b", "r"])
     queries = encode(["red", "blue", "blue sea"])
     np.testing.assert_allclose(p, adapted.predict_proba(queries), rtol=1e-6)
@@ -111,6 +116,15 @@ def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_uni
     y = (np.array([1.5, 2.5], np.float32) - response.mean) / response.spread
     queries = np.array([row(0.5, 1, 0), row(-1, 0, 1)], np.float32)
     expected = learned.adapt(x, y).predict(queries) * response.spread + response.mean
+    # In Python rows may be given as they stand in the table, by the names of their columns.
+    rows = {"ward": ["north", None], "dose": [0.25, np.nan], "note": ["x", "y"]}
+    own = learned.adapt(rows, [1.5, 2.5]).predict({"dose": [0.5, -1], "ward": np.array(["north", "south"])})
+    np.testing.assert_allclose(own, expected, rtol=1e-5)
+    assert learned.adapt(rows, [1.5, 2.5]).predict(queries).dtype == np.float32  # arrays are the model's own
+    with pytest.raises(ConfigError, match="x=the columns dose: must hold those of training, ward too"):
+        learned.adapt({"dose": [1, 2]}, [1, 2])
+    with pytest.raises(ConfigError, match="x=columns of several lengths"):
+        learned.adapt({"dose": [1, 2], "ward": ["north"]}, [1, 2])
     found = json.loads((tmp_path / "a.json").read_text())
     assert found.keys() == {"targets", "predictions", "mse"}
     assert found["targets"] == ["response"]
@@ -133,6 +147,11 @@ def test_a_learner_that_knows_how_sure_it_is_says_so_in_the_tables_units(ended, 
     assert (said.code, said.err) == (0, "")
     learned = load(run)
     columns = learned.purpose.prepares
+    by_columns = learned.adapt({"ward": ["north"] * 2, "dose": [0.25, 1]}, [1.5, 2.5])
+    told = by_columns.predict({"ward": ["north", "south"], "dose": [0.5, -1]}, return_std=True)
+    in_file = json.loads((tmp_path / "a.json").read_text())["predictions"]
+    np.testing.assert_allclose(told[0], [one["predicted"] for one in in_file], rtol=1e-4)
+    np.testing.assert_allclose(told[1], [one["sd"] for one in in_file], rtol=1e-4)
     from metarun.data.cells import read
 
     (x, _), y, (queries, _) = (

@@ -137,8 +137,8 @@ def test_what_cannot_be_read_or_has_no_class_is_left_out_and_told(tmp_path):
         loose, bad = data.told
         assert loose == f"{path}: 1 images stand in no class's directory and are left out: loose.png"
         assert bad.startswith(f"{path}: 2 files cannot be read as images and are left out: ")
-        assert "a/1.png (cannot identify image file" in bad
-        assert "b/3.jpg (cannot identify image file" in bad
+        assert "a/1.png (cannot identify image file)" in bad
+        assert "b/3.jpg (cannot identify image file)" in bad
 
 
 def task(path, **changes) -> Folder:

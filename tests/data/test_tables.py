@@ -282,6 +282,15 @@ def test_arrays_may_bring_their_splits_and_bytes_are_seen_from_0_to_1(tmp_path):
     assert "extra is not read" in tasks.told()[0]
 
 
+def test_images_whose_channels_come_first_are_told(tmp_path):
+    x, y = np.zeros((6, 1, 8, 8), np.float32), np.repeat([0, 1, 2], 2)
+    np.savez(tmp_path / "first.npz", x=x, y=y)
+    np.savez(tmp_path / "last.npz", x=np.moveaxis(x, 1, 3), y=y)
+    (told,) = arrays_in(str(tmp_path / "first.npz"), *DRAWN).told
+    assert "examples are 1x8x8; of images the channels come last: numpy.moveaxis(x, 1, 3)" in told
+    assert arrays_in(str(tmp_path / "last.npz"), *DRAWN).told == ()
+
+
 def test_arrays_with_groups_are_a_regression(tmp_path):
     targets = np.stack([Y, -Y], 1) + 0.5
     tasks = Arrays(5, 2, 2, saved(tmp_path / "a.npz", x=X, y=targets, group=Y.astype(str)), *DRAWN)

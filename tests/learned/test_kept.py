@@ -1,7 +1,10 @@
 """A learner in a directory of its own: the same learner, and nothing that is not whole."""
 
+import contextlib
 import dataclasses
+import errno
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -67,6 +70,31 @@ def test_what_is_damaged_is_told_and_never_read(tmp_path):
     (tmp_path / "params.safetensors").unlink()
     with pytest.raises(DataError, match="holds no whole learner"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_over_another_learner_the_old_or_the_new_one_is_whole_wherever_it_is_cut_short(tmp_path, monkeypatch, at):
+    learned = learned_of(build_run(on_blobs("learner=maml")))
+    one, other = (learned.adapt(X[first : first + 2], [30, 4]) for first in (0, 2))
+    keep(one, tmp_path)
+    calls = []
+
+    def cut_short(partial, place):
+        if len(calls) == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        calls.append(place.name)
+        return rename(partial, place)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", cut_short)
+    with contextlib.suppress(OSError):
+        keep(other, tmp_path)
+    wanted = other if "learner.json" in calls else one
+    np.testing.assert_array_equal(load_adapted(tmp_path).outputs(X), wanted.outputs(X))
+    monkeypatch.undo()
+    keep(other, tmp_path)
+    np.testing.assert_array_equal(load_adapted(tmp_path).outputs(X), other.outputs(X))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["learner.json", "params.safetensors", "support.npz"]
 
 
 def test_a_later_version_and_another_directory_are_told_apart(tmp_path):

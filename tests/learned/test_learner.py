@@ -13,6 +13,7 @@ import metarun
 from metarun import engine
 from metarun.config.run import Run, build_run
 from metarun.core import Batch, ConfigError, Measured
+from metarun.data import Image
 from metarun.engine import EVAL, stream, task_key
 from metarun.learned import Learned, load, loaded
 from metarun.learned.examples import as_inputs
@@ -120,6 +121,10 @@ def test_inner_steps_are_the_learners_own_or_what_is_asked_for():
     other = learned_of(build_run(on_blobs("learner=protonet")))
     with pytest.raises(ConfigError, match="inner_steps=2: ProtoNet takes none"):
         other.adapt(x, [0, 1, 2], inner_steps=2)
+    with pytest.raises(ConfigError, match=r"inner_steps=2.5: must be a whole number, 0 or more"):
+        learned.adapt(x, [0, 1, 2], inner_steps=2.5)
+    by_numpy = learned.adapt(x, [0, 1, 2], inner_steps=np.int64(3), seed=np.int64(0))
+    np.testing.assert_array_equal(by_numpy.outputs(x), three.outputs(x))
 
 
 def test_a_new_number_of_queries_is_one_of_a_few_sizes():
@@ -141,6 +146,7 @@ def test_a_new_number_of_queries_is_one_of_a_few_sizes():
         (np.zeros((2, 4)), [0, 1, 2], r"y=an array \(3,\): must be \(2,\), a label for each row of x"),
         (np.zeros((2, 4)), [0.5, np.nan], "y=nan: is no label"),
         (np.zeros((2, 4)), np.array(["a", 1], object), r"y=labels of several kinds \(int, str\)"),
+        (np.zeros((2, 4)), ["a", 1], r"y=labels of several kinds \(int, str\)"),
     ],
 )
 def test_a_mistake_is_one_line(x, y, said):
@@ -158,6 +164,9 @@ def test_images_that_are_neither_bytes_nor_from_0_to_1_are_refused():
         ConfigError, match=r"x=an array of int64 up to 31: images are bytes \(uint8\), or numbers from 0"
     ):
         as_inputs("x", pixels.astype(np.int64), of_images)
+    of_files = of_images._replace(prepares=Image(side=4, colour="grey", fit="crop", invert=False))
+    with pytest.raises(ConfigError, match=r"x=an array of float64 up to 31: images are bytes \(uint8\), or numbers"):
+        as_inputs("x", pixels.astype(float), of_files)
     for black_or_white in (np.eye(4, dtype=int)[None, :, :, None], np.ones((1, 4, 4, 1), bool)):
         np.testing.assert_array_equal(as_inputs("x", black_or_white, of_images), black_or_white)
 

@@ -172,6 +172,7 @@ REFUSED = [
     ("--keep=a.b", "--keep=a.b: a name has letters, digits, - and _"),
     ("--keep=", "eval --keep: names no test"),
     ("--quick", "eval --quick: no such option; allowed: --json FILE, --keep NAME"),
+    (f"eval.tasks={{{'a' * 300}: {{task: nowhere}}}}", f"eval.tasks.{'a' * 300}.task=nowhere: no such task"),
     ("--json=nowhere/a.json", "eval --json nowhere/a.json: cannot be written (make the directory first)"),
 ]  # fmt: skip
 
@@ -232,6 +233,8 @@ def test_many_runs_are_one_table_with_seeds_together_and_one_that_fails_stops_no
     damaged = copy.parent / "damaged"
     damaged.mkdir()
     shutil.copy(copy / "config.yaml", damaged)
+    assert command(monkeypatch, "eval", copy, copy.parent / "nowhere") == 2
+    assert capfd.readouterr().err == f"metarun: eval {copy.parent / 'nowhere'}: no such directory\n"
     code = command(monkeypatch, "eval", copy.parent, *ALONE, "--json", "-", "--keep", "again")
     out, err = capfd.readouterr()
     assert code == 1

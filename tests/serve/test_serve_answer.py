@@ -83,7 +83,7 @@ def test_asked_for_other_inner_steps_it_adapts_by_them(served_drawings):
 
 def test_texts_are_encoded_as_the_runs_own(served_texts):
     classes = [{"name": "food", "examples": ["bread and soup", "a pear"]}, {"name": "sky", "examples": ["rain <b>"]}]
-    status, said = served_texts.answer({"classes": classes, "queries": [{"example": "soup"}]})
+    status, said = served_texts.answer({"classes": classes, "queries": [{"example": " soup\n"}]})
     assert status == 200
     encode = served_texts.learned.purpose.prepares.encode
     adapted = served_texts.learned.adapt(encode(["bread and soup", "a pear", "rain <b>"]), ["food", "food", "sky"])
