@@ -417,4 +417,5 @@ def must_classify(learner: object, tasks: Tasks) -> None:
     must_be_given(learner, tasks)
     if tasks.metric != "accuracy":
         name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
-        raise ConfigError("learner", name, f"classifies, and {task} is a regression; use maml, cnp or another")
+        what = "is a regression" if tasks.metric == "mse" else f"has the metric {tasks.metric!r}, not 'accuracy'"
+        raise ConfigError("learner", name, f"classifies, and {task} {what}; use maml, cnp or another")

@@ -139,9 +139,13 @@ def locate(key: str, name: str) -> Callable[..., Any]:
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
-        hint = f"; install {error.name}, or set PYTHONPATH to the folder that it lies in" if is_missing else ""
+    except (ImportError, AttributeError, SyntaxError) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        hint = ""
+        if missing == module.partition(".")[0]:
+            hint = f"; install {missing}, or set PYTHONPATH to the folder that it lies in"
+        elif isinstance(error, SyntaxError) or (missing is not None and not f"{module}.".startswith(f"{missing}.")):
+            raise ConfigError(key, name, f"its module cannot be imported ({first_line(error)})") from error
         raise ConfigError(key, name, f"no such class ({error}){hint}") from error
     is_component = inspect.isclass(found) and dataclasses.is_dataclass(found)
     if module == "optax" and not (inspect.isfunction(found) and attribute in vars(importlib.import_module("optax"))):
@@ -162,11 +166,28 @@ def must_be(key: str, name: str, target: Callable[..., Any], kind: type) -> None
 
 
 def must_have(key: str, name: str, target: Callable[..., Any], kind: type, what: str) -> None:
-    """Raises ConfigError unless a dataclass has all the public attributes of `kind`."""
+    """Raises ConfigError unless a dataclass has all the public attributes of `kind`.
+
+    If that is a protocol, its methods must take what the protocol's do.
+    """
     attributes = {name for name in vars(kind) if not name.startswith("_")}
     if lacking := sorted(attributes - set(dir(target)) - set(schema(target))):
         first = ", ".join(lacking[:4]) + (" and more" if len(lacking) > 4 else "")
         raise ConfigError(f"{key}._target_", name, f"{what}: it lacks {first}")
+    for method, wanted in vars(kind).items() if is_protocol(kind) else ():
+        own = inspect.getattr_static(target, method, None)
+        if method in attributes and inspect.isfunction(wanted) and inspect.isfunction(own):
+            given = list(inspect.signature(wanted).parameters)
+            try:
+                inspect.signature(own).bind(*given)
+            except TypeError as error:
+                raise ConfigError(
+                    f"{key}._target_", name, f"{what}: its {method} must take ({', '.join(given)}): {first_line(error)}"
+                ) from error
+
+
+def is_protocol(kind: type) -> bool:
+    return getattr(kind, "_is_protocol", False)
 
 
 def schema(target: Callable[..., Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config.build import build, locate
+from metarun.config.build import build, locate, unknown
 from metarun.config.conf import choices, conf_dir, flat, nearest
 from metarun.core import ConfigError, Learner, Prepares, Tasks
 from metarun.data import Columns, Encoder
@@ -55,6 +55,7 @@ def expanded(name: Any, values: Any, config: dict[str, Any]) -> dict[str, Any]:
     choice, values = values.get("task", name), {part: value for part, value in values.items() if part != "task"}
     base = as_composed(key, choice)
     evaluation, task = config["eval"], config.get("task")
+    unknown(values, set(base), key)
     own = {**(task if isinstance(task, Mapping) else {}), **(evaluation.get("task") or {})}
     given = {part: own[part] for part in (*OF_AN_EPISODE, *OF_AN_INPUT) if part in own and part in base}
     needs_training = "feature_columns" in base and "feature_columns" not in own

@@ -152,10 +152,10 @@ def must_be_images(model: str, x: Array, least: int = 1) -> None:
     if x.ndim == 4 and min(x.shape[1:3]) >= least:
         return
     large = f" of {least} x {least} and more" if least > 1 else ""
-    use = "conv4" if x.ndim == 4 else "mlp"
-    raise ConfigError(
-        "model", model, f"takes images (n, height, width, channels){large}, not {x.shape}; use model={use}"
-    )
+    use = f"use model={'conv4' if x.ndim == 4 else 'mlp'}"
+    if x.ndim == 3 and min(x.shape[1:]) > 4:
+        use = f"give grey ones a channel (numpy's x[..., None]), or {use}"
+    raise ConfigError("model", model, f"takes images (n, height, width, channels){large}, not {x.shape}; {use}")
 
 
 class Convolution(nn.Module):

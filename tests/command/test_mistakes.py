@@ -125,6 +125,12 @@ YAMLS = {  # content, what is said
         "_target_: nowhere.Mine\n",
         "no such class (No module named 'nowhere'); install nowhere, or set PYTHONPATH to the folder that it lies in",
     ),
+    "needy": ("_target_: needy.Mine\n", "needy.Mine: its module cannot be imported (No module named 'jaxx')"),
+    "broke": ("_target_: broke.Mine\n", "its module cannot be imported (invalid syntax (broke.py, line 1))"),
+    "narrow": (
+        "_target_: mylab.Narrow\ninner_lr: 1.0\n",
+        "is no learner: its adapt must take (self, net, params, support, key): too many positional arguments",
+    ),
     "latin": ("# \xe9\n", "a yaml file is no text in UTF-8"),
 }  # fmt: skip
 MYLAB = """
@@ -135,6 +141,9 @@ def function(): pass
 class Thawed:
     inner_lr: float
     check = width = init = adapt = predict = meta_grad = None
+@dataclass(frozen=True)
+class Narrow(MAML):
+    def adapt(self, net, params, support): pass
 """
 
 
@@ -142,8 +151,10 @@ class Thawed:
 def test_a_yaml_of_ones_own_is_told_by_what_is_wrong_in_it(tmp_path, monkeypatch, capfd, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("METARUN_ALLOW", "blobs,mylab,nowhere")
+    monkeypatch.setenv("METARUN_ALLOW", "blobs,mylab,nowhere,needy,broke")
     (tmp_path / "mylab.py").write_text(MYLAB)
+    (tmp_path / "needy.py").write_text("import jaxx\n")
+    (tmp_path / "broke.py").write_text("class Mine!\n")
     (tmp_path / "mine" / "learner").mkdir(parents=True)
     content, says = YAMLS[name]
     (tmp_path / "mine" / "learner" / f"{name}.yaml").write_text(content, encoding="latin1")

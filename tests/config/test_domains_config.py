@@ -69,6 +69,7 @@ def test_a_whole_domain_needs_no_yaml_and_is_left_as_it_is(monkeypatch):
 MISTAKES = [
     ("{omniglt: {}}", "eval.tasks.omniglt.task=omniglt: no such task; did you mean omniglot?"),
     ("{x: {task: folder}}", "eval.tasks.x.path=(nothing): needs a value"),
+    ("{x: {task: folder, pth: DIR}}", "eval.tasks.x.pth=DIR: no such key; did you mean path?"),
     ("{x: {task: folder, path: /nowhere}}", "eval.tasks.x.path=/nowhere: no such"),
     ("{x: {task: folder, path: DIR, image: {sde: 28}}}", "eval.tasks.x.image.sde=28: no such key; did you mean side?"),
     ("{omniglot: {rotat: 1}}", "eval.tasks.omniglot.rotat=1: no such key; did you mean rotate?"),
