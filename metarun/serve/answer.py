@@ -29,9 +29,9 @@ def answer(learned: Learned, examples: Images | Texts, asked: Asked) -> dict[str
     each: list[int | None] = [*steps] or [asked.inner_steps]
     try:
         ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in each]
+        by_steps = np.stack([asked_of(adapted, queries)[:, rank] for adapted in ends])  # (steps or 1, queries, ways)
     except ConfigError as error:
         raise Refused(f"{error.given}: {error.allowed}" if error.key == "y" else str(error)) from error
-    by_steps = np.stack([asked_of(adapted, queries)[:, rank] for adapted in ends])  # (steps or 1, queries, ways)
     adapted_in = steps.index(own) if steps else 0
     distances = distances_of(ends[0].support_x, as_inputs("queries", queries, learned.purpose))
     told = [
@@ -75,7 +75,8 @@ def accuracies(by_steps: np.ndarray, truths: list[int | None], own: int, steps: 
     told = [q for q, truth in enumerate(truths) if truth is not None]
     if not told:
         return None
-    found = (by_steps[:, told].argmax(-1) == [truths[q] for q in told]).mean(1).tolist()
+    right = by_steps[:, told].argmax(-1) == [truths[q] for q in told]
+    found = (right & np.isfinite(by_steps[:, told]).all(-1)).mean(1).tolist()  # what has diverged says nothing
     return {"queries": len(told), "accuracy": found[own], "by_inner_steps": found if steps else None}
 
 

@@ -69,6 +69,8 @@ def pixels_of(one: Given, content: bytes) -> int:
 
     try:
         width, height = Pillow.open(io.BytesIO(content), formats=FORMATS).size
+    except Pillow.DecompressionBombError as error:
+        raise Refused(f"{one.where}: it has more pixels than all images together may have, {PIXELS:,}") from error
     except Exception as error:  # each of Pillow's formats raises its own
         raise Refused(f"{one.where}: no image that can be read; allowed: {', '.join(FORMATS)}") from error
     return width * height

@@ -9,6 +9,7 @@ from PIL import Image
 from served import Served, drawing, sent
 from support import MARKUP
 
+from metarun.serve.answer import accuracies
 from metarun.serve.asked import BYTES
 
 
@@ -93,6 +94,11 @@ def test_texts_are_encoded_as_the_runs_own(served_texts):
     assert said["inner_steps"] is None
 
 
+def test_a_prediction_that_has_diverged_is_not_right():
+    by_steps = np.array([[[0.9, 0.1], [np.nan, np.nan], [0.2, 0.8]]])  # (steps, queries, ways)
+    assert accuracies(by_steps, [0, 0, None], 0, True) == {"queries": 2, "accuracy": 0.5, "by_inner_steps": [0.5]}
+
+
 def asking(classes=None, queries=None, **more) -> dict:
     """A question that is none too bad, but for what is given."""
     two = [{"name": name, "examples": [sent(drawing(n))]} for n, name in enumerate("ab")]
@@ -145,6 +151,7 @@ def bomb(side: int) -> str:
         (asking(classes=of(sent(POSTSCRIPT))), "example 1 of a: no image that can be read; allowed: PNG, JPEG"),
         (asking(queries=[{"example": sent(drawing(0)[:-200])}]), "query 1: no image that can be read ("),
         (asking(classes=of(bomb(9000))), "example 1 of a: with it the images have 81,000,000 pixels together, at most"),
+        (asking(classes=of(bomb(18_000))), "example 1 of a: it has more pixels than all images together may have"),
         (asking(classes=of(bomb(5000), bomb(5000), bomb(5000))), "example 3 of a: with it the images have 75,000,000"),
         (
             asking(classes=[{"name": f"{n}", "examples": [sent(drawing(n))]} for n in range(4)]),
