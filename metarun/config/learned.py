@@ -49,9 +49,9 @@ def loss_of(config: dict[str, Any], metric: str) -> Loss:
 
 
 def optimizer_of(config: dict[str, Any]) -> Any:
-    """The outer optimizer (optax)."""
+    """The outer optimizer (optax), as the run's programs have it."""
     made, numbers = recipe("optimizer", config["optimizer"])
-    return made(numbers)
+    return engine.beside(build("learner", as_it_was("learner", config["learner"]), kind=Learner), made(numbers))
 
 
 def built(key: str, values: dict[str, Any]) -> Any:

@@ -91,10 +91,10 @@ def query_metrics(
 
     def predict(n: Array, fast: PyTree) -> tuple[Metrics, Array, Array | None]:
         with answering():
-            asked = queries(after(n), net, fast, query, k_adapt)
-            outputs = after(n).predict(net, fast, asked.x)
-        by_step = net.by_step(asked.y) if net.by_step else None
-        return net.loss(outputs, asked.y)[1], outputs if net.collect is given else asked.x, by_step
+            judged = queries(after(n), net, fast, query, k_adapt)
+            outputs = after(n).predict(net, fast, judged.x)
+        by_step = net.by_step(judged.y) if net.by_step else None
+        return net.loss(outputs, judged.y)[1], outputs if net.collect is given else judged.x, by_step
 
     def predict_alone(n: Array, fast: PyTree) -> Metrics:
         def alone(x: Array) -> Array:

@@ -157,20 +157,20 @@ def make_meta_steps(
             if selection is not None:
                 indices = selected(state, selection)[indices]
             chunks = indices.reshape(-1, task_chunk)
-            further: dict[str, Any] = {}
+            for_outer: dict[str, Any] = {}  # what the outer optimizer is told beside the gradient
             if isinstance(outer, SeesTasks):
                 with differentiated(how):
-                    grads, metrics, further["problem"] = seen(state, outer, chunks, first)
+                    grads, metrics, for_outer["problem"] = seen(state, outer, chunks, first)
             elif private is None or private.clip is None:
                 grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
             else:
                 of_chunk = partial(chunk_of_clipped, state, private, private.clip)
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
                 grads, metrics = noised(private, means, jax.random.fold_in(k_train, state.step), meta_batch)
-            fine = is_finite(metrics) if further else is_finite((grads, metrics))  # it may do without the gradient
+            fine = is_finite(metrics) if for_outer else is_finite((grads, metrics))  # it may do without the gradient
             grads = of_learned(own, lambda grads: clipped(grads, guard.clip_value, guard.clip_norm), grads)
             with differentiated(how):
-                updates, opt_state = outer.update(grads, state.opt_state, state.params, **further)
+                updates, opt_state = outer.update(grads, state.opt_state, state.params, **for_outer)
             params = optax.apply_updates(state.params, updates)
             sums = jax.tree.map(jnp.add, state.sums, metrics)
             summed, none = state.summed + 1, jnp.zeros((), jnp.int32)

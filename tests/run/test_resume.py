@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import composed, on_blobs, placed, rows, saved
+from support import composed, equal, on_blobs, placed, rows, saved
 
 from metarun.config import choices
 from metarun.config.run import Run
 from metarun.core import DataError
 from metarun.data import read_anew
+from metarun.learned import load
 from metarun.run import train
 from metarun.run.stop import Interrupted, Stop
 
@@ -103,6 +104,15 @@ def test_a_private_run_goes_on_with_the_same_users_and_the_same_noise_bit_for_bi
     results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", *private, "hardware.task_chunk=10")
     assert_same_end(tmp_path, results)
     assert results[0]["privacy"] == results[1]["privacy"]
+
+
+def test_what_a_learner_keeps_beside_the_optimizer_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch):
+    results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", "learner.moments=kept", "train.clip_norm=1.0")
+    assert_same_end(tmp_path, results)
+    (steps,) = (leaf for path, leaf in saved(tmp_path / "whole").items() if path.endswith("['adam']['steps']"))
+    assert steps == 4 * 5
+    learned = load(tmp_path / "broken", "last")  # the same state, told by its configuration alone
+    equal(learned.params["adam"]["steps"], steps)
 
 
 @pytest.mark.slow
