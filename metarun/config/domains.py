@@ -136,6 +136,9 @@ def build_domains(
 
 def columns_of(trained: Tasks) -> Columns | None:
     """How the rows of a table are encoded, by what its training rows tell; None of other tasks. Raises ConfigError."""
+    fields = dataclasses.fields(trained)  # type: ignore[arg-type]
+    if not any(field.name == "columns" and "program" in field.metadata for field in fields):
+        return None
     try:
         encoding = trained.prepares if isinstance(trained, Prepares) else None
     except ConfigError as error:

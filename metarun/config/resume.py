@@ -100,7 +100,8 @@ def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
         fields = dataclasses.fields(locate(f"{group}._target_", values.get("_target_", "")))  # type: ignore[arg-type]
     except (ConfigError, TypeError):
         return values  # which `build` tells of, or an optimizer of optax
-    not_in_yaml = ("parent", "name", "dtype") if group == "model" else ()  # flax's own, and what the hardware says
+    # flax's own, and what the runner sets.
+    not_in_yaml = ("parent", "name", "n_out", "dtype") if group == "model" else ()
     had = {
         field.name: field.default
         for field in fields

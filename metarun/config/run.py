@@ -136,7 +136,6 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
     tested_on = laid_over(config["task"], known("eval.task", evaluation.task, config["task"]))
     columns = columns_of(tasks) if evaluation.task.keys() - {*OF_AN_EPISODE} else None
     eval_tasks = as_they_are(build("eval.task", tested_on, columns=columns))
-    must_be_encoded_alike("eval.task", eval_tasks, tasks)
     eval_learner = build(
         "eval.learner",
         laid_over(config["learner"], known("eval.learner", evaluation.learner, config["learner"])),
@@ -157,6 +156,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
                 whose = "training's own, by your settings or the learner's yaml"
                 error = ConfigError(error.key, error.given, f"{error.allowed}; it is {whose}")
             raise error.under(own if of_its_own else "task") from None
+    must_be_encoded_alike("eval.task", eval_tasks, tasks)
     serving.check(learner, tasks, config)
     serving.check(eval_learner, eval_tasks, config)
 

@@ -134,7 +134,7 @@ def in_tar(path: Path) -> list[File]:
             try:
                 file = archive.extractfile(member)
                 return file.read() if file is not None else b""
-            except (tarfile.TarError, zlib.error, EOFError, KeyError) as error:  # a link may lead nowhere
+            except (tarfile.TarError, zlib.error, EOFError, KeyError, RecursionError) as error:  # of links, too
                 raise OSError(first_line(error)) from error
 
         return read

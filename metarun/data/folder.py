@@ -5,18 +5,18 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from functools import lru_cache
-from importlib.metadata import version
 from os.path import splitext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 
 from metarun.core import DataError
 from metarun.data import images
 from metarun.data.cache import cached, empty
 from metarun.data.files import File, contents, files_of
-from metarun.data.images import FORMATS, Image, decoded
+from metarun.data.images import FORMATS, NOT_READ, Image, decoded
 from metarun.data.pool import Classes, Found, Pool
 from metarun.data.splits import NAMES, SPLITS, completed, drawn
 from metarun.text import first_line, one_line, some
@@ -45,7 +45,7 @@ def images_in(path: str, image: Image, fractions: tuple[float, ...], seed: int) 
     place = Path(path).expanduser()
     files, splits, told = sort(place, fractions, seed)
     order = [(split, name, i) for split in SPLITS for name in sorted(splits[split]) for i in splits[split][name]]
-    how = f"{image} {version('pillow')} {Path(images.__file__).read_text()}"  # another version may decode otherwise
+    how = f"{image} {PIL.__version__} {Path(images.__file__).read_text()}"  # another version may decode otherwise
     state = hashlib.sha256(how.encode())
     for split, name, i in order:
         state.update(f"{split} {name} {files[i].name} {files[i].size} {files[i].stamp}\n".encode())
@@ -145,6 +145,9 @@ def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
     are_images = [is_image(file.name) for file in files]
     names = without_wrapper([file.name for file in files])
     numbers = [i for i, image in enumerate(are_images) if image]
+    told = []
+    if others := [file.name for file in files if splitext(file.name)[1].lower() in NOT_READ]:
+        told.append(f"{path}: {len(others):,} images of formats that are not read are left out: {some(others)}")
     if not numbers:
         raise DataError(f"{path} holds no images among its {len(files):,} files: a directory a class is wanted")
     lists = {
@@ -154,7 +157,6 @@ def sort(path: Path, fractions: tuple[float, ...], seed: int) -> Sorting:
         for stem, split in NAMES.items()
         if names[i] in (f"{stem}.txt", f"{stem}.csv")
     }
-    told = []
     if lists:
         splits = by_lists(path, names, numbers, lists)
     else:
@@ -196,9 +198,10 @@ def without_wrapper(names: list[str]) -> list[str]:
         tops = {top for top, slash, _ in (name.partition("/") for name in names) if slash}
         if len(tops) != 1 or next(iter(tops)).lower() in NAMES:
             return names
-        if any(
-            is_image(name) if "/" in name else is_image(name) or is_list(name) for name in names if name.count("/") < 2
-        ):
+        inside = {NAMES.get(name.split("/")[1].lower()) for name in names if name.count("/") >= 3} - {None}
+        has_splits = {"train"} < inside
+        depths = [name.count("/") for name in names if is_image(name)]
+        if (min(depths, default=2) < 2 and not has_splits) or any(is_list(name) for name in names):
             return names
         names = [name.partition("/")[2] or name for name in names]
 

@@ -16,10 +16,11 @@ from annotated_types import Ge, Le
 
 from metarun.text import first_line
 
-FORMATS = {  # of files that are meant as images, those that Pillow may not read among them: they are told of
+FORMATS = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
-    ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".jxl", ".psd", ".svg", ".dcm",
+    ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".avif",
 }  # fmt: skip
+NOT_READ = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dcm"}  # images, too
 
 
 class Decoded(NamedTuple):

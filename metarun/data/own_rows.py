@@ -7,7 +7,7 @@ import numpy as np
 
 from metarun.core import ConfigError
 from metarun.data.cells import MISSING, Column, Table, complete, listed, read, taken, texts
-from metarun.data.features import Columns
+from metarun.data.features import Categories, Columns, Numbers
 from metarun.data.own import Own, labels_in, must_hold, rows_of
 from metarun.text import one_line
 
@@ -26,19 +26,23 @@ def rows_by_columns(name: str, given: Any, columns: Columns) -> np.ndarray:
     if missing := [one for one in wanted if one not in given]:
         what = listed(map(str, given))
         raise ConfigError(name, f"the columns {what}", one_line(f"must hold those of training, {listed(missing)} too"))
-    cells = {one: column_of(given[one]) for one in wanted}
+    cells = {one.name: column_of(name, one, given[one.name]) for one in columns.features}
     if len({len(column) for column in cells.values()}) != 1:
         raise ConfigError(name, "columns of several lengths", "must be of one length")
+    if not len(cells[wanted[0]]):
+        raise ConfigError(name, "columns without rows", "at least one example is needed")
     return columns.inputs(Table(name, cells, None, ()))[0]
 
 
-def column_of(values: Any) -> Column:
-    """A column's values as they would be read from a file."""
+def column_of(name: str, feature: Numbers | Categories, values: Any) -> Column:
+    """A column's values as they would be read from a file. Raises ConfigError."""
     array = np.asarray(values)
-    if array.ndim == 1 and array.dtype.kind in "iufb":
+    if array.ndim != 1:
+        raise ConfigError(name, one_line(f"{feature.name}, {values!r:.40}"), "must be a list of values, one a row")
+    if array.dtype.kind in "iufb" and not (array.dtype.kind == "b" and isinstance(feature, Categories)):
         return array.astype(np.float64) if array.dtype.kind in "fb" else array
-    cells = ["" if value is None or value != value else str(value).strip() for value in array.tolist()]
-    return ["" if cell in MISSING else cell for cell in cells]
+    cells = [str(value).strip() for value in array.tolist()]
+    return ["" if cell in MISSING or cell in ("None", "<NA>", "NaT") else cell for cell in cells]
 
 
 def rows_of_task(path: str, columns: Columns, support: bool) -> Own:

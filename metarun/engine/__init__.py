@@ -6,7 +6,7 @@ from metarun.engine.compiled import Program, ahead, compiling_ahead, described, 
 from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive, mean_and_interval
 from metarun.engine.gathered import at
 from metarun.engine.hardware import Hardware, prepare
-from metarun.engine.kept import beside, kept_by
+from metarun.engine.kept import beside, kept_by, size_of
 from metarun.engine.keys import EVAL, INIT, TRAIN, VAL, of_evaluation, of_meta_step, stream, task_key
 from metarun.engine.memory import free_host_bytes
 from metarun.engine.meta_step import Guard, Numbers, Report
@@ -26,6 +26,6 @@ __all__ = [
     "copied", "cut", "described", "episode_size", "first_state", "for_episodes", "free_host_bytes", "gflop", "held",
     "hosts", "in_parts", "input_of", "is_on_host", "kept_by", "mean_and_interval", "measure", "must_be_whole",
     "must_fit", "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation", "of_members", "of_meta_step",
-    "placed", "prepare", "programs", "put", "send", "shape_of", "sizes", "stacked", "stand_in", "stream",
+    "placed", "prepare", "programs", "put", "send", "shape_of", "size_of", "sizes", "stacked", "stand_in", "stream",
     "sums_at_zero", "task_key", "task_keys", "to_be_placed", "until_it_fits", "without_numbers",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from metarun.core import Keeping, Learner, PyTree
@@ -11,6 +12,13 @@ from metarun.core import Keeping, Learner, PyTree
 def kept_by(learner: Learner) -> tuple[str, ...]:
     """The parts of its parameters that it keeps."""
     return learner.kept if isinstance(learner, Keeping) else ()
+
+
+def size_of(learner: Learner, params: PyTree) -> int:
+    """How many numbers are learned; what is kept beside them is none."""
+    kept = kept_by(learner)
+    learned = {name: part for name, part in params.items() if name not in kept} if kept else params
+    return sum(leaf.size for leaf in jax.tree.leaves(learned))
 
 
 def beside(learner: Learner, outer: Any) -> Any:

@@ -1,5 +1,6 @@
 """A user's arrays as a learner takes them: inputs, labels, targets; each mistake is one line."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
     Texts, and rows by the names of their columns, are encoded as training's were.
     """
     encodes = purpose.prepares
-    if is_by_columns(x):
-        if not isinstance(encodes, Columns):
-            raise ConfigError(name, "rows by their columns", "are for what was trained on a table; give an array")
+    if is_by_columns(x) and isinstance(encodes, Columns):
         return rows_by_columns(name, x, encodes)
+    if isinstance(x, Mapping):
+        raise ConfigError(name, "rows by their columns", "are for what was trained on a table; give an array")
     x = np.asarray(x)
     if isinstance(encodes, Encoder) and x.ndim == 1 and len(x) and all(isinstance(one, str) for one in x.tolist()):
         return encodes.encode([one.strip() for one in x.tolist()])

@@ -77,14 +77,12 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     Of its old files there are copies, which count (`content_of`) until learner.json, the last one, is the new one.
     """
     if directory.exists():
-        old = [directory / name for name in (WEIGHTS, SUPPORT) if (directory / name).exists()]
-        if (directory / TOLD).exists():
-            for file in old:
-                put(before(file), file.read_bytes())
+        for name, content in old_contents(directory).items():
+            put(before(directory / name), content)
         for name, content in contents.items():
             put(directory / name, content)
-        for file in old:
-            before(file).unlink(missing_ok=True)
+        for name in (WEIGHTS, SUPPORT):
+            before(directory / name).unlink(missing_ok=True)
         return
     place = directory.resolve()
     partial = place.with_name(f".{place.name}.{os.getpid()}")
@@ -96,6 +94,15 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def old_contents(directory: Path) -> dict[str, bytes]:
+    """What learner.json there tells of, by its digests; nothing if it is not whole."""
+    try:
+        told = json.loads((directory / TOLD).read_text())
+        return {name: content_of(directory / name, known) for name, known in told["sha256"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def before(file: Path) -> Path:

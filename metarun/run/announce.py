@@ -22,7 +22,7 @@ def announce(
         log.warning(line)
     many = engine.hosts.count()
     log.info(
-        f"{run.info.name}: {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, "
+        f"{run.info.name}: {engine.size_of(run.learner, params):,} parameters, "
         f"{tasks_in_words(run)} a meta-step in chunks of {task_chunk} on {mesh.size} "
         f"{mesh.devices.flat[0].platform} device(s)" + (f" of {many} processes" if many > 1 else "")
     )

@@ -213,16 +213,15 @@ def open_directory(run: Run, train: PyTree, separate: dict[str, Any] | None) -> 
     finished = (directory / earlier.FILES[0]).exists() and not longer
     has_begun = any((directory / "checkpoints" / "last").glob("*"))
     here = purpose.here(run.tasks, train, separate, run.eval_tasks)
-    there = purpose.read(directory) if has_begun else None
-    if finished:
-        if changed := purpose.must_be_learned_from(there, here):
-            log.info(changed)
-    else:
-        purpose.must_be_as_before(there, here)
+    there = purpose.told(directory) if has_begun else None
+    changed = (purpose.must_be_learned_from if finished else purpose.must_be_as_before)(there, here)
+    if changed:
+        log.info(changed)
     earlier.set_aside(directory, run.config)
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
-    if there is None or there.data is None:
-        purpose.keep(directory, here)
+    if there is None or there.get("data") is None:  # validation may be another in a test of its own
+        of_train = here._replace(data={"train": here.data["train"]}) if finished and here.data else here
+        purpose.keep(directory, of_train)
     checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
     return Opened(directory, longer, checkpoints)
 

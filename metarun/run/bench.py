@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +33,7 @@ def bench(run: Run, trace: Path | None = None) -> dict[str, Any]:
     training = engine.Training(state, parts.at(0)[0], run.numbers, k_train)
     task_chunk = engine.choose_chunk(run.shape, mesh, run.hardware, training, run.train.steps, run.shaping)
     meta_steps = engine.programs(run.shape, mesh, task_chunk).meta_steps
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    parameters = engine.size_of(run.learner, state.params)
     speed = engine.measure(meta_steps, mesh, training, parts, run.hardware.dtype, trace)
     median, device = statistics.median(speed.seconds), mesh.devices.flat[0]
     return {

@@ -95,9 +95,9 @@ def evaluate(
         status.at("reading what was learned")
         if known is None:
             params, used = saved(run.config, directory, run.eval.state)
-            learned_for = purpose.read(directory)
+            learned_for = purpose.told(directory)
         else:
-            params, used, learned_for = known[1:]
+            params, used, learned_for = known.params, known.used, purpose.as_told(known.purpose)
         status.at("comparing the data with training's")
         loaded, changed = checked(run, train, test, params, learned_for)
         tested, chunk = test_of(run, loaded, params, mesh, status)
@@ -121,7 +121,7 @@ def to_be_tested(config: dict[str, Any]) -> Run:
 
 
 def checked(
-    run: Run, train: PyTree, test: PyTree, params: PyTree, learned_for: Purpose | None
+    run: Run, train: PyTree, test: PyTree, params: PyTree, learned_for: purpose.Told | None
 ) -> tuple[Loaded, str | None]:
     """All data of a test that what was learned can be tested on, and a line if training's are not all as they were.
 
@@ -196,7 +196,7 @@ def summary(
             "seed": run.train.seed,
             "steps": run.train.steps,
             "meta_batch": run.train.meta_batch,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "parameters": engine.size_of(run.learner, params),
         },
         "command": without_key(shlex.join(["metarun", *sys.argv[1:]])),
         **made_with(run, mesh, chunk),

@@ -322,7 +322,7 @@ def announce(population: Population) -> None:
     run, mesh = population.first, population.mesh
     for line in of_its_data(run, beginning.separations(population.shared)):
         log.warning(line)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(population.members[0].state.params))
+    parameters = engine.size_of(run.learner, population.members[0].state.params)
     line = (
         f"{run.info.name}: {len(population.members)} runs of {parameters:,} parameters in one program, "
         f"{run.train.meta_batch} tasks a meta-step of each in chunks of {population.task_chunk} on {mesh.size} "

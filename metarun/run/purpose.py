@@ -16,6 +16,7 @@ from metarun.files import write_atomically
 from metarun.text import first_line
 
 FILE = "purpose.json"
+Told = dict[str, Any]  # a purpose in JSON
 
 
 class Purpose(NamedTuple):
@@ -49,39 +50,70 @@ def here(
     return purpose_of(tasks, train)._replace(data=data)
 
 
-def must_be_as_before(before: Purpose | None, now: Purpose) -> None:
-    """Raises DataError if a run that goes on would train or validate on other data than before. None: it begins."""
+def must_be_as_before(before: Told | None, now: Purpose) -> str | None:
+    """A line where examples that are decoded or encoded are not the same to the last bit: another version may do so.
+
+    Raises DataError if a run that goes on would train or validate on other data than before. None: it begins.
+    """
     for split, use in (("train", "train"), ("val", "validate")):
-        if before is not None and differ(before, now, split):
+        if (what := differing(before, now, split)) and (what != EXAMPLES or now.prepares is None):
             raise DataError(
                 f"the data to {use} on are not those that the run began with: put those back, or let another run "
                 "go on from what it has learned (train.init_from)"
             )
+    return None if all(differing(before, now, split) is None for split in ("train", "val")) else NOT_TO_THE_BIT
 
 
-def must_be_learned_from(before: Purpose | None, now: Purpose) -> str | None:
+def must_be_learned_from(before: Told | None, now: Purpose) -> str | None:
     """A line where training's examples are not the same as what was learned from, to the last bit.
 
     Raises DataError where they are of other classes, some of which may now stand in the test, or are encoded otherwise.
-    None also for what an earlier version of metarun learned, which does not tell.
     """
-    if before is None or not differ(before, now, "train"):
-        return None
-    shaped, encoded = before[:2] != now[:2], before.prepares != now.prepares
-    if shaped or encoded or (before.data and now.data and before.data["train"][0] != now.data["train"][0]):
-        what = "of the shape of" if shaped else "encoded as" if encoded else "of the classes of"
+    what = differing(before, now, "train")
+    if what not in (None, EXAMPLES):
         raise DataError(f"the data to train on are no longer {what} those that this was learned from: put those back")
-    return "training's examples are not, to the last bit, those that this was learned from; its classes are"
+    return NOT_TO_THE_BIT if what else None
 
 
-def differ(before: Purpose, now: Purpose, split: str) -> bool:
-    """Whether a split is another, as far as is known."""
-    if before[:5] != now[:5]:
-        return True
-    if before.data is None or now.data is None:
-        return False
-    known = zip(before.data[split], now.data[split], strict=True)
-    return any(None not in both and both[0] != both[1] for both in known)
+EXAMPLES = "the examples of"
+NOT_TO_THE_BIT = "training's examples are not, to the last bit, those that this was learned from; its classes are"
+
+
+def differing(before: Told | None, now: Purpose, split: str) -> str | None:
+    """In what a split is another than before, in words; None if in nothing, as far as is known.
+
+    What an earlier version of metarun learned tells of the shape alone.
+    """
+    here = as_told(now)
+    if before is None:
+        return None
+    if any(before.get(part) != here[part] for part in ("shape", "dtype")):
+        return "of the shape of"
+    ours, theirs = (one.get("data") for one in (here, before))
+    digests = theirs.get(split) if isinstance(theirs, dict) else None
+    if not (isinstance(ours, dict) and isinstance(digests, list) and len(digests) == 2):
+        return None
+    if before.get("prepares") != here["prepares"]:
+        return "encoded as"
+    for what, one, other in zip(("of the classes of", EXAMPLES), ours[split], digests, strict=True):
+        if None not in (one, other) and one != other:
+            return what
+    return None
+
+
+def as_told(purpose: Purpose) -> Told:
+    """As it is read from a file."""
+    told: Told = json.loads(json.dumps(as_json(purpose)))
+    return told
+
+
+def told(directory: Path) -> Told | None:
+    """What `keep` left in a run's directory, with nothing made of it; None if there is nothing that can be read."""
+    try:
+        found = json.loads((directory / FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def keep(directory: Path, purpose: Purpose) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from metarun import engine
 from metarun.config.run import Run, laid_over
 from metarun.run.domains import Domain
 from metarun.run.figures import MOST_GROUPS, figure_of, main_metric, papers, share, show, source
@@ -41,7 +41,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "seed": run.train.seed,
             "steps": run.train.steps,
             "meta_batch": run.train.meta_batch,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "parameters": engine.size_of(run.learner, state.params),
             "skipped_meta_steps": int(state.skipped),
             "command": loop.host["command"],
             "stretches": loop.host["stretches"],

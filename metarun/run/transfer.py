@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict
 from metarun.core import ConfigError, PyTree
 from metarun.run.checkpoint import saved_params
 
-# What learners keep under the names of a network's parameters, and is none: step sizes, a context's maps.
-BESIDE_A_NETWORK = ("alpha/", "maps/")
+# What learners keep under the names of a network's parameters, and is none: step sizes, a context's maps, moments.
+BESIDE_A_NETWORK = ("alpha/", "maps/", "adam/")
 
 
 class Transfer(NamedTuple):

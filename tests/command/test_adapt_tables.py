@@ -123,6 +123,10 @@ def test_a_tables_rows_are_standardised_as_in_training_and_told_in_their_own_uni
     assert learned.adapt(rows, [1.5, 2.5]).predict(queries).dtype == np.float32  # arrays are the model's own
     with pytest.raises(ConfigError, match="x=the columns dose: must hold those of training, ward too"):
         learned.adapt({"dose": [1, 2]}, [1, 2])
+    with pytest.raises(ConfigError, match=r"x=dose, 1.5: must be a list of values, one a row"):
+        learned.adapt({"dose": 1.5, "ward": ["north"]}, [1.0])
+    with pytest.raises(ConfigError, match="x=columns without rows"):
+        learned.adapt({"dose": [], "ward": []}, [])
     with pytest.raises(ConfigError, match="x=columns of several lengths"):
         learned.adapt({"dose": [1, 2], "ward": ["north"]}, [1, 2])
     found = json.loads((tmp_path / "a.json").read_text())

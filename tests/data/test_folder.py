@@ -71,6 +71,10 @@ def test_an_image_beside_the_classes_does_not_mix_the_splits(tmp_path):
     (told,) = data.told
     assert told.startswith(f"{path}: 2 images are in no class of test or train or val and are left out: ")
     assert {"docs/figure.png", "train/overview.png"} == set(told.rpartition(": ")[2].split(", "))
+    written(path, {"mine/logo.svg": b"<svg/>", "mine/logo.png": png(0)})
+    logos = found(path)
+    assert {s: "".join(c.names) for s, c in logos.splits.items()} == {"train": "abc", "val": "de", "test": "fg"}
+    assert logos.told[0] == f"{path}: 1 images of formats that are not read are left out: mine/logo.svg"
     vehicles = {f"{name}/{i}.png": png(i) for name in ("train", "bus", "test") for i in range(2)}
     assert every(found(written(tmp_path / "vehicles", vehicles))).keys() == {"train", "bus", "test"}
 
@@ -81,13 +85,14 @@ def test_links_in_a_tar_and_names_that_are_no_text_are_files_as_others(tmp_path)
             info = tarfile.TarInfo(name)
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
-        for i, kind in enumerate((tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.SYMTYPE)):
+        links = [(tarfile.LNKTYPE, "a/0.png"), (tarfile.SYMTYPE, "../b/1.png"), (tarfile.SYMTYPE, "../nowhere.png")]
+        for i, (kind, to) in enumerate([*links, (tarfile.SYMTYPE, "3.png")]):  # the last one leads to itself
             info = tarfile.TarInfo(f"d/{i}.png")
-            info.type, info.linkname = kind, ("a/0.png", "../b/1.png", "../nowhere.png")[i]
+            info.type, info.linkname = kind, to
             file.addfile(info)
     data = found(tmp_path / "mine.tar")
     assert every(data) == expected("abc") | {"d": [(97, 0), (98, 1)]}
-    assert "1 files cannot be read as images and are left out: d/2.png (" in data.told[0]
+    assert "2 files cannot be read as images and are left out: d/2.png (" in data.told[0]
 
     path = written(tmp_path / "latin", of_classes("ab"))
     os.rename(os.fsencode(path / "b"), os.fsencode(path) + b"/caf\xe9")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from metarun.core import ConfigError, DataError
-from metarun.data import Roles, arrays_in, examples_of, table_in, texts_in
+from metarun.data import Roles, arrays_in, columns_in, examples_of, rows_by_columns, table_in, texts_in
+from metarun.data.cells import read
 from metarun.data.encoders import HashedNGrams
 from metarun.tasks.arrays import Arrays
 from metarun.tasks.table import Table
@@ -74,6 +75,32 @@ def test_rows_without_what_they_need_are_left_out_and_told(tmp_path):
         "1 rows have no t and are left out: line 11",
         "1 rows have no s and are left out: line 10",
     ]
+
+
+class Missing:
+    """As pandas.NA: what is asked of it is neither true nor false."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __eq__ = __ne__ = lambda self, other: self
+    __hash__ = None
+
+    def __str__(self) -> str:
+        return "<NA>"
+
+
+def test_rows_by_their_columns_are_those_of_a_file(tmp_path):
+    lines = ("c,s,flag,a", "k,train,True,1", "k,train,False,2", "m,val,True,3", "n,test,,")
+    path = written(tmp_path / "t.csv", *lines)
+    columns = columns_in(path, Roles("class", "c", (), None, (), "s"), *DRAWN)
+    by_file = columns.inputs(read(path))[0]
+    for flags in ([True, False, True, None], np.array([True, False, True, Missing()], object)):
+        by_columns = rows_by_columns("x", {"a": [1, 2, 3, np.nan], "flag": flags, "more": [0] * 4}, columns)
+        np.testing.assert_array_equal(by_columns, by_file)
+    np.testing.assert_array_equal(
+        rows_by_columns("x", {"a": [1, 2], "flag": np.array([True, False])}, columns), by_file[:2]
+    )
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])

@@ -40,12 +40,15 @@ def test_the_optimizer_and_its_bound_are_for_what_is_learned_and_what_is_kept_is
 
     way = jax.tree.map(jnp.subtract, once.params["theta"], first.params["theta"])
     towards = jax.tree.map(lambda after, before: after.mean(0) - before, left["theta"], first.params["theta"])
-    close(
-        way, jax.tree.map(lambda leaf: leaf * RATE * NORM / optax.global_norm(towards), towards), rtol=1e-3, atol=1e-7
-    )
+    close(way, jax.tree.map(lambda leaf: leaf * RATE * NORM / optax.tree.norm(towards), towards), rtol=1e-3, atol=1e-7)
 
     twice = steps(jax.tree.map(jnp.array, once), (), NUMBERS, K_TRAIN, 1)[0]
     assert float(twice.params["adam"]["steps"]) == 2 * RUN.learner.inner_steps
+
+
+def test_moments_are_no_parameters():
+    start = make_start(RUN.learner, NET, RUN.tasks, sgd)((), NUMBERS, engine.stream(0, engine.INIT))
+    assert engine.size_of(RUN.learner, start.params) == 1 * 8 + 8 + 8 * 1 + 1
 
 
 def test_noise_is_not_for_what_is_kept():

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -73,10 +74,17 @@ def test_what_is_damaged_is_told_and_never_read(tmp_path):
 
 
 @pytest.mark.parametrize("at", range(8))
-def test_over_another_learner_the_old_or_the_new_one_is_whole_wherever_it_is_cut_short(tmp_path, monkeypatch, at):
+@pytest.mark.parametrize("again", [False, True])
+def test_over_another_learner_the_old_or_the_new_one_is_whole_wherever_it_is_cut_short(
+    tmp_path, monkeypatch, at, again
+):
     learned = learned_of(build_run(on_blobs("learner=maml")))
     one, other = (learned.adapt(X[first : first + 2], [30, 4]) for first in (0, 2))
     keep(one, tmp_path)
+    if again:  # a process that was killed before learner.json was the new one left this
+        for name in ("params.safetensors", "support.npz"):
+            shutil.copy(tmp_path / name, tmp_path / f".{name}.before")
+            (tmp_path / name).write_bytes(b"of another")
     calls = []
 
     def cut_short(partial, place):

@@ -4,10 +4,11 @@ import json
 import zipfile
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 import pytest
 import yaml
-from support import composed, rows, saved
+from support import composed, on_blobs, rows, saved
 
 from metarun import report
 from metarun.config.build import MOVED, build
@@ -87,3 +88,24 @@ def test_a_setting_that_a_model_got_later_is_what_it_was_by_default(tmp_path):
     assert resumed["model"] == now["model"]
     assert build_run(resumed).shape == build_run(now).shape
     assert parts(stored, 5, "accuracy") == parts(now, 5, "accuracy")
+
+
+class WithDefaults(nn.Module):
+    """A model of one's own whose every field has a default, those that the runner sets among them."""
+
+    hidden: int = 8
+    n_out: int | None = None
+    dtype: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.n_out or self.hidden, name="head")(x.reshape(len(x), -1))
+
+
+def test_what_the_runner_sets_in_a_model_is_no_setting(tmp_path, monkeypatch):
+    monkeypatch.setenv("METARUN_ALLOW", f"blobs,{WithDefaults.__module__}")
+    now = on_blobs("learner=maml", f"run.dir={tmp_path}")
+    now["model"] = {"_target_": f"{WithDefaults.__module__}.WithDefaults", "hidden": 8}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(now))
+    assert resume(tmp_path, now, [])["model"] == now["model"]
+    assert parts(now, 3, "accuracy").model.n_out == 3

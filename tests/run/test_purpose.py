@@ -55,13 +55,23 @@ def test_a_test_tells_of_other_examples_and_refuses_other_classes_and_another_en
     assert evaluate(directory, config, ()).told == []
 
 
-def test_what_encodes_otherwise_is_another():
-    before = purpose.Purpose((3,), "float32", "mse", 1, "columns", {"train": ["a", "b"], "val": ["c", "d"]})
-    with pytest.raises(DataError, match=r"no longer encoded as those that this was learned from"):
-        purpose.must_be_learned_from(before, before._replace(prepares="other"))
-    assert purpose.must_be_learned_from(before._replace(data=None), before) is None
-    for split in ("train", "val"):
-        other = before._replace(data=before.data | {split: ["a", "z"]})
-        with pytest.raises(DataError, match=f"the data to {split[:3]}"):
-            purpose.must_be_as_before(before, other)
-    purpose.must_be_as_before(before, before)
+def test_what_is_known_of_the_data_decides_and_what_is_not_known_refuses_nothing():
+    data = {"train": ["a", "b"], "val": ["c", "d"]}
+    now = purpose.Purpose((3,), "float32", "mse", 1, None, data)
+    told = purpose.as_told(now)
+    assert purpose.must_be_as_before(told, now) is None
+    assert purpose.must_be_as_before(None, now) is None  # it begins
+    for split, use in (("train", "train"), ("val", "validate")):
+        for digests in (["z", data[split][1]], [data[split][0], "z"]):
+            with pytest.raises(DataError, match=f"^the data to {use} on are not those that the run began with"):
+                purpose.must_be_as_before(told | {"data": data | {split: digests}}, now)
+    with pytest.raises(DataError, match="no longer of the shape of those"):
+        purpose.must_be_learned_from(told | {"shape": [4]}, now)
+    with pytest.raises(DataError, match="no longer encoded as those"):
+        purpose.must_be_learned_from(told | {"prepares": {"_target_": "mine.Encoder"}}, now)
+
+    of_files = now._replace(prepares="an Image")  # which another version of what decodes may give other bits
+    line = purpose.must_be_as_before(purpose.as_told(of_files) | {"data": data | {"train": ["a", "z"]}}, of_files)
+    assert line.startswith("training's examples are not, to the last bit, those")
+    for unknown in (None, [], {"val": ["c", "d"]}, {"train": None}, {"train": []}):  # of earlier versions, or damaged
+        purpose.must_be_learned_from(told | {"data": unknown, "prepares": "other"}, now)

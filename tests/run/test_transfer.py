@@ -90,3 +90,14 @@ def test_what_a_learner_keeps_beside_a_network_is_not_taken_for_weights_nor_lost
     whole = match(jax.tree.map(jnp.zeros_like, params), jax.device_get(params))
     assert not whole.left
     jax.tree.map(np.testing.assert_array_equal, whole.params, params)
+
+
+def test_moments_that_are_kept_are_no_weights_in_either_direction():
+    theta = {"dense0": {"kernel": jnp.ones((2, 3))}}
+    kept = {"theta": theta, "adam": {"second": {"dense0": {"kernel": jnp.full((2, 3), 9.0)}}, "steps": jnp.ones(())}}
+    weights = {"dense0": {"kernel": jnp.zeros((2, 3))}}
+    assert match(weights, kept).taken == {"dense0/kernel": "theta/dense0/kernel"}
+    there = match(kept, {"dense0": {"kernel": jnp.full((2, 3), 5.0)}})
+    assert there.taken == {"theta/dense0/kernel": "dense0/kernel"}
+    assert set(there.left) == {"adam/second/dense0/kernel", "adam/steps"}
+    assert len(match(kept, kept).taken) == 3  # a run of the same learner has them all
