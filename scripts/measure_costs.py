@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ from jax.sharding import Mesh
 from pages.marks import write_between
 
 from metarun import engine
-from metarun.config import choices, conf_dir
-from metarun.config.run import build_run, resolve
+from metarun.config import conf_dir
+from metarun.config.run import build_run, build_tasks, resolve
+from metarun.config.serving import learners_for
 from metarun.engine import programs
 from metarun.run.figures import commit_in_words
 from metarun.run.provenance import commit
@@ -31,11 +33,15 @@ WITHOUT_TRAINING = ("nearest_neighbour", "scratch")
 REPEATS, STEPS, TASKS = 5, 4, 4
 
 
+def configuration(*overrides: str) -> dict[str, Any]:
+    fixed = ["task=omniglot", "run.dir=RUN", "run.name=NAME", f"train.meta_batch={TASKS}"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return resolve(compose("config", overrides=[*fixed, *overrides]))
+
+
 def prepared(learner: str) -> tuple[Callable[[], float], int]:
     """A function that times some meta-steps (seconds a task), and the bytes of the program's temporary buffers."""
-    overrides = [f"learner={learner}", "task=omniglot", "run.dir=RUN", "run.name=NAME", f"train.meta_batch={TASKS}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run = build_run(resolve(compose("config", overrides=overrides)))
+    run = build_run(configuration(f"learner={learner}"))
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     data = jax.device_put(run.tasks.load("train"))
     start, meta_steps, *_ = programs(run.shape, mesh, TASKS)
@@ -57,7 +63,9 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 1)
     reference, reference_bytes = prepared("fomaml")
     rows = []
-    for learner in [name for name in choices("learner") if name not in WITHOUT_TRAINING]:
+    config = configuration()
+    served = learners_for(build_tasks(config), config)
+    for learner in [name for name in served if name not in WITHOUT_TRAINING]:
         timed, size = prepared(learner)
         ratios = [timed() / reference() for _ in range(REPEATS)]
         rows.append((statistics.median(ratios), size / reference_bytes, learner))
