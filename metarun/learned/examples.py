@@ -35,12 +35,10 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
         raise ConfigError(name, "an array without rows", "at least one example is needed")
     if x.dtype == np.uint8 and purpose.dtype == "float32":
         return x.astype(np.float32) / 255
-    if np.issubdtype(x.dtype, np.integer) and purpose.dtype == "float32" and len(purpose.shape) == 3 and x.max() > 1:
-        raise ConfigError(
-            name, f"an array of {x.dtype} up to {x.max()}", "images are bytes (uint8), or numbers from 0 to 1"
-        )
-    # Somewhat above 1 may be meant, as of images that were sharpened; not what bytes as floats come to.
-    if np.issubdtype(x.dtype, np.floating) and isinstance(encodes, Image) and np.nanmax(x) > 16:
+    whole = np.issubdtype(x.dtype, np.integer)
+    images = len(purpose.shape) == 3 if whole else isinstance(encodes, Image)
+    # Floats somewhat above 1 may be meant, as of images that were sharpened; not what bytes as floats come to.
+    if images and purpose.dtype == "float32" and (x > (1 if whole else 16)).any():
         raise ConfigError(
             name, f"an array of {x.dtype} up to {np.nanmax(x):.6g}", "images are bytes (uint8), or numbers from 0 to 1"
         )
