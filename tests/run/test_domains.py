@@ -165,8 +165,8 @@ def test_another_tables_rows_are_encoded_as_the_runs_own_by_the_names_of_the_col
     assert build_run(values).eval_tasks.prepares == build_run(values).tasks.prepares
 
 
-def test_texts_of_a_domain_must_be_encoded_as_trainings():
-    values = composed("task=clinc150", "logger=none")
+def test_texts_of_a_domain_must_be_encoded_as_trainings(small_texts):
+    values = composed("task=text", f"task.path={small_texts}", "logger=none")
     other = values["task"] | {"encoder": values["task"]["encoder"] | {"words": [1, 1]}}
     with pytest.raises(ConfigError, match=r"^eval\.tasks\.own\.encoder=HashedNGrams.*must be the run's own"):
         build_run(values | {"eval": values["eval"] | {"tasks": {"own": other}}})
