@@ -126,8 +126,10 @@ def patches_times_matrix(x: Array, kernel: Array, strides: Sequence[int], pads: 
 
     block = max(1, BLOCK_BYTES // (height * width * (kh * kw * channels + features) * x.dtype.itemsize))
     # A loop over a few does not pay; of an exported program the number is not known.
-    if not isinstance(x.shape[0], int) or x.shape[0] <= 16 * block:
+    if not isinstance(x.shape[0], int) or x.shape[0] <= 8 * block:
         return images(x)
+    # Without a smaller block at the end, if there is a block that is nearly as large: a second body is to be compiled.
+    block = max((b for b in range(block // 2 + 1, block + 1) if x.shape[0] % b == 0), default=block)
     in_blocks = functools.partial(jax.lax.map, jax.checkpoint(lambda x: images(x[None])[0]), batch_size=block)
     return jax.lax.platform_dependent(x, cpu=in_blocks, default=jax.checkpoint(images))
 

@@ -42,18 +42,21 @@ def test_convolve_is_the_convolution_with_its_first_and_second_derivatives(size,
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_convolve_in_blocks_is_the_convolution_of_each_task(monkeypatch):
-    """67 images in blocks of 4 and a rest of 3, for two tasks with a kernel each."""
+@pytest.mark.parametrize(("images", "joined"), [(67, 4), (66, 2)])
+def test_convolve_in_blocks_is_the_convolution_of_each_task(images, joined, monkeypatch):
+    """67 images in blocks of 4 and a rest of 3, 66 in blocks of 3 without one; for two tasks with a kernel each."""
     one_image = 7 * 7 * (3 * 3 * 3 + 4) * 4
     monkeypatch.setattr(layers, "BLOCK_BYTES", 4 * one_image)
     k_x, k_kernel, k_vx, k_vk = jax.random.split(jax.random.key(0), 4)
-    point = (jax.random.normal(k_x, (2, 67, 7, 7, 3)), jax.random.normal(k_kernel, (2, 3, 3, 3, 4)))
+    point = (jax.random.normal(k_x, (2, images, 7, 7, 3)), jax.random.normal(k_kernel, (2, 3, 3, 3, 4)))
     direction = (jax.random.normal(k_vx, point[0].shape), jax.random.normal(k_vk, point[1].shape))
 
     def by_task(f):
         return jax.vmap(lambda x, kernel: f(x, kernel, (1, 1), "SAME"))
 
-    assert "scan" in str(jax.make_jaxpr(by_task(convolve))(*point))
+    program = str(jax.make_jaxpr(by_task(convolve))(*point))
+    assert "scan" in program
+    assert program.count("concatenate[") == joined  # a block's patches, all at once on another device; rest, and both
     ours, theirs = (value_and_derivatives(by_task(f), point, direction) for f in (convolve, reference))
     assert_close(ours, theirs)
 
