@@ -1,7 +1,8 @@
 """Runs of one experiment, which differ in their seeds, together; and what experiments are called."""
 
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Container, Iterable, Sequence
 
 from metarun.report.runs import SavedRun
 
@@ -55,7 +56,13 @@ def settings(run: SavedRun) -> Settings:
     if not run.config:
         return (("path", str(run.path)),)
     known = sorted((key, value) for key, value in run.config.items() if value is not None)
-    return tuple((key, str(value)) for key, value in known if not key.startswith(NOT_THE_EXPERIMENT))
+    return tuple((key, in_text(value)) for key, value in known if not key.startswith(NOT_THE_EXPERIMENT))
+
+
+def in_text(value: object) -> str:
+    """A setting's value: 10 and 10.0 are the same."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 
 
 def has_name(run: SavedRun) -> bool:
@@ -73,7 +80,8 @@ def called(firsts: Sequence[SavedRun]) -> list[str]:
         LEARNER if key == FIRST_ORDER else key for key in differences(firsts) if not key.startswith(NOT_THE_EXPERIMENT)
     }
     said: list[tuple[str, ...]] = [()] * len(firsts)
-    for key in sorted(keys, key=place):
+    asked = asked_for(firsts)
+    for key in sorted(keys, key=lambda key: place(key, asked)):
         values: dict[tuple[str, ...], set[str]] = {}
         for run, before in zip(firsts, said, strict=True):
             values.setdefault(before, set()).add(said_of(run, key))
@@ -84,10 +92,23 @@ def called(firsts: Sequence[SavedRun]) -> list[str]:
     return [", ".join(every) or learner(run) for every, run in zip(said, firsts, strict=True)]
 
 
-def place(key: str) -> tuple[bool, int, str]:
-    """Where a setting stands among those of which names are made."""
+def place(key: str, asked: Container[str]) -> tuple[bool, bool, int, str]:
+    """Where a setting stands among those of which names are made: what was `asked` for before what follows from it."""
     group = next((i for i, group in enumerate(SAID_FIRST) if key.startswith(f"{group}.")), len(SAID_FIRST))
-    return not is_choice(key), group, key
+    return not is_choice(key), key not in asked, group, key
+
+
+def asked_for(runs: Iterable[SavedRun]) -> set[str]:
+    """The settings that the runs' own commands name."""
+    words = [word for run in runs for word in words_of(run.part("training").get("command"))]
+    return {key.lstrip("+") for key, equals, _ in (word.partition("=") for word in words) if equals}
+
+
+def words_of(command: object) -> list[str]:
+    try:
+        return shlex.split(str(command or ""))
+    except ValueError:  # of an older run: its words were not quoted
+        return []
 
 
 def said_of(run: SavedRun, key: str) -> str:
@@ -98,7 +119,7 @@ def said_of(run: SavedRun, key: str) -> str:
         return learner(run)
     if is_target(key):
         return short(run.config[key])
-    value, half = str(run.config[key]), MOST_SHOWN // 2
+    value, half = in_text(run.config[key]), MOST_SHOWN // 2
     return f"{key.split('.')[-1]}={value if len(value) <= MOST_SHOWN else f'{value[:half]}…{value[-half:]}'}"
 
 
@@ -128,5 +149,5 @@ def differences(runs: Sequence[SavedRun]) -> list[str]:
     return [
         key
         for key in keys
-        if key not in ("run.dir", "run.name") and len({str(run.config.get(key)) for run in runs}) > 1
+        if key not in ("run.dir", "run.name") and len({in_text(run.config.get(key)) for run in runs}) > 1
     ]

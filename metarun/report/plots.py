@@ -95,7 +95,7 @@ def curves(lines: Sequence[Line], y: str, chance: float | None = None) -> str:
 
     def draw(axes: Axes) -> None:
         for line in (line for line in lines if line.place < NAMED):
-            axes.plot(line.x, line.y, **style(line.place))
+            axes.plot(line.x, line.y, marker="o" if len(line.x) == 1 else "", markersize=4, **style(line.place))
             if line.spread is not None:
                 axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
         in_grey(axes, lines)
@@ -135,7 +135,7 @@ def over(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -> 
 
     def draw(axes: Axes) -> None:
         for line in (line for line in lines if line.place < NAMED):
-            axes.plot(line.x, line.y, **style(line.place))
+            axes.plot(line.x, line.y, marker="o" if len(line.x) == 1 else "", markersize=4, **style(line.place))
             if line.spread is not None:
                 axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
         in_grey(axes, lines)

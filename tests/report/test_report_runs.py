@@ -147,6 +147,9 @@ def test_names_lose_what_all_of_them_have_in_common():
     long = [f"omniglot_5way_maml_{rate}_{seed}_final" for rate in ("lr0.1", "lr0.01") for seed in ("s0", "s1")]
     assert named(*long) == ["lr0.1_s0", "lr0.1_s1", "lr0.01_s0", "lr0.01_s1"]
     assert named(*long[:1]) == long[:1]
+    learner, run = Path("strokes-protonet"), Path("/runs/first")
+    assert short_names([learner, run]) == ["strokes-protonet", "first"]
+    assert short_names([learner]) == ["strokes-protonet"]
     seeds = ["a_name_that_is_rather_long", "a_name_that_is_rather_long_too"]
     assert named(*seeds) == ["long", "long_too"]
     dates = [

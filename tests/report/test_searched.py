@@ -1,11 +1,14 @@
 """What settings that were swept over are good for, in charts."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
+from metarun.report.experiments import groups
 from metarun.report.runs import SavedRun
-from metarun.report.searched import follows, gathered, height, placed, searched, varied
+from metarun.report.searched import Tried, axis_of, follows, gathered, parallel, searched, varied
 
 MAML, REPTILE = "metarun.learners.maml.MAML", "metarun.learners.reptile.Reptile"
 
@@ -51,6 +54,8 @@ def test_seeds_are_gathered_and_the_best_is_last():
     tried = gathered(runs, ["learner.inner_lr"], "accuracy")
     assert [(one.values, one.mean) for one in tried] == [((0.1,), pytest.approx(60)), ((0.4,), pytest.approx(65))]
     assert tried[0].runs == (50.0, 70.0)
+    returns = [run(m, "return", learner__inner_lr=lr) for m, lr in ((0.7, 0.4), (0.5, 0.1))]
+    assert [one.values for one in gathered(returns, ["learner.inner_lr"], "return")] == [(0.1,), (0.4,)]
     errors = [run(m, "mse", learner__inner_lr=lr) for m, lr in ((0.5, 0.1), (0.7, 0.4))]
     assert [one.values for one in gathered(errors, ["learner.inner_lr"], "mse")] == [(0.4,), (0.1,)]
 
@@ -98,16 +103,49 @@ def test_more_settings_are_parallel_coordinates():
 
 
 def test_names_with_dollars_are_no_mathematics():
-    runs = [run(m, task__path=path) for m, path in ((0.5, "$a"), (0.7, "b$"))]
-    (chart,) = searched([one for one in runs])
-    assert {"$a", "b$"} <= set(words(chart.svg))
+    runs = [run(m, task__path=path) for m, path in ((0.5, r"a_$b_$c"), (0.7, "b$"))]
+    (chart,) = searched(runs)
+    assert {"a_$b_$c", "b$"} <= set(words(chart.svg))
+    each = (("a_$b_$c", 1, 1), ("b$", 1, 2), ("a_$b_$c", 2, 2), ("b$", 2, 1))
+    (chart,) = searched([run(0.1, task__path=path, learner__a=a, learner__b=b) for path, a, b in each])
+    assert {"a_$b_$c", "b$"} <= set(words(chart.svg))
 
 
 def test_values_on_an_axis():
-    assert placed([0.1, 0.01, 10]) == ([0.1, 0.01, 10.0], [(0.01, "0.01"), (0.1, "0.1"), (10.0, "10")], True)
-    assert placed([1, 3])[2] is False
-    assert placed([0, 3])[2] is False
-    assert placed(["b", "a"]) == ([1.0, 0.0], [(0, "a"), (1, "b")], False)
-    assert placed([3, "null", 1]) == ([1.0, 2.0, 0.0], [(0, "1"), (1, "3"), (2, "null")], False)
-    assert height([0.01, 0.1, 1.0]) == pytest.approx([0, 0.5, 1])
-    assert height([4, 4]) == [0.5, 0.5]
+    assert axis_of([0.1, 0.01, 10]) == ([0.1, 0.01, 10.0], [(0.01, "0.01"), (0.1, "0.1"), (10.0, "10")], True)
+    assert axis_of([1, 3]).log is False
+    assert axis_of([0, 3]).log is False
+    assert axis_of(["b", "a"]) == ([1.0, 0.0], [(0, "a"), (1, "b")], False)
+    assert axis_of([30, "null", 1.0]) == ([1.0, 2.0, 0.0], [(0, "1"), (1, "30"), (2, "null")], False)
+    assert [text for _, text in axis_of([1_000_001, 1_000_002]).ticks] == ["1000001", "1000002"]
+    assert axis_of([0.01, 1.0]).heights([0.01, 0.1, 1.0]) == pytest.approx([0, 0.5, 1])
+    assert axis_of([4, 4]).heights([4, 4]) == [0.5, 0.5]
+
+
+def test_numbers_and_words_of_one_setting_stand_by_what_they_are_called():
+    """On a map, and as parallel coordinates with the lines at their words."""
+    clips = ((0.1, None, 0.01), (0.2, 10.0, 0.01), (0.3, None, 0.02), (0.4, 10.0, 0.02))
+    (chart,) = searched([run(m, train__clip_norm=clip, learner__inner_lr=lr) for m, clip, lr in clips])
+    assert {"10", "None", "0.01", "0.02", "40.0"} <= set(words(chart.svg))
+
+    _, axes = plt.subplots()
+    tried = [Tried((clip, 1, 2), mean, (mean,)) for clip, mean in ((0.5, 1.0), ("None", 2.0), (10.0, 3.0))]
+    parallel(axes, tried, ["a", "b", "c"], "accuracy")
+    lines = [line.get_ydata()[0] for line in axes.lines[:3]]
+    at = {text.get_text(): text.get_position()[1] for text in axes.texts if text.get_position()[0] < 1}
+    assert at == dict(zip(("0.5", "None", "10"), lines, strict=True)) == {"0.5": 0, "10": 0.5, "None": 1}
+    plt.close()
+
+
+def test_of_settings_that_are_alike_the_one_that_was_asked_for_is_told():
+    runs = [run(0.1 * n, train__steps=n, optimizer__decay_steps=n) for n in (3, 5)]
+    assert varied(runs) == ["optimizer.decay_steps"]
+    for one in runs:
+        one.results["training"] = {"command": "metarun -m 'train.steps=3,5' task=strokes"}
+    assert varied(runs) == ["train.steps"]
+    assert list(groups([replace(one, path=Path("0")) for one in runs])) == ["steps=3", "steps=5"]
+
+
+def test_a_whole_number_is_the_same_setting_however_it_is_written():
+    runs = [run(0.5, train__seed=s, train__clip_norm=clip) for s, clip in ((0, 10), (1, 10.0), (2, 10.5))]
+    assert [len(members) for members in groups(replace(one, path=Path("0")) for one in runs).values()] == [2, 1]
