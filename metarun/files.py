@@ -29,7 +29,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """The same for what `write` writes."""
+    """The same for what `write` writes. A link stays one; a pipe, or another file that is none, is written into."""
+    if (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev"):
+        with path.open("wb") as file:
+            write(file)
+        return
+    path = path.resolve() if path.is_symlink() else path
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with WRITING:

@@ -1,6 +1,23 @@
-"""Text from elsewhere (errors, files, names that people gave), made fit for a terminal."""
+"""Text from elsewhere (errors, files, names that people gave), made fit for a terminal; and tables for people."""
 
 import re
+from typing import Any
+
+WIDE = 1000  # what is no terminal, a file or another program, has lines as long as they need
+
+
+def console(**how: Any) -> Any:
+    """Where tables go, a rich.console.Console; `how` as of that. A reader who has enough is told of as of `print`."""
+    from rich.console import Console
+
+    def again() -> None:
+        raise
+
+    found = Console(highlight=False, **how)
+    if not found.is_terminal:
+        found.width = WIDE
+    found.on_broken_pipe = again  # type: ignore[method-assign]
+    return found
 
 
 def printable(text: str) -> str:

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metarun import text
 from metarun.command.exits import FAILED, MISTAKE, fail
-from metarun.command.files import must_be_writable
+from metarun.command.files import must_be_writable, write
 from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line, printable
 
@@ -106,7 +107,7 @@ def main(arguments: list[str]) -> None:
             content = {"runs": [tests[path].found for path in together.order], "experiments": together.experiments}
             tell(together, asked)
         if asked.json is not None:
-            write(asked.json, kept_tests.as_json(content))
+            write("eval", asked.json, kept_tests.as_json(content))
     if len(tests) < len(found):
         fail(f"eval: {len(found) - len(tests)} of {len(found)} runs were not tested", FAILED)
 
@@ -233,35 +234,16 @@ def is_directory(argument: str) -> bool:
         return False
 
 
-def write(file: Path, text: str) -> None:
-    """The figures into the file, or to standard output for `-`."""
-    from metarun.files import write_atomically
-
-    if str(file) == "-":
-        print(text, end="")
-        return
-    try:
-        write_atomically(file, text)
-    except OSError as error:
-        fail(f"eval: {file} cannot be written ({error.strerror})", FAILED)
-
-
-WIDE = 1000  # a file has lines as long as they need
-
-
 def tell(together: "report.Compared", asked: Asked) -> None:
     """The table of several runs' tests, and what all of them are of."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*together.table.columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in together.table.rows:
         table.add_row(*(Text(printable(cell.text)) for cell in row))
-    console = Console(stderr=str(asked.json) == "-", highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE
+    console = text.console(stderr=str(asked.json) == "-")
     console.print(table)
     lines = {"tested on": together.in_common, "kept": f"RUN/tests/{asked.keep}.json" if asked.keep else ""}
     for name, line in lines.items():

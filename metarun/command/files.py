@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from metarun.command.exits import MISTAKE, fail
+from metarun.command.exits import FAILED, MISTAKE, fail
 
 
 def must_be_writable(verb: str, option: str, file: Path) -> Path:
@@ -12,3 +12,16 @@ def must_be_writable(verb: str, option: str, file: Path) -> Path:
     if not file.absolute().parent.is_dir():
         fail(f"{verb} {option} {file}: cannot be written (make the directory first)", MISTAKE)
     return file
+
+
+def write(verb: str, file: Path, text: str) -> None:
+    """The text into the file, or to standard output for `-`. Ends the program if that cannot be."""
+    from metarun.files import write_atomically
+
+    if str(file) == "-":
+        print(text.rstrip("\n"))
+        return
+    try:
+        write_atomically(file, text)
+    except OSError as error:
+        fail(f"{verb}: {file} cannot be written ({error.strerror})", FAILED)

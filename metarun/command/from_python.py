@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import json
 import shlex
 import threading
 import time
@@ -15,8 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.command.train import remove_if_empty
-from metarun.config import conf_dir, explain, translate, written
+from metarun.command.train import must_hold_no_sweep, remove_if_empty
+from metarun.config import conf_dir, explain, of_place, translate, written
 from metarun.config.composed import as_users_write, checked
 from metarun.config.run import Run
 from metarun.core import ConfigError
@@ -60,7 +61,8 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
 
 def in_python(message: str, directory: Path) -> str:
     """What to say of a stop: it ends in the command that goes on, where there is something to go on with."""
-    return f'{message}, or metarun.train(["run.dir={directory}"])' if f"run.dir={directory}" in message else message
+    again = of_place(directory)
+    return f"{message}, or metarun.train([{json.dumps(again)}])" if shlex.quote(again) in message else message
 
 
 def run_of(settings: list[str]) -> Run:
@@ -77,6 +79,7 @@ def run_of(settings: list[str]) -> Run:
             del cfg["hydra"]
         if not any(setting.lstrip("+").startswith("run.dir=") for setting in settings):
             directory = unused(directory)
+        must_hold_no_sweep(directory)
         run = checked(cfg, directory)
     except (HydraException, OmegaConfBaseException) as error:
         raise as_config_error(explain(error, settings), settings) from error

@@ -1,5 +1,6 @@
 """The command line: `metarun [overrides]` and Hydra's flags; a bare word is a verb, the module of that name here."""
 
+import errno
 import importlib
 import os
 import re
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
-from metarun.config import GROUPS, choices, describe, nearest
+from metarun.config import GROUPS, choices, describe, nearest, of_place
 
 VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay", "report", "serve", "sweep")
 
@@ -19,6 +20,9 @@ VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay
 def main() -> None:
     """The console script."""
     code: int | str | None = 0
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as some daemons start programs
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process is there)
     try:
         command()
         sys.stdout.flush()
@@ -26,6 +30,12 @@ def main() -> None:
         code = error.code
     except BrokenPipeError:  # metarun --help | head: who reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"metarun: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        code = FAILED
     except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
         print("metarun: stopped", file=sys.stderr)
         code = STOPPED
@@ -50,7 +60,8 @@ def command() -> None:
     arguments = sys.argv[1:]
     first = arguments[0] if arguments else "help"
     if "--help" in arguments or "-h" in arguments or first == "help":
-        print(verb(first).HELP.strip() if first in VERBS else help_text())
+        about = next((word for word in arguments[:2] if word in VERBS), None)
+        print(verb(about).HELP.strip() if about else help_text())
     elif "--version" in arguments:
         print(f"metarun {metarun.__version__}")
     elif first in VERBS:
@@ -80,7 +91,7 @@ def no_such_command(name: str) -> NoReturn:
             MISTAKE,
         )
     if Path(name).is_dir():
-        fail(f"{name}: no such command; to go on with a run: metarun run.dir={name}", MISTAKE)
+        fail(f"{name}: no such command; to go on with a run: {shlex.join(['metarun', of_place(name)])}", MISTAKE)
     near = nearest(name, VERBS)
     a_setting = " A setting" if near.endswith("?") else "; a setting"
     fail(f"{name}: no such command; {near}{a_setting} has an equals sign: learner=maml", MISTAKE)

@@ -1,11 +1,12 @@
 """What stands on the command line of `metarun [overrides]`: Hydra's options, and settings."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from metarun.command.exits import MISTAKE, fail
-from metarun.config import GROUPS, choices, keys_named, nearest
+from metarun.config import GROUPS, choices, keys_named, nearest, of_place
 
 OF_A_SWEEP = ("sweep.", "hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")
 
@@ -69,7 +70,8 @@ def must_be_settings(command: Command) -> None:
         if setting.startswith(OF_A_SWEEP) and not command.multirun:
             fail(f"{setting}: is of a sweep, which metarun -m makes: metarun -m train.seed=0,1,2 {setting}", MISTAKE)
         if not equals and Path(setting).is_dir():
-            fail(f"{setting}: a setting has an equals sign; to go on with a run: metarun run.dir={setting}", MISTAKE)
+            how = shlex.join(["metarun", of_place(setting)])
+            fail(f"{setting}: a setting has an equals sign; to go on with a run: {how}", MISTAKE)
     if command.prints or command.own:
         return
     if command.multirun and all(setting.startswith("run.dir=") for setting in command.settings):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metarun import text as terminal
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable
 from metarun.config import nearest
@@ -52,7 +53,8 @@ def read(verb: str, what: str, arguments: list[str], known: Mapping[str, str]) -
         options[name] = checked(verb, name, value)
     if len(paths) != 1:
         said = "names none" if not paths else f"names {len(paths)}, {' '.join(paths)}"
-        fail(f"{verb}: {said}; name one {what}: metarun {verb} DIR --query QUERIES", MISTAKE)
+        support = "--support SUPPORT " if "--support" in known else ""
+        fail(f"{verb}: {said}; name one {what}: metarun {verb} DIR {support}--query QUERIES", MISTAKE)
     if [options.get(name) for name in FILES] == ["-", "-"]:
         fail(f"{verb} {JSON} - {CSV} -: both cannot be standard output; name a file for one", MISTAKE)
     return Given(Path(paths[0]), options)
@@ -73,9 +75,7 @@ def checked(verb: str, name: str, value: str) -> Any:
 
 def console(options: Mapping[str, Any]) -> Any:
     """Where all goes that people read: standard error if standard output is for a program."""
-    from rich.console import Console
-
-    return Console(stderr="-" in [options.get(name) for name in FILES], highlight=False, markup=False, soft_wrap=True)
+    return terminal.console(stderr="-" in [options.get(name) for name in FILES], markup=False, soft_wrap=True)
 
 
 def write(verb: str, options: Mapping[str, Any], answers: "Answers") -> list[str]:

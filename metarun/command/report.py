@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from metarun.command.exits import FAILED, MISTAKE, fail
-from metarun.command.files import must_be_writable
+from metarun.command.files import must_be_writable, write
 from metarun.text import one_line
 
 HELP = """
@@ -37,7 +37,9 @@ def main(arguments: list[str]) -> None:
         fail(error, MISTAKE)
     make = {OUT: report.html, CSV: report.as_csv, MARKDOWN: report.as_markdown}
     for name, file in files.items():
-        write(file, report.as_text(make[name](found)), len(found))
+        write("report", file, report.as_text(make[name](found)))
+        if str(file) != "-":
+            print(one_line(f"{file}: {len(found)} run{'s' if len(found) != 1 else ''}"))
     if unreadable := [run.path for run in found if not run.config]:
         first = ", ".join(str(path) for path in unreadable[:3]) + (", ..." if len(unreadable) > 3 else "")
         some = f"{len(unreadable)} of {len(found)} runs have" if len(found) > 1 else "the run has"
@@ -64,17 +66,3 @@ def read(arguments: list[str]) -> tuple[list[Path], dict[str, Path]]:
     if not paths:
         fail("report: names no run; give a run's directory, or one that holds runs: metarun report runs", MISTAKE)
     return paths, files or {OUT: Path("report.html")}
-
-
-def write(file: Path, text: str, runs: int) -> None:
-    """A text about so many runs into the file, or to standard output for `-`."""
-    from metarun.files import write_atomically
-
-    if str(file) == "-":
-        print(text.rstrip("\n"))
-        return
-    try:
-        write_atomically(file, text)
-    except OSError as error:
-        fail(f"report: {file} cannot be written ({error.strerror})", FAILED)
-    print(one_line(f"{file}: {runs} run{'s' if runs != 1 else ''}"))

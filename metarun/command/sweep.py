@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from metarun.command.exits import MISTAKE, fail
-from metarun.command.files import must_be_writable
-from metarun.files import write_atomically
+from metarun.command.files import must_be_writable, write
 
 HELP = """
 metarun sweep DIR [--json FILE]
@@ -40,11 +39,7 @@ def main(arguments: list[str]) -> None:
     if file is None:
         sweep.tell(found)
         return
-    text = json.dumps(sweep.as_json(found), indent=2) + "\n"
-    if str(file) == "-":
-        print(text, end="")
-    else:
-        write_atomically(file, text)
+    write("sweep", file, json.dumps(sweep.as_json(found), indent=2) + "\n")
 
 
 def read(arguments: list[str]) -> tuple[Path, Path | None]:

@@ -1,6 +1,7 @@
 """`metarun [overrides]`: trains and tests one run or, with -m, one for every combination."""
 
 import os
+import shlex
 import sys
 import threading
 import traceback
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
-from metarun.config import allowed, conf_dir, explain, translate
+from metarun.config import allowed, conf_dir, explain, of_place, translate, without_hydras_quotes
 from metarun.run.stop import leave, leave_on_signals, stop_on_signals, stop_without_parent
 from metarun.text import first_line, one_line
 
@@ -42,7 +43,7 @@ def gone_on_with(command: options.Command) -> options.Command:
     others = [setting for setting in command.settings if not setting.startswith(OF_THE_SWEEP)]
     try:
         if places and not others:
-            found = sweep.read(Path(places[-1]))
+            found = sweep.read(Path(without_hydras_quotes(places[-1])))
             return command._replace(
                 options=[*found.options, *command.options], settings=[*found.again, *command.settings]
             )
@@ -52,7 +53,7 @@ def gone_on_with(command: options.Command) -> options.Command:
     settings, sweeping = translate(others, multirun=True), translate(command.settings, multirun=True)
     if not places and (place := sweep.unfinished(SWEEPS, plain, settings, sweeping)):
         print(f"going on with the sweep in {place}; another directory, run.dir=DIR, would begin anew", flush=True)
-        return command._replace(settings=[*command.settings, f"run.dir={place}"])
+        return command._replace(settings=[*command.settings, of_place(place)])
     return command
 
 
@@ -107,7 +108,8 @@ def job(cfg: "DictConfig") -> str | None:
     slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
     sweep, of_all = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().sweep.dir
-    rest = f"; with the sweep: metarun -m run.dir={as_users_write(Path(of_all).absolute())}" if sweep else ""
+    of_sweep = of_place(as_users_write(Path(of_all).absolute())) if sweep else ""
+    rest = f"; with the sweep: {shlex.join(['metarun', '-m', of_sweep])}" if sweep else ""
 
     def end() -> None:
         remove_if_empty(directory)
@@ -118,6 +120,8 @@ def job(cfg: "DictConfig") -> str | None:
             if not sweep and (is_asked_for(cfg) or are_together(directory)):
                 many(cfg, directory)
                 return None
+            if not sweep:
+                must_hold_no_sweep(directory)
             results.tell(train.train(checked(cfg, directory), partial(stop_on_signals, then=rest)), directory)
         return None
     except ConfigError as error:
@@ -151,6 +155,16 @@ def job(cfg: "DictConfig") -> str | None:
     return one_line(why)
 
 
+def must_hold_no_sweep(directory: Path) -> None:
+    """Raises ConfigError if there is a sweep in the directory that a run is to have."""
+    from metarun.core import ConfigError
+    from metarun.sweep import is_sweep
+
+    if is_sweep(directory):
+        how = shlex.join(["metarun", "-m", of_place(directory)])
+        raise ConfigError("run.dir", directory, f"holds a sweep; go on with it by {how}, or name one of its runs")
+
+
 def in_users_code(error: Exception) -> str | None:
     """Where in a package that METARUN_ALLOW names it was, innermost: `mine.py, line 12, in predict`; None: nowhere."""
     packages = {name.partition(".")[0] for name in allowed()}
@@ -172,6 +186,8 @@ def many(cfg: "DictConfig", directory: Path) -> None:
 
 def of_the_disk(error: OSError) -> tuple[str, int]:
     """What to say of a run's directory that cannot be written, and the exit code."""
+    if error.filename is None and error.errno is None:
+        return f"{type(error).__name__}: {first_line(error)}", FAILED  # of no disk: a download, say
     if error.filename is None:
         return f"run.dir: cannot be written ({error})", FAILED
     return f"run.dir: {error.filename} cannot be made or written ({error.strerror})", MISTAKE

@@ -5,11 +5,18 @@ has the checked objects.
 """
 
 from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest
-from metarun.config.overrides import explain, in_hydras_quotes, keys_named, translate
+from metarun.config.overrides import (
+    explain,
+    in_hydras_quotes,
+    keys_named,
+    of_place,
+    translate,
+    without_hydras_quotes,
+)
 from metarun.config.sections import written
 
 __all__ = [
     "GROUPS", "MOVED", "allowed",
     "choices", "conf_dir", "describe", "explain", "flat", "in_hydras_quotes", "keys_named",
-    "nearest", "translate", "written",
+    "nearest", "of_place", "translate", "without_hydras_quotes", "written",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
@@ -108,7 +109,7 @@ def unreadable(override: str, message: str, settings: list[str]) -> str:
     key, equals, value = given.partition("=")
     how = ""
     if not equals and "/" in given:
-        how = f"; to go on with a run: metarun run.dir={given}"
+        how = f"; to go on with a run: {shlex.join(['metarun', of_place(given)])}"
     elif key in GROUPS:
         how = f"; {key} is one of {', '.join(choices(key))}" if key != "experiment" else ""
     elif equals and any(value.count(one) != value.count(other) for one, other in ("[]", "{}")):
@@ -129,6 +130,24 @@ def in_hydras_quotes(value: str) -> str:
     """A text as Hydra reads it, whatever its signs."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def of_place(directory: Path | str) -> str:
+    """The setting `run.dir=DIR`, in Hydra's quotes where it would read the name as something else."""
+    text = str(directory)
+    plain = re.fullmatch(PLAIN, text) and not re.fullmatch(A_VALUE, text)
+    return f"run.dir={text if plain else in_hydras_quotes(text)}"
+
+
+PLAIN = r"[\w/.:~%+@-]+"
+A_VALUE = r"(?i)true|false|null|[-+]?(nan|inf|[\d_.]*\d[\d_.]*(e[-+]?[\d_]+)?)"
+
+
+def without_hydras_quotes(value: str) -> str:
+    """A text as it is meant: the reverse of `in_hydras_quotes`."""
+    if len(value) < 2 or value[0] not in "'\"" or value[-1] != value[0]:
+        return value
+    return re.sub(rf"\\([\\{value[0]}])", r"\1", value[1:-1])
 
 
 def no_such_choice(settings: list[str]) -> str:

@@ -52,7 +52,7 @@ def names(paths: Sequence[Path]) -> list[str]:
     Whole directories first, then, of names longer than SHORT, whole words at the beginning and at the end. What is
     named without its whole path, as the learners that come with metarun, is called so.
     """
-    common = os.path.commonpath([path.parent for path in paths if path.is_absolute()] or [""])
+    common = os.path.commonpath([str(path.parent) for path in paths if path.is_absolute()] or [""])
     found = [as_text(path.relative_to(common) if path.is_absolute() else path) for path in paths]
     if len(found) == 1 or max(map(len, found)) <= SHORT:
         return found

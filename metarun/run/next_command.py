@@ -7,7 +7,7 @@ from typing import Any
 
 from metarun.config import choices
 
-OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.")
+OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.", "hydra.job.num=")
 STROKES, SINUSOID = ".Strokes", ".Sinusoid"  # the tasks that need no data
 
 

@@ -78,16 +78,20 @@ def make(launcher: Launcher, work: Work) -> None:
     try:
         launch(launcher, work)
     except Interrupted:
-        print(f"metarun: stopped and saved; go on with: metarun -m run.dir={work.sweep.directory}", file=sys.stderr)
+        print(f"metarun: stopped and saved; go on with: {work.sweep.going_on}", file=sys.stderr)
         sys.exit(EXIT_CODE)
 
 
 def tell(sweep: Sweep) -> None:
-    """What a sweep has come to. Ends the program if a job failed."""
+    """What a sweep has come to. Ends the program if a job failed, or has stopped."""
     table.tell(sweep)
-    if failed := sum(job.stand == "failed" for job in sweep.jobs):
-        print(f"metarun: {failed} of {len(sweep.jobs)} jobs of the sweep failed", file=sys.stderr)
+    stands = [job.stand for job in sweep.jobs]
+    if failed := stands.count("failed"):
+        print(f"metarun: {failed} of {len(stands)} jobs of the sweep failed", file=sys.stderr)
         sys.exit(FAILED)
+    if left := stands.count("stopped") + stands.count("waiting"):
+        print(f"metarun: {left} of {len(stands)} jobs of the sweep are left to go on with", file=sys.stderr)
+        sys.exit(EXIT_CODE)
 
 
 def alike(sweep: Sweep, arguments: Sequence[str], every: Sequence[tuple[str, ...]]) -> Sweep:
@@ -115,7 +119,7 @@ def must_agree(sweep: Sweep, now: Mapping[str, str], own: Mapping[str, str] | No
 
 
 def how(sweep: Sweep) -> str:
-    return f"go on with it by `metarun -m run.dir={sweep.directory}`, or name a new directory"
+    return f"go on with it by `{sweep.going_on}`, or name a new directory"
 
 
 def sweeping(config: DictConfig) -> tuple[str, ...]:

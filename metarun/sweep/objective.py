@@ -4,9 +4,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import yaml
 
-from metarun.core import ConfigError, rises
+from metarun.core import Collecting, ConfigError, Tasks, rises
 from metarun.files import read_yaml
 from metarun.run.record import read_rows
 from metarun.sweep.record import Job
@@ -34,6 +36,19 @@ class Objective(NamedTuple):
 def direction_of(metric: str) -> Direction:
     """More accuracy or return is better, and less of all else: losses and errors."""
     return "maximize" if rises(metric) else "minimize"
+
+
+def must_be_validated(tasks: Tasks, metric: str) -> None:
+    """Raises ConfigError if the tasks' validations have no such metric. Of what is collected it is not known before."""
+    if isinstance(tasks, Collecting):
+        return
+    labels, targets = jnp.zeros(1, jnp.int32), jnp.zeros((1, tasks.n_out))
+    y = labels if tasks.metric == "accuracy" else targets
+    names = list(jax.eval_shape(tasks.loss, targets, y)[1])
+    if metric not in names:
+        raise ConfigError(
+            "hydra.sweeper.objective", metric, f"is no metric of a validation; take of: {', '.join(names)}"
+        )
 
 
 def validations(directory: Path, metric: str) -> dict[int, float]:

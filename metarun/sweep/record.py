@@ -6,12 +6,14 @@ Whether a job is finished its own directory says, which a process that is killed
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from metarun.config import of_place
 from metarun.core import ConfigError
 from metarun.files import write_atomically
 from metarun.run.record import is_taken
@@ -80,6 +82,12 @@ class Sweep:
             every = {one for job in self.jobs for one in job.settings}
             return {one for one in every if one.partition("=")[0] not in self.search["space"]}
         return set.intersection(*(set(job.settings) for job in self.jobs)) if len(self.jobs) > 1 else set()
+
+    @property
+    def going_on(self) -> str:
+        """The command that goes on with it."""
+        how = [] if are_together(self.directory) else ["-m"]
+        return shlex.join(["metarun", *how, of_place(self.directory)])
 
     def own(self, job: Job) -> str:
         """What sets a job apart from the others."""

@@ -19,7 +19,7 @@ from metarun.run.record import only_process_in
 from metarun.sweep import record
 from metarun.sweep.composed import runs
 from metarun.sweep.grid import by_key, make, must_agree, options_of, sweeping, tell
-from metarun.sweep.objective import direction_of
+from metarun.sweep.objective import direction_of, must_be_validated
 from metarun.sweep.record import Sweep
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Search(Sweeper):
         every = [space.settings(trial.params), *space.ends(trial.params)]
         (_, run), *_ = runs(self.config, {n: list(one) for n, one in enumerate(every)}, {*space.fixed.values()})
         metric = self.objective or run.tasks.metric
+        must_be_validated(run.tasks, metric)
         search = {
             "trials": self.number_of_trials(space, MANY),
             **self.chosen,

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metarun import text
+from metarun.config import of_place
 from metarun.run.figures import figure_of, main_metric, show
 from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
-from metarun.sweep.record import Job, Stand, Sweep, are_together
+from metarun.sweep.record import Job, Stand, Sweep
 from metarun.text import one_line
 
-SEED = "train.seed="
+SEED, STEPS = "train.seed=", "train.steps="
 IN_ORDER: tuple[Stand, ...] = ("finished", "running", "stopped", "waiting", "pruned", "failed")
+MOST_LETTERS = 40  # of a setting that stays in one line, however narrow the terminal
 MOST = 20  # rows of a table, and jobs that are told one by one; --json has all
 
 
@@ -35,6 +39,7 @@ class Setting(NamedTuple):
 
     own: str  # what sets it apart from other settings
     jobs: tuple[Job, ...]  # finished
+    seeds: int  # different ones
     metric: str
     mean: float  # over seeds
     ci95: float | None  # over test tasks, the mean of the seeds' own
@@ -65,6 +70,21 @@ def gathered(sweep: Sweep) -> list[Setting]:
     return sorted(settings, key=lambda one: (one.metric, objective_of(sweep, one.metric).order(one.validation)))
 
 
+def as_made(sweep: Sweep) -> Sweep:
+    """The sweep with as many meta-steps among its jobs' settings as their runs have: some may have been made longer."""
+    steps = {job.number: str(steps_made(job.directory)[1] or "") for job in sweep.jobs}
+    said = {job.number: [one for one in job.settings if one.lstrip("+").startswith(STEPS)] for job in sweep.jobs}
+    differ = len({steps[n] for n, own in said.items() if not own and steps[n]}) > 1
+
+    def settings(job: Job) -> tuple[str, ...]:
+        made, own = steps[job.number], said[job.number]
+        if not made or not (own or differ) or own == [f"{STEPS}{made}"]:
+            return job.settings
+        return (*(one for one in job.settings if one not in own), f"{STEPS}{made}")
+
+    return replace(sweep, jobs=tuple(job._replace(settings=settings(job)) for job in sweep.jobs))
+
+
 def objective_of(sweep: Sweep, metric: str) -> Objective:
     """What a sweep's settings are compared by: what was searched for, else validation's figures of a test's metric."""
     if sweep.search:
@@ -73,18 +93,26 @@ def objective_of(sweep: Sweep, metric: str) -> Objective:
 
 
 def setting(own: str, members: list[tuple[Job, Figure]], objective: Objective) -> Setting:
-    means = [reached.mean for _, reached in members]
+    by_seed: dict[str, list[float]] = {}
+    for job, reached in members:
+        by_seed.setdefault(seed_of(job), []).append(reached.mean)
+    means = [np.mean(every) for every in by_seed.values()]
     intervals = [reached.ci95 for _, reached in members if reached.ci95 is not None]
     jobs = tuple(job for job, _ in members)
     return Setting(
         own,
         jobs,
+        len(means),
         members[0][1].metric,
         float(np.mean(means)),
         float(np.mean(intervals)) if len(intervals) == len(members) else None,
         float(np.std(means, ddof=1)) if len(means) > 1 else None,
         mean_validation(jobs, objective),
     )
+
+
+def seed_of(job: Job) -> str:
+    return next((one for one in reversed(job.settings) if one.startswith(SEED)), "")
 
 
 def mean_validation(jobs: tuple[Job, ...], objective: Objective) -> float | None:
@@ -96,34 +124,43 @@ def mean_validation(jobs: tuple[Job, ...], objective: Objective) -> float | None
 
 def tell(sweep: Sweep, console: Console | None = None) -> None:
     """The table, then what is not finished, and the command that trains the best again."""
-    console = console or Console(soft_wrap=True, highlight=False)
+    console = console or text.console()
+    sweep = as_made(sweep)
+
+    def tell_line(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
     stands = {job.number: job.stand for job in sweep.jobs}
     counted = Counter(stands.values())
     many = ", ".join(f"{counted[stand]:,} {stand}" for stand in IN_ORDER if counted[stand])
     of_all = "" if sweep.wanted == len(sweep.jobs) else f" of {sweep.wanted:,}"
-    console.print(Text(f"sweep in {sweep.directory}: {len(sweep.jobs):,}{of_all} jobs, {many or 'none begun'}"))
+    tell_line(f"sweep in {sweep.directory}: {len(sweep.jobs):,}{of_all} jobs, {many or 'none begun'}")
     settings = gathered(sweep)
-    if settings:
-        console.print(of(settings, objective_of(sweep, settings[0].metric).metric))
-        if len(settings) > MOST:
-            console.print(f"and {len(settings) - MOST:,} more; metarun sweep {sweep.directory} --json FILE has all")
-        if settings[0].validation is not None:
-            console.print(Text(f"the best on validation again: {again(sweep, settings[0].jobs[0])}"))
+    metrics = list(dict.fromkeys(one.metric for one in settings))
+    for metric in metrics:  # what is told by one is not to be held against what is told by another
+        alike = [one for one in settings if one.metric == metric]
+        console.print(of(alike, objective_of(sweep, metric).metric))
+        if len(alike) > MOST:
+            command = shlex.join(["metarun", "sweep", str(sweep.directory), "--json", "FILE"])
+            tell_line(f"and {len(alike) - MOST:,} more; {command} has all")
+        if alike[0].validation is not None:
+            which = f" of those with {metric}" if len(metrics) > 1 else ""
+            tell_line(f"the best on validation{which} again: {again(sweep, alike[0].jobs[0])}")
     not_done: tuple[Stand, ...] = ("running", "stopped", "failed")
     for stand in not_done:
         jobs = [job for job in sweep.jobs if stands[job.number] == stand]
         for job in jobs[:MOST]:
             why = f": {one_line(job.end['failed'])}" if stand == "failed" else ""
-            console.print(Text(f"{stand}: {job.directory} ({sweep.own(job)}){why}; its lines: {job.log}"))
+            tell_line(f"{stand}: {job.directory} ({sweep.own(job)}){why}; its lines: {job.log}")
         if len(jobs) > MOST:
-            console.print(f"and {len(jobs) - MOST:,} more that are {stand}")
+            tell_line(f"and {len(jobs) - MOST:,} more that are {stand}")
     if counted["pruned"]:
-        console.print(Text(saved([job for job in sweep.jobs if stands[job.number] == "pruned"])))
+        tell_line(saved([job for job in sweep.jobs if stands[job.number] == "pruned"]))
     if counted["stopped"] or counted["waiting"] or of_all:
-        how = "" if are_together(sweep.directory) else "-m "
-        console.print(Text(f"it goes on with: metarun {how}run.dir={sweep.directory}"))
+        tell_line(f"it goes on with: {sweep.going_on}")
     if counted["failed"]:
-        console.print(Text(f"what failed once more: metarun -m run.dir={sweep.directory} sweep.retry=true"))
+        again_too = shlex.join(["metarun", "-m", of_place(sweep.directory), "sweep.retry=true"])
+        tell_line(f"what failed once more: {again_too}")
 
 
 def saved(pruned: list[Job]) -> str:
@@ -137,8 +174,9 @@ def saved(pruned: list[Job]) -> str:
 def of(settings: list[Setting], objective: str) -> Table:
     """A table with a row for each setting."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("setting", overflow="fold")
-    seeds = any(len(one.jobs) > 1 for one in settings)
+    longest = max(len(word) for one in settings[:MOST] for word in ["as it is", *one.own.split()])
+    table.add_column("setting", overflow="fold", min_width=min(longest, MOST_LETTERS))
+    seeds = any(one.seeds > 1 for one in settings)
     columns = ["validation", f"{settings[0].metric} ± 95 %"]
     for column in (*columns, *(["std of seeds", "seeds"] if seeds else []), "minutes", "jobs"):
         table.add_column(column, justify="right", overflow="fold")
@@ -149,7 +187,7 @@ def of(settings: list[Setting], objective: str) -> Table:
             Text(one.own or "as it is"),
             "" if one.validation is None else show(objective, {"mean": one.validation}),
             show(one.metric, {"mean": one.mean, "ci95": one.ci95}),
-            *([std, str(len(one.jobs))] if seeds else []),
+            *([std, str(one.seeds)] if seeds else []),
             f"{np.mean(seconds) / 60:.1f}" if seconds else "",
             ", ".join(str(job.number) for job in one.jobs[:5]) + (", ..." if len(one.jobs) > 5 else ""),
         )
@@ -163,6 +201,7 @@ def again(sweep: Sweep, job: Job) -> str:
 
 def as_json(sweep: Sweep) -> dict[str, Any]:
     """All of it, for other programs: `{"jobs": [...], "settings": [...]}`, best settings first."""
+    sweep = as_made(sweep)
     jobs = []
     for job in sweep.jobs:
         reached = figure(job)

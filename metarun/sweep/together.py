@@ -60,7 +60,7 @@ def planned(cfg: DictConfig, directory: Path) -> tuple[list[Member], Sweep]:
         if len(members) != len(there.jobs):
             key = "train.seeds" if cfg.train.seeds is not None else "train.population"
             allowed = f"{directory} holds {len(there.jobs)} runs together, not {len(members)}; go on with them by "
-            raise ConfigError(key, cfg.train[key[6:]], f"{allowed}run.dir={directory} alone, or name a new directory")
+            raise ConfigError(key, cfg.train[key[6:]], f"{allowed}{there.going_on}, or name a new directory")
         return members, there
     for file, what in ((record.COMMAND, "a sweep"), ("config.yaml", "a run")):
         if (directory / file).exists():

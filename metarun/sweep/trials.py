@@ -13,11 +13,12 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from metarun.config.run import Run
+from metarun.core import ConfigError
 from metarun.run.figures import show
 from metarun.sweep import record, study
 from metarun.sweep.composed import Mistake, runs
 from metarun.sweep.launch import Work
-from metarun.sweep.objective import Objective, validations
+from metarun.sweep.objective import Objective, must_be_validated, validations
 from metarun.sweep.record import Job, Sweep
 from metarun.sweep.space import Space
 
@@ -74,9 +75,10 @@ class Trials:
         hydra = GlobalHydra.instance().hydra
         try:
             ((directory, run),) = runs(self.config, {number: list(settings)}, {*self.space.fixed.values()})
-        except Mistake:
+            must_be_validated(run.tasks, self.objective.metric)
+        except (Mistake, ConfigError) as error:
             GlobalHydra.instance().hydra = hydra
-            raise
+            raise Mistake(str(error)) from error
         return directory, run
 
     def added(self, job: Job) -> None:

@@ -93,7 +93,7 @@ class Gymnax:
 
     def reset(self, goal: PyTree, key: Key) -> Inside:
         env, params = made(self.env)
-        seen, state = env.reset_env(key, params.replace(**goal))
+        seen, state = env.reset_env(key, of_task(params, goal))
         return Inside(jnp.asarray(seen, jnp.float32), jax.tree.map(jnp.asarray, state))
 
     def observe(self, state: Inside) -> Array:
@@ -101,7 +101,7 @@ class Gymnax:
 
     def step(self, goal: PyTree, state: Inside, action: Array, key: Key) -> tuple[Inside, Array, Array]:
         env, params = made(self.env)
-        params = params.replace(**goal)
+        params = of_task(params, goal)
         if self.policy is GAUSSIAN:
             action = jnp.clip(action.reshape(self.space.shape), self.space.low, self.space.high)
         seen, after, reward, ends, *_ = env.step_env(key, state.state, action, params)
@@ -212,6 +212,15 @@ def made(name: str) -> tuple[Any, Any]:
     if name not in gymnax.registered_envs:
         raise ConfigError("env", name, f"no such environment; allowed: {', '.join(sorted(gymnax.registered_envs))}")
     return gymnax.make(name)
+
+
+def of_task(params: Any, goal: PyTree) -> Any:
+    """The parameters with a task's own, and what an environment keeps beside these that follows from them."""
+    found = params.replace(**goal)
+    if hasattr(params, "polemass_length"):  # CartPole's
+        follow = {"total_mass": found.masscart + found.masspole, "polemass_length": found.masspole * found.length}
+        found = found.replace(**{name: value for name, value in follow.items() if name not in goal})
+    return found
 
 
 def varied(name: str, ranges: Mapping[str, Any]) -> Mapping[str, tuple[float, float]]:

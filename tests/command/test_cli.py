@@ -1,6 +1,7 @@
 """The command line as a person meets it: real processes, real signals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from support import QUICK, complete, metarun, rows, rows_so_far, saved, start, w
 
 from metarun.command import main
 from metarun.config import GROUPS, choices
+from metarun.text import console
 
 
 def test_help_names_every_choice_and_imports_nothing_heavy(tmp_path):
@@ -27,6 +29,38 @@ def test_help_names_every_choice_and_imports_nothing_heavy(tmp_path):
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     for heavy in ("'jax'", "'hydra'", "'wandb'", "'pydantic'", "'numpy'"):
         assert heavy not in modules
+
+
+@pytest.mark.parametrize("words", [["help", "report"], ["report", "--help"], ["--help", "report"], ["-h", "report"]])
+def test_help_of_a_command_is_its_own_however_it_is_asked_for(monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", ["metarun", *words])
+    main.command()
+    assert capsys.readouterr().out.startswith("metarun report RUN...")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "says"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        (">/dev/full", 1, "metarun: standard output cannot be written (No space left on device)\n"),
+        ("| true", 0, ""),
+    ],
+)
+def test_where_nothing_can_be_told_that_is_one_line_at_most(tmp_path, redirected, code, says):
+    command = f"set -o pipefail; {sys.executable} -P -m metarun --help {redirected}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, says)
+
+
+def test_a_reader_of_a_table_who_has_enough_ends_it_as_one_of_lines():
+    read, written = os.pipe()
+    os.close(read)
+    file = os.fdopen(written, "w")
+    with pytest.raises(BrokenPipeError):
+        console(file=file).print("a table")
+    with pytest.raises(BrokenPipeError):
+        file.close()
 
 
 def test_cfg_prints_the_configuration(tmp_path):

@@ -172,9 +172,10 @@ def test_without_optuna_the_command_that_installs_it_is_told(searched, capfd, tm
 
 
 def test_a_metric_that_validations_have_not_is_named_with_those_they_have(searched, capfd):
-    assert searched(*SEARCH, "sweep.objective=acuracy") == [0, "exit 2"]
-    says = "hydra.sweeper.objective=acuracy: is no metric of a validation; in a new run.dir take of: mse, loss"
+    assert searched(*SEARCH, "sweep.objective=acuracy") == ["exit 2"]
+    says = "hydra.sweeper.objective=acuracy: is no metric of a validation; take of: loss, mse"
     assert capfd.readouterr().err == f"metarun: {says}\n"
+    assert not Path("S").exists()
 
 
 def test_a_later_trial_whose_settings_are_a_mistake_fails_alone(searched, capfd):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from support import QUICK
 
+import metarun
 from metarun import sweep
 from metarun.command import main
+from metarun.core import ConfigError
 from metarun.run import train
 from metarun.sweep import composed
 
@@ -84,6 +86,8 @@ def test_what_the_check_composes_is_what_the_runs_get(tmp_path, monkeypatch, cap
         trained.append((run.info.dir, run.info.name, run.learner, run.train.seed))
         with stopping(None) as stop:
             assert stop.then == "; with the sweep: metarun -m run.dir=SWEEP"
+        Path(run.info.dir).mkdir(parents=True, exist_ok=True)
+        Path(run.info.dir, "results.json").write_text("{}")
 
     monkeypatch.setattr(composed, "checked", checked)
     monkeypatch.setattr(train, "train", trains)
@@ -214,6 +218,22 @@ def test_two_sweeps_in_one_directory_are_refused(trained, capfd, tmp_path):
     with only_process_in(tmp_path / "S"):
         assert trained(*SWEEP, f"run.dir={tmp_path}/S") == ["exit 2"]
     assert "another process is at work there" in capfd.readouterr().err
+
+
+def test_no_run_begins_in_the_directory_of_a_sweep(trained, capfd):
+    trained(*SWEEP, "run.dir=my sweep", stop="1")
+    assert capfd.readouterr().err.endswith("metarun -m 'run.dir=\"my sweep\"'\n")
+    before = sorted(Path("my sweep").iterdir())
+    for settings in ((), QUICK):
+        assert trained(*settings, "run.dir=my sweep") == ["exit 2"]
+        assert capfd.readouterr().err == (
+            "metarun: run.dir=my sweep: holds a sweep; go on with it by metarun -m 'run.dir=\"my sweep\"', "
+            "or name one of its runs\n"
+        )
+    with pytest.raises(ConfigError, match=r"^run\.dir=my sweep: holds a sweep"):
+        metarun.train([*QUICK, "run.dir=my sweep"])
+    assert sorted(Path("my sweep").iterdir()) == before
+    assert trained("-m", 'run.dir="my sweep"') == ["1", "2"]
 
 
 @pytest.mark.parametrize(

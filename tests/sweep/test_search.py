@@ -8,18 +8,21 @@ import pytest
 from hydra import initialize_config_dir
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
+from support import composed
 
 from metarun.config import conf_dir
+from metarun.config.run import build_tasks
 from metarun.core import ConfigError
 from metarun.sweep import record, study, table, trials
 from metarun.sweep.composed import Mistake
 from metarun.sweep.launch import Work
-from metarun.sweep.objective import Objective, direction_of, validations
+from metarun.sweep.objective import Objective, direction_of, must_be_validated, validations
 from metarun.sweep.record import Job, Sweep
 from metarun.sweep.space import Space, space_of
 from metarun.sweep.trials import Trials
 
 LR = "learner.inner_lr"
+SINUSOID, STROKES = (build_tasks(composed(f"task={task}")) for task in ("sinusoid", "strokes"))
 
 
 @pytest.fixture
@@ -202,7 +205,8 @@ def search(monkeypatch):
         for settings in every.values():
             if "x=0.99" in settings:
                 raise Mistake("x=0.99: must be another")
-        return [(Path(config, str(n)), SimpleNamespace(train=SimpleNamespace(steps=100))) for n in every]
+        run = SimpleNamespace(train=SimpleNamespace(steps=100), tasks=SINUSOID)
+        return [(Path(config, str(n)), run) for n in every]
 
     monkeypatch.setattr(trials, "runs", sound)
     monkeypatch.setattr("os.fsync", lambda file: None)  # a kill here loses nothing of what was written
@@ -438,3 +442,20 @@ def test_no_settings_are_made_twice(search, tmp_path, monkeypatch, sampler):
 def test_what_was_pruned_is_not_pruned_without_a_pruner(search, tmp_path):
     sweep = search(tmp_path, 16, Launcher(), pruner="none", sampler="random")
     assert {job.stand for job in sweep.jobs} == {"finished"}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "metric", "there"),
+    [(SINUSOID, "accuracy", "loss, mse"), (STROKES, "mse", "accuracy, loss"), (STROKES, "acuracy", "accuracy, loss")],
+)
+def test_an_objective_that_no_validation_has_is_refused_before_any(tasks, metric, there):
+    with pytest.raises(ConfigError, match=rf"objective={metric}: is no metric of a validation; take of: {there}$"):
+        must_be_validated(tasks, metric)
+    for one in there.split(", "):
+        must_be_validated(tasks, one)
+
+
+def test_a_trial_whose_tasks_have_another_metric_fails_and_others_go_on(search, tmp_path):
+    sweep = search(tmp_path, 3, Launcher(), objective="accuracy")
+    assert [job.stand for job in sweep.jobs] == ["failed"] * 3
+    assert all("accuracy: is no metric of a validation" in job.end["failed"] for job in sweep.jobs)

@@ -2,11 +2,16 @@
 
 import io
 import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from metarun.sweep import record, table
+from metarun.config import without_hydras_quotes
+from metarun.sweep import grid, record, table
 from metarun.sweep.record import Job, Sweep
 
 
@@ -22,7 +27,7 @@ def swept(tmp_path):
         record.begin(Sweep(tmp_path, (), ("learner=maml", "..."), "grid", found))
         for job, (_, came, *given) in zip(found, jobs, strict=True):
             if isinstance(came, float):
-                job.directory.mkdir()
+                job.directory.mkdir(exist_ok=True)
                 (validated,) = given or [came]
                 rows = [] if validated is None else [{"step": 1, "split": "val", metric: validated}]
                 (job.directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -84,6 +89,93 @@ def test_without_validations_none_is_called_the_best(swept):
 def test_a_sweep_over_seeds_alone_is_one_setting(swept):
     (one,) = table.gathered(swept("mse", ("train.seed=0", 3.0), ("train.seed=1", 2.0)))
     assert (one.own, one.mean) == ("", 2.5)
+
+
+def test_a_seed_counts_once(swept):
+    (one,) = table.gathered(swept("mse", ("train.seed=0", 3.0), ("train.seed=0", 3.0), ("train.seed=1", 1.0)))
+    assert (one.seeds, one.mean, len(one.jobs)) == (2, 2.0, 3)
+    assert one.std == pytest.approx(2**0.5)
+
+
+def test_each_metric_has_a_table_and_a_best_of_its_own(swept, tmp_path):
+    """An error is not to be held against an accuracy."""
+    swept("accuracy", ("task=strokes", 0.7), ("task=omniglot", 0.9))
+    for name, mean in (("metrics.jsonl", 6.02), ("results.json", 5.95)):
+        file = tmp_path / "0" / name
+        file.write_text(file.read_text().replace("accuracy", "mse").replace("0.7", str(mean)))
+    text = told(record.read(tmp_path))
+    assert "the best on validation of those with accuracy again: metarun learner=maml task=omniglot\n" in text
+    assert "the best on validation of those with mse again: metarun learner=maml task=strokes\n" in text
+    (row,) = [line for line in text.splitlines() if line.startswith(" task=strokes")]
+    assert row.split()[1:3] == ["6.0200", "5.9500"]
+
+
+def longer(directory, *steps: int) -> None:
+    """The runs have so many meta-steps to make."""
+    for number, each in enumerate(steps):
+        (directory / str(number) / "config.yaml").write_text(f"train: {{steps: {each}}}\n")
+
+
+@pytest.mark.parametrize("said", ["train.steps=20 ", ""])
+def test_a_job_that_was_made_longer_is_told_so(swept, tmp_path, said):
+    swept("accuracy", (f"{said}a=1", 0.9), (f"{said}a=2", 0.8))
+    longer(tmp_path, 20, 20)
+    assert f"again: metarun learner=maml {said}a=1\n" in told(record.read(tmp_path))
+    longer(tmp_path, 60, 20)
+    assert "again: metarun learner=maml a=1 train.steps=60\n" in told(record.read(tmp_path))
+    commands = [job["command"] for job in table.as_json(record.read(tmp_path))["jobs"]]
+    assert [command.split()[-1] for command in commands] == ["train.steps=60", "a=2" if said else "train.steps=20"]
+
+
+def test_seeds_of_other_lengths_are_not_gathered(swept, tmp_path):
+    swept("accuracy", ("train.seed=0 train.steps=20", 0.9), ("train.seed=1 train.steps=20", 0.8))
+    longer(tmp_path, 60, 20)
+    found = table.gathered(table.as_made(record.read(tmp_path)))
+    assert [one.own for one in found] == ["train.steps=60", "train.steps=20"]
+
+
+@pytest.mark.parametrize("directory", ["my sweep", "sw, (c)", "1e5", "it's", 'a"b', "TRUE"])
+def test_a_command_to_paste_means_the_directory(swept, tmp_path, directory):
+    swept("mse", ("a=1", "no"), ("a=2", None))
+    text = told(replace(record.read(tmp_path), directory=Path(directory)))
+    lines = [line.partition(": ")[2] for line in text.splitlines() if ": metarun -m" in line]
+    assert len(lines) == 2
+    for line in lines:
+        _, _, setting, *_ = shlex.split(line)
+        assert OverridesParser.create().parse_override(setting).value() == directory
+        assert without_hydras_quotes(setting.removeprefix("run.dir=")) == directory
+
+
+def test_at_80_columns_no_setting_is_broken(swept):
+    own = [f"train.seed={s} learner.inner_lr=0.0133853 train.steps={n}" for s in (0, 1) for n in (1, 15)]
+    sweep = swept("mse", *((one, 3.0) for one in own))
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    table.tell(sweep, console)
+    text = console.file.getvalue()
+    assert {"train.steps=15", "3.0000"} <= {*text.split()}
+    assert max(map(len, text[text.index("setting") : text.index("the best")].splitlines())) <= 80
+
+    narrow = swept("mse", ("learner.inner_lr=0.0133853", 3.0), ("learner.inner_lr=0.4", 3.0))
+    console = Console(file=io.StringIO(), width=50, force_terminal=True, color_system=None)
+    table.tell(narrow, console)
+    assert "learner.inner_lr=0.0133853" in console.file.getvalue().split()
+
+
+@pytest.mark.parametrize(
+    ("jobs", "code"),
+    [
+        ([("a=1", 3.0), ("a=2", 2.0)], None),
+        ([("a=1", 3.0), ("a=2", None)], 75),
+        ([("a=1", "no number"), ("a=2", None)], 1),
+    ],
+)
+def test_the_end_of_a_sweep_tells_a_scheduler_whether_it_is_done(swept, jobs, code):
+    sweep = swept("mse", *jobs)
+    if code is None:
+        return grid.tell(sweep)
+    with pytest.raises(SystemExit) as ended:
+        grid.tell(sweep)
+    assert ended.value.code == code
 
 
 def test_what_is_not_finished_is_told_with_why_and_what_to_do(swept, tmp_path):

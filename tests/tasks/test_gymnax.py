@@ -1,6 +1,7 @@
 """The door to gymnax's environments: against plain loops over its own functions, and what is told of mistakes."""
 
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,35 @@ def test_trajectories_are_those_of_a_plain_loop_and_end_where_the_environment_sa
                     at, steps = at + goal["length"] + goal.get("slope", 0), steps + 1
                     ended = abs(at) > 1 or steps >= longest
             assert ended
+
+
+class Pole(NamedTuple):
+    """CartPole's parameters, of which two follow from others."""
+
+    masscart: float = 1.0
+    masspole: float = 0.1
+    total_mass: float = 1.1
+    length: float = 0.5
+    polemass_length: float = 0.05
+
+    def replace(self, **values):
+        return self._replace(**values)
+
+
+@pytest.mark.parametrize(
+    ("goal", "total_mass", "polemass_length"),
+    [
+        ({"masscart": 5.0}, 5.1, 0.05),
+        ({"length": 1.0}, 1.1, 0.1),
+        ({"masspole": 0.5, "length": 2.0}, 1.5, 1.0),
+        ({"total_mass": 3.0}, 3.0, 0.05),
+        ({}, 1.1, 0.05),
+    ],
+)
+def test_what_follows_from_a_tasks_parameters_is_its_own_too(goal, total_mass, polemass_length):
+    found = gymnax.of_task(Pole(), goal)
+    assert found[2::2] == pytest.approx((total_mass, polemass_length))
+    assert {name: getattr(found, name) for name in goal} == goal
 
 
 def test_an_action_that_is_a_number_is_brought_into_its_bounds():
@@ -160,6 +190,8 @@ def test_the_real_ones_are_followed_as_their_own_steps_say(monkeypatch, env, par
                     names = [name for name in vars(start) if name not in ("time", "last_u")]
                     told = dict(zip(names, x[i, t], strict=True))
                 state, own = start.replace(**told), params.replace(**goal)
+                if env == "CartPole-v1":  # which keeps the product beside its factors
+                    own = own.replace(polemass_length=params.masspole * goal["length"])
                 seen, _, reward, *_ = real.step_env(jax.random.key(0), state, y.action[i, t], own)
                 np.testing.assert_allclose(seen, x[i, t + 1], rtol=1e-3, atol=1e-5)
                 np.testing.assert_allclose(reward, y.reward[i, t], rtol=1e-3, atol=1e-5)
