@@ -18,13 +18,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.composed import as_given
-from metarun.config.conf import nearest
+from metarun.config.conf import flat, nearest
 from metarun.config.resume import resume
 from metarun.config.run import TOGETHER, Run, build_run, resolve
 from metarun.core import ConfigError
 
 SEED = "train.seed"
 MOST = 4096  # members: each has files of its own
+OWN = (SEED, "run.", "logger.")  # of each member, whatever the others have
+NUMBERS = ("learner.", "eval.learner.", "optimizer.", "suggested.")  # too, if their programs are the same
 NOT_OF_A_MEMBER = ("run.dir", *(f"train.{key}" for key in TOGETHER))
 
 
@@ -70,14 +72,26 @@ def again(cfg: DictConfig, begun: Sequence[tuple[Path, tuple[str, ...]]]) -> lis
 
     Raises ConfigError.
     """
-    found = [member(cfg, directory, settings, []) for directory, settings in begun]
-    first = found[0].run
-    for other in found:
-        if other.run.shape != first.shape:
-            raise ConfigError(
-                "run.dir", other.run.info.dir, "is no longer alike the others; metarun -m goes on with it"
-            )
-    return found
+    return [member(cfg, directory, settings, []) for directory, settings in begun]
+
+
+def must_agree(runs: Sequence[Run]) -> None:
+    """Raises ConfigError, by key, unless runs that are to be at work in one program share all but what is a member's.
+
+    One that was gone on with by itself may have become longer, or be about to be tested otherwise.
+    """
+    first, of_first = runs[0], flat(runs[0].config)
+    for other in runs[1:]:
+        of_other = flat(other.config)
+        own = (*OWN, *NUMBERS) if other.shape == first.shape else OWN
+        for key in sorted(of_first.keys() | of_other.keys()):
+            if of_first.get(key) != of_other.get(key) and not key.startswith(own):
+                raise ConfigError(
+                    key,
+                    of_other.get(key, "(nothing)"),
+                    f"is so in {other.info.dir}, and in {first.info.dir} it is {of_first.get(key, '(nothing)')}; give "
+                    f"it to all, or finish the one that was changed by itself first: metarun run.dir={other.info.dir}",
+                )
 
 
 def member(cfg: DictConfig, directory: Path, settings: Sequence[str], own: Sequence[str]) -> Member:

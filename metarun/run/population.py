@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun import engine
+from metarun.config.population import must_agree
 from metarun.config.run import Run
 from metarun.core import ConfigError, PyTree, State
 from metarun.run import begin as beginning
@@ -260,6 +261,7 @@ def train(
     if not left:
         return {}
     own, info = [runs[i] for i in left], runs[0].info
+    must_agree(own)
     with ExitStack() as open_:
         stop = open_.enter_context((stopping or stop_on_signals)(info.max_minutes))
         for place in (directory, *(Path(run.info.dir) for run in own)):

@@ -3,13 +3,16 @@
 import json
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
 import pytest
+import yaml
 from support import on_blobs, placed, rows, saved
 
 from metarun import engine
+from metarun.config.population import must_agree
 from metarun.config.run import Run
 from metarun.core import ConfigError, State
 from metarun.run import population, train
@@ -151,6 +154,45 @@ def test_those_that_are_finished_are_left_as_they_are(tmp_path, whole):
     before = {file: file.stat().st_mtime_ns for file in whole.rglob("*.*")}
     assert population.train(runs, whole) == {}
     assert {file: file.stat().st_mtime_ns for file in whole.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (
+            "train.steps=6",
+            r"^train\.steps=6: is so in \S+/1, and in \S+/0 it is 4; .*finish .* metarun run\.dir=\S+/1$",
+        ),
+        ("eval.split=val", r"^eval\.split=val: is so in"),
+        (
+            "+eval.tasks={other: {task: strokes, ways: 3}}",
+            r"^eval\.tasks\.other\.\S+=\S+: is so in .* it is \(nothing\)",
+        ),
+        ("+eval.learner.inner_steps=3", r"^eval\.learner\.inner_steps=3: is so in"),
+    ],
+)
+def test_one_that_was_changed_by_itself_goes_on_with_the_others_once_it_agrees_or_is_finished(
+    tmp_path, monkeypatch, changed, says
+):
+    runs = runs_in(tmp_path, "learner=maml", own=(OWN[0], (*OWN[1], changed), ("train.seed=2",)))
+    with pytest.raises(ConfigError, match=says) as refused:
+        population.train(runs, tmp_path)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+    place = tmp_path / "1"
+    place.mkdir()
+    (place / "config.yaml").write_text(yaml.safe_dump(runs[1].config))
+    (place / "results.json").write_text("{}")
+    monkeypatch.setattr(population, "Population", left := Mock(side_effect=Interrupted))
+    with pytest.raises(Interrupted):
+        population.train(runs, tmp_path)
+    assert left.call_args.args[0] == [runs[0], runs[2]]
+
+
+def test_seeds_numbers_places_and_loggers_are_each_members_own(tmp_path):
+    own = ("train.seed=1", "learner.inner_lr=1", "+eval.learner.inner_lr=0.3", "optimizer.learning_rate=0.1")
+    must_agree(runs_in(tmp_path, "learner=maml", own=(OWN[0], (*own, "run.name=other", "logger=tensorboard"))))
 
 
 def test_data_on_the_host_are_of_one_run_at_a_time(tmp_path, monkeypatch):
