@@ -14,10 +14,8 @@ import orbax.checkpoint as ocp
 from metarun import engine
 from metarun.core import DataError, PyTree, State
 from metarun.files import write_atomically
+from metarun.run import quiet  # noqa: F401
 from metarun.text import first_line
-
-for _noisy in ("absl", "orbax"):
-    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 
 log = logging.getLogger("metarun")
 

@@ -17,7 +17,7 @@ from support import SMALL, complete, equal, rows, run_in, start
 
 from metarun.core import DataError, State
 from metarun.files import WRITING
-from metarun.run import checkpoint, loggers, loop, stop, train
+from metarun.run import checkpoint, loggers, loop, quiet, stop, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
 from metarun.run.restored import restored
@@ -77,6 +77,24 @@ def small_state(step: int) -> State:
 
 def host(best: dict | None = None) -> dict:
     return {"best": best, "seconds": 1.5, "command": "metarun", "unvalidated": False}
+
+
+def test_of_a_save_that_fails_nothing_is_told_of_each_array():
+    """Of the arrays that orbax saves at once, the first that fails ends the save: nobody waits for the others."""
+    assert checkpoint.quiet is quiet
+    program = """
+import logging, sys
+from types import SimpleNamespace
+sys.unraisablehook = lambda one: print(one.exc_value)
+import metarun.run.quiet
+for text in ("Event loop is closed", "another error"):
+    sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)))
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+for one in ("Task coro=<write(), defined at /orbax/types.py>", "Future exception='[tensorstore_spec=]'", "Task mine"):
+    logging.getLogger("asyncio").error(f"exception was never retrieved: {one}")
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (told.stdout, told.stderr) == ("another error\nexception was never retrieved: Task mine\n", "")
 
 
 @pytest.fixture
