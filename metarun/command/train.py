@@ -178,10 +178,10 @@ def many(cfg: "DictConfig", directory: Path) -> None:
     """Trains several runs in one program, and tells what they have come to. Ends the program if one has failed."""
     from metarun import sweep
 
-    found = sweep.train_together(cfg, directory)
+    found, failed = sweep.train_together(cfg, directory)
     sweep.tell(found)
-    if failed := sum(job.stand == "failed" for job in found.jobs):
-        fail(f"{failed} of {len(found.jobs)} runs failed", FAILED)
+    if failed:
+        fail(f"{len(failed)} of {len(found.jobs)} runs failed: {next(iter(failed.values()))}", FAILED)
 
 
 def of_the_disk(error: OSError) -> tuple[str, int]:

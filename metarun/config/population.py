@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.composed import as_given
 from metarun.config.conf import flat, nearest
-from metarun.config.resume import resume
+from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import TOGETHER, Run, build_run, resolve
 from metarun.core import ConfigError
 
@@ -72,7 +72,14 @@ def again(cfg: DictConfig, begun: Sequence[tuple[Path, tuple[str, ...]]]) -> lis
 
     Raises ConfigError.
     """
-    return [member(cfg, directory, settings, []) for directory, settings in begun]
+    fixed = (*MAY_CHANGE, *NOT_OF_A_MEMBER)
+    given = [one for one in as_given(HydraConfig.instance().cfg) if not f"{key_of(one)}.".startswith(fixed)]
+    return [member(cfg, directory, with_those(given, settings), []) for directory, settings in begun]
+
+
+def with_those(given: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """Settings, each that is given anew in the place of the one of its key."""
+    return [*({key_of(one): one for one in settings} | {key_of(one): one for one in given}).values()]
 
 
 def must_agree(runs: Sequence[Run]) -> None:

@@ -26,7 +26,7 @@ def register() -> None:
     known |= {f"{WHERE}.{kind.__name__}": kind for kind in (Grid, Processes, Ray, Search, Slurm)}
 
 
-def train_together(cfg: "DictConfig", directory: Path) -> "Sweep":
+def train_together(cfg: "DictConfig", directory: Path) -> "tuple[Sweep, dict[int, str]]":
     """See metarun.sweep.together.train."""
     from metarun.sweep.together import train
 

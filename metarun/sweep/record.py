@@ -125,7 +125,7 @@ def line_of(directory: Path, job: Job) -> str:
 
 
 def add(directory: Path, job: Job) -> None:
-    """One job more."""
+    """One job more, or one that is there with settings which have changed in what they may."""
     append(directory, line_of(directory, job))
 
 
@@ -176,7 +176,8 @@ def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
             said = json.loads(line)
             number = int(said.pop("job"))
             if "settings" in said:
-                found[number] = Job(number, tuple(said["settings"]), directory / said["directory"])
+                end = found[number].end if number in found else {}  # of one whose settings are others by now
+                found[number] = Job(number, tuple(said["settings"]), directory / said["directory"], end)
             elif number in found:
                 found[number] = found[number]._replace(end=said)
     return tuple(found[number] for number in sorted(found))

@@ -4,10 +4,12 @@ Its directory is a sweep's, with a run in it for each member: `metarun sweep DIR
 `metarun -m run.dir=DIR` would go on with its members one after another. together.json says that they began together.
 """
 
+import itertools
 import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from metarun.sweep import record, table
 from metarun.sweep.grid import options_of
 from metarun.sweep.record import Job, Sweep
 
+RESULTS = "results.json"  # what all have come to together
 
-def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) -> Sweep:
+
+def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) -> tuple[Sweep, dict[int, str]]:
     """Trains and tests the members that are not finished; results.json has all of them together.
 
-    Raises ConfigError and DataError before there is anything of them, and Interrupted.
+    Returns them, and why some failed now, by their numbers: one whose last state could not be saved has results all
+    the same. Raises ConfigError and DataError before there is anything of them, and Interrupted.
     """
     members, sweep = planned(cfg, directory)
     before = {job.number: job.stand for job in sweep.jobs}
@@ -37,6 +42,11 @@ def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) ->
         if not record.are_together(directory):
             record.begin(sweep)
             write_atomically(directory / record.TOGETHER, json.dumps({"command": sys.argv[1:]}) + "\n")
+        elif sweep != (there := record.read(directory)):
+            for job in (one for one, before in zip(sweep.jobs, there.jobs, strict=True) if one != before):
+                record.add(directory, job)
+            record.revise(sweep)
+        set_aside(sweep)
 
     began = time.monotonic()
     failed = population.train([member.run for member in members], directory, stopping, begun)
@@ -46,8 +56,25 @@ def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) ->
         why = {"failed": failed[job.number]} if job.number in failed else {}
         record.ended(directory, job, seconds=share, **why)
     sweep = record.read(directory)
-    write_atomically(directory / "results.json", json.dumps(table.as_json(sweep), indent=2) + "\n")
-    return sweep
+    write_atomically(directory / RESULTS, json.dumps(table.as_json(sweep), indent=2) + "\n")
+    return sweep, failed
+
+
+def set_aside(sweep: Sweep) -> None:
+    """Renames what all had come to together, as soon as it is of a member that is to have other results.
+
+    What the members had come to stands aside in their own directories.
+    """
+    file = sweep.directory / RESULTS
+    try:
+        of = {number for setting in json.loads(file.read_text())["settings"] for number in setting["jobs"]}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        of = {None}  # nobody can read it any more
+    if not of <= {job.number for job in sweep.jobs if job.stand == "finished"}:
+        names = (file.with_name(f"{file.stem}-{n}{file.suffix}") for n in itertools.count(1))
+        file.rename(next(name for name in names if not name.exists()))
 
 
 def planned(cfg: DictConfig, directory: Path) -> tuple[list[Member], Sweep]:
@@ -55,7 +82,8 @@ def planned(cfg: DictConfig, directory: Path) -> tuple[list[Member], Sweep]:
     if record.are_together(directory):
         there = record.read(directory)
         if not config.is_asked_for(cfg):
-            return config.again(cfg, [(job.directory, job.settings) for job in there.jobs]), there
+            members = config.again(cfg, [(job.directory, job.settings) for job in there.jobs])
+            return members, revised(there, members)
         members = config.members(cfg, directory)
         if len(members) != len(there.jobs):
             key = "train.seeds" if cfg.train.seeds is not None else "train.population"
@@ -70,6 +98,12 @@ def planned(cfg: DictConfig, directory: Path) -> tuple[list[Member], Sweep]:
     composed: Any = HydraConfig.instance().cfg
     options = options_of(sys.argv[1:], composed)
     return members, Sweep(directory, options, axes([one.settings for one in members]), "grid", jobs)
+
+
+def revised(sweep: Sweep, members: Sequence[Member]) -> Sweep:
+    """The sweep with the settings that its members have by now."""
+    jobs = tuple(job._replace(settings=one.settings) for job, one in zip(sweep.jobs, members, strict=True))
+    return replace(sweep, settings=axes([one.settings for one in members]), jobs=jobs)
 
 
 def axes(settings: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from metarun.command.train import many
 from metarun.config import conf_dir, translate
 from metarun.core import ConfigError
 from metarun.run import population
 from metarun.run.population import is_finished
+from metarun.run.stop import Interrupted
 from metarun.sweep import are_together, record, together
 
 SETTINGS = ("task=sinusoid", "learner=maml", "logger=none", "train.steps=100")
@@ -61,7 +63,7 @@ def trained(monkeypatch) -> list[int]:
 
 def made(directory: Path, *settings: str):
     with asked(*settings, f"run.dir={directory}") as cfg:
-        return together.train(cfg, directory)
+        return together.train(cfg, directory)[0]
 
 
 def test_results_have_mean_interval_and_spread(tmp_path, trained):
@@ -85,6 +87,61 @@ def test_the_directory_alone_goes_on_and_what_failed_is_tried_again(tmp_path, tr
     assert trained == [1, 11, 11, 1, 11]
     config = yaml.safe_load((tmp_path / "1" / "config.yaml").read_text())
     assert (config["train"]["seed"], config["train"]["steps"]) == (11, 200)
+
+
+def test_made_longer_the_record_has_the_settings_that_its_runs_have_by_now(tmp_path, trained):
+    before = made(tmp_path, *SETTINGS, "train.seeds=[1,11]")
+    made(tmp_path, "run.max_minutes=5")
+    assert record.read(tmp_path).jobs[0] == before.jobs[0]  # what changes no result is not of the record
+    made(tmp_path, "train.steps=200", "eval.episodes=7")
+    after = record.read(tmp_path)
+    now = (*SETTINGS[:-1], "train.steps=200")
+    assert after.settings == ("run.name=NAME", *now, "train.seed=1,11", "eval.episodes=7")
+    assert after.jobs[1].settings == ("run.name=NAME", *now, "train.seed=11", "eval.episodes=7")
+    assert [job.end.get("failed") for job in after.jobs] == [None, "not finite"]
+    assert after.jobs[0].end == before.jobs[0].end  # how it ended stays known
+
+
+def test_what_all_came_to_steps_aside_once_a_member_has_to_come_to_something_else(tmp_path, trained, monkeypatch):
+    made(tmp_path, *SETTINGS, "train.seeds=[1,11]")
+    before = (tmp_path / "results.json").read_text()
+
+    def stopped(runs, directory, stopping, begun):
+        if runs[0].train.steps == 200:
+            (directory / "0" / "results.json").unlink()  # as run.begin has set it aside
+        begun()
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(population, "train", stopped)
+        with pytest.raises(Interrupted):
+            made(tmp_path)  # the one that failed, once more
+        assert (tmp_path / "results.json").read_text() == before
+        with pytest.raises(Interrupted):
+            made(tmp_path, "train.steps=200")
+        assert not (tmp_path / "results.json").exists()
+        assert (tmp_path / "results-1.json").read_text() == before
+    made(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["settings"][0]["jobs"] == [0]
+
+
+def test_one_that_failed_counts_as_failed_whatever_it_has_written(tmp_path, monkeypatch, capsys):
+    """A last state that the disk did not take: the results are there all the same."""
+
+    def full(runs, directory, stopping, begun):
+        for run in runs:
+            place = Path(run.info.dir)
+            place.mkdir(parents=True)
+            (place / "config.yaml").write_text(yaml.safe_dump(run.config))
+            (place / "results.json").write_text('{"protocol": {"split": "test", "metric": "mse"}, "test": {}}')
+        begun()
+        return {1: "the last state cannot be saved"}
+
+    monkeypatch.setattr(population, "train", full)
+    with asked(*SETTINGS, "train.seeds=3", f"run.dir={tmp_path}") as cfg, pytest.raises(SystemExit) as ended:
+        many(cfg, tmp_path)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "metarun: 1 of 3 runs failed: the last state cannot be saved\n"
 
 
 @pytest.mark.parametrize(
