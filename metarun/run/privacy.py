@@ -41,7 +41,10 @@ def epsilon(rate: float, noise: float, steps: int, delta: float) -> float:
 
 
 def spent(run: Run, steps: int) -> dict[str, Any] | None:
-    """What so many meta-steps have told; None where meta-gradients are not clipped. Without noise epsilon is None."""
+    """What so many meta-steps have told; None where meta-gradients are not clipped. Without noise epsilon is None.
+
+    What the run starts from, `init_from`, is given, and is not counted: nobody knows whose data it was learned from.
+    """
     private, meta_batch = run.private, run.train.meta_batch
     if private.clip is None:
         return None
@@ -60,12 +63,15 @@ def spent(run: Run, steps: int) -> dict[str, Any] | None:
         "rate": rate,
         "expected_tasks": private.expected(meta_batch),
         "meta_steps": steps,
+        "init_from": run.train.init_from,
     }
 
 
 def in_words(privacy: dict[str, Any]) -> str:
-    """`epsilon 2.31 at delta 1e-05, for each of 2,000 users`"""
+    """`epsilon 2.31 at delta 1e-05, for each of 2,000 users`, and what it holds for where the run had a start."""
     if privacy["epsilon"] is None:
         return "none (no epsilon is finite: train.private.noise is too weak)"
     whom = "new users, each met once" if privacy["users"] is None else f"each of {privacy['users']:,} users"
-    return f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}, for {whom}"
+    start = privacy.get("init_from")
+    given = f"; of this run alone, as it starts from {start}: holds only if that was not learned from their data"
+    return f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}, for {whom}{given if start else ''}"

@@ -53,9 +53,9 @@ def test_epsilon_is_that_of_dp_accounting(q, noise, steps, delta, theirs):
     np.testing.assert_allclose(epsilon(q, noise, steps, delta), theirs, rtol=1e-5)
 
 
-def run(**settings):
+def run(init_from=None, **settings):
     private = Private(**{"clip": 1.0, "noise": 1.0, "users": None, "delta": 1e-5} | settings)
-    return SimpleNamespace(private=private, train=SimpleNamespace(meta_batch=64))
+    return SimpleNamespace(private=private, train=SimpleNamespace(meta_batch=64, init_from=init_from))
 
 
 def test_new_users_are_met_once_and_the_same_ones_again_and_again():
@@ -72,3 +72,13 @@ def test_without_noise_no_epsilon_holds_and_without_clipping_none_is_told():
     assert "no epsilon" in in_words(spent(run(noise=0.0), 10))
     assert spent(run(noise=0.2, users=2000), 10)["epsilon"] is None  # finite, and too large for the other half
     assert spent(run(clip=None, noise=0.0), 10) is None
+
+
+def test_what_a_run_starts_from_is_not_counted_and_that_is_said():
+    """A network learned from the same users' data without noise would tell of them whatever this run does."""
+    private = spent(run(users=2000, init_from="runs/first"), 100)
+    assert private["epsilon"] == spent(run(users=2000), 100)["epsilon"]
+    assert private["init_from"] == "runs/first"
+    assert in_words(private).endswith(
+        "of this run alone, as it starts from runs/first: holds only if that was not learned from their data"
+    )
