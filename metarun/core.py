@@ -331,6 +331,16 @@ class Keeping(Protocol):
 
 
 @runtime_checkable
+class Holding(Protocol):
+    """A learner whose parameters, a dict, hold more than the model's: step sizes, a memory, a second network."""
+
+    @property
+    def network(self) -> str:
+        """The name of the part that is the model's, which another run may start from; "" if all of them are."""
+        ...
+
+
+@runtime_checkable
 class Measured(Protocol):
     """A learner with figures of its own: evaluation reports them beside those of its predictions."""
 

@@ -15,6 +15,7 @@ from metarun.config.build import build
 from metarun.config.run import Run, build_run
 from metarun.core import Collecting, Episode, Grouped, Key, PyTree, Tasks, memoryless
 from metarun.engine.net import make_net
+from metarun.run.transfer import leaves_of, network_of
 from metarun.tasks.episode import by_class
 
 TASKS = choices("task")
@@ -138,6 +139,12 @@ def test_a_learner_keeps_its_protocol(learner):
     batch = few_episodes(run)
     support, query, *_ = jax.tree.map(lambda leaf: leaf[0], batch)
     params = jax.jit(lambda key: run.learner.init(net, key, support.x))(jax.random.key(2))
+
+    # What it names as the model's, or all of its parameters, is nothing else: another run may start from it.
+    network, of_model = network_of(run.learner), leaves_of(jax.eval_shape(net.init, jax.random.key(0), support.x))
+    named = {path.removeprefix(network) for path in leaves_of(params) if path.startswith(network)}
+    assert named <= of_model.keys()
+    assert named or not params
 
     @jax.jit
     def meta_grad(params, order):

@@ -51,7 +51,12 @@ def loss_of(config: dict[str, Any], metric: str) -> Loss:
 def optimizer_of(config: dict[str, Any]) -> Any:
     """The outer optimizer (optax), as the run's programs have it."""
     made, numbers = recipe("optimizer", config["optimizer"])
-    return engine.beside(build("learner", as_it_was("learner", config["learner"]), kind=Learner), made(numbers))
+    return engine.beside(learner_of(config), made(numbers))
+
+
+def learner_of(config: dict[str, Any]) -> Learner:
+    """The learner as it is trained."""
+    return build("learner", as_it_was("learner", config["learner"]), kind=Learner)
 
 
 def built(key: str, values: dict[str, Any]) -> Any:

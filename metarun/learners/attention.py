@@ -49,6 +49,7 @@ class Attention:
     heads: Count
     blocks: Count
     label_width: Count  # most ways there may be: labels are one-hot
+    network = "encoder"
 
     def __post_init__(self) -> None:
         if self.units % self.heads:

@@ -39,6 +39,7 @@ class CAVIA:
     layers: tuple[str, ...]  # phi acts on the vectors whose path contains one of these
     inner_loss: inner.Reduction
     first_order: bool
+    network = "theta"
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""

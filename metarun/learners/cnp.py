@@ -25,6 +25,7 @@ class CNP:
     encoder: tuple[Count, ...]  # hidden units of h; the last is the size of r
     decoder: tuple[Count, ...]  # hidden units of g
     min_sigma: Annotated[float, Gt(0), Lt(1)]  # the least standard deviation
+    network = "embedding"
 
     def check(self, tasks: Tasks) -> None:
         """Any task: classification or regression."""

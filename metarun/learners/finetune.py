@@ -40,6 +40,7 @@ class Finetune:
     inner_lr: inner.InnerRate
     inner_steps: CountOrZero
     inner_optimizer: inner.InnerOptimizer
+    network = "net"
 
     def check(self, tasks: Tasks) -> None:
         if tasks.metric == "accuracy" and tasks.n_classes("train") is None:

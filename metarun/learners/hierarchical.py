@@ -45,6 +45,7 @@ class Hierarchical:
     reconstruction: NonNegative  # weight of the autoencoder's loss: xi in the paper
     tree: tuple[Count, ...]  # nodes from the leaves up; the root is one more
     sigma: Positive  # a leaf's share falls with exp(-d^2 / 2 sigma)
+    network = "theta"
 
     def __post_init__(self) -> None:
         if not self.tree:

@@ -22,6 +22,7 @@ class LSTM:
     labels: sequence.Labels = "balanced"
     standardise: bool = True  # inputs, each example's alone
     forget_bias: float = 0.0
+    network = "encoder"
 
     def check(self, tasks: Tasks) -> None:
         sequence.check(self, self.label_width, tasks)

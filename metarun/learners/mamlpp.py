@@ -50,6 +50,7 @@ class MAMLPP:
     learn_inner_lr: bool  # a step size for every layer's parameter and every inner step
     per_step_norm: bool  # normalisation's scale and bias for every inner step, meta-learned but not adapted
     first_order_steps: CountOrZero  # meta-steps with first-order gradients at the beginning
+    network = "theta"
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""

@@ -76,6 +76,7 @@ class MANN:
     emptied: Literal["one", "all"] = "all"  # of the least used slots, before anything is written
     memory_start: NonNegative = 0.0  # in all of an empty memory
     weights_start: Literal["none", "first"] = "none"  # which slot counts as read and used before anything was
+    network = "encoder"
 
     def __post_init__(self) -> None:
         if self.heads > self.memory[0]:

@@ -24,6 +24,10 @@ class Matching:
     temperature: Positive  # similarities are divided by it before the softmax; the paper has 1
     context_steps: CountOrZero = 0  # K of the full-context embeddings; 0: there are none
 
+    @property
+    def network(self) -> str:
+        return "embedding" if self.context_steps else ""
+
     def check(self, tasks: Tasks) -> None:
         must_classify(self, tasks)
 

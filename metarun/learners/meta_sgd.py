@@ -23,6 +23,7 @@ class MetaSGD:
     inner_loss: inner.Reduction
     first_order: bool
     through_adapt = True
+    network = "theta"
 
     def check(self, tasks: Tasks) -> None:
         """Any task: the loss is the tasks' own."""

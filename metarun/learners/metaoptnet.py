@@ -47,6 +47,7 @@ class MetaOptNet:
     iterations: Count  # of the dual's solver
     scale: Positive  # gamma, at the start; it is learned (equation 12)
     label_smoothing: Annotated[float, Ge(0), Lt(1)]  # of the query labels in training
+    network = "body"
 
     def check(self, tasks: Tasks) -> None:
         must_classify(self, tasks)

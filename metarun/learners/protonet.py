@@ -40,6 +40,7 @@ class ProtoNet:
     distance: Distance
     temperature: Positive  # similarities are divided by it before the softmax
     learn_temperature: bool
+    network = "embedding"
 
     def check(self, tasks: Tasks) -> None:
         must_classify(self, tasks)

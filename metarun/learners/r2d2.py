@@ -31,6 +31,7 @@ class R2D2:
     learn_penalty: bool
     scale: float  # alpha, at the start
     bias: float  # beta, at the start
+    network = "body"
 
     def check(self, tasks: Tasks) -> None:
         """Any task: labels are regressed as one-hot, targets as they are."""

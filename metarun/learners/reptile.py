@@ -54,6 +54,10 @@ class Reptile:
     moments: Literal["new", "kept"] = "new"  # Adam's, where a task begins: none, or those that earlier tasks left
 
     @property
+    def network(self) -> str:
+        return "theta" if self.kept else ""
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """In the authors' code one optimizer goes from task to task, and into the tests.
 

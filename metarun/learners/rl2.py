@@ -48,7 +48,7 @@ class RL2:
     value_weight: NonNegative  # of the values' squared error, beside the policy's loss
     recent: Count = 1  # observations that the model sees at once: this one and those before it
     through_adapt = True  # there is none
-    critic = "value"
+    network, critic = "encoder", "value"
 
     def __post_init__(self) -> None:
         if not isinstance(self.memory, Memory):

@@ -246,7 +246,7 @@ def first_or_saved(
         "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
     if engine.hosts.is_first() and run.train.init_from is not None and checkpoints.is_empty():
-        source = start_from(state.params, Path(run.train.init_from))
+        source = start_from(run.learner, state.params, Path(run.train.init_from))
         log.info(f"from {run.train.init_from}: {source.in_words}")
         state = engine.placed(state._replace(params=source.params), mesh)
     if (saved := checkpoints.restore(state)) is not None:

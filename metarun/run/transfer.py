@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
-from metarun.core import ConfigError, PyTree
+from metarun.config.learned import learner_of
+from metarun.core import ConfigError, Holding, Learner, PyTree
 from metarun.run.checkpoint import saved_params
-
-# What learners keep under the names of a network's parameters, and is none: step sizes, a context's maps, moments.
-BESIDE_A_NETWORK = ("alpha/", "maps/", "adam/")
+from metarun.run.restored import stored
 
 
 class Transfer(NamedTuple):
@@ -34,15 +32,20 @@ def by_layer(paths: Iterable[str]) -> str:
     for path in paths:
         layer, _, name = path.rpartition("/")
         layers.setdefault(layer, []).append(name)
-    return ", ".join(f"{layer} ({', '.join(sorted(names))})" for layer, names in sorted(layers.items()))
+    told = ((layer, ", ".join(sorted(names))) for layer, names in sorted(layers.items()))
+    return ", ".join(f"{layer} ({names})" if layer else names for layer, names in told)
 
 
-def start_from(params: PyTree, directory: Path) -> Transfer:
-    """`params` with what the run in `directory` has of them. Raises ConfigError where that is nothing."""
+def start_from(learner: Learner, params: PyTree, directory: Path) -> Transfer:
+    """The learner's `params` with what the run in `directory` has of them. Raises ConfigError where that is nothing."""
     source = saved_params(directory)
     if source is None:
         raise no_run(directory)
-    found = match(params, source)
+    try:
+        theirs = learner_of(stored(directory))
+    except ConfigError as error:
+        raise ConfigError("train.init_from", directory, f"its learner cannot be made here: {error}") from error
+    found = match(params, source, network_of(learner), network_of(theirs))
     if not found.taken:
         have, had = (", ".join(shapes(tree)) for tree in (params, source))
         raise ConfigError(
@@ -55,40 +58,34 @@ def no_run(directory: Path) -> ConfigError:
     return ConfigError("train.init_from", directory, "holds no run with saved parameters; give a run's directory")
 
 
-def match(params: PyTree, source: PyTree) -> Transfer:
+def network_of(learner: Learner) -> str:
+    """Where the model's parameters are among the learner's: `theta/`; nothing where there are no others."""
+    return f"{learner.network}/" if isinstance(learner, Holding) and learner.network else ""
+
+
+def match(params: PyTree, source: PyTree, ours: str = "", theirs: str = "") -> Transfer:
     """Takes from `source` each leaf whose name and shape agree.
 
-    Learners keep a model's parameters under different names (`conv0/kernel`, `encoder/conv0/kernel`), so two paths
-    agree if the last two of their parts, layer and name, do; of several, the one that agrees in most parts is taken.
+    Learners keep the model's parameters in parts of their own, `ours` and `theirs`: a name is one within these. What
+    they have beside the model (step sizes, a memory) agrees only under its full name, as in a run of the same learner.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    new = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-    old = flatten_dict(source, sep="/")
+    new, old = leaves_of(params), leaves_of(source)
     taken: dict[str, str] = {}
     for path, leaf in new.items():
-        candidates = [other for other in old if agree(path, other) and np.shape(old[other]) == leaf.shape]
-        if candidates:
-            taken[path] = max(candidates, key=lambda other: (other == path, common_end(path, other)))
+        other = theirs + path.removeprefix(ours) if path.startswith(ours) else path
+        is_like_it = path.startswith(ours) or not path.startswith(theirs)
+        if is_like_it and other in old and np.shape(old[other]) == leaf.shape:
+            taken[path] = other
     values = [jnp.asarray(old[taken[path]], leaf.dtype) if path in taken else leaf for path, leaf in new.items()]
+    structure = jax.tree.structure(params)
     return Transfer(jax.tree.unflatten(structure, values), taken, [path for path in new if path not in taken])
 
 
-def agree(one: str, other: str) -> bool:
-    """Whether two paths may be the same part. What is not a network's is so only under its full name."""
-    if any(path.startswith(BESIDE_A_NETWORK) for path in (one, other)):
-        return one == other
-    return one == other or common_end(one, other) >= 2
-
-
-def common_end(one: str, other: str) -> int:
-    """How many parts two paths have in common, counted from their ends."""
-    count = 0
-    for a, b in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def leaves_of(tree: PyTree) -> dict[str, Any]:
+    """`{"theta": {"dense0": {"bias": b}}}` -> `{"theta/dense0/bias": b}`"""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def shapes(params: PyTree) -> list[str]:
-    return [f"{path} {tuple(np.shape(leaf))}" for path, leaf in flatten_dict(params, sep="/").items()]
+    return [f"{path} {tuple(np.shape(leaf))}" for path, leaf in leaves_of(params).items()]

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import on_blobs, placed, run_of
+from support import on_blobs, placed, run_of, to_yaml
 
 from metarun.core import ConfigError
 from metarun.engine.net import make_net
-from metarun.run import train
+from metarun.run import train, transfer
 from metarun.run.checkpoint import saved_params
-from metarun.run.transfer import match
+from metarun.run.transfer import by_layer, match, network_of, start_from
 
 
 def test_parts_that_agree_in_layer_name_and_shape_are_taken():
@@ -26,17 +26,27 @@ def test_parts_that_agree_in_layer_name_and_shape_are_taken():
         "conv1": {"kernel": np.ones((4, 5))},
         "head": {"kernel": np.ones((3, 2))},
     }
-    found = match(new, source)
+    found = match(new, source, ours="encoder/")
     assert found.taken == {"encoder/conv0/kernel": "conv0/kernel", "encoder/conv0/bias": "conv0/bias"}
     assert found.left == ["cell/lstm/kernel", "encoder/conv1/kernel"]
+    assert found.in_words == "encoder/conv0 (bias, kernel); as initialised: cell/lstm (kernel), encoder/conv1 (kernel)"
+    assert by_layer(["scale", "down/kernel"]) == "scale, down (kernel)"
     np.testing.assert_array_equal(found.params["encoder"]["conv0"]["bias"], 2.0)
     np.testing.assert_array_equal(found.params["cell"]["lstm"]["kernel"], 0.0)
 
 
-def test_of_several_candidates_the_path_that_agrees_most_is_taken():
+def test_of_a_networks_blocks_each_is_taken_for_itself():
     new = {"net": {"block1": {"dense": {"kernel": jnp.zeros(2)}}}}
     source = {"block0": {"dense": {"kernel": np.zeros(2)}}, "block1": {"dense": {"kernel": np.ones(2)}}}
-    assert match(new, source).taken == {"net/block1/dense/kernel": "block1/dense/kernel"}
+    assert match(new, source, ours="net/").taken == {"net/block1/dense/kernel": "block1/dense/kernel"}
+    assert not match(new, {"block0": source["block0"]}, ours="net/").taken
+
+
+def test_a_network_is_not_taken_for_what_has_its_name_beside_another():
+    layer = {"dense0": {"kernel": jnp.ones((2, 3))}}
+    found = match({"theta": layer, "encoder": layer}, {"encoder": layer, "cell": layer}, "theta/", "encoder/")
+    assert found.taken == {"theta/dense0/kernel": "encoder/dense0/kernel"}
+    assert not [path for path in match({"theta": layer, "dense0": layer}, layer, "theta/").taken if path[0] == "d"]
 
 
 SMALL = (
@@ -72,22 +82,68 @@ def test_a_start_from_nothing_is_refused_in_one_line(tmp_path, there):
     assert "\n" not in str(refused.value)
 
 
+def initial(learner: str, *overrides: str):
+    """A learner, its parameters, and where in them the model's are."""
+    run = run_of(f"learner={learner}", "model=mlp", "model.hidden=[5]", "task.ways=5", *overrides)
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    of = jax.eval_shape(lambda key: run.learner.init(net, key, jnp.ones((2, 28, 28, 1))), jax.random.key(0))
+    leaves, structure = jax.tree.flatten(of)
+    params = [jnp.full(leaf.shape, number, leaf.dtype) for number, leaf in enumerate(leaves)]
+    return run, jax.tree.unflatten(structure, params), network_of(run.learner)
+
+
+TWO = {
+    "hierarchical": ("theta/", ("learner.hidden=4", "learner.embed=4", "learner.tree=[3,2]")),
+    "cnp": ("embedding/", ("model.hidden=[784]", "learner.encoder=[784,784]", "learner.decoder=[784]")),
+}
+
+
+@pytest.mark.parametrize("learner", TWO)
+def test_of_several_networks_the_one_that_is_meta_learned_is_taken_and_started(learner, tmp_path, monkeypatch):
+    """The second one of `hierarchical` embeds images; those of `cnp` may have layers of the same widths."""
+    place, overrides = TWO[learner]
+    run, params, network = initial(learner, *overrides)
+    maml, single, _ = initial("maml", *overrides[:1] if learner == "cnp" else ())
+    (tmp_path / "config.yaml").write_text(to_yaml(run.config))
+    monkeypatch.setattr(transfer, "saved_params", lambda directory: jax.device_get(params))
+    found = start_from(maml.learner, single, tmp_path).taken
+    assert found["dense0/kernel"] == f"{place}dense0/kernel"
+    assert all(old == place + new for new, old in found.items())
+    there = match(params, single, network)
+    assert "dense0/kernel" in there.taken.values()
+    assert all(new == place + old for new, old in there.taken.items())
+    own = match(jax.tree.map(jnp.zeros_like, params), params, network, network)
+    assert not own.left
+    jax.tree.map(np.testing.assert_array_equal, own.params, params)
+
+
+def test_a_start_from_a_learner_that_cannot_be_made_here_is_refused_in_one_line(tmp_path, monkeypatch):
+    run, params, _ = initial("maml")
+    config = run.config | {"learner": run.config["learner"] | {"_target_": "nobody.knows.Mine"}}
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    monkeypatch.setattr(transfer, "saved_params", lambda directory: params)
+    with pytest.raises(
+        ConfigError, match=r"^train\.init_from=\S+: its learner cannot be made here: learner\._target_="
+    ):
+        start_from(run.learner, params, tmp_path)
+
+
 @pytest.mark.parametrize("learner", ["meta_sgd", "mamlpp", "cavia", "mann"])
 def test_what_a_learner_keeps_beside_a_network_is_not_taken_for_weights_nor_lost(learner):
-    model = ("model=pixels",) if learner == "mann" else ("model=mlp", "model.hidden=[5]", "task.ways=5")
-    run = run_of(f"learner={learner}", *model)
-    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    params = jax.jit(lambda key: run.learner.init(net, key, jnp.ones((2, 28, 28, 1))))(jax.random.key(0))
+    _, params, ours = initial(learner)
     network = {"dense0": {"kernel": np.ones((784, 5)), "bias": np.ones(5)}, "head": {"bias": np.ones(5)}}
-    found = match(params, network | {"alpha": network, "maps": network})
+    other = {"net": network, "alpha": network, "maps": network}
+    found = match(params, other, ours, "net/")
     assert jax.tree.structure(found.params) == jax.tree.structure(params)
     assert all(new.startswith("alpha/") == old.startswith("alpha/") for new, old in found.taken.items())
     assert not any(new.startswith("maps/") != old.startswith("maps/") for new, old in found.taken.items())
-    assert found.taken.get("theta/dense0/kernel", "dense0/kernel") == "dense0/kernel"
+    assert found.taken[f"{ours}dense0/kernel"] == "net/dense0/kernel"
     # Of a run that has nothing but a network, nothing else is.
-    assert not [new for new in match(params, network).taken if new.startswith(("alpha/", "maps/"))]
+    taken = match(params, network, ours).taken
+    assert f"{ours}dense0/kernel" in taken
+    assert all(path.startswith(ours) for path in taken)
     # A run's own parameters are taken back whole.
-    whole = match(jax.tree.map(jnp.zeros_like, params), jax.device_get(params))
+    whole = match(jax.tree.map(jnp.zeros_like, params), jax.device_get(params), ours, ours)
     assert not whole.left
     jax.tree.map(np.testing.assert_array_equal, whole.params, params)
 
@@ -96,8 +152,11 @@ def test_moments_that_are_kept_are_no_weights_in_either_direction():
     theta = {"dense0": {"kernel": jnp.ones((2, 3))}}
     kept = {"theta": theta, "adam": {"second": {"dense0": {"kernel": jnp.full((2, 3), 9.0)}}, "steps": jnp.ones(())}}
     weights = {"dense0": {"kernel": jnp.zeros((2, 3))}}
-    assert match(weights, kept).taken == {"dense0/kernel": "theta/dense0/kernel"}
-    there = match(kept, {"dense0": {"kernel": jnp.full((2, 3), 5.0)}})
+    ours = network_of(run_of("learner=reptile", "learner.moments=kept").learner)
+    assert match(weights, kept, network_of(run_of("learner=reptile").learner), ours).taken == {
+        "dense0/kernel": "theta/dense0/kernel"
+    }
+    there = match(kept, {"dense0": {"kernel": jnp.full((2, 3), 5.0)}}, ours)
     assert there.taken == {"theta/dense0/kernel": "dense0/kernel"}
     assert set(there.left) == {"adam/second/dense0/kernel", "adam/steps"}
-    assert len(match(kept, kept).taken) == 3  # a run of the same learner has them all
+    assert len(match(kept, kept, ours, ours).taken) == 3  # a run of the same learner has them all
