@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -99,7 +100,8 @@ class WandbRun:
         self.disabled = mode == "disabled"
         self.acts: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self.acts.put(self._define)
-        self.thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        # What it logs is the run's, of several at work in one program: see run.log.speaking.
+        self.thread = threading.Thread(target=copy_context().run, args=(self._work,), name="wandb", daemon=True)
         self.thread.start()
 
     def row(self, step: int, row: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import blobs
 import numpy as np
@@ -22,6 +23,7 @@ from metarun.config.run import build_run
 from metarun.core import ConfigError, Tracked
 from metarun.run import display, train
 from metarun.run.display import Sweep
+from metarun.run.log import close_log, open_log, speaking
 from metarun.run.loggers import Trackers
 from metarun.run.to_tensorboard import TensorBoard
 from metarun.run.to_wandb import Wandb
@@ -200,6 +202,23 @@ def test_a_regression_is_best_where_it_is_least_and_an_untested_run_has_no_pictu
     assert summary_of(found)["val/best_mse"] == 1.0
     assert of_type(found, "run")[0]["run_group"] == "mine"
     assert not of_type(found, "artifact")
+
+
+def test_what_wandbs_thread_logs_is_of_the_member_whose_tracker_it_is(tmp_path, monkeypatch):
+    """Of runs that share a program; not of all of them together."""
+    init = Mock(return_value=Mock(dir=str(tmp_path / "files"), define_metric=Mock(side_effect=OSError("gone"))))
+    monkeypatch.setattr("wandb.init", init)
+    monkeypatch.setattr("metarun.run.to_wandb.abandoned", [])
+    open_log(tmp_path, tmp_path / "3")
+    try:
+        with speaking(tmp_path / "3"):
+            of = Tracked(tmp_path / "3", on_blobs(), "n", (), "mse", "metarun", 0)
+            wandb = Wandb("p", None, "mine", "offline").open(of)
+        wandb.thread.join()
+    finally:
+        close_log()
+    assert "stopped logging there (gone)" in (tmp_path / "3" / "metarun.log").read_text()
+    assert not (tmp_path / "metarun.log").read_text()
 
 
 def events(file: Path) -> list:
