@@ -1,6 +1,7 @@
 """Going on with a run: its own configuration, and what of it a command may change."""
 
 import dataclasses
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,26 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     if longer:
         must_go_on_as_begun(directory, before, now, named)
         must_be_validated_as_before(directory, stored, config)
-    finished = (directory / "results.json").exists() and not longer
+    trained = longer or is_trained(directory, before["train.steps"])
     for key in sorted(asked):
-        if of_validation(key) and not finished and not longer:
+        if of_validation(key) and not trained:
             raise ConfigError(key, now.get(key), f"validation uses it ({before.get(key)} there); finish the run first")
     allowed = {key for key in asked if key.startswith("eval.") or (longer and key in ("train.steps", *PERIODS))}
     if wrong := sorted(differing - allowed):
         raise another(directory, wrong, before, named)
     return config
+
+
+def is_trained(directory: Path, steps: int) -> bool:
+    """Whether the run's saved state has all of its meta-steps behind it, and was validated: what is left is the test.
+
+    Whether it was tested is another question: that may have been broken off, and asked for in another way.
+    """
+    try:
+        host = json.loads((directory / "checkpoints" / "last" / str(steps) / "host" / "metadata").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(host, dict) and not host.get("unvalidated", False)
 
 
 def read(directory: Path, config: dict[str, Any], file: str = "config.yaml") -> dict[str, Any]:

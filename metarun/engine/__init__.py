@@ -1,7 +1,16 @@
 """The compiled programs: meta-steps and evaluation, how many tasks they take at once, and the machine they run on."""
 
 from metarun.engine import hosts
-from metarun.engine.chunks import OutOfMemory, Training, choose_chunk, first_state, must_fit, sizes, until_it_fits
+from metarun.engine.chunks import (
+    OutOfMemory,
+    Training,
+    choose_chunk,
+    first_state,
+    must_fit,
+    shapes_of_first_state,
+    sizes,
+    until_it_fits,
+)
 from metarun.engine.compiled import Program, ahead, compiling_ahead, described, shape_of
 from metarun.engine.evaluate import Answers, Asked, Evaluation, Figures, Inductive, mean_and_interval
 from metarun.engine.gathered import at
@@ -26,6 +35,7 @@ __all__ = [
     "copied", "cut", "described", "episode_size", "first_state", "for_episodes", "free_host_bytes", "gflop", "held",
     "hosts", "in_parts", "input_of", "is_on_host", "kept_by", "mean_and_interval", "measure", "must_be_whole",
     "must_fit", "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation", "of_members", "of_meta_step",
-    "placed", "prepare", "programs", "put", "send", "shape_of", "size_of", "sizes", "stacked", "stand_in", "stream",
-    "sums_at_zero", "task_key", "task_keys", "to_be_placed", "until_it_fits", "without_numbers",
+    "placed", "prepare", "programs", "put", "send", "shape_of", "shapes_of_first_state",
+    "size_of", "sizes", "stacked", "stand_in", "stream", "sums_at_zero", "task_key", "task_keys", "to_be_placed",
+    "until_it_fits", "without_numbers",
 ]  # fmt: skip

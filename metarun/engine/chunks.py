@@ -103,6 +103,11 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
         return placed(send(start, *arguments), mesh)
 
 
+def shapes_of_first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers) -> State:
+    """The shapes of the state before the first meta-step; `data` are as they were loaded. No device is touched."""
+    return jax.eval_shape(programs(shape, mesh, 1).start.jitted, data, numbers, stream(0, INIT))
+
+
 def sizes(meta_batch: int, mesh: Mesh) -> list[int]:
     """The chunks that share out a device's tasks evenly, in order."""
     local = meta_batch // mesh.shape["tasks"]

@@ -1,9 +1,11 @@
 """The begin of a run's process: data, devices, the state to go on from, and the files it will write."""
 
+import json
 import logging
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from metarun.core import ConfigError, Key, PyTree, State, Tasks, Tracked, Tracke
 from metarun.files import write_atomically
 from metarun.run import domains, earlier, purpose, separation
 from metarun.run.announce import announce
-from metarun.run.checkpoint import Checkpoints
+from metarun.run.checkpoint import Checkpoints, newest_in
 from metarun.run.clock import Clock
 from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
@@ -25,10 +27,12 @@ from metarun.run.no_checkpoints import NoCheckpoints
 from metarun.run.provenance import gone_on
 from metarun.run.status import Status
 from metarun.run.stop import Stop
-from metarun.run.transfer import no_run, start_from
+from metarun.run.transfer import Transfer, no_run, start_from
 from metarun.run.watch import Watch
 
 log = logging.getLogger("metarun")
+
+COMMAND = "command.json"  # beside config.yaml: it tells how the run was begun, before anything is saved
 
 
 class Begun(NamedTuple):
@@ -62,11 +66,13 @@ class Shared(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A run's directory, in which its configuration stands."""
+    """A run's directory, in which its configuration stands, and what the run goes on from, on the host."""
 
     directory: Path
-    longer: bool  # the run has become longer
+    command: str  # that began the run, or made it longer
     checkpoints: Checkpoints | NoCheckpoints
+    saved: tuple[State, dict[str, Any]] | None  # the newest state; None: it begins
+    source: Transfer | None  # what it then takes of another run
 
 
 def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> Begun:
@@ -79,10 +85,11 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     status.at("loading the data")
     loaded = load(run)
     mesh = run.hardware.set_up(run.train.meta_batch)
-    stop.how_to_go_on = f"metarun run.dir={directory}"
+    source = source_of(run, mesh, loaded[0]["train"])
     open_log(directory)
     status.opened()
-    opened = open_directory(run, loaded[0]["train"], loaded[1])
+    opened = open_directory(run, mesh, loaded[0]["train"], loaded[1], source)
+    stop.how_to_go_on = f"metarun run.dir={directory}"
     watch.saved = lambda: saved_in_words(run, directory, opened.checkpoints)
 
     watch.at("placing the data on the devices")
@@ -132,7 +139,7 @@ def go_on(
 
     `task_chunk` is asked how many tasks a device takes at once.
     """
-    state, host = first_or_saved(run, shared.mesh, shared.data["train"], opened.checkpoints, opened.longer)
+    state, host = first_or_saved(run, shared.mesh, shared.data["train"], opened)
     k_train = engine.stream(run.train.seed, engine.TRAIN)
     k_eval = {"val": engine.stream(run.eval.seed, engine.VAL), "eval": engine.stream(run.eval.seed, engine.EVAL)}
     of_steps = (engine.of_meta_step, k_train, run.train.meta_batch, run.train.steps)
@@ -172,10 +179,23 @@ def tracked(run: Run, command: str, step: int) -> Tracked:
 
 def must_have_a_source(run: Run, directory: Path) -> None:
     """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
-    source = run.train.init_from
-    begun = (directory / "checkpoints").exists()
-    if source is not None and not begun and not (Path(source) / "checkpoints").is_dir():
-        raise no_run(Path(source))
+    source = begins_from(run, directory)
+    if source is not None and not (source / "checkpoints").is_dir():
+        raise no_run(source)
+
+
+def begins_from(run: Run, directory: Path) -> Path | None:
+    """The run whose parameters this one starts from: by the process that hands them out, and with nothing saved."""
+    begins = engine.hosts.is_first() and newest_in(directory / "checkpoints" / "last") is None
+    return Path(run.train.init_from) if run.train.init_from is not None and begins else None
+
+
+def source_of(run: Run, mesh: Mesh, train: PyTree) -> Transfer | None:
+    """What the run takes of another's parameters, if it begins from one. Raises ConfigError and DataError."""
+    source = begins_from(run, Path(run.info.dir))
+    if source is None:
+        return None
+    return start_from(run.learner, engine.shapes_of_first_state(run.shape, mesh, train, run.numbers).params, source)
 
 
 def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, Domain]]:
@@ -201,34 +221,52 @@ def with_tasks(run: Run, data: dict[str, PyTree]) -> dict[str, tuple[Tasks, PyTr
     return {split: (run.tasks if split == "train" else run.eval_tasks, data[split]) for split in data}
 
 
-def open_directory(run: Run, train: PyTree, separate: dict[str, Any] | None) -> Opened:
+def open_directory(
+    run: Run, mesh: Mesh, train: PyTree, separate: dict[str, Any] | None, source: Transfer | None
+) -> Opened:
     """The configuration that runs it again, and what it is for; results of another test, or of fewer steps, step aside.
 
-    `train` is the data to train on, `separate` what `load` found of the splits. Raises DataError if a run that has
-    begun would go on with other data.
+    `train` is the data to train on, `separate` what `load` found of the splits. Nothing is written before all that
+    there is has been read and checked. Raises DataError if nothing saved is whole, or if a run that has begun would go
+    on with other data.
     """
     directory = Path(run.info.dir)
-    before = earlier.asked_for(directory)
-    longer = before is not None and before[0] != run.train.steps
-    finished = (directory / earlier.FILES[0]).exists() and not longer
-    has_begun = any((directory / "checkpoints" / "last").glob("*"))
+    checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
+    saved = (
+        None
+        if checkpoints.is_empty()
+        else checkpoints.restore(engine.shapes_of_first_state(run.shape, mesh, train, run.numbers))
+    )
+    trained = saved is not None and int(saved[0].step) == run.train.steps and not saved[1].get("unvalidated", False)
     here = purpose.here(run.tasks, train, separate, run.eval_tasks)
-    there = purpose.told(directory) if has_begun else None
-    changed = (purpose.must_be_learned_from if finished else purpose.must_be_as_before)(there, here)
+    there = purpose.told(directory) if saved is not None else None
+    changed = (purpose.must_be_learned_from if trained else purpose.must_be_as_before)(there, here)
     if changed:
         log.info(changed)
-    earlier.set_aside(directory, run.config)
+    command = command_of(run, directory, None if saved is None else saved[1])
+    earlier.set_aside(directory, run.config, trained)
+    write_atomically(directory / COMMAND, json.dumps({"command": command}) + "\n")
     write_atomically(directory / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
     if there is None or there.get("data") is None:  # validation may be another in a test of its own
-        of_train = here._replace(data={"train": here.data["train"]}) if finished and here.data else here
+        of_train = here._replace(data={"train": here.data["train"]}) if trained and here.data else here
         purpose.keep(directory, of_train)
-    checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
-    return Opened(directory, longer, checkpoints)
+    return Opened(directory, command, checkpoints, saved, source)
 
 
-def first_or_saved(
-    run: Run, mesh: Mesh, data: PyTree, checkpoints: Checkpoints | NoCheckpoints, longer: bool
-) -> tuple[State, dict[str, Any]]:
+def command_of(run: Run, directory: Path, saved: dict[str, Any] | None) -> str:
+    """The command that began the run, or that made it longer; `saved` is what the host knew at the newest save."""
+    before = earlier.asked_for(directory)
+    command: str = without_key(run.command or shlex.join(["metarun", *sys.argv[1:]]))
+    if saved is not None:  # an earlier version kept it there alone
+        command = saved["command"]
+    if before is None:
+        return command
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        command = str(json.loads((directory / COMMAND).read_text())["command"])
+    return command if before[0] == run.train.steps else earlier.made_longer(command, run.train.steps)
+
+
+def first_or_saved(run: Run, mesh: Mesh, data: PyTree, opened: Opened) -> tuple[State, dict[str, Any]]:
     """The newest saved state; with none the first one, or the one that another run left (`train.init_from`).
 
     And what the host knows of it.
@@ -237,26 +275,22 @@ def first_or_saved(
     host: dict[str, Any] = {
         "best": None,
         "seconds": 0.0,
-        "command": without_key(run.command or shlex.join(["metarun", *sys.argv[1:]])),
-        "steps": None,  # the meta-steps that the command asks for
         "unvalidated": False,  # whether the validation due at this meta-step was cut short
         "logged": None,  # the meta-step of the newest row of training
         "steps_per_s": None,  # how fast meta-steps were, in the process that made the last ones
         "gflop_per_meta_step": None,  # of matrix products, in the process that made the last ones
         "stretches": [],  # which meta-steps were made where: see provenance.gone_on
     }
-    if engine.hosts.is_first() and run.train.init_from is not None and checkpoints.is_empty():
-        source = start_from(run.learner, state.params, Path(run.train.init_from))
-        log.info(f"from {run.train.init_from}: {source.in_words}")
-        state = engine.placed(state._replace(params=source.params), mesh)
-    if (saved := checkpoints.restore(state)) is not None:
-        state, host = saved[0], host | saved[1]  # the command that began the run stands
+    if opened.source is not None:
+        log.info(f"from {run.train.init_from}: {opened.source.in_words}")
+        state = engine.placed(state._replace(params=opened.source.over(state.params)), mesh)
+    if opened.saved is not None:
+        saved = opened.saved
+        state, host = engine.placed(saved[0], mesh), host | saved[1]
         log.info(f"going on from meta-step {int(state.step)} of {run.info.dir}")
-        if longer or host["steps"] not in (None, run.train.steps):  # or was made longer, and stopped before it saved
-            host["command"] = earlier.made_longer(host["command"], run.train.steps)
+    host["command"] = opened.command
     if engine.hosts.are_several():
         state, host = engine.placed(engine.hosts.of_process_0(state), mesh), engine.hosts.agreed(host)
-    host["steps"] = run.train.steps
     if host["logged"] is None:  # of an earlier version
         host["logged"] = int(state.step) - int(state.summed)
     if int(state.step) < run.train.steps:

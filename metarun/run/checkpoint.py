@@ -248,17 +248,6 @@ def newest_in(series: Path) -> int | None:
     return max((int(path.name) for path in series.glob("*") if path.name.isdigit()), default=None)
 
 
-def saved_params(directory: Path) -> PyTree | None:
-    """The best parameters (on the host) of the run in `directory`, else its last ones; None if nothing was saved."""
-    folder = directory / "checkpoints"
-    if not folder.is_dir():
-        return None
-    last, best = (newest_in(folder / name) for name in ("last", "best"))
-    if best is not None:
-        return on_host(folder / "best" / str(best) / "default")["params"]
-    return None if last is None else on_host(folder / "last" / str(last) / "state")["params"]
-
-
 def save_tree(path: Path, tree: PyTree) -> None:
     """Saves `tree` at `path`, replacing what is there, and waits until it is on disk."""
     with ocp.StandardCheckpointer(multiprocessing_options=alone()) as writer:

@@ -44,15 +44,24 @@ def is_another(directory: Path, config: dict[str, Any]) -> bool:
     return before[0] != steps or any(before[1].get(key, defaults.get(key)) != test.get(key) for key in test)
 
 
-def set_aside(directory: Path, config: dict[str, Any]) -> None:
+def has_figures(directory: Path, config: dict[str, Any]) -> bool:
+    """Whether the results in `directory` are those that `config` asks for: there is nothing left to do."""
+    return (directory / FILES[0]).exists() and not is_another(directory, config)
+
+
+def set_aside(directory: Path, config: dict[str, Any], trained: bool) -> None:
     """Renames the results in `directory`, with what belongs to them, if `config` asks for others.
 
     A run made longer leaves results-<meta-steps>.json, one tested again results-1.json and so on; with a copy of its
-    configuration. Nothing is ever replaced.
+    configuration. So does one that is `trained`, and was not tested, before its test is another: its first
+    configuration tells how it was validated. Nothing is ever replaced.
     """
-    before = asked_for(directory)
-    if before is None or not is_another(directory, config) or not (directory / FILES[0]).exists():
+    before, results, first = asked_for(directory), directory / FILES[0], named(directory / "config.yaml", "1")
+    if before is None or not is_another(directory, config):
         return
+    if not results.exists() and (first.exists() or not trained):
+        return
+    tested = results.exists()
     steps, count = str(before[0]), itertools.count
     longer = before[0] != config["train"]["steps"]
     stems = itertools.chain([steps], (f"{steps}-{n}" for n in count(2))) if longer else (str(n) for n in count(1))
@@ -61,7 +70,8 @@ def set_aside(directory: Path, config: dict[str, Any]) -> None:
     for file in (directory / name for name in FILES):
         if file.exists():
             file.rename(named(file, stem))
-    log.info(f"the results that were there are now {named(directory / FILES[0], stem)}")
+    if tested:
+        log.info(f"the results that were there are now {named(results, stem)}")
 
 
 def named(file: Path, stem: str) -> Path:

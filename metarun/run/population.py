@@ -71,11 +71,16 @@ class Population:
         status.at("loading the data")
         loaded = beginning.load(self.first)
         mesh = self.first.hardware.set_up(self.first.train.meta_batch)
-        stop.how_to_go_on = f"metarun run.dir={directory}"
+        train, separate = loaded[0]["train"], loaded[1]
+        sources = [beginning.source_of(run, mesh, train) for run in runs]
         open_log(directory, *(Path(run.info.dir) for run in runs))
         status.opened()
-        opened = [beginning.open_directory(run, loaded[0]["train"], loaded[1]) for run in runs]
+        opened = [
+            beginning.open_directory(run, mesh, train, separate, source)
+            for run, source in zip(runs, sources, strict=True)
+        ]
         begun()
+        stop.how_to_go_on = f"metarun run.dir={directory}"
         watch.saved = lambda: saved_in_words(self.first, directory, opened)
         watch.at("placing the data on the devices")
         self.shared = beginning.place(self.first, loaded, mesh)
@@ -290,8 +295,7 @@ def train(
 
 
 def is_finished(run: Run) -> bool:
-    directory = Path(run.info.dir)
-    return (directory / "results.json").exists() and not earlier.is_another(directory, run.config)
+    return earlier.has_figures(Path(run.info.dir), run.config)
 
 
 def go_on(opened: Opened, shared: Shared, run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> Begun:

@@ -50,7 +50,7 @@ def at_work(run: Run, others: team.Others, stopping: Stopping | None) -> dict[st
         Status() as status,
     ):
         others.stop_with(stop)
-        finished = (directory / "results.json").exists() and not earlier.is_another(directory, run.config)
+        finished = earlier.has_figures(directory, run.config)
         if engine.hosts.agreed(finished):
             return engine.hosts.agreed(earlier_results(directory) if finished else {})
         try:

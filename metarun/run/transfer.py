@@ -10,8 +10,7 @@ import numpy as np
 
 from metarun.config.learned import learner_of
 from metarun.core import ConfigError, Holding, Learner, PyTree
-from metarun.run.checkpoint import saved_params
-from metarun.run.restored import stored
+from metarun.run.restored import saved, stored
 
 
 class Transfer(NamedTuple):
@@ -20,6 +19,10 @@ class Transfer(NamedTuple):
     params: PyTree
     taken: dict[str, str]
     left: list[str]
+
+    def over(self, params: PyTree) -> PyTree:
+        """`params`, of the shapes that these have, with what was taken in its place."""
+        return jax.tree.map(lambda new, own: own if isinstance(new, jax.ShapeDtypeStruct) else new, self.params, params)
 
     @property
     def in_words(self) -> str:
@@ -37,12 +40,17 @@ def by_layer(paths: Iterable[str]) -> str:
 
 
 def start_from(learner: Learner, params: PyTree, directory: Path) -> Transfer:
-    """The learner's `params` with what the run in `directory` has of them. Raises ConfigError where that is nothing."""
-    source = saved_params(directory)
-    if source is None:
-        raise no_run(directory)
+    """The learner's `params`, or their shapes, with what the run in `directory` has of them.
+
+    Raises ConfigError where that is nothing, and DataError.
+    """
     try:
-        theirs = learner_of(stored(directory))
+        config = stored(directory)
+        source, _ = saved(config, directory, "best")
+    except ConfigError as error:
+        raise ConfigError("train.init_from", error.given, error.allowed) from error
+    try:
+        theirs = learner_of(config)
     except ConfigError as error:
         raise ConfigError("train.init_from", directory, f"its learner cannot be made here: {error}") from error
     found = match(params, source, network_of(learner), network_of(theirs))

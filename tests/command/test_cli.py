@@ -149,7 +149,7 @@ def test_a_run_leaves_what_the_readme_says(finished, ended):
     run, out = finished
     assert {path.name for path in run.iterdir()} == {
         ".lock", "config.yaml", "metrics.jsonl", "results.json", "checkpoints", "wandb", "metarun.log", "examples.npz",
-        "purpose.json",
+        "command.json", "purpose.json",
     }  # fmt: skip
     found = json.loads((run / "results.json").read_text())
     assert set(found["test"]["mse"]) == {"mean", "ci95"}

@@ -1,5 +1,7 @@
 """What a command may change of a run that is there, and what is refused, by the keys that the command names."""
 
+import json
+
 import pytest
 import yaml
 from support import composed
@@ -16,7 +18,9 @@ def begun(directory, *overrides: str, finished: bool = False) -> dict:
     stored = composed(*overrides)
     (directory / "config.yaml").write_text(yaml.safe_dump(stored))
     if finished:
-        (directory / "results.json").write_text("{}")
+        host = directory / "checkpoints" / "last" / str(stored["train"]["steps"]) / "host"
+        host.mkdir(parents=True)
+        (host / "metadata").write_text(json.dumps({"unvalidated": False}))
     return stored
 
 

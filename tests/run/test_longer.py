@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from support import SMALL, complete, composed, placed, rows, run_in, saved
 
 from metarun.command import main
 from metarun.config.resume import resume
+from metarun.core import ConfigError, DataError
 from metarun.engine import chunks
 from metarun.run import earlier, loop, train
 from metarun.run.stop import Interrupted, Stop
@@ -124,17 +126,73 @@ def test_a_test_that_is_refused_leaves_the_earlier_results_where_they_were(tmp_p
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == first
 
 
+ARRAYS = (
+    "task=arrays", "task.ways=3", "task.shots=1", "task.queries=1", "learner=protonet", "train.task.ways=3",
+    "train.task.queries=1", "model.hidden=[8]", "logger=none", "train.steps=4", "train.meta_batch=4",
+    "hardware.task_chunk=2", "eval.episodes=8", "eval.val_episodes=8",
+)  # fmt: skip
+
+
+def test_a_finished_run_whose_other_test_was_stopped_goes_on_with_it_or_with_another(tmp_path, monkeypatch):
+    """Also where its validation data are others: the run has all its meta-steps, whatever became of its figures."""
+    x, y = np.random.default_rng(0).normal(size=(2, 36, 4)).astype(np.float32), np.repeat(np.arange(9), 4)
+    for file, examples in zip("ab", x, strict=True):
+        np.savez(tmp_path / f"{file}.npz", x=examples, y=y, split=np.repeat(["train", "val", "test"], 12))
+    config = composed(*ARRAYS, f"task.path={tmp_path / 'a.npz'}")
+    first = train.train(placed(config, tmp_path / "run"))
+    other = f"++eval.task.path={tmp_path / 'b.npz'}"
+
+    def stopped_in_its_test(*overrides: str) -> None:
+        def interrupted(_: loop.Loop) -> None:
+            raise Interrupted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Loop, "test", interrupted)
+            with pytest.raises(Interrupted):
+                go_on(tmp_path / "run", *overrides)
+
+    stopped_in_its_test(other)
+    stopped_in_its_test()
+    back = go_on(tmp_path / "run", "++eval.task={}", "eval.seed=0")
+    assert (back["test"], back["protocol"]) == (first["test"], first["protocol"])
+    assert json.loads((tmp_path / "run" / "results-1.json").read_text()) == first
+
+
+def test_a_run_that_was_stopped_before_any_test_may_have_another_and_keeps_how_it_was_validated(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "test", lambda _: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            train.train(run_in(tmp_path / "run", *PERIODS, "train.steps=4"))
+    go_on(tmp_path / "run", "eval.seed=5")
+    with pytest.raises(
+        ConfigError, match=r"eval\.seed=5: validation uses it; to make the run longer add 'eval\.seed=0'"
+    ):
+        go_on(tmp_path / "run", "train.steps=8")
+    assert go_on(tmp_path / "run", "train.steps=8", "eval.seed=0")["training"]["steps"] == 8
+
+
+def test_a_finished_runs_figures_stay_where_they_are_if_its_checkpoints_turn_out_damaged(tmp_path):
+    train.train(run_in(tmp_path / "run", *PERIODS, "train.steps=8"))
+    for state in complete(tmp_path / "run"):
+        (state / "host" / "metadata").write_text("{}")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("results.json", "config.yaml", "command.json")}
+    with pytest.raises(DataError, match="holds no whole checkpoint"):
+        go_on(tmp_path / "run", "eval.episodes=50")
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    assert go_on(tmp_path / "run") == json.loads(before["results.json"])
+
+
 def test_results_set_aside_take_no_others_place(tmp_path):
     config = composed("train.steps=20")
     for content in ("a", "b"):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(composed("train.steps=10")))
         (tmp_path / "results.json").write_text(content)
-        earlier.set_aside(tmp_path, config)
+        earlier.set_aside(tmp_path, config, trained=False)
     assert (tmp_path / "results-10.json").read_text() == "a"
     assert (tmp_path / "results-10-2.json").read_text() == "b"
     assert not (tmp_path / "results.json").exists()
     (tmp_path / "results.json").write_text("c")
-    earlier.set_aside(tmp_path, composed("train.steps=10"))
+    earlier.set_aside(tmp_path, composed("train.steps=10"), trained=True)
     assert (tmp_path / "results.json").read_text() == "c"
 
 
@@ -150,6 +208,16 @@ def test_a_run_made_longer_and_stopped_before_it_saved_has_the_longer_runs_comma
         with pytest.raises(pytest.fail.Exception):
             go_on(tmp_path / "run", "train.steps=16")
     assert go_on(tmp_path / "run")["training"]["command"].endswith(" train.steps=16")
+
+
+def test_a_run_stopped_before_its_first_save_keeps_the_command_that_began_it(tmp_path, monkeypatch):
+    run = replace(run_in(tmp_path / "run", *PERIODS, "train.steps=4"), command="metarun 'run.name=a b' train.steps=4")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "meta_train", lambda _: pytest.fail("stopped"))
+        for begin in (lambda: train.train(run), lambda: go_on(tmp_path / "run", "train.steps=8")):
+            with pytest.raises(pytest.fail.Exception):
+                begin()
+    assert go_on(tmp_path / "run")["training"]["command"] == "metarun 'run.name=a b' train.steps=8"
 
 
 def test_from_the_command_line(tmp_path, monkeypatch, capfd):

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import on_blobs, placed, run_of, to_yaml
+from support import changed, complete, equal, on_blobs, placed, run_of, to_yaml
 
-from metarun.core import ConfigError
+from metarun import engine
+from metarun.core import ConfigError, DataError
 from metarun.engine.net import make_net
-from metarun.run import train, transfer
-from metarun.run.checkpoint import saved_params
+from metarun.run import begin, train, transfer
+from metarun.run.restored import restored
 from metarun.run.transfer import by_layer, match, network_of, start_from
 
 
@@ -66,7 +67,7 @@ def test_a_run_starts_from_anothers_network_and_says_so(tmp_path, capsys):
     run_in(tmp_path / "mann", "learner=mann", f"train.init_from={tmp_path / 'maml'}", "optimizer.learning_rate=1e-30")
     said = " ".join(capsys.readouterr().out.split())
     assert f"from {tmp_path / 'maml'}: encoder/dense0 (bias, kernel); as initialised: cell/gate" in said
-    before, after = saved_params(tmp_path / "maml"), saved_params(tmp_path / "mann")
+    before, after = (restored(tmp_path / name, "best").params for name in ("maml", "mann"))
     np.testing.assert_allclose(after["encoder"]["dense0"]["kernel"], before["dense0"]["kernel"], atol=1e-7)
 
 
@@ -80,6 +81,30 @@ def test_a_start_from_nothing_is_refused_in_one_line(tmp_path, there):
     with pytest.raises(ConfigError, match=r"train\.init_from=") as refused:
         run_in(tmp_path / "run", "learner=maml", "model.hidden=[5]", f"train.init_from={source}")
     assert "\n" not in str(refused.value)
+    assert not [path for path in (tmp_path / "run").glob("*") if path.name != ".lock"]
+
+
+def test_of_several_processes_the_first_alone_needs_the_source(tmp_path, monkeypatch):
+    run = placed(on_blobs(*SMALL, "train.init_from=nowhere"), tmp_path)
+    with pytest.raises(ConfigError, match=r"train\.init_from=nowhere"):
+        begin.must_have_a_source(run, tmp_path)
+    monkeypatch.setattr(engine.hosts, "is_first", lambda: False)
+    begin.must_have_a_source(run, tmp_path)
+    assert begin.source_of(run, None, None) is None
+
+
+def test_a_source_that_was_changed_is_refused_by_its_digests_and_an_older_whole_state_of_it_taken(tmp_path):
+    source = tmp_path / "source"
+    run_in(source, "learner=protonet", "train.steps=4", "train.save_every=2", "train.eval_every=2")
+    first, last = sorted(complete(source), key=lambda path: int(path.name))
+    changed(last / "host" / "metadata", lambda host: host.update(best=None))
+    run_in(tmp_path / "run", "learner=protonet", f"train.init_from={source}", "optimizer.learning_rate=1e-30")
+    equal(restored(tmp_path / "run", "best").params, restored(source, "best").params)
+    changed(first / "host" / "metadata", lambda host: host.update(best=None))
+    with pytest.raises(DataError, match=rf"{last} \(its digest is not that of its content\)") as refused:
+        run_in(tmp_path / "other", "learner=protonet", f"train.init_from={source}")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "other" / "config.yaml").exists()
 
 
 def initial(learner: str, *overrides: str):
@@ -105,7 +130,7 @@ def test_of_several_networks_the_one_that_is_meta_learned_is_taken_and_started(l
     run, params, network = initial(learner, *overrides)
     maml, single, _ = initial("maml", *overrides[:1] if learner == "cnp" else ())
     (tmp_path / "config.yaml").write_text(to_yaml(run.config))
-    monkeypatch.setattr(transfer, "saved_params", lambda directory: jax.device_get(params))
+    monkeypatch.setattr(transfer, "saved", lambda *_: (jax.device_get(params), {}))
     found = start_from(maml.learner, single, tmp_path).taken
     assert found["dense0/kernel"] == f"{place}dense0/kernel"
     assert all(old == place + new for new, old in found.items())
@@ -121,7 +146,7 @@ def test_a_start_from_a_learner_that_cannot_be_made_here_is_refused_in_one_line(
     run, params, _ = initial("maml")
     config = run.config | {"learner": run.config["learner"] | {"_target_": "nobody.knows.Mine"}}
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    monkeypatch.setattr(transfer, "saved_params", lambda directory: params)
+    monkeypatch.setattr(transfer, "saved", lambda *_: (params, {}))
     with pytest.raises(
         ConfigError, match=r"^train\.init_from=\S+: its learner cannot be made here: learner\._target_="
     ):
