@@ -2,10 +2,12 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarun.config import choices
+from metarun.config import choices, conf_dir, flat
+from metarun.files import read_yaml
 
 OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.", "hydra.job.num=")
 STROKES, SINUSOID = ".Strokes", ".Sinusoid"  # the tasks that need no data
@@ -26,7 +28,7 @@ def next_command(found: dict[str, Any], directory: Path) -> str:
         kept = [word for word in words if goes_with_omniglot(word, like=task.endswith(STROKES))]
         return shlex.join(["metarun", *of_learner(found, kept), *kept, "task=omniglot"])
     if not words:
-        words = [*of_learner(found, words), *chosen("task", task)]
+        words = [*of_learner(found, words), *chosen("task", found["protocol"]["task"])]
     sweep = bool({"-m", "--multirun"} & set(words))
     if sweep and any(word.startswith("train.seed=") for word in words):
         return f"metarun report {shlex.quote(str(directory.parent))}"
@@ -46,10 +48,27 @@ def of_learner(found: dict[str, Any], words: list[str]) -> list[str]:
     """The word that chooses the run's learner, where `words` do not."""
     if any(word.lstrip("+").startswith(("learner=", "experiment=")) for word in words):
         return []
-    return chosen("learner", found["protocol"].get("learner", {}).get("_target_", ""))
+    return chosen("learner", found["protocol"].get("learner", {}))
 
 
-def chosen(group: str, target: str) -> list[str]:
-    """`metarun.learners.maml.MAML` -> [`learner=maml`], if there is such a choice."""
-    name = target.rpartition(".")[0].rpartition(".")[2]
-    return [f"{group}={name}"] if name in choices(group) else []
+def chosen(group: str, values: Mapping[str, Any]) -> list[str]:
+    """The word that chooses a component of these settings, if there is such a choice: [`learner=fomaml`].
+
+    Of those that share a class the one from whose settings the fewest differ, or the one that bears its module's name.
+    """
+    known, differing = flat(values), {}
+    module = str(values.get("_target_")).rpartition(".")[0].rpartition(".")[2]
+    for choice in choices(group):
+        of_choice = of_yaml(group, choice)
+        if of_choice.get("_target_") == values.get("_target_"):
+            count = sum(known.get(key, value) != value for key, value in of_choice.items())
+            differing[choice] = (count, choice != module)
+    return [f"{group}={min(differing, key=lambda choice: differing[choice])}"] if differing else []
+
+
+def of_yaml(group: str, choice: str) -> dict[str, Any]:
+    """A choice's settings, with those of the choice that it builds on; not what refers to other groups."""
+    content = read_yaml(conf_dir() / group / f"{choice}.yaml")
+    bases = [base for base in content.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
+    own = {key: value for key, value in flat(content.get(group, content)).items() if "${" not in str(value)}
+    return {key: value for base in bases for key, value in of_yaml(group, base).items()} | own

@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support import run_of
+from support import composed, run_of
 
-from metarun.config import translate
+from metarun.config import choices, translate
 from metarun.run.next_command import next_command
 
 TARGETS = {task: f"metarun.tasks.{task}.{task.capitalize()}" for task in ("strokes", "sinusoid", "omniglot")}
@@ -45,6 +45,17 @@ def test_what_to_try_next_keeps_what_the_user_chose(task, command, proposed):
     words = [word.replace("maml,protonet", "protonet") for word in shlex.split(proposed) if word != "-m"]
     if task != "omniglot":
         run_of(*translate(words))
+
+
+@pytest.mark.parametrize("learner", choices("learner"))
+def test_of_learners_that_share_a_class_the_one_that_was_chosen_is_told_by_its_settings(learner):
+    values = composed(f"learner={learner}")["learner"]
+    for own in ({}, {"inner_steps": 7}):
+        found = {
+            "protocol": {"task": {"_target_": TARGETS["omniglot"]}, "learner": values | own},
+            "training": {"command": "metarun run.dir=x"},
+        }
+        assert next_command(found, Path("x")) == f"metarun -m learner={learner} task=omniglot train.seed=0,1,2"
 
 
 def test_of_an_old_run_that_names_no_learner_nothing_is_made_up():
