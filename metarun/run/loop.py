@@ -10,7 +10,7 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import PyTree, State, rises
+from metarun.core import ConfigError, PyTree, State, rises
 from metarun.run import nonfinite
 from metarun.run.answers import EPISODES
 from metarun.run.begin import Begun, begin
@@ -26,6 +26,10 @@ log = logging.getLogger("metarun")
 
 
 Ready = Callable[[Run, Stop, Watch, Status, Clock], Begun]
+
+
+class OutOfTime(ConfigError):
+    """run.max_minutes was over before the process came any further, and so it would be in the next one."""
 
 
 class Call(NamedTuple):
@@ -51,6 +55,7 @@ class Loop:
         self.parts = begun.parts
         self.k_train, self.k_eval = begun.k_train, begun.k_eval
         self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
+        self.began = (self.step, self.host["unvalidated"])
         self.seconds_before = self.host["seconds"]
         self.task_chunk, self.eval_chunk = begun.task_chunk, begun.eval_chunk
         self.evaluated: set[tuple[engine.Shape, str]] = set()  # what evaluations are compiled for
@@ -61,6 +66,21 @@ class Loop:
     def programs(self) -> engine.Programs:
         """Those of the evaluation, as large as its chunks are by now."""
         return engine.programs(self.run.shape, self.mesh, self.eval_chunk)
+
+    @property
+    def is_further(self) -> bool:
+        """Whether this process has made a meta-step or finished a validation: the next one begins further on."""
+        return (self.step, self.host["unvalidated"]) != self.began
+
+    def out_of_time(self) -> OutOfTime:
+        """What to raise where it is not, and the time is over."""
+        if self.host["unvalidated"]:
+            why = "the validation alone takes longer"
+        elif self.step < self.run.train.steps:
+            why = "was over before the first meta-step"
+        else:
+            why = "the test alone takes longer"
+        return OutOfTime("run.max_minutes", self.run.info.max_minutes, f"{why}; give it more")
 
     def meta_train(self) -> None:
         """All meta-steps that are left. Raises Interrupted, with all saved, or NotFinite."""

@@ -341,7 +341,10 @@ def announce(population: Population) -> None:
 
 
 def stopped(population: Population, directory: Path) -> Exception:
-    """What to raise after Interrupted: it says from where the runs can go on."""
+    """What to raise after Interrupted: it says from where the runs can go on, if they came any further."""
+    further = population.compiled or population.tested or any(member.is_further for member in population.members)
+    if population.stop.out_of_time and not further:
+        return population.members[population.live[0]].out_of_time()
     unsaved = []
     for member in population.members:
         member.checkpoints.wait()

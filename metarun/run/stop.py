@@ -46,6 +46,11 @@ class Stop:
     def asked(self) -> bool:
         return self.received or (self.deadline is not None and time.monotonic() >= self.deadline)
 
+    @property
+    def out_of_time(self) -> bool:
+        """Whether it is the clock that asks, and nobody else."""
+        return self.asked and not self.received
+
     def check(self) -> None:
         """Raises Interrupted if the run has been asked to stop; of several processes, process 0."""
         if self.agree(self.asked):

@@ -13,7 +13,7 @@ from metarun import engine
 from metarun.config import flat
 from metarun.config.run import Run
 from metarun.run.log import console
-from metarun.run.loop import Loop
+from metarun.run.loop import Loop, OutOfTime
 from metarun.run.nonfinite import NotFinite
 from metarun.run.stop import EXIT_CODE, Interrupted, Stop, leave
 from metarun.text import first_line
@@ -47,7 +47,7 @@ def joined(run: Run) -> Iterator[tuple[Run, "Others"]]:
             console.quiet = True
             with tempfile.TemporaryDirectory(prefix="metarun-", ignore_cleanup_errors=True) as folder:
                 yield elsewhere(run, folder), others
-    except (Interrupted, NotFinite):  # all of them come to the same end
+    except (Interrupted, NotFinite, OutOfTime):  # all of them come to the same end
         engine.hosts.part()
         raise
     except BaseException as error:

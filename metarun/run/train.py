@@ -34,7 +34,7 @@ def train(run: Run, stopping: Stopping | None = None) -> dict[str, Any]:
     """Trains `run` (or goes on with it), tests it, and returns what stands in its results.json.
 
     Raises DataError or ConfigError before any device work, Interrupted when asked to stop (a signal that comes while
-    nothing is unsaved ends the process, or what `stopping` makes of it), NotFinite, NotWritten.
+    nothing is unsaved ends the process, or what `stopping` makes of it), OutOfTime, NotFinite, NotWritten.
     """
     with team.joined(run) as (own, others):
         return at_work(own, others, stopping)
@@ -93,8 +93,11 @@ def earlier_results(directory: Path) -> dict[str, Any]:
 
 
 def stopped(loop: Loop) -> Exception:
-    """What to raise after Interrupted: it says from where the run can go on."""
+    """What to raise after Interrupted: it says from where the run can go on, if it came any further."""
     loop.checkpoints.wait()
+    if engine.hosts.agreed(loop.stop.out_of_time and not loop.is_further):
+        in_log_file(loop.directory, f"{FAILED}{first_line(error := loop.out_of_time())}")
+        return error
     in_log_file(loop.directory, STOPPED)
     if loop.checkpoints.unsaved is not None:
         return NotWritten(f"stopped, and {not_saved(loop)}", None)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 from support import SMALL, complete, equal, rows, run_in, start
 
-from metarun.core import DataError, State
+from metarun.core import ConfigError, DataError, State
 from metarun.files import WRITING
 from metarun.run import checkpoint, loggers, loop, quiet, stop, train
 from metarun.run.checkpoint import Checkpoints
@@ -331,6 +332,37 @@ def test_max_minutes_stops_in_time_with_all_of_it_saved(tmp_path, monkeypatch):
     last = max(int(path.name) for path in complete(tmp_path / "RUN"))
     assert 3 <= last < 1000
     assert [row["step"] for row in rows(tmp_path / "RUN") if row["split"] == "train"] == list(range(1, last + 1))
+
+
+def test_max_minutes_that_are_over_before_the_run_came_any_further_are_a_mistake_and_a_signal_is_none(
+    tmp_path, monkeypatch
+):
+    """A scheduler would start it for ever."""
+    settings = ("train.steps=4", "train.eval_every=4", "train.save_every=4", "eval.inner_steps=[]")
+
+    def over(*overrides: str, stopped_by: Callable[[float], Stop] = Stop) -> str:
+        run = run_in(tmp_path / "RUN", *settings, *overrides)
+        with pytest.raises((ConfigError, Interrupted)) as error:
+            train.train(run, lambda minutes: nullcontext(stopped_by(minutes)))
+        return str(error.value)
+
+    def interrupted(_: loop.Loop) -> None:
+        raise Interrupted
+
+    class Signalled(Stop):
+        def __init__(self, minutes: float) -> None:
+            super().__init__(minutes)
+            self.received = True
+
+    soon = "run.max_minutes=1e-9"
+    assert over(soon) == "run.max_minutes=1e-09: was over before the first meta-step; give it more"
+    assert over(stopped_by=lambda _: Interrupting()).startswith("stopped and saved at meta-step 4 of 4")
+    assert over(soon) == "run.max_minutes=1e-09: the validation alone takes longer; give it more"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "test", interrupted)
+        assert over("run.max_minutes=60").startswith("stopped and saved at meta-step 4 of 4")
+    assert over(soon) == "run.max_minutes=1e-09: the test alone takes longer; give it more"
+    assert over(soon, stopped_by=Signalled).startswith("stopped and saved at meta-step 4 of 4")
 
 
 def test_control_characters_from_files_reach_no_terminal():
