@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from metarun.config import conf_dir
-from metarun.config.resume import up_to_date
+from metarun.config import conf_dir, flat
+from metarun.config.resume import is_domains_place, up_to_date
 from metarun.files import read_yaml
 
 log = logging.getLogger("metarun")
@@ -20,8 +20,10 @@ FILES = ("results.json", "classes.json", "examples.npz")
 
 
 def steps_and_test(config: dict[str, Any]) -> tuple[Any, Any]:
-    """What a run's results depend on, of what can be changed once they are there."""
-    return config["train"]["steps"], up_to_date(config["eval"])
+    """What a run's results depend on, of what can be changed once they are there; not where domains' data lie."""
+    test = up_to_date(config["eval"])
+    domains = flat({"eval": {"tasks": test.get("tasks") or {}}})
+    return config["train"]["steps"], test | {"tasks": {k: v for k, v in domains.items() if not is_domains_place(k)}}
 
 
 def asked_for(directory: Path) -> tuple[Any, Any] | None:

@@ -121,6 +121,16 @@ def test_a_run_that_is_there_is_tested_elsewhere_with_its_own_ways_and_shots(tmp
         resume(tmp_path, composed(*whole, "data_dir=/there"), named)
 
 
+def test_a_domain_whose_data_lie_elsewhere_is_no_other_test(tmp_path):
+    there, moved, other = (
+        complete(composed("++eval.tasks={omniglot: {" + settings + "}}", "train.steps=20"))
+        for settings in ("data_dir: /there", "data_dir: /moved", "data_dir: /there, ways: 3")
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(there))
+    assert not earlier.is_another(tmp_path, moved)
+    assert earlier.is_another(tmp_path, other)
+
+
 def test_domains_make_another_test_of_a_run_of_any_version_and_no_other_validation(tmp_path):
     stored = composed("task=sinusoid", "train.steps=20")
     now = complete(composed("task=sinusoid", "train.steps=20", "++eval.tasks={waves: {task: sinusoid}}"))
