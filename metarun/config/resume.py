@@ -17,7 +17,7 @@ from metarun.config.settings import Eval
 from metarun.core import ConfigError
 from metarun.files import read_yaml
 
-# What changes no result.
+# What changes no result, or as hardware.precision is told with the meta-steps that it is of: see run.provenance.
 MAY_CHANGE = (
     "run.", "paper", "inner.mode", "inner.unroll", "inner.remat", "hardware.", "logger.", "data_dir", "task.data_dir",
     "train.on_nonfinite", "train.skip_at_most",

@@ -24,7 +24,7 @@ from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
 from metarun.run.loggers import Trackers, without_key
 from metarun.run.no_checkpoints import NoCheckpoints
-from metarun.run.provenance import gone_on
+from metarun.run.provenance import gone_on, of_two_precisions
 from metarun.run.status import Status
 from metarun.run.stop import Stop
 from metarun.run.transfer import Transfer, no_run, start_from
@@ -294,7 +294,9 @@ def first_or_saved(run: Run, mesh: Mesh, data: PyTree, opened: Opened) -> tuple[
     if host["logged"] is None:  # of an earlier version
         host["logged"] = int(state.step) - int(state.summed)
     if int(state.step) < run.train.steps:
-        host["stretches"] = gone_on(host["stretches"], int(state.step), mesh)
+        host["stretches"] = gone_on(host["stretches"], int(state.step), mesh, run.hardware.precision)
+        if told := of_two_precisions(host["stretches"]):
+            log.warning(told)
     return state, host
 
 

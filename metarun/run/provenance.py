@@ -14,7 +14,9 @@ from metarun import engine
 from metarun.config.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
-Stretch = dict[str, Any]  # `first`, the meta-step before its first one; `device`, `devices`, `jax`, `commit`
+Stretch = dict[
+    str, Any
+]  # `first`, the meta-step before its first one; `device`, `devices`, `precision`, `jax`, `commit`
 
 
 def made_with(run: Run, mesh: Mesh, task_chunk: int) -> dict[str, Any]:
@@ -41,17 +43,25 @@ def made_with(run: Run, mesh: Mesh, task_chunk: int) -> dict[str, Any]:
     }
 
 
-def gone_on(stretches: list[Stretch], step: int, mesh: Mesh) -> list[Stretch]:
+def gone_on(stretches: list[Stretch], step: int, mesh: Mesh, precision: str) -> list[Stretch]:
     """A run's stretches, where it goes on from meta-step `step` here; one more unless all is as in the last.
 
     Of a run that an earlier version of metarun began, the meta-steps before the first stretch are not told.
     """
     device = mesh.devices.flat[0].device_kind
     version = importlib.metadata.version("jax")
-    here = {"device": device, "devices": mesh.size, "jax": version, "commit": commit()}
+    here = {"device": device, "devices": mesh.size, "jax": version, "commit": commit(), "precision": precision}
     made = [stretch for stretch in stretches if stretch["first"] < step]  # one that was broken off has made none
     same = bool(made) and made[-1] == {"first": made[-1]["first"], **here}
     return made if same else [*made, {"first": step, **here}]
+
+
+def of_two_precisions(stretches: list[Stretch]) -> str | None:
+    """A line where the newest meta-steps are made in another precision than those before them."""
+    if len(stretches) < 2 or None in (before := stretches[-2].get("precision"), now := stretches[-1].get("precision")):
+        return None
+    first = stretches[-1]["first"]
+    return f"hardware.precision: {now} from meta-step {first:,} on, {before} before" if now != before else None
 
 
 def commit() -> dict[str, Any] | None:

@@ -8,9 +8,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun.run import provenance
-from metarun.run.provenance import commit, gone_on
+from metarun.run.provenance import commit, gone_on, of_two_precisions
 
-HERE = {"device": "cpu", "devices": 1, "jax": importlib.metadata.version("jax"), "commit": commit()}
+HERE = {
+    "device": "cpu",
+    "devices": 1,
+    "jax": importlib.metadata.version("jax"),
+    "commit": commit(),
+    "precision": "float32",
+}
 
 
 def here(devices: int = 1) -> Mesh:
@@ -18,26 +24,35 @@ def here(devices: int = 1) -> Mesh:
 
 
 def test_a_run_that_goes_on_elsewhere_has_one_stretch_more():
-    begun = gone_on([], 0, here())
+    begun = gone_on([], 0, here(), "float32")
     assert begun == [{"first": 0, **HERE}]
-    assert gone_on(begun, 30, here()) == begun  # stopped, and gone on in the same place
-    two = gone_on(begun, 30, here(2))
+    assert gone_on(begun, 30, here(), "float32") == begun  # stopped, and gone on in the same place
+    two = gone_on(begun, 30, here(2), "float32")
     assert two == [{"first": 0, **HERE}, {"first": 30, **HERE, "devices": 2}]
-    assert gone_on(two, 50, here()) == [*two, {"first": 50, **HERE}]
+    assert gone_on(two, 50, here(), "float32") == [*two, {"first": 50, **HERE}]
+
+
+def test_another_precision_is_another_stretch_and_is_said():
+    begun = gone_on([], 0, here(), "float32")
+    two = gone_on(begun, 6700, here(), "bfloat16")
+    assert two == [*begun, {"first": 6700, **HERE, "precision": "bfloat16"}]
+    assert of_two_precisions(two) == "hardware.precision: bfloat16 from meta-step 6,700 on, float32 before"
+    older = [{key: value for key, value in two[0].items() if key != "precision"}, two[1]]
+    assert [of_two_precisions(one) for one in (begun, older, [*two, two[1]])] == [None] * 3
 
 
 def test_another_commit_or_version_is_another_place(monkeypatch):
-    begun = gone_on([], 0, here())
+    begun = gone_on([], 0, here(), "float32")
     monkeypatch.setattr(provenance, "commit", lambda: None)
-    assert gone_on(begun, 8, here()) == [*begun, {"first": 8, **HERE, "commit": None}]
+    assert gone_on(begun, 8, here(), "float32") == [*begun, {"first": 8, **HERE, "commit": None}]
 
 
 def test_a_stretch_that_was_broken_off_before_its_first_save_is_not_told():
-    assert gone_on([{"first": 0, **HERE, "device": "gpu"}], 0, here()) == [{"first": 0, **HERE}]
+    assert gone_on([{"first": 0, **HERE, "device": "gpu"}], 0, here(), "float32") == [{"first": 0, **HERE}]
 
 
 def test_of_a_run_of_an_earlier_version_the_first_meta_steps_are_not_told():
-    assert gone_on([], 700, here()) == [{"first": 700, **HERE}]
+    assert gone_on([], 700, here(), "float32") == [{"first": 700, **HERE}]
 
 
 def test_code_is_changed_by_what_runs_not_by_pages_about_it(tmp_path, monkeypatch):
