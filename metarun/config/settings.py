@@ -115,8 +115,10 @@ class RunInfo:
     max_silent_minutes: Positive | None  # without an answer, and without work for the processor: then it hangs
 
     def __post_init__(self) -> None:
-        if set("*?[") & set(str(Path(self.dir).absolute())):  # orbax finds its own files by such a pattern, or does not
-            raise ConfigError("dir", self.dir, "its whole path must do without * ? and [; name another directory")
+        if set("*?[\\") & set(
+            str(Path(self.dir).absolute())
+        ):  # orbax finds its own files by such a pattern, or does not
+            raise ConfigError("dir", self.dir, "its whole path must do without * ? [ and \\; name another directory")
 
 
 @dataclass(frozen=True)

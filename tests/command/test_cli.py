@@ -87,6 +87,7 @@ MISTAKES = [
     (["optimizer=1e3"], "optimizer=1e3: no such choice; allowed: adam"),
     (["task={a:1}", "learner.nits=1"], "task={a:1}: no such choice; allowed: arrays, bandits"),
     (["run.dir='[x]'"], "run.dir=[x]: its whole path must do without"),
+    (["run.dir='a\\b'"], "run.dir=a\\b: its whole path must do without"),
 ]
 
 
