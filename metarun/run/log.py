@@ -181,10 +181,10 @@ def append(path: Path, text: str) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics.jsonl; what is none, such as a last line that was cut off, is left out."""
     rows = []
-    for line in path.read_text().splitlines():
-        with suppress(json.JSONDecodeError):
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError):  # no JSON, or no text at all
             row = json.loads(line)
-            if isinstance(row, dict) and {"step", "split"} <= row.keys():
+            if isinstance(row, dict) and type(row.get("step")) is int and "split" in row:
                 rows.append(row)
     return rows
 

@@ -225,6 +225,20 @@ def test_rows_past_the_restored_meta_step_are_dropped_and_those_of_a_validation_
         assert [(row["step"], row["split"]) for row in map(json.loads, path.read_text().splitlines())] == kept
 
 
+def test_what_is_no_row_is_left_out(tmp_path):
+    path, whole = tmp_path / "metrics.jsonl", b'{"step": 1, "split": "train"}\n'
+    broken = (
+        b'{"step": null, "split": "val"}\n',
+        b'{"step": 1, "split": "\xff"}\n',
+        b'{"step": 2}\n',
+        b"[1]\n",
+        b'{"st',
+    )
+    path.write_bytes(whole + b"".join(broken))
+    MetricsFile(path, 4).close()
+    assert path.read_bytes() == whole
+
+
 def test_with_no_whole_checkpoint_the_run_is_refused_and_nothing_is_deleted(two_checkpoints):
     for file in two_checkpoints.rglob("*"):
         if file.is_file():
