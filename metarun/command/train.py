@@ -98,11 +98,12 @@ def job(cfg: "DictConfig") -> str | None:
     slow.daemon = True
     slow.start()
 
-    from metarun.config.composed import as_users_write, checked
+    from metarun.config.composed import as_users_write, checked, is_named_by_time
     from metarun.config.population import is_asked_for
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
     from metarun.run import results, train
+    from metarun.run.record import let_go, taken_anew
     from metarun.sweep import are_together
 
     slow.cancel()
@@ -111,11 +112,20 @@ def job(cfg: "DictConfig") -> str | None:
     of_sweep = of_place(as_users_write(Path(of_all).absolute())) if sweep else ""
     rest = f"; with the sweep: {shlex.join(['metarun', '-m', of_sweep])}" if sweep else ""
 
-    def end() -> None:
+    own = not sweep and is_named_by_time(cfg)
+
+    def remove_if_unused() -> None:
+        if own:
+            let_go(directory)
         remove_if_empty(directory)
+
+    def end() -> None:
+        remove_if_unused()
         leave("stopped")
 
     try:
+        if own:  # another command of the same second may have made one of that name
+            directory = taken_anew(directory)
         with leave_on_signals(end):
             if not sweep and (is_asked_for(cfg) or are_together(directory)):
                 many(cfg, directory)
@@ -137,9 +147,9 @@ def job(cfg: "DictConfig") -> str | None:
         why, code = str(error), FAILED
     except train.Interrupted as error:
         fail(f"{error}{rest}", STOPPED)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if not sweep:
-            raise
         why, code = of_the_disk(error)
     except Exception as error:  # a fault of metarun's own: the traceback is what mends it
         if not sweep:
@@ -148,7 +158,7 @@ def job(cfg: "DictConfig") -> str | None:
         place = in_users_code(error)
         why, code = f"{type(error).__name__}{f' in your own code, {place}' if place else ''}: {error}", FAILED
     finally:
-        remove_if_empty(directory)
+        remove_if_unused()
     if not sweep:
         fail(why, code)
     print(f"metarun: {one_line(why)}", file=sys.stderr)

@@ -33,6 +33,13 @@ def checked(cfg: DictConfig, directory: Path) -> Run:
     return run
 
 
+def is_named_by_time(cfg: DictConfig) -> bool:
+    """Whether the run's directory has its name from the second in which it began, and not from the command."""
+    raw = OmegaConf.to_container(cfg.run, resolve=False)
+    given = as_given(HydraConfig.instance().cfg)
+    return "${now:" in str(raw["dir"]) and not any(setting.lstrip("+").startswith("run.dir=") for setting in given)  # type: ignore[index,call-overload]
+
+
 def as_given(cfg: Any) -> list[str]:
     """The settings of a composed configuration, as they were given: what they refer to (`${...}`) is not looked up."""
     return OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)  # type: ignore[return-value]

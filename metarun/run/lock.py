@@ -1,5 +1,6 @@
 """One process at a time in a run's directory."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,10 +25,26 @@ def only_process_in(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the directory may have been taken away
-            if [file.name for file in directory.iterdir()] == [NAME]:
-                (directory / NAME).unlink()
+        let_go(directory)
         lock.release()
+
+
+def taken_anew(directory: Path) -> Path:
+    """The directory, or one beside it with a number, which no other process that asks for a new one is given."""
+    numbered = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(2))
+    for place in itertools.chain([directory], numbered):
+        place.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            (place / NAME).touch(exist_ok=False)
+            break
+    return place
+
+
+def let_go(directory: Path) -> None:
+    """Leaves nothing of the lock in a directory that holds nothing else."""
+    with suppress(OSError):  # the directory may have been taken away
+        if [file.name for file in directory.iterdir()] == [NAME]:
+            (directory / NAME).unlink()
 
 
 def is_taken(directory: Path) -> bool:

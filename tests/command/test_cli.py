@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import hydra
 import numpy as np
 import pytest
 import yaml
@@ -14,6 +17,8 @@ from support import QUICK, complete, metarun, rows, rows_so_far, saved, start, w
 
 from metarun.command import main
 from metarun.config import GROUPS, choices
+from metarun.config.run import Run
+from metarun.run import results, train
 from metarun.text import console
 
 
@@ -283,6 +288,34 @@ def test_a_second_process_on_a_run_is_refused_and_the_first_goes_on(ended, tmp_p
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=240)
     assert first.returncode == 75, err
+
+
+def test_commands_of_the_same_second_have_a_directory_each_and_one_that_is_named_is_the_one(ended, monkeypatch):
+    places = []
+
+    def trained(run: Run, _: object) -> None:
+        places.append(run.info.dir)
+        Path(run.info.dir, "metarun.log").write_text("")
+
+    monkeypatch.setattr(hydra.core.utils, "datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
+    monkeypatch.setattr(train, "train", trained)
+    monkeypatch.setattr(results, "tell", lambda *_: None)
+    named = "runs/sinusoid-maml/2030-01-02_03-04-05"
+    for setting in ("train.seed=0", "train.seed=-1", "train.seed=1", "run.dir=RUN", "run.dir=RUN"):
+        ended("task=sinusoid", "logger=none", setting)
+    assert places == [named, f"{named}-2", "RUN", "RUN"]
+    assert {path.name for path in Path(named).parent.iterdir()} == {Path(place).name for place in places[:2]}
+
+
+def test_checkpoints_that_cannot_be_made_are_one_line_and_leave_no_configuration(ended, tmp_path):
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "checkpoints").symlink_to("nowhere")
+    said = ended(*QUICK, "logger=none", "run.dir=RUN")
+    assert said.code == 2
+    assert said.err.startswith("metarun: run.dir: ")
+    assert said.err.endswith("/RUN/checkpoints cannot be made or written (File exists)\n")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "RUN" / "config.yaml").exists()
 
 
 def test_a_sweep_goes_on_past_a_combination_that_diverges(ended, tmp_path):
