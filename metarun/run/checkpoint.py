@@ -263,6 +263,8 @@ def restore_tree(path: Path, like: PyTree) -> PyTree:
 def on_host(path: Path) -> PyTree:
     """What orbax saved at `path`, as numpy arrays, whatever devices it was saved from."""
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone())
-    tree = reader.metadata(path.absolute()).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    known = reader.metadata(path.absolute()).item_metadata
+    if known is None:
+        raise ValueError("what is saved there cannot be read")
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), known.tree)
     return reader.restore(path.absolute(), restore_args=as_numpy)

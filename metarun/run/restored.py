@@ -72,8 +72,12 @@ def at(
         raise ValueError("its digest is not that of its content")
     best = host["best"]
     if state == "best" and best is not None:
-        params = on_host(series / "best" / str(best["step"]) / "default").get("params", {})
-        must_be(params, best["digest"])
+        folder = series / "best" / str(best["step"])
+        try:
+            params = on_host(folder / "default").get("params", {})
+            must_be(params, best["digest"])
+        except Exception as error:  # as in `saved`
+            raise ValueError(f"{folder} is damaged: {first_line(error)}") from error
         return params, {"state": "best", **best}
     found = whole_state(config, series / "last" / str(step) / "state")
     must_be(found, host["digest"])

@@ -1,7 +1,7 @@
 """Several runs in one program: each is what it would be alone, however the process ends, and whatever the others do."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -111,6 +111,14 @@ def test_stopped_they_go_on_to_the_same_end_bit_for_bit(tmp_path, whole, calls, 
     population.train(runs, tmp_path)
     for name in "01":
         assert_alike(tmp_path / name, whole / name)
+
+
+def test_minutes_that_are_over_before_any_came_further_are_a_mistake(tmp_path):
+    runs = runs_in(tmp_path, "learner=reptile", "run.max_minutes=1e-9")
+    with pytest.raises(
+        ConfigError, match=r"^run\.max_minutes=1e-09: was over before the first meta-step; give it more"
+    ):
+        population.train(runs, tmp_path, lambda minutes: nullcontext(Stop(minutes)))
 
 
 @pytest.mark.parametrize("killed_at", range(1, 5))
