@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import metarun
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
-from metarun.config import GROUPS, choices, describe, nearest, of_place
+from metarun.config import GROUPS, choices, describe, going_on, nearest
 
 VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay", "report", "serve", "sweep")
 
@@ -91,7 +91,7 @@ def no_such_command(name: str) -> NoReturn:
             MISTAKE,
         )
     if Path(name).is_dir():
-        fail(f"{name}: no such command; to go on with a run: {shlex.join(['metarun', of_place(name)])}", MISTAKE)
+        fail(f"{name}: no such command; to go on with a run: {going_on(name)}", MISTAKE)
     near = nearest(name, VERBS)
     a_setting = " A setting" if near.endswith("?") else "; a setting"
     fail(f"{name}: no such command; {near}{a_setting} has an equals sign: learner=maml", MISTAKE)

@@ -1,12 +1,11 @@
 """What stands on the command line of `metarun [overrides]`: Hydra's options, and settings."""
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from metarun.command.exits import MISTAKE, fail
-from metarun.config import GROUPS, choices, keys_named, nearest, of_place
+from metarun.config import GROUPS, choices, going_on, keys_named, nearest
 
 OF_A_SWEEP = ("sweep.", "hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")
 
@@ -70,8 +69,7 @@ def must_be_settings(command: Command) -> None:
         if setting.startswith(OF_A_SWEEP) and not command.multirun:
             fail(f"{setting}: is of a sweep, which metarun -m makes: metarun -m train.seed=0,1,2 {setting}", MISTAKE)
         if not equals and Path(setting).is_dir():
-            how = shlex.join(["metarun", of_place(setting)])
-            fail(f"{setting}: a setting has an equals sign; to go on with a run: {how}", MISTAKE)
+            fail(f"{setting}: a setting has an equals sign; to go on with a run: {going_on(setting)}", MISTAKE)
     if command.prints or command.own:
         return
     if command.multirun and all(setting.startswith("run.dir=") for setting in command.settings):

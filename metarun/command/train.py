@@ -1,7 +1,6 @@
 """`metarun [overrides]`: trains and tests one run or, with -m, one for every combination."""
 
 import os
-import shlex
 import sys
 import threading
 import traceback
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
-from metarun.config import allowed, conf_dir, explain, of_place, translate, without_hydras_quotes
+from metarun.config import allowed, conf_dir, explain, going_on, of_place, translate, without_hydras_quotes
 from metarun.run.stop import leave, leave_on_signals, stop_on_signals, stop_without_parent
 from metarun.text import first_line, one_line
 
@@ -109,8 +108,7 @@ def job(cfg: "DictConfig") -> str | None:
     slow.cancel()
     directory = as_users_write(Path(HydraConfig.get().runtime.output_dir))
     sweep, of_all = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().sweep.dir
-    of_sweep = of_place(as_users_write(Path(of_all).absolute())) if sweep else ""
-    rest = f"; with the sweep: {shlex.join(['metarun', '-m', of_sweep])}" if sweep else ""
+    rest = f"; with the sweep: {going_on(as_users_write(Path(of_all).absolute()), '-m')}" if sweep else ""
 
     own = not sweep and is_named_by_time(cfg)
 
@@ -171,8 +169,8 @@ def must_hold_no_sweep(directory: Path) -> None:
     from metarun.sweep import is_sweep
 
     if is_sweep(directory):
-        how = shlex.join(["metarun", "-m", of_place(directory)])
-        raise ConfigError("run.dir", directory, f"holds a sweep; go on with it by {how}, or name one of its runs")
+        how = f"holds a sweep; go on with it by {going_on(directory, '-m')}, or name one of its runs"
+        raise ConfigError("run.dir", directory, how)
 
 
 def in_users_code(error: Exception) -> str | None:

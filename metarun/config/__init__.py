@@ -7,6 +7,7 @@ has the checked objects.
 from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest
 from metarun.config.overrides import (
     explain,
+    going_on,
     in_hydras_quotes,
     keys_named,
     of_place,
@@ -17,6 +18,6 @@ from metarun.config.sections import written
 
 __all__ = [
     "GROUPS", "MOVED", "allowed",
-    "choices", "conf_dir", "describe", "explain", "flat", "in_hydras_quotes", "keys_named",
+    "choices", "conf_dir", "describe", "explain", "flat", "going_on", "in_hydras_quotes", "keys_named",
     "nearest", "of_place", "translate", "without_hydras_quotes", "written",
 ]  # fmt: skip

@@ -109,7 +109,7 @@ def unreadable(override: str, message: str, settings: list[str]) -> str:
     key, equals, value = given.partition("=")
     how = ""
     if not equals and "/" in given:
-        how = f"; to go on with a run: {shlex.join(['metarun', of_place(given)])}"
+        how = f"; to go on with a run: {going_on(given)}"
     elif key in GROUPS:
         how = f"; {key} is one of {', '.join(choices(key))}" if key != "experiment" else ""
     elif equals and any(value.count(one) != value.count(other) for one, other in ("[]", "{}")):
@@ -137,6 +137,11 @@ def of_place(directory: Path | str) -> str:
     text = str(directory)
     plain = re.fullmatch(PLAIN, text) and not re.fullmatch(A_VALUE, text)
     return f"run.dir={text if plain else in_hydras_quotes(text)}"
+
+
+def going_on(directory: Path | str, *options: str) -> str:
+    """The command that goes on with what is in a directory, to be pasted: `metarun run.dir=DIR`."""
+    return shlex.join(["metarun", *options, of_place(directory)])
 
 
 PLAIN = r"[\w/.:~%+@-]+"

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.composed import as_given
 from metarun.config.conf import flat, nearest
+from metarun.config.overrides import going_on
 from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import TOGETHER, Run, build_run, resolve
 from metarun.core import ConfigError
@@ -97,7 +98,7 @@ def must_agree(runs: Sequence[Run]) -> None:
                     key,
                     of_other.get(key, "(nothing)"),
                     f"is so in {other.info.dir}, and in {first.info.dir} it is {of_first.get(key, '(nothing)')}; give "
-                    f"it to all, or finish the one that was changed by itself first: metarun run.dir={other.info.dir}",
+                    f"it to all, or finish the one that was changed by itself first: {going_on(other.info.dir)}",
                 )
 
 

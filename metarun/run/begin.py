@@ -13,6 +13,7 @@ import yaml
 from jax.sharding import Mesh
 
 from metarun import engine
+from metarun.config import going_on
 from metarun.config.run import Run
 from metarun.core import ConfigError, Key, PyTree, State, Tasks, Tracked, Tracker
 from metarun.files import write_atomically
@@ -89,7 +90,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     open_log(directory)
     status.opened()
     opened = open_directory(run, mesh, loaded[0]["train"], loaded[1], source)
-    stop.how_to_go_on = f"metarun run.dir={directory}"
+    stop.how_to_go_on = going_on(directory)
     watch.saved = lambda: saved_in_words(run, directory, opened.checkpoints)
 
     watch.at("placing the data on the devices")
@@ -304,4 +305,4 @@ def saved_in_words(run: Run, directory: Path, checkpoints: Checkpoints | NoCheck
     """What is saved, and the command that goes on from there."""
     newest = checkpoints.on_disk()
     saved = "nothing is saved" if newest is None else f"saved is meta-step {newest} of {run.train.steps}"
-    return f"{saved}; go on with: metarun run.dir={directory}"
+    return f"{saved}; go on with: {going_on(directory)}"

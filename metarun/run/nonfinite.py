@@ -1,6 +1,7 @@
 """A meta-step whose loss, gradient or new parameters are not finite: what is kept of it, and how it is run again."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
     folder = directory / "nonfinite"
     step = int(state.step)
     learner = type(run.learner).__name__
-    command = f"metarun replay {directory}"
+    command = shlex.join(["metarun", "replay", str(directory)])
     shown = {name: float(value) for name, value in metrics.items()}
     report = {
         "meta_step": step + 1,

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metarun import engine
+from metarun.config import going_on
 from metarun.config.population import must_agree
 from metarun.config.run import Run
 from metarun.core import ConfigError, PyTree, State
@@ -80,7 +81,7 @@ class Population:
             for run, source in zip(runs, sources, strict=True)
         ]
         begun()
-        stop.how_to_go_on = f"metarun run.dir={directory}"
+        stop.how_to_go_on = going_on(directory)
         watch.saved = lambda: saved_in_words(self.first, directory, opened)
         watch.at("placing the data on the devices")
         self.shared = beginning.place(self.first, loaded, mesh)
@@ -355,8 +356,7 @@ def stopped(population: Population, directory: Path) -> Exception:
         return NotWritten(f"stopped, and {'; '.join(unsaved)}", None)
     whole = min(population.members[i].checkpoints.whole or 0 for i in population.live or range(len(population.members)))
     return Interrupted(
-        f"stopped and saved at meta-step {whole} of {population.first.train.steps}; "
-        f"go on with: metarun run.dir={directory}"
+        f"stopped and saved at meta-step {whole} of {population.first.train.steps}; go on with: {going_on(directory)}"
     )
 
 
@@ -364,4 +364,4 @@ def saved_in_words(run: Run, directory: Path, opened: Sequence[Opened]) -> str:
     """What is saved of all of them, and the command that goes on from there."""
     newest = [one.checkpoints.on_disk() for one in opened]
     saved = "nothing is saved" if None in newest else f"saved is meta-step {min(newest)} of {run.train.steps}"  # type: ignore[type-var]
-    return f"{saved}; go on with: metarun run.dir={directory}"
+    return f"{saved}; go on with: {going_on(directory)}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun import engine
+from metarun.config import going_on
 from metarun.config.run import Run
 from metarun.core import DataError
 from metarun.files import write_atomically
@@ -101,7 +102,7 @@ def stopped(loop: Loop) -> Exception:
     in_log_file(loop.directory, STOPPED)
     if loop.checkpoints.unsaved is not None:
         return NotWritten(f"stopped, and {not_saved(loop)}", None)
-    several, again = engine.hosts.are_several(), f"go on with: metarun run.dir={loop.directory}"
+    several, again = engine.hosts.are_several(), f"go on with: {going_on(loop.directory)}"
     return Interrupted(
         f"stopped and saved at meta-step {loop.checkpoints.whole} of {loop.run.train.steps}; "
         f"{'the same commands go on' if several else again}"

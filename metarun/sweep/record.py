@@ -6,14 +6,13 @@ Whether a job is finished its own directory says, which a process that is killed
 
 import json
 import os
-import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from metarun.config import of_place
+from metarun.config import going_on
 from metarun.core import ConfigError
 from metarun.files import write_atomically
 from metarun.run.record import is_taken
@@ -86,8 +85,7 @@ class Sweep:
     @property
     def going_on(self) -> str:
         """The command that goes on with it."""
-        how = [] if are_together(self.directory) else ["-m"]
-        return shlex.join(["metarun", *how, of_place(self.directory)])
+        return going_on(self.directory, *([] if are_together(self.directory) else ["-m"]))
 
     def own(self, job: Job) -> str:
         """What sets a job apart from the others."""
