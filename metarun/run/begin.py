@@ -233,11 +233,9 @@ def open_directory(
     """
     directory = Path(run.info.dir)
     checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
-    saved = (
-        None
-        if checkpoints.is_empty()
-        else checkpoints.restore(engine.shapes_of_first_state(run.shape, mesh, train, run.numbers))
-    )
+    saved = None
+    if not checkpoints.is_empty():
+        saved = checkpoints.restore(engine.shapes_of_first_state(run.shape, mesh, train, run.numbers))
     trained = saved is not None and int(saved[0].step) == run.train.steps and not saved[1].get("unvalidated", False)
     here = purpose.here(run.tasks, train, separate, run.eval_tasks)
     there = purpose.told(directory) if saved is not None else None
@@ -259,7 +257,7 @@ def command_of(run: Run, directory: Path, saved: dict[str, Any] | None) -> str:
     before = earlier.asked_for(directory)
     command: str = without_key(run.command or shlex.join(["metarun", *sys.argv[1:]]))
     if saved is not None:  # an earlier version kept it there alone
-        command = saved["command"]
+        command = saved.get("command", command)
     if before is None:
         return command
     with suppress(OSError, ValueError, KeyError, TypeError):
