@@ -44,12 +44,12 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        return self.received or (self.deadline is not None and time.monotonic() >= self.deadline)
+        return self.received or self.out_of_time
 
     @property
     def out_of_time(self) -> bool:
         """Whether it is the clock that asks, and nobody else."""
-        return self.asked and not self.received
+        return not self.received and self.deadline is not None and time.monotonic() >= self.deadline
 
     def check(self) -> None:
         """Raises Interrupted if the run has been asked to stop; of several processes, process 0."""
