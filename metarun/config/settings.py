@@ -115,9 +115,8 @@ class RunInfo:
     max_silent_minutes: Positive | None  # without an answer, and without work for the processor: then it hangs
 
     def __post_init__(self) -> None:
-        if set("*?[\\") & set(
-            str(Path(self.dir).absolute())
-        ):  # orbax finds its own files by such a pattern, or does not
+        # orbax finds its own files by such a pattern, or does not, and reads a backslash as a slash
+        if set("*?[\\") & set(str(Path(self.dir).absolute())):
             raise ConfigError("dir", self.dir, "its whole path must do without * ? [ and \\; name another directory")
 
 

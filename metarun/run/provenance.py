@@ -14,9 +14,8 @@ from metarun import engine
 from metarun.config.run import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "hydra-core", "numpy")
-Stretch = dict[
-    str, Any
-]  # `first`, the meta-step before its first one; `device`, `devices`, `precision`, `jax`, `commit`
+# `first`, the meta-step before its first one; `device`, `devices`, `precision`, `jax`, `commit`
+Stretch = dict[str, Any]
 
 
 def made_with(run: Run, mesh: Mesh, task_chunk: int) -> dict[str, Any]:
