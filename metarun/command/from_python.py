@@ -25,6 +25,7 @@ from metarun.data import read_anew
 from metarun.engine import compiling_ahead
 from metarun.run import results
 from metarun.run import train as run_train
+from metarun.run.record import let_go, taken_anew
 
 one_at_a_time = threading.Lock()  # Hydra's state, the log and the way to the devices are of the process
 
@@ -54,7 +55,7 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
             raise run_train.Interrupted(in_python(str(error), directory)) from None
         finally:
             run_train.close_log()
-            remove_if_empty(directory)
+            remove_if_unused(directory)
         results.tell(found, directory)
         return {**found, "run_dir": str(directory)}
 
@@ -63,6 +64,20 @@ def in_python(message: str, directory: Path) -> str:
     """What to say of a stop: it ends in the command that goes on, where there is something to go on with."""
     again = of_place(directory)
     return f"{message}, or metarun.train([{json.dumps(again)}])" if shlex.quote(again) in message else message
+
+
+def in_place(cfg: Any, directory: Path) -> Run:
+    """The run that is asked for in a directory, of which nothing is left if it cannot be."""
+    try:
+        return checked(cfg, directory)
+    except BaseException:
+        remove_if_unused(directory)
+        raise
+
+
+def remove_if_unused(directory: Path) -> None:
+    let_go(directory)
+    remove_if_empty(directory)
 
 
 def run_of(settings: list[str]) -> Run:
@@ -78,23 +93,14 @@ def run_of(settings: list[str]) -> Run:
         with open_dict(cfg):
             del cfg["hydra"]
         if not any(setting.lstrip("+").startswith("run.dir=") for setting in settings):
-            directory = unused(directory)
+            directory = taken_anew(directory)  # names that end in seconds are too few for a process of many runs
         must_hold_no_sweep(directory)
-        run = checked(cfg, directory)
+        run = in_place(cfg, directory)
     except (HydraException, OmegaConfBaseException) as error:
         raise as_config_error(explain(error, settings), settings) from error
     finally:
         config.cfg = before
     return dataclasses.replace(run, command=shlex.join(["metarun", *settings]))
-
-
-def unused(directory: Path) -> Path:
-    """The directory, or one beside it: names that end in seconds are too few for a process that makes many runs."""
-    number, found = 1, directory
-    while found.exists():
-        number += 1
-        found = directory.with_name(f"{directory.name}-{number}")
-    return found
 
 
 def as_config_error(line: str, settings: list[str]) -> ConfigError:

@@ -1,10 +1,10 @@
 """Runs of one experiment, which differ in their seeds, together; and what experiments are called."""
 
 import re
-import shlex
 from collections.abc import Container, Iterable, Sequence
 
 from metarun.report.runs import SavedRun
+from metarun.run.next_command import words_of
 
 # Settings in which two runs of the same experiment may differ: what they suggest or quote changes nothing by itself.
 NOT_THE_EXPERIMENT = (
@@ -100,15 +100,8 @@ def place(key: str, asked: Container[str]) -> tuple[bool, bool, int, str]:
 
 def asked_for(runs: Iterable[SavedRun]) -> set[str]:
     """The settings that the runs' own commands name."""
-    words = [word for run in runs for word in words_of(run.part("training").get("command"))]
+    words = [word for run in runs for word in words_of(run.part("training").get("command", ""))]
     return {key.lstrip("+") for key, equals, _ in (word.partition("=") for word in words) if equals}
-
-
-def words_of(command: object) -> list[str]:
-    try:
-        return shlex.split(str(command or ""))
-    except ValueError:  # of an older run: its words were not quoted
-        return []
 
 
 def said_of(run: SavedRun, key: str) -> str:

@@ -18,10 +18,7 @@ def next_command(found: dict[str, Any], directory: Path) -> str:
 
     `found` is the content of results.json, of whatever version.
     """
-    try:
-        words = shlex.split(found["training"]["command"])[1:]
-    except ValueError:  # of an older run: its words were not quoted
-        words = []
+    words = words_of(found["training"]["command"])[1:]
     words = [word for word in words if not word.lstrip("+").startswith(OF_A_PLACE)]
     task = found["protocol"]["task"]["_target_"]
     if task.endswith((STROKES, SINUSOID)):
@@ -34,6 +31,14 @@ def next_command(found: dict[str, Any], directory: Path) -> str:
         return f"metarun report {shlex.quote(str(directory.parent))}"
     words = [word for word in words if not word.startswith("train.seed=")]
     return shlex.join(["metarun", *([] if sweep else ["-m"]), *words, "train.seed=0,1,2"])
+
+
+def words_of(command: str) -> list[str]:
+    """A command's words; none of an older run, which did not quote them."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
 
 
 def goes_with_omniglot(word: str, like: bool) -> bool:

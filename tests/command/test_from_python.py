@@ -176,7 +176,12 @@ def test_runs_of_the_same_second_have_directories_of_their_own(here):
         for own in ("", "-2"):
             name = f"{now + datetime.timedelta(seconds=second):%Y-%m-%d_%H-%M-%S}{own}"
             (here / "runs" / "sinusoid-maml" / name).mkdir(parents=True)
+            (here / "runs" / "sinusoid-maml" / name / ".lock").touch()  # as in the directory of every run
     assert run_of(["learner=maml", "task=sinusoid"]).info.dir.endswith("-3")
+    with pytest.raises(metarun.ConfigError):
+        run_of(["learner=maml", "task=sinusoid", "train.steps=-1"])
+    assert len(list((here / "runs" / "sinusoid-maml").glob("*-3"))) == 1
+    assert not list((here / "runs" / "sinusoid-maml").glob("*-4"))
     assert run_of(["learner=maml", "task=sinusoid", "run.dir=mine"]).info.dir == "mine"
 
 
