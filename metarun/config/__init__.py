@@ -13,11 +13,12 @@ from metarun.config.overrides import (
     of_place,
     translate,
     without_hydras_quotes,
+    words_of,
 )
 from metarun.config.sections import written
 
 __all__ = [
     "GROUPS", "MOVED", "allowed",
     "choices", "conf_dir", "describe", "explain", "flat", "going_on", "in_hydras_quotes", "keys_named",
-    "nearest", "of_place", "translate", "without_hydras_quotes", "written",
+    "nearest", "of_place", "translate", "without_hydras_quotes", "words_of", "written",
 ]  # fmt: skip

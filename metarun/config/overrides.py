@@ -144,6 +144,14 @@ def going_on(directory: Path | str, *options: str) -> str:
     return shlex.join(["metarun", *options, of_place(directory)])
 
 
+def words_of(command: str) -> list[str]:
+    """A command's words; none of an older run, which did not quote them."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
+
+
 PLAIN = r"[\w/.:~%+@-]+"
 A_VALUE = r"(?i)true|false|null|[-+]?(nan|inf|[\d_.]*\d[\d_.]*(e[-+]?[\d_]+)?)"
 

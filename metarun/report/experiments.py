@@ -3,8 +3,8 @@
 import re
 from collections.abc import Container, Iterable, Sequence
 
+from metarun.config import words_of
 from metarun.report.runs import SavedRun
-from metarun.run.next_command import words_of
 
 # Settings in which two runs of the same experiment may differ: what they suggest or quote changes nothing by itself.
 NOT_THE_EXPERIMENT = (

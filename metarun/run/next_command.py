@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarun.config import choices, conf_dir, flat
+from metarun.config import choices, conf_dir, flat, words_of
 from metarun.files import read_yaml
 
 OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.", "hydra.job.num=")
@@ -31,14 +31,6 @@ def next_command(found: dict[str, Any], directory: Path) -> str:
         return f"metarun report {shlex.quote(str(directory.parent))}"
     words = [word for word in words if not word.startswith("train.seed=")]
     return shlex.join(["metarun", *([] if sweep else ["-m"]), *words, "train.seed=0,1,2"])
-
-
-def words_of(command: str) -> list[str]:
-    """A command's words; none of an older run, which did not quote them."""
-    try:
-        return shlex.split(command)
-    except ValueError:
-        return []
 
 
 def goes_with_omniglot(word: str, like: bool) -> bool:
