@@ -43,12 +43,18 @@ class Executable(NamedTuple):
 class Program:
     """A jitted function whose executables are kept; called like it."""
 
-    def __init__(self, function: Callable[..., Any], made_from: str | None, donate: tuple[int, ...] = ()) -> None:
-        """`made_from` describes all but the arguments that shapes the program; None: it is not kept on the disk."""
+    def __init__(
+        self, function: Callable[..., Any], made_from: str | None, donate: tuple[int, ...] = (), often: bool = False
+    ) -> None:
+        """`made_from` describes all but the arguments that shapes the program; None: it is not kept on the disk.
+
+        `often`: it is at work for so long that a better one is worth the time that it takes to compile.
+        """
         if made_from is not None:  # a name of its own, by which jax's cache knows it: see `_load_or_compile`
             function.__name__ += f"_{digest(made_from, *surroundings(), *settings())[:12]}"
         self.jitted: Any = jax.jit(function, donate_argnums=donate)
         self.made_from = made_from
+        self.often = often
         self._executables: dict[Any, Future[Executable]] = {}
         self._lock = threading.Lock()
 
@@ -92,7 +98,7 @@ class Program:
         lowered = self.jitted.lower(*arguments)
         calls = set() if path is None else library_calls(lowered.as_text())
         _from_jax.cache = False
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=None if self.often else quickly())
         memory = compiled.memory_analysis()
         made = Executable(compiled, memory.temp_size_in_bytes if memory else None, bytes_of(lowered.out_info))
         # What was read from one file cannot be put into another, on a CPU.
@@ -101,6 +107,16 @@ class Program:
         return made
 
 
+def quickly() -> dict[str, int] | None:
+    """What XLA is told about a program that is not run often: a CPU's takes half to three quarters as long to compile.
+
+    It is as fast; meta-steps of second order would not be (docs/speed.md). Nothing where XLA_FLAGS says how.
+    """
+    told = LEVEL in os.environ.get("XLA_FLAGS", "")
+    return None if told or jax.devices()[0].platform != "cpu" else {LEVEL: 1}
+
+
+LEVEL = "xla_backend_optimization_level"
 LAPACK = "lapack_"
 
 

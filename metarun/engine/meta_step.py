@@ -199,7 +199,7 @@ def make_meta_steps(
         sharded = jax.shard_map(on_each, mesh=mesh, in_specs=specs, out_specs=of_a_run, check_vma=False)
         return sharded(state, data, numbers, k_train, n)
 
-    return Program(meta_steps, made_from, donate=(0,))
+    return Program(meta_steps, made_from, donate=(0,), often=True)
 
 
 def is_finite(values: PyTree) -> Array:

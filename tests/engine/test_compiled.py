@@ -140,6 +140,34 @@ def test_what_comes_from_jaxs_own_cache_is_not_put_into_another_file(cache, tmp_
     assert done.stdout.split() == ["1", "0", "True"]
 
 
+def test_all_but_the_meta_steps_are_compiled_quickly_unless_xla_is_told_how(cache, monkeypatch):
+    run = build_run(on_blobs("train.meta_batch=2"))
+    mesh = run.hardware.set_up(2)
+    told = {}
+
+    def compiled_with(lowered, compiler_options=None):
+        told["options"] = compiler_options
+        raise NotImplementedError
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiled_with)
+
+    def options(program, *arguments):
+        with pytest.raises(NotImplementedError):
+            program.executable(*arguments)
+        return told.pop("options")
+
+    data, key = run.tasks.load("train"), jax.random.key(0)
+    made = programs(run.shape, mesh, 1)
+    for flags, quick in (("", {"xla_backend_optimization_level": 1}), (os.environ["XLA_FLAGS"], None)):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        state = jax.eval_shape(made.start.jitted, data, run.numbers, key)
+        given = made.evaluate.arguments(state.params, data, key, run.numbers["eval_learner"], None)
+        assert options(made.start, data, run.numbers, key) == quick
+        assert options(made.sample, data, key, np.arange(2)) == quick
+        assert options(made.evaluate.program, *given) == quick
+        assert options(made.meta_steps, state, data, run.numbers, key, np.int32(1)) is None
+
+
 def test_what_shapes_a_program_is_in_its_description():
     run = run_of()
     for part in (run.shape.learner, run.shape.model, run.shape.tasks, run.shape.optimizer, run.shape.inner):
