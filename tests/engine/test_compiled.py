@@ -157,15 +157,19 @@ def test_all_but_the_meta_steps_are_compiled_quickly_unless_xla_is_told_how(cach
         return told.pop("options")
 
     data, key = run.tasks.load("train"), jax.random.key(0)
-    made = programs(run.shape, mesh, 1)
-    for flags, quick in (("", {"xla_backend_optimization_level": 1}), (os.environ["XLA_FLAGS"], None)):
+    made, of_the_other = programs(run.shape, mesh, 1), {"xla_cpu_use_fusion_emitters": False}
+    for flags, quick in (
+        ("", compiled.QUICK),
+        ("--xla_backend_optimization_level=2", of_the_other),
+        (os.environ["XLA_FLAGS"], {}),
+    ):
         monkeypatch.setenv("XLA_FLAGS", flags)
         state = jax.eval_shape(made.start.jitted, data, run.numbers, key)
         given = made.evaluate.arguments(state.params, data, key, run.numbers["eval_learner"], None)
         assert options(made.start, data, run.numbers, key) == quick
         assert options(made.sample, data, key, np.arange(2)) == quick
         assert options(made.evaluate.program, *given) == quick
-        assert options(made.meta_steps, state, data, run.numbers, key, np.int32(1)) is None
+        assert options(made.meta_steps, state, data, run.numbers, key, np.int32(1)) == {}
 
 
 def test_what_shapes_a_program_is_in_its_description():
