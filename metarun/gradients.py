@@ -85,9 +85,12 @@ def clipped(grads: PyTree, value: float | None, norm: float | None) -> PyTree:
     if value is not None:
         grads = jax.tree.map(lambda g: jnp.clip(g, -value, value), grads)
     if norm is not None and jax.tree.leaves(grads):
-        squares = sum(jnp.square(g).sum() for g in jax.tree.leaves(grads))
-        shorter = norm * jax.lax.rsqrt(jnp.maximum(squares, norm**2))
-        grads = jax.tree.map(lambda g: g * shorter, grads)
+        # The squares of some numbers that are finite would not be: those are brought nearer first.
+        huge = jnp.array([jnp.abs(g).max(initial=0.0) > 2.0**60 for g in jax.tree.leaves(grads)]).any()
+        scale = jnp.where(huge, 2.0**-100, 1.0)
+        squares = sum(jnp.square(scale * g).sum() for g in jax.tree.leaves(grads))
+        shorter = norm * jax.lax.rsqrt(jnp.maximum(squares, jnp.where(huge, 0.0, norm**2)))
+        grads = jax.tree.map(lambda g: scale * g * shorter, grads)
     return grads
 
 

@@ -12,9 +12,10 @@ Loss = Callable[[Array, Array], tuple[Array, Metrics]]
 
 
 def cross_entropy(outputs: Array, y: Array) -> tuple[Array, Metrics]:
-    """Classification. outputs (n, ways) are logits, y (n,) int labels."""
+    """Classification. outputs (n, ways) are logits, y (n,) int labels. An answer that is no number is a wrong one."""
     loss = optax.softmax_cross_entropy_with_integer_labels(outputs, y).mean()
-    accuracy = (outputs.argmax(-1) == y).mean(dtype=outputs.dtype)
+    right = (outputs.argmax(-1) == y) & ~jnp.isnan(outputs).any(-1)
+    accuracy = right.mean(dtype=outputs.dtype)
     return loss, {"loss": loss, "accuracy": accuracy}
 
 

@@ -24,7 +24,16 @@ from metarun.engine.private import MOST_OVERFLOW, Private, task_keys
 from metarun.engine.program import Programs, Shape, nets, numbers_of, programs, without_numbers
 from metarun.engine.selection import Selection, must_be_whole
 from metarun.engine.send import copied, placed, put, send, sums_at_zero, to_be_placed
-from metarun.engine.source import Source, for_episodes, held, in_parts, is_on_host, must_have_examples, stand_in
+from metarun.engine.source import (
+    Source,
+    for_episodes,
+    held,
+    in_parts,
+    is_on_host,
+    must_have_examples,
+    of_classes,
+    stand_in,
+)
 from metarun.engine.speed import Speed, gflop, measure
 from metarun.engine.together import at_zero, cut, of_members, stacked
 
@@ -34,8 +43,8 @@ __all__ = [
     "Speed", "Training", "ahead", "at", "at_zero", "beside", "check_shapes", "choose_chunk", "compiling_ahead",
     "copied", "cut", "described", "episode_size", "first_state", "for_episodes", "free_host_bytes", "gflop", "held",
     "hosts", "in_parts", "input_of", "is_on_host", "kept_by", "mean_and_interval", "measure", "must_be_whole",
-    "must_fit", "must_have_examples", "net_for", "nets", "numbers_of", "of_evaluation", "of_members", "of_meta_step",
-    "placed", "prepare", "programs", "put", "send", "shape_of", "shapes_of_first_state",
+    "must_fit", "must_have_examples", "net_for", "nets", "numbers_of", "of_classes", "of_evaluation", "of_members",
+    "of_meta_step", "placed", "prepare", "programs", "put", "send", "shape_of", "shapes_of_first_state",
     "size_of", "sizes", "stacked", "stand_in", "stream", "sums_at_zero", "task_key", "task_keys", "to_be_placed",
     "until_it_fits", "without_numbers",
 ]  # fmt: skip

@@ -175,7 +175,7 @@ def make_meta_steps(
             sums = jax.tree.map(jnp.add, state.sums, metrics)
             summed, none = state.summed + 1, jnp.zeros((), jnp.int32)
             after = State(state.step + 1, params, opt_state, sums, summed, state.skipped, none)
-            return after, metrics, fine & is_finite(params)
+            return after, metrics, fine & is_finite(params) & are_finite_still(opt_state, state.opt_state)
 
         def meta_step(carry: tuple[Array, State, Array, Metrics]) -> tuple[Array, State, Array, Metrics]:
             i, state, _, _ = carry
@@ -205,6 +205,12 @@ def make_meta_steps(
 def is_finite(values: PyTree) -> Array:
     """() bool: whether all of the numbers are; an empty tree is."""
     return jnp.array([True, *(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values))]).all()
+
+
+def are_finite_still(after: PyTree, before: PyTree) -> Array:
+    """() bool: whether all leaves are finite but for those that were not before."""
+    pairs = zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True)
+    return jnp.array([True, *(jnp.isfinite(a).all() | ~jnp.isfinite(b).all() for a, b in pairs)]).all()
 
 
 def mean_over(f: Callable[[Any], PyTree], chunks: PyTree) -> PyTree:

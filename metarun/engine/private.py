@@ -4,6 +4,7 @@ DP-SGD (Abadi et al. 2016) with a task, all of a user's data, in the place of an
 learned is differentially private at the level of users. `run.privacy` counts what it tells.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ from metarun.engine.keys import task_key
 
 # Folded into keys where no task's index and no meta-step ever comes.
 NOISE, PRESENT, USERS = (np.uint32(2**32 - i) for i in (1, 2, 3))
+GRID = 2**23  # users are drawn by numbers that are so many parts of 1: any other chance would be rounded up
 MOST_OVERFLOW = 1e-18  # the chance that a meta-step has no room for all users who are drawn
 
 
@@ -41,7 +43,7 @@ class Private:
     def must_fit(self, meta_batch: int) -> None:
         """Raises ConfigError unless a meta-step of so many tasks expects one user at least."""
         if self.users is not None and self.expected(meta_batch) < 1:
-            least = next(n for n in range(meta_batch, 65) if self.expected(n) >= 1)
+            least = next(n for n in range(meta_batch, 1024) if self.expected(n) >= 1)
             allowed = f"at least {least} with train.private.users, as a meta-step has room for all whom chance draws"
             raise ConfigError("train.meta_batch", meta_batch, allowed)
 
@@ -68,7 +70,7 @@ def sampling_rate(users: int, most: int) -> float:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if bdtrc(most, users, middle) <= MOST_OVERFLOW else (low, middle)
-    return low
+    return math.floor(low * GRID) / GRID
 
 
 def task_keys(private: Private, k_train: Key, step: Array, indices: Array, meta_batch: int) -> tuple[Key, Key, Array]:
@@ -94,14 +96,15 @@ def clipped_each(
 ) -> tuple[PyTree, Metrics, Array]:
     """Over the tasks (leading axis) the means of meta-gradients of length `clip` at most, of metrics, and of 1.
 
-    One that does not count is 0 in all three, and so is one whose meta-gradient is not finite: what a meta-step does
-    about a single task must not tell of it.
+    One that does not count is 0 in all three, and so is one whose meta-gradient or metrics are not finite: what a
+    meta-step does about a single task must not tell of it.
     """
 
     def one(episode: Episode, key: Key, counts: Array) -> tuple[PyTree, Metrics, Array]:
         grads, metrics = meta_grad(*jax.tree.map(lambda leaf: leaf[None], (episode, key)))
         length = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
-        counts &= jnp.isfinite(length)
+        for value in (length, *metrics.values()):
+            counts &= jnp.isfinite(value)
         shorter = jnp.minimum(1.0, clip / jnp.maximum(length, 1e-30))
         grads = jax.tree.map(lambda leaf: jnp.where(counts, shorter * leaf, 0.0), grads)
         return grads, jax.tree.map(lambda metric: jnp.where(counts, metric, 0.0), metrics), counts.astype(jnp.float32)

@@ -235,6 +235,20 @@ def kept_on_host(data: PyTree, mesh: Mesh) -> OnHost:
     return OnHost(examples_of(pool), placed(rest, mesh), jax.device_put(rest, host_device()), mesh)
 
 
+def of_classes(data: PyTree, like: PyTree, mesh: Mesh) -> PyTree:
+    """`data` as held, of the classes (or groups) of `like`: the same split, loaded for tasks with other shots.
+
+    Other classes may then be too small. The examples stay where they are.
+    """
+    if len(pools(like)) != 1:
+        return data
+    rest = without_examples(like)
+    if isinstance(data, OnHost):
+        return data._replace(rest=placed(rest, data.mesh), beside=jax.device_put(rest, host_device()))
+    (pool,) = pools(data)
+    return with_pool(placed(rest, mesh), x=pool.x, y=pool.y)
+
+
 def host_device() -> jax.Device:
     """The host's own, whatever else there is: where jax has been told of none, the first of all."""
     try:

@@ -15,6 +15,9 @@ Distance = Literal["euclidean", "cosine"]
 def similarity(distance: Distance, z: Array, centers: Array) -> Array:
     """z (n, d), centers (m, d) -> (n, m): minus the squared Euclidean distance, or the cosine."""
     if distance == "euclidean":
+        # A shift changes no distance, but far from zero these would be small differences of large numbers.
+        middle = jax.lax.stop_gradient(centers.mean(0))[None]
+        z, centers = z - middle, centers - middle
         return 2 * z @ centers.T - jnp.square(z).sum(1)[:, None] - jnp.square(centers).sum(1)[None]
 
     def unit(v: Array) -> Array:

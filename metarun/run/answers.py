@@ -32,8 +32,8 @@ def by_class(answers: engine.Answers, names: list[str]) -> ByClass:
     classes, y, outputs = (np.asarray(part) for part in (answers.classes, answers.y, answers.outputs))
     true = np.take_along_axis(classes, y, axis=1).ravel()
     predicted = np.take_along_axis(classes, outputs.argmax(-1), axis=1).ravel()
-    named = np.array(names)
-    pairs = Counter(zip(named[true].tolist(), named[predicted].tolist(), strict=True))
+    named, answered = np.array(names), ~np.isnan(outputs).any(-1).ravel()
+    pairs = Counter(zip(named[true[answered]].tolist(), named[predicted[answered]].tolist(), strict=True))
     asked = Counter(named[true].tolist())
     wrong = [(one, other, n) for (one, other), n in pairs.most_common() if one != other]
     return ByClass({name: (pairs[name, name], asked[name]) for name in sorted(asked)}, wrong[:CONFUSIONS])

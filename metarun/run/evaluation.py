@@ -20,7 +20,7 @@ from metarun.run.domains import OWN, Domain
 from metarun.run.figures import episodes_in_short
 from metarun.run.log import console, log_on_terminal
 from metarun.run.loggers import without_key
-from metarun.run.meta_test import Tested, everywhere
+from metarun.run.meta_test import Tested, everywhere, of_its_classes
 from metarun.run.provenance import made_with
 from metarun.run.purpose import Purpose
 from metarun.run.restored import saved, stored
@@ -165,16 +165,18 @@ def test_of(run: Run, loaded: Loaded, params: PyTree, mesh: Mesh, status: Status
     def there(name: str) -> PyTree:
         return engine.held(run.hardware.data, {name: (run.domains[name], loaded.domains[name].data)}, mesh)[name]
 
-    def evaluate(run: Run, elsewhere: PyTree, progress: Callable[[int], None]) -> list[engine.Evaluation]:
+    def evaluate(
+        test: Run, loaded_for: Run, elsewhere: PyTree, progress: Callable[[int], None]
+    ) -> list[engine.Evaluation]:
         nonlocal chunk
-        data = own if elsewhere is None else elsewhere
+        data = of_its_classes(test, loaded_for, own if elsewhere is None else elsewhere, mesh)
 
         def attempt(programs: engine.Programs) -> list[engine.Evaluation]:
             status.at("compiling the test")
-            given = (params, data, run.eval.episodes, k_eval, run.numbers["eval_learner"], run.other_steps)
+            given = (params, data, test.eval.episodes, k_eval, test.numbers["eval_learner"], test.other_steps)
             return programs.evaluate(*given, pause=progress)
 
-        found, chunk = engine.until_it_fits(run.shape, mesh, chunk, range(1, chunk), attempt)
+        found, chunk = engine.until_it_fits(test.shape, mesh, chunk, range(1, chunk), attempt)
         return found
 
     return everywhere(run, status, evaluate, there), chunk

@@ -105,7 +105,7 @@ def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     if y.dtype.kind == "f":
         errors = ((outputs.astype(float) - y) ** 2).reshape(tasks, -1).mean(1)
     else:
-        errors = (outputs.argmax(-1) != y).mean(1)
+        errors = ((outputs.argmax(-1) != y) | np.isnan(outputs).any(-1)).mean(1)
     return ranked(errors)
 
 

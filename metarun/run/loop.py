@@ -17,7 +17,7 @@ from metarun.run.begin import Begun, begin
 from metarun.run.clock import Clock
 from metarun.run.domains import on
 from metarun.run.log import words
-from metarun.run.meta_test import Tested, all_tests, everywhere
+from metarun.run.meta_test import Tested, all_tests, everywhere, of_its_classes
 from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop
 from metarun.run.watch import Watch
@@ -147,13 +147,12 @@ class Loop:
         """
         params = jax.tree.map(engine.shape_of, self.state.params)  # the state's memory goes into the next call
         programs: list[tuple[engine.Program, tuple[Any, ...]]] = []
-        own = [(self.run, "val", self.data["val"]), *((run, "eval", self.data["eval"]) for run in all_tests(self.run))]
-        elsewhere = [
-            (run, "eval", self.there(name, ahead=True))
-            for name in self.domains
-            for run in all_tests(on(self.run, name))
+        tests = [(self.run, self.data["eval"])]
+        tests += [(on(self.run, name), self.there(name, ahead=True)) for name in self.domains]
+        of_tests = [
+            (run, "eval", of_its_classes(run, of, data, self.mesh)) for of, data in tests for run in all_tests(of)
         ]
-        for run, split, data in [*own, *elsewhere]:
+        for run, split, data in [(self.run, "val", self.data["val"]), *of_tests]:
             evaluate = engine.programs(run.shape, self.mesh, self.eval_chunk).evaluate
             data = evaluate.stand_in(data)
             given = (data, self.k_eval[split], run.numbers["eval_learner"], run.other_steps)
@@ -213,7 +212,7 @@ class Loop:
         run, best = self.run, self.host["best"]
         n = run.eval.val_episodes
         figures = self.evaluate(
-            run, kept.params, "val", n, lambda done: self.status.at("validation episodes", n, done)
+            run, kept.params, "val", self.data["val"], n, lambda done: self.status.at("validation episodes", n, done)
         )[0].figures
         means = {name: figure["mean"] for name, figure in figures.items()}
         self.row(step, "val", means)
@@ -246,20 +245,13 @@ class Loop:
         self.tracker.row(step, {f"{split}/{name}": value for name, value in metrics.items()})
 
     def evaluate(
-        self,
-        run: Run,
-        params: PyTree,
-        split: str,
-        episodes: int,
-        progress: Callable[[int], None],
-        elsewhere: PyTree = None,
+        self, run: Run, params: PyTree, split: str, data: PyTree, episodes: int, progress: Callable[[int], None]
     ) -> list[engine.Evaluation]:
         """The validation ("val") or the test ("eval") of `run`, the run itself or it with other test tasks.
 
-        These draw from the same data, or from those of another domain, `elsewhere`. As `engine.programs` has them.
-        `progress` is told how many episodes are done. Raises Interrupted.
+        As `engine.programs` has them; `data` as `engine.held`. `progress` is told how many episodes are done. Raises
+        Interrupted.
         """
-        data = self.data[split] if elsewhere is None else elsewhere
         given = (data, episodes, self.k_eval[split], run.numbers["eval_learner"])
         after = run.other_steps if split == "eval" else None
 
@@ -289,8 +281,11 @@ class Loop:
             params = engine.placed(engine.hosts.of_process_0(of_best), self.mesh)
         used = {"state": "best", **best} if use_best else {"state": "last", "step": self.step}
 
-        def evaluate(run: Run, elsewhere: PyTree, progress: Callable[[int], None]) -> list[engine.Evaluation]:
-            return self.evaluate(run, params, "eval", episodes, progress, elsewhere)
+        def evaluate(
+            run: Run, loaded_for: Run, elsewhere: PyTree, progress: Callable[[int], None]
+        ) -> list[engine.Evaluation]:
+            data = of_its_classes(run, loaded_for, self.data["eval"] if elsewhere is None else elsewhere, self.mesh)
+            return self.evaluate(run, params, "eval", data, episodes, progress)
 
         return everywhere(self.run, self.status, evaluate, self.there), used
 

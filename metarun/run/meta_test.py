@@ -5,6 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
+from metarun import engine
 from metarun.config.run import Run, with_shots
 from metarun.core import PyTree
 from metarun.engine import Evaluation, Figures
@@ -43,15 +46,18 @@ class Tested(NamedTuple):
         }
 
 
-def meta_test(run: Run, evaluate: Callable[[Run], list[Evaluation]]) -> Tested:
-    """`evaluate` tests one state on a run's test tasks: after its own number of inner steps, then `run.other_steps`."""
-    found = evaluate(run)
+def meta_test(run: Run, evaluate: Callable[[Run, Run], list[Evaluation]], loaded_for: Run | None = None) -> Tested:
+    """`evaluate` tests one state on a run's test tasks: after its own number of inner steps, then `run.other_steps`.
+
+    It is told, too, which run the data were loaded for: this one, or the one that has other shots.
+    """
+    found = evaluate(run, loaded_for or run)
     own = getattr(run.eval_learner, "inner_steps", None)
     after = dict(zip((own, *run.other_steps), found, strict=True))
     return Tested(
         evaluation=found[0],
         by_inner_steps={} if own is None else {str(n): after[n] for n in run.eval.inner_steps},
-        by_shots={str(shots): meta_test(with_other_shots(run, shots), evaluate) for shots in run.eval.shots},
+        by_shots={str(shots): meta_test(with_other_shots(run, shots), evaluate, run) for shots in run.eval.shots},
         by_domain={},
     )
 
@@ -59,13 +65,13 @@ def meta_test(run: Run, evaluate: Callable[[Run], list[Evaluation]]) -> Tested:
 def everywhere(
     run: Run,
     status: Status,
-    evaluate: Callable[[Run, PyTree, Callable[[int], None]], list[Evaluation]],
+    evaluate: Callable[[Run, Run, PyTree, Callable[[int], None]], list[Evaluation]],
     there: Callable[[str], PyTree],
 ) -> Tested:
     """The test of a run on its own test tasks, then on each of its other domains; `status` is told how far it is.
 
-    `evaluate` is given the data of another domain, which `there` makes ready, or None; and whom to tell how many
-    episodes are done.
+    `evaluate` is given what `meta_test` tells, the data of another domain, which `there` makes ready, or None, and whom
+    to tell how many episodes are done.
     """
     episodes, times, before = run.eval.episodes, (1 + len(run.domains)) * len(all_tests(run)), 0
     note = f"({times} evaluations of {episodes:,} each)" if times > 1 else ""
@@ -73,9 +79,9 @@ def everywhere(
     def progress(done: int) -> None:
         status.at("test episodes", times * episodes, before + done, note)
 
-    def one(run: Run, elsewhere: PyTree = None) -> list[Evaluation]:
+    def one(run: Run, loaded_for: Run, elsewhere: PyTree = None) -> list[Evaluation]:
         nonlocal before
-        found = evaluate(run, elsewhere, progress)
+        found = evaluate(run, loaded_for, elsewhere, progress)
         before += episodes
         return found
 
@@ -88,6 +94,16 @@ def everywhere(
 def all_tests(run: Run) -> list[Run]:
     """The runs that `meta_test` evaluates, in its order."""
     return [run, *(with_other_shots(run, shots) for shots in run.eval.shots)]
+
+
+def of_its_classes(run: Run, loaded_for: Run, data: PyTree, mesh: Mesh) -> PyTree:
+    """`data`, as `engine.held` for the test of the run that they were loaded for, as a run with other shots draws them.
+
+    With more shots a class may be too small that was large enough, and with fewer the other way round.
+    """
+    if run.eval_tasks == loaded_for.eval_tasks:
+        return data
+    return engine.of_classes(data, run.eval_tasks.load(run.eval.split), mesh)
 
 
 def with_other_shots(run: Run, shots: int) -> Run:

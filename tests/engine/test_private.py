@@ -131,17 +131,34 @@ def test_more_are_drawn_than_there_is_room_for_next_to_never():
     assert sampling_rate(20, 32) == 1
 
 
+def test_a_user_is_drawn_no_more_often_than_is_counted():
+    """What is drawn by has parts of 2^-23; the chance is a whole number of them, and so none is rounded up."""
+    for users, most in ((10_000, 128), (20_000_000, 64)):
+        parts = sampling_rate(users, most) * 2**23
+        assert parts == int(parts) > 0
+        drawn = jax.random.bernoulli(jax.random.key(1), sampling_rate(users, most), (2**23,))
+        assert abs(drawn.sum() - parts) < 5 * np.sqrt(parts)
+    assert sampling_rate(2**31 - 1, 64) == 0
+    with pytest.raises(ConfigError, match="meta_batch=64: at least 408"):
+        Private(1.0, 1.0, 2**31 - 1, 1e-10).must_fit(64)
+
+
 def test_a_task_without_a_finite_meta_gradient_is_as_one_that_is_not_there():
     def meta_grad(episodes, keys):
         g = episodes.mean(0)
         return {"w": g}, {"loss": g.sum()}
 
+    def finite_meta_grad(episodes, keys):
+        grads, metrics = meta_grad(episodes, keys)
+        return jax.tree.map(jnp.nan_to_num, grads), metrics
+
     tasks = jnp.array([[3.0, 4.0], [jnp.nan, 1.0], [0.3, 0.4], [1.0, 1.0]])
     keys, there = jax.random.split(jax.random.key(0), 4), jnp.array([True, True, True, False])
-    grads, metrics, share = clipped_each(meta_grad, tasks, keys, there, 1.0)
-    np.testing.assert_allclose(grads["w"], [(0.6 + 0.3) / 4, (0.8 + 0.4) / 4], rtol=1e-6)
-    np.testing.assert_allclose(metrics["loss"], 7.7 / 4, rtol=1e-6)
-    assert share == 0.5
+    for how in (meta_grad, finite_meta_grad):  # of the second one the loss alone is not
+        grads, metrics, share = clipped_each(how, tasks, keys, there, 1.0)
+        np.testing.assert_allclose(grads["w"], [(0.6 + 0.3) / 4, (0.8 + 0.4) / 4], rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss"], 7.7 / 4, rtol=1e-6)
+        assert share == 0.5
 
 
 @pytest.mark.parametrize(

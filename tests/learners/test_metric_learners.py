@@ -50,6 +50,21 @@ def test_permuted_labels_permute_the_outputs_and_the_supports_order_is_immateria
     close(predict(Batch(SUPPORT.x[order], SUPPORT.y[order])), outputs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("learner", [PROTONET, Matching("euclidean", 0.5), NearestNeighbour("euclidean")], ids=str)
+def test_where_the_inputs_lie_changes_no_distance(learner):
+    """Kelvins, years, coordinates: classes 0.05 apart, 300 from zero, where a float32's steps are 0.00003."""
+    noise = jax.random.normal(jax.random.key(0), (2, WAYS, 8))
+    net, y = identity(WAYS), jnp.arange(WAYS)
+    support, query = (300 + 0.05 * jnp.broadcast_to(y[:, None], (WAYS, 8)) + 0.005 * part for part in noise)
+    fast = learner.adapt(net, learner.init(net, jax.random.key(1), support), Batch(support, y), None)
+    assert learner.predict(net, fast, query).argmax(1).tolist() == y.tolist()
+
+
+def test_an_answer_that_is_no_number_is_a_wrong_one():
+    outputs = jnp.array([[2.0, 1.0], [jnp.nan, jnp.nan], [1.0, jnp.nan], [-jnp.inf, 0.0]])
+    assert losses.cross_entropy(outputs, jnp.array([0, 0, 0, 1]))[1]["accuracy"] == 0.5
+
+
 def test_protonet_in_closed_form():
     net = identity(2)
     support = Batch(jnp.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [0.0, 8.0]]), jnp.array([0, 0, 1, 1]))

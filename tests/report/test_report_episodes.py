@@ -18,6 +18,8 @@ def test_episodes_are_ranked_by_what_was_right_or_by_their_error():
     labels = np.array([[0, 1], [0, 1], [0, 1], [0, 1]])
     outputs = np.eye(2)[np.array([[1, 0], [0, 1], [0, 0], [0, 1]])]  # 0, 2, 1 and 2 of 2 right
     assert by_success(outputs, labels).tolist() == [3, 0, 2, 1]
+    outputs[1] = np.nan  # two wrong ones, no matter which label stands first
+    assert by_success(outputs, labels).tolist() == [2, 3, 1, 0]
     targets = np.zeros((3, 1, 1), np.float32)
     assert by_success(np.array([[[3.0]], [[np.nan]], [[-1.0]]]), targets).tolist() == [1, 2, 0]
 
@@ -125,3 +127,5 @@ def test_classes_are_counted_over_tasks_by_name():
     # Tasks: (a as 0, a as 1): right, right, wrong but of the same name; (a, b): right, b taken for a, right.
     assert counted.classes == {"a": (4, 4), "b": (1, 2)}
     assert counted.confusions == [("b", "a", 1)]
+    found.outputs[1, 2] = np.nan  # taken for nothing
+    assert answers.by_class(found, ["a", "b", "a"]).classes == {"a": (4, 4), "b": (0, 2)}

@@ -53,6 +53,27 @@ def copy(runs, tmp_path) -> Path:
     return tmp_path / "runs" / "seed-0"
 
 
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_with_other_shots_a_test_is_of_the_classes_that_are_large_enough_for_them(tmp_path, where):
+    """Every second class has 8 examples: with 6 shots and 4 queries, its neighbour's would stand for them."""
+    size = np.where(np.arange(15) % 2, 20, 8)
+    y, split = np.repeat(np.arange(15), size), np.repeat(np.repeat(["train", "val", "test"], 5), size)
+    x = np.random.default_rng(0).normal(size=(15, 2))[y] + 0.1 * np.random.default_rng(1).normal(size=(len(y), 2))
+    np.savez(tmp_path / "uneven.npz", x=x.astype(np.float32), y=y, split=split)
+    task = ("task=arrays", f"task.path={tmp_path / 'uneven.npz'}", "task.ways=2", "task.shots=2", "task.queries=4")
+    small = ("learner=matching", "model.hidden=[4]", "train.steps=1", "train.meta_batch=2", "logger=none")
+    test = ("eval.episodes=40", "eval.val_episodes=2", "eval.shots=[2,6]", "hardware.task_chunk=1")
+    values = composed(*task, *small, *test, f"hardware.data={where}")
+    values["eval"] |= {"tasks": {"more": values["task"] | {"shots": 6}}}
+    train.train(placed(values, tmp_path / "run"))
+    found = results(tmp_path / "run")
+    with_six = again(tmp_path / "run", *ALONE, "eval.task.shots=6")["test"]
+    assert found["test_by_shots"]["2"]["figures"] == found["test"] != with_six
+    assert found["test_by_shots"]["6"]["figures"] == found["tests"]["more"]["figures"] == with_six
+    assert found["tests"]["more"]["by_shots"]["2"]["figures"] == found["test"]
+    assert again(tmp_path / "run")["test_by_shots"] == found["test_by_shots"]
+
+
 def again(directory: Path, *settings: str, keep: str | None = None) -> dict:
     """What `metarun eval` finds of a run."""
     keys = must_be_of_a_test(settings)

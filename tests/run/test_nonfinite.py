@@ -42,6 +42,8 @@ class Poisoned:
             return jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), grads), metrics
         if self.what == "parameters":
             return jax.tree.map(lambda g: jnp.full_like(g, 1e30), grads), metrics
+        if self.what == "moments":  # of which Adam keeps the squares
+            return jax.tree.map(lambda g: jnp.full_like(g, 2e19), grads), metrics
         return jax.tree.map(lambda g: g * factor, grads), metrics
 
 
@@ -51,10 +53,9 @@ def meta_steps(poisoned_at: tuple[int, ...], skip_at_most: int, what: str = "gra
     learner = Poisoned(RUN.learner, poisoned_at, what)
     numbers: dict = {"learner": {}, "optimizer": {}}
     rate = 1e30 if what == "parameters" else 0.01
-    program = make_meta_steps(
-        learner, NET, RUN.tasks, lambda _: optax.sgd(rate), mesh, 4, 2, RUN.inner, guard
-    )  # fmt: skip
-    begin = make_start(RUN.learner, NET, RUN.tasks, lambda _: optax.sgd(0.01))
+    optimizer = optax.adam(rate) if what == "moments" else optax.sgd(rate)
+    program = make_meta_steps(learner, NET, RUN.tasks, lambda _: optimizer, mesh, 4, 2, RUN.inner, guard)
+    begin = make_start(RUN.learner, NET, RUN.tasks, lambda _: optimizer)
     state = begin((), numbers, engine.stream(0, engine.INIT))
     return state, lambda state, n: program(state, (), numbers, engine.stream(0, engine.TRAIN), n)
 
@@ -71,9 +72,12 @@ def test_a_meta_step_that_is_not_finite_ends_the_call_with_the_state_before_it()
     equal(jax.device_get(again), two)
 
 
-@pytest.mark.parametrize("what", ["metrics", "parameters", "infinite"])
-def test_metrics_parameters_or_a_gradient_alone_that_are_not_finite_end_the_call_too(what):
-    """A step of 1e30 times a gradient of 1e30 leads to no parameters; clipped, an infinite gradient leads to some."""
+@pytest.mark.parametrize("what", ["metrics", "parameters", "infinite", "moments"])
+def test_metrics_parameters_moments_or_a_gradient_alone_that_are_not_finite_end_the_call_too(what):
+    """A step of 1e30 times a gradient of 1e30 leads to no parameters; clipped, an infinite gradient leads to some.
+
+    So does one of 2e19 by Adam, once: whose square is infinity, by which it would divide for good.
+    """
     start, run = meta_steps((0,), 0, what=what, **({"clip_value": 1.0} if what == "infinite" else {}))
     before = jax.device_get(start)
     stopped, report = run(start, 3)
@@ -123,6 +127,9 @@ def test_clipping_is_the_closed_form_and_differentiable_at_zero():
         grads,
     )
     equal(gradients.clipped(grads, None, 20.0), grads)
+    for size in (2e19, 1e30, 2e37):  # whose squares are more than a float32 holds
+        shortened = gradients.clipped(jax.tree.map(lambda g, size=size: g * size, grads), None, 6.5)
+        jax.tree.map(lambda got, g: np.testing.assert_allclose(got, g * 6.5 / 13, rtol=1e-6), shortened, grads)
     slope = jax.jacobian(lambda g: gradients.clipped(g, None, 1.0))(jnp.zeros(2))
     np.testing.assert_allclose(slope, np.eye(2))
 
