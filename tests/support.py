@@ -100,10 +100,11 @@ def placed(values: dict[str, Any], directory: Path) -> Run:
 BLOBS = Blobs(ways=3, shots=1, queries=2, pool=20)
 
 
-def serving(task: str) -> list[str]:
+@cache
+def serving(task: str) -> tuple[str, ...]:
     """The learners that serve a task, asked as the command line asks them."""
     values = composed(f"task={task}")
-    return learners_for(build("task", values["task"]), values)
+    return tuple(learners_for(build("task", values["task"]), values))
 
 
 # Those that learn from examples which are given, as who uses a learner has them; and those that do not.

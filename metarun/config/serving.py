@@ -25,11 +25,12 @@ def check(learner: Learner, tasks: Tasks, config: Mapping[str, Any]) -> None:
 def learners_for(tasks: Tasks, config: Mapping[str, Any]) -> list[str]:
     """The names of the learners that serve the tasks, each with its own settings; `config` has what these refer to."""
     found = []
+    whole = OmegaConf.create(dict(config))
     for name in choices("learner"):
-        merged = OmegaConf.create({**config, "learner": OmegaConf.merge(*settings_of(name))})
-        values: Any = OmegaConf.to_container(merged, resolve=True)
+        whole["learner"] = OmegaConf.merge(*settings_of(name))
+        values: Any = OmegaConf.to_container(whole["learner"], resolve=True)
         try:
-            build("learner", values["learner"], kind=Learner).check(tasks)
+            build("learner", values, kind=Learner).check(tasks)
         except ConfigError:
             continue
         found.append(name)
