@@ -1,6 +1,7 @@
 """What every component promises, over every yaml in conf/: a new one is tested by being there."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from support import composed, on_blobs
 from metarun import inner
 from metarun.config import choices
 from metarun.config.build import build
-from metarun.config.run import Run, build_run
+from metarun.config.run import build_run
 from metarun.core import Collecting, Episode, Grouped, Key, PyTree, Tasks, memoryless
 from metarun.engine.net import make_net
 from metarun.run.transfer import leaves_of, network_of
@@ -122,21 +123,28 @@ def test_the_loss_is_one_of_the_metrics_and_so_is_what_selects(task):
         np.testing.assert_allclose(loss, np.log(tasks.n_out), rtol=1e-5)
 
 
-def few_episodes(run: Run) -> Episode:
+@cache
+def few_episodes(tasks: Tasks) -> Episode:
+    """Two of them; most learners are asked about the same."""
     keys = jax.random.split(jax.random.key(0), 2)
-    return jax.jit(jax.vmap(run.tasks.sample, (None, 0)))(run.tasks.load("train"), keys)
+    return jax.jit(jax.vmap(tasks.sample, (None, 0)))(tasks.load("train"), keys)
 
 
-FEWER_LAYERS = {"attention": ("learner.blocks=1",), "rl2_attention": ("learner.memory.blocks=1",)}  # quicker to compile
+SMALLER = {  # quicker to compile
+    "attention": ("learner.blocks=1",),
+    "rl2_attention": ("learner.memory.blocks=1",),
+    "mann": ("learner.memory=[8,4]", "learner.units=8"),
+    "lstm": ("learner.units=8",),
+}
 
 LARGE = ("conv4_wide", "resnet12")  # with few filters, too, they take long to compile
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_keeps_its_protocol(learner):
-    run = build_run(on_blobs(f"learner={learner}", *FEWER_LAYERS.get(learner, ())))
+    run = build_run(on_blobs(f"learner={learner}", *SMALLER.get(learner, ())))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    batch = few_episodes(run)
+    batch = few_episodes(run.tasks)
     support, query, *_ = jax.tree.map(lambda leaf: leaf[0], batch)
     params = jax.jit(lambda key: run.learner.init(net, key, support.x))(jax.random.key(2))
 
