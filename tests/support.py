@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cache
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from blobs import Blobs
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -85,6 +87,26 @@ def untrained(
     params = jax.jit(lambda key: run.learner.init(net, key, x))(jax.random.key(1))
     keep(Learned(run.config, purpose.purpose_of(run.tasks, data), jax.device_get(params), {}), directory)
     return directory
+
+
+@contextmanager
+def no_meta_steps():
+    """Runs that this process begins are at their end at once, saved as they began: nothing of training is compiled.
+
+    For what is said of a run's test, and of what is made of it: any state will do.
+    """
+    from metarun import engine
+    from metarun.run.loop import Loop
+
+    def meta_train(loop: Loop) -> None:
+        loop.step = loop.run.train.steps
+        loop.state = loop.state._replace(step=engine.placed(np.int32(loop.step), loop.mesh))
+        loop.save(loop.state)
+        loop.checkpoints.wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "meta_train", meta_train)
+        yield
 
 
 def run_in(directory: Path, *overrides: str) -> Run:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from jax import export
-from support import GIVEN, composed, learners_with, on_blobs, placed
+from support import GIVEN, composed, learners_with, no_meta_steps, on_blobs, placed
 
 from metarun import MetaLearnedClassifier, MetaLearnedRegressor, load
 from metarun.command import adapt
@@ -72,6 +72,7 @@ def close(found, wanted) -> None:
 
 
 @pytest.mark.parametrize("name", every(QUICK))
+@no_meta_steps()
 def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path, name):
     directory = tmp_path / "run"
     run = placed(on_blobs(f"learner={name}", *small(name), *TINY), directory)
@@ -79,11 +80,11 @@ def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path
     assert ended("eval", directory, "--json", "eval.json").code == 0
     told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
     kept, names = np.load(directory / "examples.npz"), np.array(["ant", "bee", "cow"])
-    losses, right = [], []
+    learned, losses, right = load(directory), [], []
     for place, index in enumerate(kept["index"]):
         support_x, support_y, x, y = (kept[part][place] for part in ("support_x", "support_y", "query_x", "query_y"))
         wanted = np.asarray(jax.nn.softmax(kept["outputs"][place]))
-        adapted = load(directory).adapt(support_x, names[support_y], seed=key_of(run, index))
+        adapted = learned.adapt(support_x, names[support_y], seed=key_of(run, index))
         close(adapted.predict_proba(x), wanted)
         said = by_files(directory, tmp_path, run, index, (support_x, names[support_y]), (x, names[y]))
         close([[one["probabilities"][name] for name in names] for one in said["predictions"]], wanted)
@@ -101,6 +102,7 @@ def test_every_door_tells_the_classes_that_the_runs_own_test_did(ended, tmp_path
 
 
 @pytest.mark.parametrize("name", every(QUICK_TO_PREDICT))
+@no_meta_steps()
 def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path, name):
     directory = tmp_path / "run"
     values = composed("task=sinusoid", f"learner={name}", "model=mlp", "model.hidden=[8]", *small(name), *TINY)
@@ -111,19 +113,19 @@ def test_every_door_tells_the_targets_that_the_runs_own_test_did(ended, tmp_path
     train.train(run)
     assert ended("eval", directory, "--json", "eval.json").code == 0
     told = [json.loads(file.read_text())["test"] for file in (tmp_path / "eval.json", directory / "results.json")]
-    kept, errors, likelihoods = np.load(directory / "examples.npz"), [], []
+    kept, learned, errors, likelihoods = np.load(directory / "examples.npz"), load(directory), [], []
+    one = exported.learner(learned, shots=kept["support_x"].shape[1], platforms=CPU)
     for place, index in enumerate(kept["index"]):
         support_x, support_y, x, y = (kept[part][place] for part in ("support_x", "support_y", "query_x", "query_y"))
         wanted = kept["outputs"][place]
-        adapted = load(directory).adapt(support_x, support_y, seed=key_of(run, index))
+        adapted = learned.adapt(support_x, support_y, seed=key_of(run, index))
         close(adapted.predict(x), wanted)
         said = by_files(directory, tmp_path, run, index, (support_x, support_y), (x, y))
         close([one["predicted"] for one in said["predictions"]], wanted)
         regressor = MetaLearnedRegressor(directory, seed=key_of(run, index)).fit(support_x, support_y)
         close(regressor.predict(x), wanted)
-        one = exported.learner(load(directory), shots=len(support_x), platforms=CPU)
         programs = by_program(exported.predictor(adapted, platforms=CPU), x), by_program(one, support_x, support_y, x)
-        by_seed = load(directory).adapt(support_x, support_y).predict(x)  # in whose order a sequence is read
+        by_seed = learned.adapt(support_x, support_y).predict(x)  # in whose order a sequence is read
         close([program.pop("targets") for program in programs], (wanted, by_seed))
         errors.append(said["mse"])
         if name == "cnp":

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from support import composed, on_blobs, placed
+from support import composed, no_meta_steps, on_blobs, placed
 
 from metarun import engine
 from metarun.config.domains import complete
@@ -29,6 +29,7 @@ def of(*overrides: str, task: dict | None = None, **tasks: dict) -> dict:
     return values | {"eval": values["eval"] | {"task": task or {}, "tasks": tasks}}
 
 
+@no_meta_steps()
 def test_a_domains_figures_are_those_of_a_run_evaluated_there_bit_for_bit(tmp_path):
     found = train.train(placed(of(two=TWO, three=THREE), tmp_path / "elsewhere"))
     there = train.train(
@@ -41,14 +42,16 @@ def test_a_domains_figures_are_those_of_a_run_evaluated_there_bit_for_bit(tmp_pa
 
 
 def test_a_finished_run_tested_elsewhere_is_one_that_was_begun_so(tmp_path, monkeypatch):
-    first = train.train(placed(of(), tmp_path))
+    with no_meta_steps():
+        first = train.train(placed(of(), tmp_path))
     assert first["tests"] == {}
     monkeypatch.setattr(Loop, "validate", lambda *_: pytest.fail("it validates"))
     monkeypatch.setattr(Loop, "advance", lambda *_: pytest.fail("it trains"))
     again = train.train(placed(of("eval.shots=[3]", three=THREE), tmp_path))
     assert again["test"] == first["test"]
     monkeypatch.undo()
-    whole = train.train(placed(of("eval.shots=[3]", three=THREE, two=TWO), tmp_path / "whole"))
+    with no_meta_steps():
+        whole = train.train(placed(of("eval.shots=[3]", three=THREE, two=TWO), tmp_path / "whole"))
     assert again["tests"]["three"] == whole["tests"]["three"]
     assert set(whole["tests"]["three"]["by_shots"]) == {"3"}
 

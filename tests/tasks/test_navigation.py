@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support import close, composed, placed, run_of, serving
+from support import close, composed, no_meta_steps, placed, run_of, serving
 
 from metarun.config import choices
 from metarun.core import ConfigError, memoryless
@@ -73,6 +73,7 @@ def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
     close(one, two, rtol=1e-3, atol=1e-4)
 
 
+@no_meta_steps()
 def test_a_test_keeps_its_trajectories(tmp_path):
     how = ("hardware.devices=1", "hardware.task_chunk=4", "eval.inner_steps=[]")
     train.train(placed(composed(*SMALL, "learner=maml", *how), tmp_path / "one"))

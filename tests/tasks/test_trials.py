@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import close, composed, placed, run_of, serving
+from support import close, composed, no_meta_steps, placed, run_of, serving
 
 from metarun import inner
 from metarun.config import choices
@@ -110,6 +110,7 @@ def test_the_best_is_what_the_best_of_all_plans_is_paid():
     np.testing.assert_array_equal(BANDITS.best(jnp.array([0.2, 0.7, 0.1])), np.full(6, 0.7, np.float32))
 
 
+@no_meta_steps()
 def test_a_test_tells_what_each_step_paid_beside_who_acts_at_random_and_who_knows_the_task(tmp_path):
     values = composed(
         "task=bandits", "task.arms=2", "task.pulls=5", "learner=rl2", "learner.memory.units=4", "train.steps=1",
