@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 
 from metarun import losses
-from metarun.core import Array, Count, Episode, Key, Metrics, PyTree
+from metarun.core import Count, Episode, Key, PyTree
 from metarun.data import choose
 from metarun.tasks.episode import by_class
 
@@ -21,6 +21,7 @@ class Blobs:
     queries: Count
     pool: Count
     metric = "accuracy"
+    loss = staticmethod(losses.cross_entropy)  # equal for all of them, so that they share a learner's programs
 
     @property
     def n_out(self) -> int:
@@ -43,6 +44,3 @@ class Blobs:
         chosen = choose(k_classes, self.pool, self.ways)
         noise = jax.random.normal(k_points, (self.ways, self.shots + self.queries, 4))
         return by_class(data[chosen][:, None] + 0.5 * noise, self.shots, chosen)
-
-    def loss(self, outputs: Array, y: Array) -> tuple[Array, Metrics]:
-        return losses.cross_entropy(outputs, y)

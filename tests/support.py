@@ -50,13 +50,22 @@ def composed_once(overrides: tuple[str, ...], data_dir: str | None) -> dict[str,
         return resolve(compose("config", overrides=[*fixed, *overrides]))
 
 
+SMALLER = {  # than as published: quicker to compile
+    "attention": ("learner.blocks=1",),
+    "rl2_attention": ("learner.memory.blocks=1",),
+    "mann": ("learner.memory=[8,4]", "learner.units=8"),
+    "lstm": ("learner.units=8",),
+}
+
+
 def on_blobs(*overrides: str) -> dict[str, Any]:
     """`composed`, on tests/blobs.py: the classification that needs no data and next to no compilation.
 
     One task at once, unless it is told otherwise: to find the best number, programs of several would be compiled.
     A learner that serves no examples which are given gets a bandit instead.
     """
-    values = composed("task=strokes", "model=mlp", "model.hidden=[8]", "hardware.task_chunk=1", *overrides)
+    small = [one for name, settings in SMALLER.items() if f"learner={name}" in overrides for one in settings]
+    values = composed("task=strokes", "model=mlp", "model.hidden=[8]", "hardware.task_chunk=1", *small, *overrides)
     if any(f"learner={name}" in overrides for name in ACTING_ALONE):
         return values | {"task": composed("task=bandits", "task.arms=3", "task.pulls=4", "task.queries=2")["task"]}
     return values | {"task": dataclasses.asdict(BLOBS) | {"_target_": "blobs.Blobs"}}

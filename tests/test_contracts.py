@@ -130,19 +130,12 @@ def few_episodes(tasks: Tasks) -> Episode:
     return jax.jit(jax.vmap(tasks.sample, (None, 0)))(tasks.load("train"), keys)
 
 
-SMALLER = {  # quicker to compile
-    "attention": ("learner.blocks=1",),
-    "rl2_attention": ("learner.memory.blocks=1",),
-    "mann": ("learner.memory=[8,4]", "learner.units=8"),
-    "lstm": ("learner.units=8",),
-}
-
 LARGE = ("conv4_wide", "resnet12")  # with few filters, too, they take long to compile
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_a_learner_keeps_its_protocol(learner):
-    run = build_run(on_blobs(f"learner={learner}", *SMALLER.get(learner, ())))
+    run = build_run(on_blobs(f"learner={learner}"))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     batch = few_episodes(run.tasks)
     support, query, *_ = jax.tree.map(lambda leaf: leaf[0], batch)

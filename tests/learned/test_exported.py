@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 from jax import export
-from support import GIVEN, composed, on_blobs
-from test_learner import learned_of
+from support import GIVEN, composed
+from test_learner import learned_of, on_blobs_learned
 
 from metarun.config.run import build_run
 from metarun.core import ConfigError
@@ -33,7 +33,7 @@ def called(one: exported.Exported, *given):
     "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in GIVEN]
 )
 def test_it_answers_as_the_learner_does_for_any_number_of_queries(name):
-    learned = learned_of(build_run(on_blobs(f"learner={name}", "hardware.devices=1")))
+    learned = on_blobs_learned(f"learner={name}", "hardware.devices=1")
     adapted = learned.adapt(X, Y)
     predictor, learner = exported.predictor(adapted), exported.learner(learned)
     assert predictor.told["platforms"] == learner.told["platforms"] == ["cpu", "cuda", "tpu"]
@@ -46,9 +46,8 @@ def test_it_answers_as_the_learner_does_for_any_number_of_queries(name):
 
 @pytest.mark.parametrize("queries", ["alone", "together"])
 def test_queries_have_the_support_set_for_company_or_each_other(queries):
-    learned = learned_of(build_run(composed("task=strokes", "learner=protonet", "model.filters=2")))
-    support_x = RNG.normal(size=(5, *learned.purpose.shape)).astype(np.float32)
-    adapted = learned.adapt(support_x, np.arange(5))
+    learned = on_blobs_learned("learner=protonet", "model.norm=batch")
+    adapted = learned.adapt(X, Y)
     one = exported.predictor(adapted, queries=queries, platforms=CPU)
     assert one.told["queries"] == queries
     for n in (2, 18):
@@ -97,7 +96,7 @@ print(json.dumps([told["classes"], sys.modules["flatbuffers"].__file__, program.
 
 
 def test_the_file_needs_jax_alone_and_is_the_same_every_time(tmp_path):
-    learned = learned_of(build_run(on_blobs("learner=protonet")))
+    learned = on_blobs_learned("learner=protonet")
     adapted = learned.adapt(X, ["b", "a", "c"])
     for name in ("one.zip", "two.zip"):
         exported.write(tmp_path / name, exported.predictor(adapted))
@@ -129,7 +128,7 @@ def test_the_file_needs_jax_alone_and_is_the_same_every_time(tmp_path):
 
 
 def test_the_json_says_what_goes_in_and_out_and_how_it_was_prepared(tmp_path):
-    learned = learned_of(build_run(on_blobs("learner=mann")))
+    learned = on_blobs_learned("learner=mann")
     exported.write(tmp_path / "one.zip", exported.learner(learned, ways=2, shots=4, seed=7, platforms=("tpu", "cpu")))
     with zipfile.ZipFile(tmp_path / "one.zip") as file:
         assert "flatbuffers/LICENSE" in file.namelist()
@@ -147,7 +146,7 @@ def test_the_json_says_what_goes_in_and_out_and_how_it_was_prepared(tmp_path):
 
 
 def test_a_learner_that_adapts_at_random_does_so_by_its_seed():
-    learned = learned_of(build_run(on_blobs("learner=mann")))
+    learned = on_blobs_learned("learner=mann")
     y = Y.astype(np.int32)
     for seed in (0, 7):
         one = exported.learner(learned, seed=seed, platforms=CPU)
@@ -157,7 +156,7 @@ def test_a_learner_that_adapts_at_random_does_so_by_its_seed():
 
 
 def test_a_mistake_is_one_line():
-    learned = learned_of(build_run(on_blobs("learner=maml")))
+    learned = on_blobs_learned("learner=maml")
     with pytest.raises(ConfigError, match="platforms=gpu: some of: cpu, cuda, tpu"):
         exported.learner(learned, platforms=("cpu", "gpu"))
     with pytest.raises(ConfigError, match="ways=4 classes: at most 3: MAML was trained with so many outputs"):
@@ -167,4 +166,4 @@ def test_a_mistake_is_one_line():
     with pytest.raises(ConfigError, match="queries=both: must be one of: alone, together"):
         exported.learner(learned, queries="both", platforms=CPU)
     with pytest.raises(ConfigError, match="inner_steps=2: ProtoNet takes none"):
-        exported.learner(learned_of(build_run(on_blobs("learner=protonet"))), inner_steps=2)
+        exported.learner(on_blobs_learned("learner=protonet"), inner_steps=2)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load as arrays_of
 from safetensors.numpy import load_file
 from support import composed, equal, on_blobs
-from test_learner import learned_of
+from test_learner import learned_of, on_blobs_learned
 
 from metarun.config.run import build_run
 from metarun.core import ConfigError, DataError
@@ -42,7 +42,7 @@ def test_it_is_the_same_learner_and_answers_as_before(name, model, tmp_path):
 
 
 def test_inner_steps_and_numbers_as_labels_are_kept(tmp_path):
-    learned = learned_of(build_run(on_blobs("learner=maml")))
+    learned = on_blobs_learned("learner=maml")
     adapted = learned.adapt(X[:2], [30, 4], inner_steps=7)
     keep(adapted, tmp_path)
     again = load_adapted(tmp_path)
@@ -52,7 +52,7 @@ def test_inner_steps_and_numbers_as_labels_are_kept(tmp_path):
 
 
 def test_the_weights_are_a_safetensors_file_a_name_a_leaf(tmp_path):
-    learned = learned_of(build_run(on_blobs("learner=maml")))
+    learned = on_blobs_learned("learner=maml")
     keep(learned, tmp_path)
     arrays = load_file(tmp_path / "params.safetensors")
     assert arrays.keys() == {"dense0/kernel", "dense0/bias", "head/kernel", "head/bias"}
@@ -62,7 +62,7 @@ def test_the_weights_are_a_safetensors_file_a_name_a_leaf(tmp_path):
 
 
 def test_what_is_damaged_is_told_and_never_read(tmp_path):
-    keep(learned_of(build_run(on_blobs("learner=protonet"))), tmp_path)
+    keep(on_blobs_learned("learner=protonet"), tmp_path)
     content = bytearray((tmp_path / "params.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "params.safetensors").write_bytes(content)
@@ -78,7 +78,7 @@ def test_what_is_damaged_is_told_and_never_read(tmp_path):
 def test_over_another_learner_the_old_or_the_new_one_is_whole_wherever_it_is_cut_short(
     tmp_path, monkeypatch, at, again
 ):
-    learned = learned_of(build_run(on_blobs("learner=maml")))
+    learned = on_blobs_learned("learner=maml")
     one, other = (learned.adapt(X[first : first + 2], [30, 4]) for first in (0, 2))
     keep(one, tmp_path)
     if again:  # a process that was killed before learner.json was the new one left this
@@ -106,7 +106,7 @@ def test_over_another_learner_the_old_or_the_new_one_is_whole_wherever_it_is_cut
 
 
 def test_a_later_version_and_another_directory_are_told_apart(tmp_path):
-    learned = learned_of(build_run(on_blobs("learner=protonet")))
+    learned = on_blobs_learned("learner=protonet")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="holds something else; name a new one"):

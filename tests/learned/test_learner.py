@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import GIVEN, composed, on_blobs, run_in
+from support import GIVEN, composed, no_meta_steps, on_blobs, run_in
 
 import metarun
 from metarun import engine
@@ -32,6 +33,12 @@ def learned_of(run: Run) -> Learned:
     return Learned(run.config, purpose.purpose_of(run.tasks, data), jax.device_get(params), {})
 
 
+@cache
+def on_blobs_learned(*overrides: str) -> Learned:
+    """What is learned of blobs, for all tests that ask for it so."""
+    return learned_of(build_run(on_blobs(*overrides)))
+
+
 def evaluated(run: Run, learned: Learned, tasks: int) -> np.ndarray:
     """The outputs (tasks, queries, n_out) of the evaluation."""
     run = dataclasses.replace(run, eval=dataclasses.replace(run.eval, inner_steps=()))
@@ -45,7 +52,7 @@ def evaluated(run: Run, learned: Learned, tasks: int) -> np.ndarray:
 @pytest.mark.parametrize(("precision", "products"), [("float32", "HIGHEST"), ("tf32", "HIGH")])
 def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(precision, products):
     """Left to themselves a GPU's are tf32, and a TPU's bfloat16."""
-    learned = learned_of(build_run(on_blobs("learner=maml", f"hardware.precision={precision}")))
+    learned = on_blobs_learned("learner=maml", f"hardware.precision={precision}")
     adapted = learned.adapt(np.eye(3, *learned.purpose.shape[-1:], dtype=np.float32), list("abc"))
     key, x = jax.random.key(0), adapted.support_x
     given = {
@@ -65,11 +72,11 @@ def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(pr
 def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(name):
     run = build_run(on_blobs(f"learner={name}", "hardware.devices=1"))
     learned = learned_of(run)
-    outputs = evaluated(run, learned, 2)
+    outputs, sample = evaluated(run, learned, 2), jax.jit(run.eval_tasks.sample)
     for index in range(2):
         k_episode, k_adapt = task_key(stream(run.eval.seed, EVAL), jnp.int32(index))
         k_adapt = jax.random.split(k_adapt)[0] if isinstance(run.learner, Measured) else k_adapt
-        support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), k_episode)
+        support, query, *_ = sample(run.eval_tasks.load("test"), k_episode)
         names = np.array(["ant", "bee", "cow"])
         adapted = learned.adapt(support.x, names[support.y], seed=k_adapt)
         for queries in ("alone", "together"):
@@ -79,9 +86,9 @@ def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(nam
 
 
 def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_others():
-    run = build_run(composed("task=strokes", "learner=protonet", "model.filters=2"))
+    run = build_run(on_blobs("learner=protonet", "model.norm=batch"))
     learned = learned_of(run)
-    net = engine.net_for(run.model, None, run.tasks.loss, 5, True)
+    net = engine.net_for(run.model, None, run.tasks.loss, 3, True)
     support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
     adapted = learned.adapt(support.x, support.y)
 
@@ -99,7 +106,7 @@ def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_othe
 
 
 def test_ways_are_the_users_own_and_a_trained_head_has_only_so_many():
-    free, fixed = (learned_of(build_run(on_blobs(f"learner={name}"))) for name in ("protonet", "maml"))
+    free, fixed = (on_blobs_learned(f"learner={name}") for name in ("protonet", "maml"))
     x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     seven = free.adapt(x, [3, 1, 4, 1, 5, 9, 2, 6])
     np.testing.assert_array_equal(seven.classes, [1, 2, 3, 4, 5, 6, 9])
@@ -113,12 +120,12 @@ def test_ways_are_the_users_own_and_a_trained_head_has_only_so_many():
 
 
 def test_inner_steps_are_the_learners_own_or_what_is_asked_for():
-    learned = learned_of(build_run(on_blobs("learner=maml", "learner.inner_steps=3")))
+    learned = on_blobs_learned("learner=maml", "learner.inner_steps=3")
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     own, three, none = (learned.adapt(x, [0, 1, 2], inner_steps=n) for n in (None, 3, 0))
     np.testing.assert_array_equal(own.outputs(x), three.outputs(x))
     jax.tree.map(np.testing.assert_array_equal, none.fast, learned.params)
-    other = learned_of(build_run(on_blobs("learner=protonet")))
+    other = on_blobs_learned("learner=protonet")
     with pytest.raises(ConfigError, match="inner_steps=2: ProtoNet takes none"):
         other.adapt(x, [0, 1, 2], inner_steps=2)
     with pytest.raises(ConfigError, match=r"inner_steps=2.5: must be a whole number, 0 or more"):
@@ -150,7 +157,7 @@ def test_a_new_number_of_queries_is_one_of_a_few_sizes():
     ],
 )
 def test_a_mistake_is_one_line(x, y, said):
-    learned = learned_of(build_run(on_blobs("learner=protonet")))
+    learned = on_blobs_learned("learner=protonet")
     with pytest.raises(ConfigError, match=said):
         learned.adapt(x, y)
 
@@ -181,8 +188,8 @@ def test_standard_deviations_are_of_learners_that_have_them_and_the_queries_comp
         assert (sd > 0.1).all()  # its min_sigma
     assert not np.allclose(alone[1], together[1], rtol=1e-3)
     np.testing.assert_allclose(adapted.predict(x[1:2], return_std=True)[1], alone[1][1:2], rtol=1e-5)
-    for task, learner, what in (("sinusoid", "maml", "MAML"), ("strokes", "cnp", "a classification")):
-        other = learned_of(build_run(composed(f"task={task}", f"learner={learner}", "model=mlp", "model.hidden=[8]")))
+    waves = learned_of(build_run(composed("task=sinusoid", "learner=maml", "model.hidden=[8]")))
+    for other, what in ((waves, "MAML"), (on_blobs_learned("learner=cnp"), "a classification")):
         adapted = other.adapt(np.zeros((2, *other.purpose.shape)), [0, 1])
         with pytest.raises(ConfigError, match=f"return_std=True: {what} has no standard deviations of targets"):
             adapted.predict(np.zeros((2, *other.purpose.shape)), return_std=True)
@@ -192,7 +199,8 @@ def test_standard_deviations_are_of_learners_that_have_them_and_the_queries_comp
 def waves(tmp_path_factory):
     """A finished run on sine waves."""
     directory = tmp_path_factory.mktemp("waves") / "run"
-    train.train(run_in(directory, "learner=maml", "train.steps=4", "eval.inner_steps=[0]"))
+    with no_meta_steps():
+        train.train(run_in(directory, "learner=maml", "train.steps=4", "eval.inner_steps=[0]"))
     return directory
 
 
@@ -226,7 +234,7 @@ def test_a_purpose_is_read_as_it_was_written():
 
 def test_inner_loops_are_clipped_as_in_training():
     """An inner gradient that is clipped to nothing moves nothing."""
-    learned = learned_of(build_run(on_blobs("learner=maml", "inner.clip_norm=1e-30")))
+    learned = on_blobs_learned("learner=maml", "inner.clip_norm=1e-30")
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     adapted = learned.adapt(x, [0, 1, 2])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), adapted.fast, learned.params)
