@@ -60,10 +60,10 @@ def slope_of(outer, learner, net, params, every, rows=1):
 def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in_units_of_their_own(settings):
     """Case by case: where an action has become likelier by more than `within` and paid, or less likely and did not."""
     learner, net, params, every = collected(6, *settings)
-    elsewhere = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)
-    y = every.query.y
-    old = jnp.where(y.valid, y.advantage, jnp.nan)
-    advantage = (y.advantage - jnp.nanmean(old)) / jnp.nanstd(old)
+    elsewhere = jax.tree.map(lambda leaf: leaf + 0.3 * np.sin(np.float32(range(leaf.size))).reshape(leaf.shape), params)
+    y = jax.device_get(every.query.y)
+    old = np.where(y.valid, y.advantage, np.nan)
+    advantage = (y.advantage - np.nanmean(old)) / np.nanstd(old)
 
     def by_hand(params, start):
         def of(task):
@@ -86,9 +86,14 @@ def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in
         return loss + 0.7 * jnp.square(values - targets).mean() / targets.var(), (ratios, values)
 
     critic = settings is TRIALS
-    values = by_hand(params, None if not critic else 0.0)[1][1]
-    expected, (ratios, _) = jax.jit(jax.grad(by_hand, has_aux=True))(elsewhere, values)
-    found = jax.jit(lambda params, at: slope_of(OUTER, learner, net, params, every)(at, 0))(params, elsewhere)
+
+    @jax.jit
+    def both(params, elsewhere):
+        values = by_hand(params, 0.0)[1][1] if critic else None
+        expected, (ratios, _) = jax.grad(by_hand, has_aux=True)(elsewhere, values)
+        return expected, slope_of(OUTER, learner, net, params, every)(elsewhere, 0), ratios
+
+    expected, found, ratios = both(params, elsewhere)
     close(found, expected, rtol=2e-3, atol=1e-5)
     for tried in ((ratios > 1.2) & (advantage > 0), (ratios < 0.8) & (advantage < 0)):
         assert tried.any()
@@ -103,17 +108,19 @@ def test_minibatches_part_the_tasks_however_these_lie_in_chunks_and_devices():
         slope = slope_of(fives, learner, net, params, every, rows)
         return jax.lax.map(lambda which: slope(params, which), jnp.arange(5))
 
-    whole, parts = jax.jit(each, static_argnums=0)(1), jax.jit(each, static_argnums=0)(6)
+    whole, parts, at_once = jax.jit(
+        lambda: (each(1), each(6), slope_of(OUTER, learner, net, params, every)(params, 0))
+    )()
     close(parts, whole, rtol=1e-3, atol=1e-6)
-    at_once = jax.jit(lambda: slope_of(OUTER, learner, net, params, every)(params, 0))()
-    shares = jnp.array([3, 3, 2, 2, 2]) / 12  # of the tasks
-    mean_of_all = jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, 1), whole)
+    shares = np.float32([3, 3, 2, 2, 2]) / 12  # of the tasks
+    mean_of_all = jax.tree.map(lambda leaf: np.tensordot(shares, leaf, 1), whole)
     close(mean_of_all, at_once, rtol=1e-3, atol=1e-6)
-    numbers = jnp.arange(12)
+    numbers = np.arange(12)
+    part = jax.jit(minibatch, static_argnums=3)
     for devices in (1, 2, 4):
         own = numbers.reshape(devices, 1, -1)
         for which in range(5):
-            found = [minibatch(tasks, jnp.asarray(tasks[0, 0]), which, 5) for tasks in own]
+            found = [part(tasks, tasks[0, 0], which, 5) for tasks in own]
             kept = sorted(int(n) for part in found for n, w in zip(part.tasks[0], part.weights[0], strict=True) if w)
             assert kept == list(range(which, 12, 5))
 

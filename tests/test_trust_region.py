@@ -85,10 +85,16 @@ def test_the_problem_is_that_of_the_learners_own_meta_gradient(learner, settings
         run = dataclasses.replace(run, learner=dataclasses.replace(run.learner, value_weight=0.0))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     keys = jax.random.split(jax.random.key(0), 2)
-    episodes = jax.vmap(lambda key: run.tasks.sample((), jax.random.clone(key)))(keys)
-    params = run.learner.init(net, jax.random.key(1), episodes.support.x[0])
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # at 0, where trajectories begin, ReLU has a kink
-    direction = jax.tree.map(lambda leaf: jnp.sin(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape), params)
+
+    @jax.jit
+    def start(keys):
+        episodes = jax.vmap(lambda key: run.tasks.sample((), jax.random.clone(key)))(keys)
+        params = run.learner.init(net, jax.random.key(1), episodes.support.x[0])
+        # At 0, where trajectories begin, ReLU has a kink.
+        return episodes, jax.tree.map(lambda leaf: leaf + 0.05, params)
+
+    episodes, params = start(keys)
+    direction = jax.tree.map(lambda leaf: np.sin(np.arange(leaf.size, dtype=np.float32)).reshape(leaf.shape), params)
 
     @jax.jit
     def both(params, keys):

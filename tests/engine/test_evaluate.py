@@ -122,8 +122,8 @@ def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptatio
     episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
     net = net._replace(n_classes=20)
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
-    numbers, key = [3, 0, 4, 1, 3], jax.random.key(2)
-    found = alone(run.learner, episode, Asked(3, "all"), numbers, params, net, key)
+    numbers, key = [2, 0, 3, 2], jax.random.key(2)
+    found = alone(run.learner, episode, Asked(2, "all"), numbers, params, net, key)
 
     @partial(jax.jit, static_argnums=0)
     def after(own):

@@ -38,12 +38,16 @@ def start():
 
 
 @cache
-def after(private, devices=1, task_chunk=8, n=(1,), meta_batch=8):
-    """The state after calls of n meta-steps each, by steps of length 1 against the meta-gradient."""
+def meta_steps(private, devices, task_chunk, meta_batch):
     mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
     given = (RUN.learner, NET, RUN.tasks, sgd, mesh, meta_batch, task_chunk, RUN.inner, RUN.train.guard)
-    program = make_meta_steps(*given, private=private)
-    state = start()
+    return make_meta_steps(*given, private=private)
+
+
+@cache
+def after(private, devices=1, task_chunk=8, n=(1,), meta_batch=8):
+    """The state after calls of n meta-steps each, by steps of length 1 against the meta-gradient."""
+    program, state = meta_steps(private, devices, task_chunk, meta_batch), start()
     for some in n:
         state = program(state, (), NUMBERS, K_TRAIN, some)[0]
     return jax.device_get(state)

@@ -20,7 +20,7 @@ from metarun.engine.selection import Selection, chosen, must_be_whole, window
 from metarun.run import nonfinite
 from metarun.tasks import groups
 
-RUN = run_of("task=sinusoid", "model.hidden=[8]", "learner.inner_steps=2")
+RUN = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[8]", "learner.inner_steps=1")
 NET = make_net(RUN.model, RUN.tasks, 1)
 BATCH = 4
 HARD, CURRICULUM = Selection(11, 0), Selection(11, 4)  # of 11 candidates devices and chunks have uneven shares

@@ -14,8 +14,9 @@ from support import composed, placed, rows, rows_so_far, saved, start, wait_for
 from metarun.run import train
 from metarun.run.checkpoint import newest_in
 
-RUN = ("task=sinusoid", "learner=maml", "model.hidden=[8]", "train.meta_batch=8", "eval.episodes=8",
-       "eval.val_episodes=8", "eval.inner_steps=[]", "hardware.task_chunk=1", "logger=none")  # fmt: skip
+RUN = ("task=sinusoid", "learner=fomaml", "learner.inner_steps=1", "model.hidden=[8]", "train.meta_batch=8",
+       "eval.episodes=8", "eval.val_episodes=8", "eval.inner_steps=[]", "hardware.task_chunk=1",
+       "logger=none")  # fmt: skip
 
 
 METARUN = ("-m", "metarun")
