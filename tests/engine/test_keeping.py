@@ -32,13 +32,14 @@ def test_the_optimizer_and_its_bound_are_for_what_is_learned_and_what_is_kept_is
     first = jax.device_get(start((), NUMBERS, engine.stream(0, engine.INIT)))
     once = jax.device_get(steps(jax.tree.map(jnp.array, first), (), NUMBERS, K_TRAIN, 1)[0])
 
-    k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(jax.random.fold_in(K_TRAIN, 0), jnp.arange(4))
-    episodes = jax.vmap(lambda key: RUN.tasks.sample((), key))(k_episodes)
-    trained = jax.vmap(lambda support, key: RUN.learner.trained(NET, first.params, support, key))
-    left = jax.jit(trained)(episodes.support, k_adapts)
+    def trained(index):
+        k_episode, k_adapt = engine.task_key(jax.random.fold_in(K_TRAIN, 0), index)
+        return RUN.learner.trained(NET, first.params, RUN.tasks.sample((), k_episode).support, k_adapt)
+
+    left = jax.device_get(jax.jit(jax.vmap(trained))(np.arange(4)))
     close(once.params["adam"], jax.tree.map(lambda leaf: leaf.mean(0), left["adam"]), rtol=1e-4)
 
-    way = jax.tree.map(jnp.subtract, once.params["theta"], first.params["theta"])
+    way = jax.tree.map(np.subtract, once.params["theta"], first.params["theta"])
     towards = jax.tree.map(lambda after, before: after.mean(0) - before, left["theta"], first.params["theta"])
     close(way, jax.tree.map(lambda leaf: leaf * RATE * NORM / optax.tree.norm(towards), towards), rtol=1e-3, atol=1e-7)
 

@@ -63,7 +63,8 @@ def meta_gradient(private, **kwargs):
 
 def of_each(private, meta_batch=8):
     """Task by task: its meta-gradient, and whether it counts."""
-    k_episodes, k_adapts, counts = engine.task_keys(private, K_TRAIN, jnp.int32(0), jnp.arange(meta_batch), meta_batch)
+    drawn = jax.jit(lambda: engine.task_keys(private, K_TRAIN, jnp.int32(0), jnp.arange(meta_batch), meta_batch))
+    k_episodes, k_adapts, counts = drawn()
     sample = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[None], RUN.tasks.sample((), key)))
     one = jax.jit(lambda params, episode, key: RUN.learner.meta_grad(NET, params, episode, key, 0)[0])
     params = start().params
