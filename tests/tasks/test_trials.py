@@ -1,6 +1,7 @@
 """Bandits, tabular MDPs and RL^2: against plain Python with the same draws, step by step, and loops over a trial."""
 
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -125,10 +126,11 @@ def test_a_test_tells_what_each_step_paid_beside_who_acts_at_random_and_who_know
     np.testing.assert_allclose(told["best"], 2 / 3, atol=0.03)  # the larger of two uniform numbers
 
 
-def learner_on(tasks, memory="gru", recent=1):
+@cache
+def learner_on(tasks, memory, recent):
     learner = RL2(MEMORIES[memory], discount=0.9, gae_lambda=0.8, value_weight=0.5, recent=recent)
     net = make_net(MLP((), "none", None), tasks, None)
-    width = tasks.sample((), jax.random.key(0)).query.x.shape[1]
+    width = jax.eval_shape(tasks.sample, (), jax.random.key(0)).query.x.shape[1]
     params = jax.jit(lambda key: learner.init(net, key, jnp.zeros((1, width))))(jax.random.key(2))
     params["value"]["kernel"] = jax.random.normal(jax.random.key(3), (learner.memory.units, 1))
     return learner, net, params
@@ -155,11 +157,11 @@ def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_a
 
 
 def test_of_recent_observations_the_model_sees_this_one_first_and_nothing_before_the_trial():
-    learner, net, params = learner_on(MDP, recent=3)
+    learner, net, params = learner_on(MDP, "gru", 3)
     x = jax.random.normal(jax.random.key(5), (4, MDP.trial, MDP.states + MDP.actions + 3))
     before = np.pad(x, ((0, 0), (2, 0), (0, 0)))
     seen = np.concatenate([before[:, 2 - ago : 2 - ago + MDP.trial] for ago in range(3)], axis=-1)
-    of_all_three, _, _ = learner_on(MDP)
+    of_all_three, _, _ = learner_on(MDP, "gru", 1)
     for found, expected in zip(
         learner.read(net, params, x.reshape(-1, x.shape[-1])),
         of_all_three.read(net, params, seen.reshape(-1, seen.shape[-1])),
@@ -198,7 +200,7 @@ def by_hand(params, x):
 
 
 def test_the_meta_gradient_is_that_of_a_loop_over_each_trial():
-    learner, net, params = learner_on(BANDITS)
+    learner, net, params = learner_on(BANDITS, "gru", 1)
     keys = jax.random.split(jax.random.key(5), 2)
     episodes = jax.jit(jax.vmap(lambda key: BANDITS.sample((), key)))(keys)
     x, y = jax.jit(jax.vmap(lambda e, key: inner.queries(learner, net, params, e.query, key)))(episodes, keys)
