@@ -56,6 +56,7 @@ QUICK_COMPILATION = {
 
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
     set_flags(QUICK_COMPILATION | PATIENT | RIGHT)
+jax.devices()  # touched, there are two: else the first test's run would say how many
 
 
 def remembered(load: Callable) -> Callable:

@@ -138,6 +138,10 @@ def test_domains_make_another_test_of_a_run_of_any_version_and_no_other_validati
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(older))
         assert not earlier.is_another(tmp_path, stored)
         assert earlier.is_another(tmp_path, now)
+    without_tail = stored | {"eval": {k: v for k, v in stored["eval"].items() if k != "tail"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(without_tail))
+    assert not earlier.is_another(tmp_path, stored)
+    assert earlier.is_another(tmp_path, complete(composed("task=sinusoid", "train.steps=20", "eval.tail=0.5")))
     (tmp_path / "config-1.yaml").write_text(yaml.safe_dump(stored))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(now))
     assert resume(tmp_path, composed("train.steps=30"), ["train.steps"])["train"]["steps"] == 30
