@@ -228,7 +228,8 @@ def embed(net: Net, encoder: PyTree, x: Array, standardise: bool = True) -> Arra
     """x (n, ...) -> features (n, d), with `standardise` each example's with mean 0 and variance 1.
 
     A convolution's features are positive and much alike, and a recurrent network takes very long to tell them apart.
-    A single feature stays as it is.
+    But what an example's features have in common is lost: of two of them all but which is larger. A single one stays
+    as it is.
     """
     z = net.features(encoder, x)
     return jax.nn.standardize(z, epsilon=1e-3) if standardise and z.shape[1] > 1 else z

@@ -49,6 +49,7 @@ class Attention:
     heads: Count
     blocks: Count
     label_width: Count  # most ways there may be: labels are one-hot
+    standardise: bool = True  # inputs, each example's alone; as it is for runs that have no key for it
     network = "encoder"
 
     def __post_init__(self) -> None:
@@ -69,20 +70,20 @@ class Attention:
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         k_encoder, k_transformer = jax.random.split(key)
         encoder, transformer = net.init(k_encoder, x), self.transformer(net)
-        z = sequence.embed(net, encoder, x)
+        z = sequence.embed(net, encoder, x, self.standardise)
         params = transformer.init(k_transformer, z, jnp.zeros((len(z), transformer.n_out)))["params"]
         return {"encoder": encoder, "transformer": params}
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         x, y = sequence.shuffled(support, key)
-        z = sequence.embed(net, params["encoder"], x)
+        z = sequence.embed(net, params["encoder"], x, self.standardise)
         labels = jax.nn.one_hot(y, self.label_width, dtype=z.dtype) if net.classification else y
         _, contexts = self.transformer(net).apply({"params": params["transformer"]}, z, labels)
         return {"params": params, "contexts": contexts}
 
     def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
         params, transformer = fast["params"], self.transformer(net)
-        z = sequence.embed(net, params["encoder"], x)
+        z = sequence.embed(net, params["encoder"], x, self.standardise)
         unlabelled = jnp.zeros((z.shape[0], transformer.n_out))
         outputs, _ = transformer.apply({"params": params["transformer"]}, z, unlabelled, fast["contexts"])
         return outputs[:, : net.n_out]

@@ -391,8 +391,9 @@ def test_a_block_of_attention_is_numpys():
         np.testing.assert_allclose(one.reshape(3, 4), other, rtol=1e-4, atol=1e-5)
 
 
-def test_attention_reads_the_support_set_causally_and_each_query_alone():
-    learner = Attention(units=8, heads=2, blocks=2, label_width=4)
+@pytest.mark.parametrize("standardise", [True, False])
+def test_attention_reads_the_support_set_causally_and_each_query_alone(standardise):
+    learner = Attention(units=8, heads=2, blocks=2, label_width=4, standardise=standardise)
     params = params_of(learner)
     transformer = learner.transformer(NET)
 
@@ -411,7 +412,7 @@ def test_attention_reads_the_support_set_causally_and_each_query_alone():
     predicted = jax.jit(lambda fast: learner.predict(NET, fast, QUERY.x))(fast)
     order = jax.random.permutation(jax.random.key(3), len(SUPPORT.y))
     for i in range(2):
-        z = sequence.embed(NET, {}, jnp.concatenate([SUPPORT.x[order], QUERY.x[i : i + 1]]))
+        z = sequence.embed(NET, {}, jnp.concatenate([SUPPORT.x[order], QUERY.x[i : i + 1]]), standardise)
         together = run(z, jnp.concatenate([labels[order], jnp.zeros((1, 4))]))
         np.testing.assert_allclose(predicted[i], together[-1, :WAYS], rtol=1e-4, atol=1e-5)
 
