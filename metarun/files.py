@@ -12,6 +12,8 @@ import yaml
 
 WRITING = threading.RLock()  # whoever ends the process in the middle waits for it, so that nothing is left half written
 
+OF_PROCESSES = ("/proc", "/dev/fd")  # what they have open has names there
+
 
 def cache_dir() -> Path:
     """The user's cache directory for metarun: $METARUN_CACHE_DIR, else the platform's own."""
@@ -30,7 +32,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """The same for what `write` writes. A link stays one; a pipe, or another file that is none, is written into."""
-    if (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev"):
+    if not can_be_replaced(path):
         with path.open("wb") as file:
             write(file)
         return
@@ -47,3 +49,15 @@ def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> N
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def can_be_replaced(path: Path) -> bool:
+    """Whether there is a plain file, or none; not where links lead to what a process has open, as /dev/stdout does."""
+    link = path
+    while link.exists():
+        if any(link.parent.resolve().is_relative_to(place) for place in OF_PROCESSES):
+            return False
+        if not link.is_symlink():
+            return link.is_file()
+        link = link.parent / link.readlink()
+    return True

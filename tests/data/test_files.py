@@ -1,11 +1,15 @@
 """What is written to the user's disk: whole, and where it was asked for."""
 
 import os
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
-from metarun.files import write_atomically
+from metarun.files import write_atomically, write_bytes_atomically
+
+MEMORY = Path("/dev/shm")  # where Linux keeps files in memory
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -34,3 +38,33 @@ def test_who_reads_from_a_pipe_gets_what_is_written(tmp_path):
     reader.join(timeout=20)
     assert read == ["new"]
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.skipif(not MEMORY.is_dir(), reason="of Linux")
+def test_below_dev_too_a_plain_file_stays_whole():
+    def breaks(file):
+        file.write(b"ne")
+        file.flush()
+        raise KeyError
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        (there := Path(directory) / "a").write_text("old")
+        with pytest.raises(KeyError):
+            write_bytes_atomically(there, breaks)
+        with pytest.raises(KeyError):
+            write_bytes_atomically(Path(directory) / "b", breaks)
+        assert [(file.name, file.read_text()) for file in Path(directory).iterdir()] == [("a", "old")]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="of Linux")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_that_is_open_is_written_into_where_it_is_named_as_open(tmp_path, linked):
+    (tmp_path / "log").write_text("old")
+    with (tmp_path / "log").open("a") as file:
+        path = Path(f"/dev/fd/{file.fileno()}")
+        if linked:  # as /dev/stdout is
+            (tmp_path / "link").symlink_to(path)
+            path = tmp_path / "link"
+        write_atomically(path, "new")
+        assert os.fstat(file.fileno()).st_ino == (tmp_path / "log").stat().st_ino
+        assert (tmp_path / "log").read_text() == "new"
