@@ -31,13 +31,26 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """The same for what `write` writes. A link stays one; a pipe, or another file that is none, is written into."""
-    if not can_be_replaced(path):
-        with path.open("wb") as file:
-            write(file)
-        return
-    path = path.resolve() if path.is_symlink() else path
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """The same for what `write` writes. A link stays one; a pipe, or another file that is none, is written into.
+
+    What cannot be written is named by the OSError: a full disk tells of no file.
+    """
+    file = path.resolve() if path.is_symlink() else path
+    partial = file.with_name(f".{file.name}.{os.getpid()}") if can_be_replaced(path) else None
+    try:
+        if partial is None:
+            with path.open("wb") as opened:
+                write(opened)
+        else:
+            write_and_replace(file, partial, write)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_and_replace(path: Path, partial: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under another name first, of which nothing is left."""
     try:
         with WRITING:
             with partial.open("wb") as file:

@@ -1,5 +1,6 @@
 """What is written to the user's disk: whole, and where it was asked for."""
 
+import errno
 import os
 import tempfile
 import threading
@@ -68,3 +69,15 @@ def test_a_file_that_is_open_is_written_into_where_it_is_named_as_open(tmp_path,
         write_atomically(path, "new")
         assert os.fstat(file.fileno()).st_ino == (tmp_path / "log").stat().st_ino
         assert (tmp_path / "log").read_text() == "new"
+
+
+def full(file):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_of_the_file_that_it_did_not_take(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a'$"):
+        write_bytes_atomically(tmp_path / "a", full)
+    with pytest.raises(OSError, match=r"No such file or directory: '.*/none/a'$"):
+        write_atomically(tmp_path / "none" / "a", "new")
+    assert not list(tmp_path.iterdir())

@@ -1,7 +1,9 @@
 """`metarun eval`: a run's own figures again, or those of another protocol, and nothing of the run touched."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -330,6 +332,18 @@ def test_a_damaged_run_is_told_in_one_line(copy, monkeypatch, capfd):
     assert err.startswith(f"metarun: {copy} holds no whole checkpoint")
     with pytest.raises(DataError):
         again(copy)
+
+
+def test_a_full_disk_is_told_of_the_test_that_cannot_be_kept(copy, monkeypatch, capfd):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert command(monkeypatch, "eval", copy, "--keep", "long", *ALONE) == 1
+    kept = copy / "tests" / "long.json"
+    said = capfd.readouterr().err.splitlines()
+    assert said[-1] == f"metarun: {kept} cannot be read or written (No space left on device)"
+    assert not kept.exists()
 
 
 def test_ctrl_c_ends_it_at_once():
