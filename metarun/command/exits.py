@@ -1,5 +1,6 @@
 """How the program ends when it does not end well: one line, and a code."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,18 @@ from metarun.text import one_line
 # 0 done; 1 the run failed; 2 a mistake in the command; 75 stopped and saved: give the same command again.
 FAILED, MISTAKE, STOPPED = 1, 2, 75
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that takes no more
+
 
 def fail(message: object, code: int) -> NoReturn:
     """Ends the program with one line on standard error."""
     print(f"metarun: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def is_of_standard_output(error: OSError) -> bool:
+    """Whether it could not be written: of any other file that a disk did not take, the error has the name."""
+    return isinstance(error, BrokenPipeError) or (error.filename is None and error.errno in FULL)
 
 
 @contextmanager

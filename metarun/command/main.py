@@ -1,6 +1,5 @@
 """The command line: `metarun [overrides]` and Hydra's flags; a bare word is a verb, the module of that name here."""
 
-import errno
 import importlib
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import metarun
-from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
+from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail, is_of_standard_output
 from metarun.config import GROUPS, choices, describe, going_on, nearest
 
 VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay", "report", "serve", "sweep")
@@ -23,22 +22,23 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed, as some daemons start programs
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process is there)
+    lost: OSError | None = None
     try:
         command()
-        sys.stdout.flush()
     except SystemExit as error:
         code = error.code
-    except BrokenPipeError:  # metarun --help | head: who reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
+        if not is_of_standard_output(error):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"metarun: standard output cannot be written ({error.strerror})", file=sys.stderr)
-        code = FAILED
+        lost = error
     except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
         print("metarun: stopped", file=sys.stderr)
         code = STOPPED
+    if lost := lost or not_told():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(lost, BrokenPipeError):  # metarun --help | head: who reads has enough
+            print(f"metarun: standard output cannot be written ({lost.strerror})", file=sys.stderr)
+            code = code or FAILED
     for number in (signal.SIGINT, signal.SIGTERM):  # all is done and told; the interpreter's own end takes its time
         signal.signal(number, signal.SIG_IGN)
     names = ("run.to_wandb", "engine.compiled", "engine.hosts")
@@ -53,6 +53,16 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else FAILED)
     sys.exit(code)
+
+
+def not_told() -> OSError | None:
+    """Why standard output has not taken all that was told; None: it has."""
+    log = sys.modules.get("metarun.run.log")
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None if log is None else log.console.lost
 
 
 def command() -> None:

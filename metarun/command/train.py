@@ -4,12 +4,13 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.command import options
-from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail
+from metarun.command.exits import FAILED, FULL, MISTAKE, STOPPED, fail, is_of_standard_output
 from metarun.config import allowed, conf_dir, explain, going_on, of_place, translate, without_hydras_quotes
 from metarun.run.stop import leave, leave_on_signals, stop_on_signals, stop_without_parent
 from metarun.text import first_line, one_line
@@ -72,9 +73,9 @@ def compose_and_run(command: options.Command) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, command.settings), MISTAKE)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if is_of_standard_output(error):
+            raise
         fail(*of_the_disk(error))
     except Exception as error:
         if job.__code__ in [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]:
@@ -93,7 +94,7 @@ def job(cfg: "DictConfig") -> str | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    slow = threading.Timer(2.0, print, ["loading JAX"], {"flush": True})  # 10 seconds, on a machine just started
+    slow = threading.Timer(2.0, tell_of_jax)  # it takes 10 seconds, on a machine just started
     slow.daemon = True
     slow.start()
 
@@ -145,9 +146,9 @@ def job(cfg: "DictConfig") -> str | None:
         why, code = str(error), FAILED
     except train.Interrupted as error:
         fail(f"{error}{rest}", STOPPED)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if is_of_standard_output(error):
+            raise
         why, code = of_the_disk(error)
     except Exception as error:  # a fault of metarun's own: the traceback is what mends it
         if not sweep:
@@ -161,6 +162,11 @@ def job(cfg: "DictConfig") -> str | None:
         fail(why, code)
     print(f"metarun: {one_line(why)}", file=sys.stderr)
     return one_line(why)
+
+
+def tell_of_jax() -> None:
+    with suppress(OSError):  # it will be told of what comes next
+        print("loading JAX", flush=True)
 
 
 def must_hold_no_sweep(directory: Path) -> None:
@@ -198,7 +204,8 @@ def of_the_disk(error: OSError) -> tuple[str, int]:
         return f"{type(error).__name__}: {first_line(error)}", FAILED  # of no disk: a download, say
     if error.filename is None:
         return f"run.dir: cannot be written ({error})", FAILED
-    return f"run.dir: {error.filename} cannot be made or written ({error.strerror})", MISTAKE
+    code = FAILED if error.errno in FULL else MISTAKE
+    return f"run.dir: {error.filename} cannot be made or written ({error.strerror})", code
 
 
 def remove_if_empty(directory: Path) -> None:

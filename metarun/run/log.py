@@ -20,7 +20,15 @@ log = logging.getLogger("metarun")
 
 
 class Terminal(Console):
-    """Where lines go; when nobody reads them any more (`metarun ... | head`), nowhere: the run goes on."""
+    """Where lines go; when nobody takes them any more (`metarun ... | head`, a full disk), nowhere: the run goes on."""
+
+    lost: OSError | None = None  # why they could not be written: `metarun` ends by telling it
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        try:
+            super().print(*objects, **how)
+        except OSError as error:
+            self.quiet, self.lost = True, error
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -1,5 +1,7 @@
 """The command line as a person meets it: real processes, real signals."""
 
+import errno
+import io
 import json
 import os
 import signal
@@ -16,9 +18,10 @@ import yaml
 from support import QUICK, complete, metarun, rows, rows_so_far, saved, start, wait_for
 
 from metarun.command import main
+from metarun.command.train import tell_of_jax
 from metarun.config import GROUPS, choices
 from metarun.config.run import Run
-from metarun.run import results, train
+from metarun.run import log, results, train
 from metarun.text import console
 
 
@@ -56,6 +59,21 @@ def test_where_nothing_can_be_told_that_is_one_line_at_most(tmp_path, redirected
     command = f"set -o pipefail; {sys.executable} -P -m metarun --help {redirected}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, says)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_on_a_full_disk_a_run_goes_on_without_what_it_tells_which_the_end_says(tmp_path, monkeypatch):
+    for name in ("quiet", "lost"):
+        monkeypatch.setattr(log.console, name, None)
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)  # so that nothing is left to be written
+    monkeypatch.setattr(sys, "stdout", full)
+    log.open_log(tmp_path)
+    tell_of_jax()
+    for line in ("one", "two"):
+        log.log.info(line)
+    log.close_log()
+    assert [line.split()[-1] for line in (tmp_path / "metarun.log").read_text().splitlines()] == ["one", "two"]
+    assert main.not_told().errno == errno.ENOSPC
 
 
 def test_a_reader_of_a_table_who_has_enough_ends_it_as_one_of_lines():
