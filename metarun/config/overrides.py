@@ -152,7 +152,7 @@ def words_of(command: str) -> list[str]:
         return []
 
 
-PLAIN = r"[\w/.:~%+@-]+"
+PLAIN = r"[a-zA-Z0-9_/.:%+@-]+"  # of the letters, Hydra's grammar has these
 A_VALUE = r"(?i)true|false|null|[-+]?(nan|inf|[\d_.]*\d[\d_.]*(e[-+]?[\d_]+)?)"
 
 

@@ -1,12 +1,12 @@
 """The page: tables, plots and pictures of runs in one HTML file that needs nothing else."""
 
 import datetime
-import shlex
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from metarun.config import going_on
 from metarun.report import tables
 from metarun.report.charts import bars, charts
 from metarun.report.episodes import episodes
@@ -26,7 +26,7 @@ def closely(run: SavedRun, whole: bool) -> dict[str, Any]:
     classes = (whole and run.classes) or {"classes": {}, "confusions": []}
     return {
         "run": run,
-        "command": run.part("training").get("command") or f"metarun {shlex.quote(f'run.dir={as_text(run.path)}')}",
+        "command": run.part("training").get("command") or going_on(as_text(run.path)),
         "classes": tables.by_class(classes["classes"]),
         "confusions": tables.confused(classes["confusions"]),
         "episodes": episodes(run) if whole else [],

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import composed, experiments, run_of, to_yaml
 
-from metarun.config import choices, flat, translate
+from metarun.config import choices, flat, going_on, of_place, translate, words_of
 from metarun.config.build import build
 from metarun.config.run import build_run, of_one_run
 from metarun.core import ConfigError
@@ -341,3 +342,13 @@ def test_training_and_evaluation_may_each_have_episodes_of_their_own():
     run = run_of("learner=reptile", "task.shots=2")
     assert (run.tasks.shots, run.eval_tasks.shots) == (10, 2)
     assert (run.learner.inner_steps, run.eval_learner.inner_steps) == (5, 50)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["runs/a-1_b", "-x", "runs/a b", "runs/\u00e9", "\u65e5\u672c", "a\u00b2", "~x", "it's", 'a"b', "1_0", "a,b"],
+)
+def test_the_command_that_goes_on_names_the_directory_to_the_shell_and_to_hydra(place):
+    (_, *settings) = words_of(going_on(place))
+    assert settings == [of_place(place)]
+    assert OverridesParser.create().parse_override(settings[0]).value() == place
