@@ -85,14 +85,15 @@ def run_of(settings: list[str]) -> Run:
     config = HydraConfig.instance()
     before = config.cfg
     try:
+        translated = translate(settings)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose("config", overrides=translate(settings), return_hydra_config=True)
+            cfg = compose("config", overrides=translated, return_hydra_config=True)
         config.cfg = None
         config.set_config(cfg)
         directory = as_users_write(Path(cfg.run.dir).expanduser().absolute())
         with open_dict(cfg):
             del cfg["hydra"]
-        if not any(setting.lstrip("+").startswith("run.dir=") for setting in settings):
+        if not any(setting.lstrip("+").startswith("run.dir=") for setting in translated):
             directory = taken_anew(directory)  # names that end in seconds are too few for a process of many runs
         must_hold_no_sweep(directory)
         run = in_place(cfg, directory)

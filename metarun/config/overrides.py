@@ -30,6 +30,8 @@ def spare(setting: str, multirun: bool) -> list[str]:
     key, _, value = setting.partition("=")
     if setting == "experiment=null":
         return []  # as it is by default
+    if key.lstrip("+") == "hydra.run.dir":
+        return spare(f"run.dir={value}", multirun)  # Hydra's directory is the run's
     if key.startswith(tuple(f"{group}." for group in LAID_OVER)) or (key in LAID_OVER and value.startswith("{")):
         return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):

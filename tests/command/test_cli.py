@@ -319,9 +319,10 @@ def test_commands_of_the_same_second_have_a_directory_each_and_one_that_is_named
     monkeypatch.setattr(train, "train", trained)
     monkeypatch.setattr(results, "tell", lambda *_: None)
     named = "runs/sinusoid-maml/2030-01-02_03-04-05"
-    for setting in ("train.seed=0", "train.seed=-1", "train.seed=1", *["run.dir=RUN/${now:%Y}"] * 2):
+    given = ["train.seed=0", "train.seed=-1", "train.seed=1", "run.dir=RUN/${now:%Y}", "hydra.run.dir=RUN"]
+    for setting in (*given[:3], *given[3:4] * 2, *given[4:] * 2):
         ended("task=sinusoid", "logger=none", setting)
-    assert places == [named, f"{named}-2", *["RUN/2030"] * 2]
+    assert places == [named, f"{named}-2", *["RUN/2030"] * 2, *["RUN"] * 2]
     assert {path.name for path in Path(named).parent.iterdir()} == {Path(place).name for place in places[:2]}
 
 

@@ -182,7 +182,10 @@ def test_runs_of_the_same_second_have_directories_of_their_own(here):
         run_of(["learner=maml", "task=sinusoid", "train.steps=-1"])
     assert len(list((here / "runs" / "sinusoid-maml").glob("*-3"))) == 1
     assert not list((here / "runs" / "sinusoid-maml").glob("*-4"))
-    assert run_of(["learner=maml", "task=sinusoid", "run.dir=mine"]).info.dir == "mine"
+    for setting in ("run.dir=mine", "run.dir=mine", "hydra.run.dir=mine"):
+        assert run_of(["learner=maml", "task=sinusoid", setting]).info.dir == "mine"
+        (here / "mine").mkdir(exist_ok=True)
+        (here / "mine" / ".lock").touch()
 
 
 @pytest.mark.parametrize(
