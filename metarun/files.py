@@ -1,5 +1,6 @@
 """The user's disk: where metarun keeps what it may make again, and files that are whole or not there at all."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import yaml
 
 WRITING = threading.RLock()  # whoever ends the process in the middle waits for it, so that nothing is left half written
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that takes no more
 OF_PROCESSES = ("/proc", "/dev/fd")  # what they have open has names there
 
 

@@ -1,17 +1,15 @@
 """How the program ends when it does not end well: one line, and a code."""
 
-import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from metarun.files import FULL
 from metarun.text import one_line
 
 # 0 done; 1 the run failed; 2 a mistake in the command; 75 stopped and saved: give the same command again.
 FAILED, MISTAKE, STOPPED = 1, 2, 75
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk says that takes no more
 
 
 def fail(message: object, code: int) -> NoReturn:

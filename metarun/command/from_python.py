@@ -25,7 +25,7 @@ from metarun.data import read_anew
 from metarun.engine import compiling_ahead
 from metarun.run import results
 from metarun.run import train as run_train
-from metarun.run.record import let_go, taken_anew
+from metarun.run.record import let_go, made, taken_anew
 
 one_at_a_time = threading.Lock()  # Hydra's state, the log and the way to the devices are of the process
 
@@ -95,6 +95,7 @@ def run_of(settings: list[str]) -> Run:
             del cfg["hydra"]
         if not any(setting.lstrip("+").startswith("run.dir=") for setting in translated):
             directory = taken_anew(directory)  # names that end in seconds are too few for a process of many runs
+        made(directory)
         must_hold_no_sweep(directory)
         run = in_place(cfg, directory)
     except (HydraException, OmegaConfBaseException) as error:

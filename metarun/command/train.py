@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metarun.command import options
-from metarun.command.exits import FAILED, FULL, MISTAKE, STOPPED, fail, is_of_standard_output
+from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail, is_of_standard_output
 from metarun.config import allowed, conf_dir, explain, going_on, of_place, translate, without_hydras_quotes
+from metarun.files import FULL
 from metarun.run.stop import leave, leave_on_signals, stop_on_signals, stop_without_parent
 from metarun.text import first_line, one_line
 

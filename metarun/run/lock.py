@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from metarun.core import ConfigError
+from metarun.files import FULL
 
 NAME = ".lock"
 PATIENCE = 1.0  # seconds: who looks whether a process is at work holds the lock for a moment, too
@@ -16,7 +17,7 @@ PATIENCE = 1.0  # seconds: who looks whether a process is at work holds the lock
 @contextmanager
 def only_process_in(directory: Path) -> Iterator[None]:
     """Raises ConfigError if another process, on this machine, is at work in the run's directory."""
-    directory.mkdir(parents=True, exist_ok=True)
+    made(directory)
     lock = FileLock(directory / NAME, timeout=PATIENCE)
     try:
         lock.acquire()
@@ -29,11 +30,21 @@ def only_process_in(directory: Path) -> Iterator[None]:
         lock.release()
 
 
+def made(directory: Path) -> None:
+    """Makes a run's directory, unless it is there. Raises ConfigError where there can be none."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise ConfigError("run.dir", directory, f"cannot be made ({error.strerror}); name another") from error
+
+
 def taken_anew(directory: Path) -> Path:
     """The directory, or one beside it with a number, which no other process that asks for a new one is given."""
     numbered = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(2))
     for place in itertools.chain([directory], numbered):
-        place.mkdir(parents=True, exist_ok=True)
+        made(place)
         with suppress(FileExistsError):
             (place / NAME).touch(exist_ok=False)
             break

@@ -121,6 +121,19 @@ def test_a_mistake_is_raised_in_one_line_and_leaves_nothing(here, overrides, sec
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("file", "File exists"), ("file/sub", "Not a directory"), ("x" * 300, "File name too long")],
+    ids=["file", "below", "long"],
+)
+def test_where_there_can_be_no_directory_that_is_one_line(here, place, why):
+    (here / "file").write_text("mine")
+    with pytest.raises(metarun.ConfigError) as told:
+        metarun.train(["task=sinusoid", "logger=none"], run={"dir": place})
+    assert str(told.value) == f"run.dir={place}: cannot be made ({why}); name another"
+    assert [file.read_text() for file in here.iterdir()] == ["mine"]
+
+
 def test_checkpoints_whose_configuration_is_gone_are_left_as_they_are(here):
     (here / "old" / "checkpoints" / "last" / "20").mkdir(parents=True)
     with pytest.raises(metarun.ConfigError, match=r"^run\.dir=.*old: has checkpoints, and the config\.yaml that tells"):
