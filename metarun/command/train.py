@@ -173,10 +173,10 @@ def tell_of_jax() -> None:
 def must_hold_no_sweep(directory: Path) -> None:
     """Raises ConfigError if there is a sweep in the directory that a run is to have."""
     from metarun.core import ConfigError
-    from metarun.sweep import is_sweep
+    from metarun.sweep import how_to_go_on, is_sweep
 
     if is_sweep(directory):
-        how = f"holds a sweep; go on with it by {going_on(directory, '-m')}, or name one of its runs"
+        how = f"holds a sweep; go on with it by {how_to_go_on(directory)}, or name one of its runs"
         raise ConfigError("run.dir", directory, how)
 
 

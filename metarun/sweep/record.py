@@ -85,7 +85,7 @@ class Sweep:
     @property
     def going_on(self) -> str:
         """The command that goes on with it."""
-        return going_on(self.directory, *([] if are_together(self.directory) else ["-m"]))
+        return how_to_go_on(self.directory)
 
     def own(self, job: Job) -> str:
         """What sets a job apart from the others."""
@@ -99,6 +99,11 @@ def is_sweep(directory: Path) -> bool:
 
 def are_together(directory: Path) -> bool:
     return (directory / TOGETHER).exists()
+
+
+def how_to_go_on(directory: Path) -> str:
+    """The command that goes on with the sweep in a directory."""
+    return going_on(directory, *([] if are_together(directory) else ["-m"]))
 
 
 def begin(sweep: Sweep) -> None:

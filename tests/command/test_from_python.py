@@ -24,6 +24,7 @@ from metarun.config import written
 from metarun.run import results
 from metarun.run import train as run_train
 from metarun.run.train import raising_on_interrupt
+from metarun.sweep import record
 
 QUICK = {
     "task": "sinusoid",
@@ -132,6 +133,15 @@ def test_where_there_can_be_no_directory_that_is_one_line(here, place, why):
         metarun.train(["task=sinusoid", "logger=none"], run={"dir": place})
     assert str(told.value) == f"run.dir={place}: cannot be made ({why}); name another"
     assert [file.read_text() for file in here.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("together", "command"), [(False, "metarun -m run.dir=S"), (True, "metarun run.dir=S")])
+def test_a_directory_of_many_runs_is_gone_on_with_by_its_own_command(here, together, command):
+    (here / "S").mkdir()
+    for name in [record.COMMAND, *([record.TOGETHER] if together else [])]:
+        (here / "S" / name).touch()
+    with pytest.raises(metarun.ConfigError, match=f"holds a sweep; go on with it by {command}, or"):
+        metarun.train(["run.dir=S"])
 
 
 def test_checkpoints_whose_configuration_is_gone_are_left_as_they_are(here):
