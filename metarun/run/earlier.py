@@ -3,7 +3,6 @@
 import itertools
 import logging
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 
 from metarun.config import conf_dir, flat
 from metarun.config.resume import is_domains_place, up_to_date
-from metarun.files import read_yaml
+from metarun.files import read_yaml, write_bytes_atomically
 
 log = logging.getLogger("metarun")
 
@@ -68,7 +67,8 @@ def set_aside(directory: Path, config: dict[str, Any], trained: bool) -> None:
     longer = before[0] != config["train"]["steps"]
     stems = itertools.chain([steps], (f"{steps}-{n}" for n in count(2))) if longer else (str(n) for n in count(1))
     stem = next(stem for stem in stems if not any(named(directory / f, stem).exists() for f in (*FILES, "config.yaml")))
-    shutil.copyfile(directory / "config.yaml", named(directory / "config.yaml", stem))
+    config_before = (directory / "config.yaml").read_bytes()
+    write_bytes_atomically(named(directory / "config.yaml", stem), lambda file: file.write(config_before))
     for file in (directory / name for name in FILES):
         if file.exists():
             file.rename(named(file, stem))

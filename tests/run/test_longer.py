@@ -1,6 +1,8 @@
 """A finished run made longer, and tested again: equal to one that was begun so, and nothing of the earlier is lost."""
 
+import errno
 import json
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +14,7 @@ import yaml
 from support import SMALL, complete, composed, placed, rows, run_in, saved
 
 from metarun.command import main
+from metarun.command.train import of_the_disk
 from metarun.config.resume import resume
 from metarun.core import ConfigError, DataError
 from metarun.engine import chunks
@@ -194,6 +197,20 @@ def test_results_set_aside_take_no_others_place(tmp_path):
     (tmp_path / "results.json").write_text("c")
     earlier.set_aside(tmp_path, composed("train.steps=10"), trained=True)
     assert (tmp_path / "results.json").read_text() == "c"
+
+
+def test_on_a_full_disk_a_run_is_made_no_longer_and_stays_as_it_is(tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(composed("train.steps=10")))
+    (tmp_path / "results.json").write_text("a")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as told:
+        earlier.set_aside(tmp_path, composed("train.steps=20"), trained=False)
+    said = f"run.dir: {tmp_path / 'config-10.yaml'} cannot be made or written (No space left on device)"
+    assert of_the_disk(told.value) == (said, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "results.json"]
 
 
 def test_a_longer_runs_command_is_the_one_that_gives_it():
