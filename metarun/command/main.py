@@ -1,5 +1,6 @@
 """The command line: `metarun [overrides]` and Hydra's flags; a bare word is a verb, the module of that name here."""
 
+import errno
 import importlib
 import os
 import re
@@ -66,8 +67,17 @@ def not_told() -> OSError | None:
 
 
 def command() -> None:
-    """What the command line asks for. Heavy imports wait until it has been read."""
-    arguments = sys.argv[1:]
+    """What the command line asks for."""
+    try:
+        obey(sys.argv[1:])
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        fail(f"{error.filename}: no file can have so long a name", MISTAKE)
+
+
+def obey(arguments: list[str]) -> None:
+    """What `command` does. Heavy imports wait until the arguments have been read."""
     first = arguments[0] if arguments else "help"
     if "--help" in arguments or "-h" in arguments or first == "help":
         about = next((word for word in arguments[:2] if word in VERBS), None)

@@ -256,6 +256,19 @@ def test_options_may_stand_between_settings(monkeypatch, capfd):
     assert "steps: 7" in out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [[], ["eval"], ["report"], ["replay"], ["report", "runs", "--out"], ["adapt", "--support", "a", "--query", "b"]],
+    ids=" ".join,
+)
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path, monkeypatch, capfd, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["metarun", *words, "x" * 300])
+    with pytest.raises(SystemExit) as end:
+        main.command()
+    assert (end.value.code, capfd.readouterr().err) == (2, f"metarun: {'x' * 300}: no file can have so long a name\n")
+
+
 def test_a_reader_that_has_enough_is_no_mistake(tmp_path):
     process = start("--hydra-help", cwd=tmp_path)
     process.stdout.close()  # before the first line, as `| head -0` would
