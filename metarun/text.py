@@ -30,6 +30,11 @@ def one_line(message: object) -> str:
     return printable(" ".join(re.split(r"\s+", str(message).strip())))
 
 
+def no_option(path: object) -> str:
+    """A path as no command takes it for an option: `./-x`."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """An error's first line, no longer than `most`, or its name if it says nothing."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]

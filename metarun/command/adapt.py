@@ -5,7 +5,7 @@ from typing import Any
 
 from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
-from metarun.text import one_line
+from metarun.text import no_option, one_line
 
 HELP = """
 metarun adapt RUN --support PATH [--query PATH] [--json FILE] [--csv FILE] [--save DIR] ...
@@ -103,7 +103,7 @@ def adapt(run: Path, options: dict[str, Any]) -> None:
             keep(adapted, Path(save).expanduser())
         except OSError as error:
             fail(f"adapt --save {save}: cannot be written ({error.strerror})", FAILED)
-        written.append(one_line(save))
+        written.append(one_line(no_option(save)))
     for line in (*support.told, *(() if query is None else query.told)):
         console.print(line)
     place = one_line(options["--support"])

@@ -186,7 +186,8 @@ class Checkpoints:
             self.mend()
             params = self.best.restore(best["step"], args=target)["params"]
         except Exception as error:
-            raise DataError(f"{folder} is damaged ({first_line(error)})") from error
+            wrong = f"is damaged ({first_line(error)})" if folder.exists() else "is missing"
+            raise DataError(f"{folder} {wrong}") from error
         if digest(params) != best["digest"]:
             raise DataError(f"{folder} is damaged (its digest is not that of its content)")
         return placed_as(params, like)

@@ -8,6 +8,7 @@ from typing import Any
 
 from metarun.config import choices, conf_dir, flat, words_of
 from metarun.files import read_yaml
+from metarun.text import no_option
 
 OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.", "hydra.job.num=")
 STROKES, SINUSOID = ".Strokes", ".Sinusoid"  # the tasks that need no data
@@ -28,7 +29,7 @@ def next_command(found: dict[str, Any], directory: Path) -> str:
         words = [*of_learner(found, words), *chosen("task", found["protocol"]["task"])]
     sweep = bool({"-m", "--multirun"} & set(words))
     if sweep and any(word.startswith("train.seed=") for word in words):
-        return f"metarun report {shlex.quote(str(directory.parent))}"
+        return f"metarun report {shlex.quote(no_option(directory.parent))}"
     words = [word for word in words if not word.startswith("train.seed=")]
     return shlex.join(["metarun", *([] if sweep else ["-m"]), *words, "train.seed=0,1,2"])
 

@@ -17,7 +17,7 @@ from metarun.files import read_yaml, write_atomically
 from metarun.gradients import differentiated
 from metarun.run.checkpoint import restore_tree, save_tree
 from metarun.run.log import finite
-from metarun.text import first_line
+from metarun.text import first_line, no_option
 
 
 class NotFinite(Exception):
@@ -30,7 +30,7 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
     folder = directory / "nonfinite"
     step = int(state.step)
     learner = type(run.learner).__name__
-    command = shlex.join(["metarun", "replay", str(directory)])
+    command = shlex.join(["metarun", "replay", no_option(directory)])
     shown = {name: float(value) for name, value in metrics.items()}
     report = {
         "meta_step": step + 1,

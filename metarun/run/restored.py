@@ -77,7 +77,8 @@ def at(
             params = on_host(folder / "default").get("params", {})
             must_be(params, best["digest"])
         except Exception as error:  # as in `saved`
-            raise ValueError(f"{folder} is damaged: {first_line(error)}") from error
+            wrong = f"is damaged: {first_line(error)}" if folder.exists() else "is missing"
+            raise ValueError(f"{folder} {wrong}") from error
         return params, {"state": "best", **best}
     found = whole_state(config, series / "last" / str(step) / "state")
     must_be(found, host["digest"])

@@ -22,7 +22,7 @@ from metarun.run.privacy import in_words, spent
 from metarun.run.provenance import made_with
 from metarun.run.tails import of_groups, of_tasks
 from metarun.run.trials import by_step
-from metarun.text import printable
+from metarun.text import no_option, printable
 
 
 def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     lines = {"paper": source(paper)} if paper else {}
     lines |= {  # below the table, so that a long path is not broken and can be copied
         "files": str(directory),
-        "look at it": f"metarun report {shlex.quote(str(directory))}",
+        "look at it": f"metarun report {shlex.quote(no_option(directory))}",
         "try next": next_command(found, directory),
     }
     for name, line in lines.items():

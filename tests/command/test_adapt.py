@@ -71,17 +71,17 @@ def test_the_curve_is_what_other_numbers_of_inner_steps_give(ended, drawings):
 
 
 def test_what_was_kept_answers_queries_without_labels_and_single_images(ended, drawings, tmp_path):
-    said = ended("adapt", drawings.run, "--support", drawings.named, "--save", "kept")
+    said = ended("adapt", drawings.run, "--support", drawings.named, "--save", "-kept")
     assert said.code == 0
-    assert said.out.endswith("files  kept\n")
+    assert said.out.endswith("files  ./-kept\n")
     expected = load(drawings.run).adapt(drawings.support_x, drawings.support_y).predict_proba(drawings.query_x)
-    said = ended("predict", "kept", "--query", drawings.flat, "--json", "-")
+    said = ended("predict", "./-kept", "--query", drawings.flat, "--json", "-")
     found = json.loads(said.out)
     assert found["accuracy"] is None
     p = np.array([[one["probabilities"][name] for name in NAMES] for one in found["predictions"]])
     np.testing.assert_array_equal(p, expected)
     assert "25 queries, without labels, each predicted alone" in said.err  # what people read is not in the JSON's way
-    one = ended("predict", "kept", "--query", drawings.flat / "bee_007.png", "--csv", "-")
+    one = ended("predict", "./-kept", "--query", drawings.flat / "bee_007.png", "--csv", "-")
     row = next(csv.DictReader(io.StringIO(one.out)))
     assert row["query"] == str(drawings.flat / "bee_007.png")
     np.testing.assert_allclose([float(row[f"p({name})"]) for name in NAMES], expected[7], rtol=1e-5)

@@ -140,3 +140,5 @@ def test_the_end_of_a_run_shows_the_papers_figure_beside_its_own(capsys):
     assert lines.index("meta-steps 12, 32 tasks each") < lines.index("minutes 1.0") < lines.index("files runs/a b")
     assert "look at it metarun report 'runs/a b'" in lines
     assert "try next metarun -m experiment=x train.seed=0,1,2" in lines
+    results.tell(found, Path("-x"))
+    assert "look at it  metarun report ./-x\n" in capsys.readouterr().out

@@ -183,6 +183,15 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_whole_one(two_checkpoints, tm
     assert 1 in steps
 
 
+def test_a_best_that_is_not_there_is_missing(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "best")
+    checkpoints = Checkpoints(tmp_path / "copy")
+    with pytest.raises(DataError, match=r"best/2 is missing$"):
+        checkpoints.restore_best({"step": 2}, small_state(2).params)
+    checkpoints.close()
+
+
 def test_a_checkpoint_whose_content_was_changed_is_refused(tmp_path, monkeypatch):
     """By digests, whatever the format's own checks make of it: of the state, of what the host saved, of the best."""
     for what, wrong in (("digest", lambda tree: "another's"), ("sign", lambda host: host | {"signature": "another's"})):

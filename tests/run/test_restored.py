@@ -52,6 +52,14 @@ def test_a_damaged_state_gives_way_to_the_one_before_it_and_with_none_left_it_is
         restored(directory, "last")
 
 
+def test_a_best_state_that_is_not_there_is_missing(finished, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(finished[0], directory)
+    shutil.rmtree(directory / "checkpoints" / "best")
+    with pytest.raises(DataError, match=r"holds no whole checkpoint: .*last/30 \(.*checkpoints/best/\d+ is missing\)"):
+        restored(directory, "best")
+
+
 def test_parameters_of_another_content_are_not_believed(finished, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(finished[0], directory)
