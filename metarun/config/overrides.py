@@ -129,9 +129,8 @@ def in_quotes(key: str, value: str) -> str:
 
 
 def in_hydras_quotes(value: str) -> str:
-    """A text as Hydra reads it, whatever its signs."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    """A text as Hydra reads it, whatever its signs. A backslash is one but before a quote."""
+    return '"{}"'.format(re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value))
 
 
 def of_place(directory: Path | str) -> str:
@@ -162,7 +161,7 @@ def without_hydras_quotes(value: str) -> str:
     """A text as it is meant: the reverse of `in_hydras_quotes`."""
     if len(value) < 2 or value[0] not in "'\"" or value[-1] != value[0]:
         return value
-    return re.sub(rf"\\([\\{value[0]}])", r"\1", value[1:-1])
+    return re.sub(rf"(\\*)\\({value[0]}|\Z)", lambda found: found[1][::2] + found[2], value[1:-1])
 
 
 def no_such_choice(settings: list[str]) -> str:

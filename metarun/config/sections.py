@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from metarun.config.overrides import in_hydras_quotes
+
 WORD = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)  # needs no quotes
 READ_OTHERWISE = ("null", "true", "false", "nan", "inf")
 
@@ -42,7 +44,7 @@ def in_grammar(key: str, value: Any) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """Text that is read as text: in quotes, if it has to be. A backslash is one but before a quote."""
+    """Text that is read as text: in quotes, if it has to be."""
     if WORD.fullmatch(text) and text.lower() not in READ_OTHERWISE:
         return text
-    return '"{}"'.format(re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), text))
+    return in_hydras_quotes(text)

@@ -11,7 +11,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import composed, experiments, run_of, to_yaml
 
-from metarun.config import choices, flat, going_on, of_place, translate, words_of
+from metarun.config import choices, flat, going_on, of_place, translate, without_hydras_quotes, words_of
 from metarun.config.build import build
 from metarun.config.run import build_run, of_one_run
 from metarun.core import ConfigError
@@ -346,9 +346,13 @@ def test_training_and_evaluation_may_each_have_episodes_of_their_own():
 
 @pytest.mark.parametrize(
     "place",
-    ["runs/a-1_b", "-x", "runs/a b", "runs/\u00e9", "\u65e5\u672c", "a\u00b2", "~x", "it's", 'a"b', "1_0", "a,b"],
-)
+    [
+        "runs/a-1_b", "-x", "runs/a b", "runs/\u00e9", "\u65e5\u672c", "a\u00b2", "~x", "it's", 'a"b', "1_0", "a,b",
+        r"a\b", "c\\",
+    ],
+)  # fmt: skip
 def test_the_command_that_goes_on_names_the_directory_to_the_shell_and_to_hydra(place):
     (_, *settings) = words_of(going_on(place))
     assert settings == [of_place(place)]
     assert OverridesParser.create().parse_override(settings[0]).value() == place
+    assert without_hydras_quotes(settings[0].removeprefix("run.dir=")) == place
