@@ -234,7 +234,7 @@ def test_a_logged_row_is_the_mean_over_its_own_period(tmp_path, monkeypatch):
 
 def test_the_final_test_is_made_after_each_number_of_inner_steps_and_with_each_of_shots():
     run = build_run(on_blobs("eval.inner_steps=[0,3]", "eval.shots=[2,4]"))
-    tested = meta_test(run, lambda run: [(run.eval_tasks.shots, n) for n in (None, *run.other_steps)])
+    tested = meta_test(run, lambda run, _: [(run.eval_tasks.shots, n) for n in (None, *run.other_steps)])
     assert tested.evaluation == (1, None)
     assert tested.by_inner_steps == {"0": (1, 0), "3": (1, 3)}
     for shots in (2, 4):
@@ -249,7 +249,7 @@ def test_validation_is_after_the_learners_own_number_of_inner_steps(tmp_path):
     found = []
     for name, more in (("with", ()), ("without", ("eval.inner_steps=[]",)), ("none", ("learner.inner_steps=0",))):
         loop = opened(build_run(on_blobs(*settings, *more)), tmp_path / name)
-        found.append(loop.evaluate(loop.run, loop.state.params, "val", 20, lambda done: None)[0].figures)
+        found.append(loop.evaluate(loop.run, loop.state.params, "val", loop.data["val"], 20, lambda done: None)[0].figures)
         loop.close({})
     assert found[0] == found[1] != found[2]
 
@@ -257,6 +257,6 @@ def test_validation_is_after_the_learners_own_number_of_inner_steps(tmp_path):
 def test_the_learners_own_number_of_inner_steps_is_not_tested_twice_however_often_it_is_asked_for():
     run = build_run(on_blobs("learner.inner_steps=3", "eval.inner_steps=[3,1,1,3,0]"))
     assert run.other_steps == (1, 0)
-    tested = meta_test(run, lambda run: [None, *run.other_steps])
+    tested = meta_test(run, lambda run, _: [None, *run.other_steps])
     assert tested.by_inner_steps == {"3": None, "1": 1, "0": 0}
     assert build_run(on_blobs("learner=protonet")).other_steps == ()
