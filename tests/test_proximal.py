@@ -151,15 +151,21 @@ def test_results_depend_on_neither_chunks_nor_devices(optimizer):
     own = {"ppo": "optimizer.minibatches=3", "trpo": "optimizer.damping=0.1"}  # conjugate gradients multiply rounding
     run = run_of(*TRIALS, f"optimizer={optimizer}", own[optimizer], "train.meta_batch=8")
 
-    def trained(devices, chunk):
-        mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-        start = engine.first_state(run.shape, mesh, (), run.numbers, 0)
-        held, *fixed = engine.Training(start, (), run.numbers, engine.stream(0, engine.TRAIN))
+    meshes = [Mesh(np.array(jax.devices()[:devices]), ("tasks",)) for devices in (1, 2)]
+    shapes = engine.shapes_of_first_state(run.shape, meshes[0], (), run.numbers)
+    first = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    start = jax.tree.map(
+        lambda leaf: 0.5 * np.sin(1 + np.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), first.params
+    )
+
+    def trained(mesh, chunk):
+        state = engine.placed(first._replace(params=start), mesh)
+        held, *fixed = engine.Training(state, (), run.numbers, engine.stream(0, engine.TRAIN))
         return engine.programs(run.shape, mesh, chunk).meta_steps(held, *fixed, np.int32(2))[0].params
 
-    one, two = trained(1, 8), trained(2, 1)
+    one, two = trained(meshes[0], 8), trained(meshes[1], 1)
     close(one, two, rtol=1e-3, atol=1e-5)
-    assert np.abs(one["policy"]["bias"]).max() > 1e-4  # 0 at first: a step was made
+    assert np.abs(one["policy"]["bias"] - start["policy"]["bias"]).max() > 1e-4  # a step was made
 
 
 @pytest.mark.parametrize(
