@@ -12,7 +12,14 @@ from metarun.core import ConfigError
 from metarun.engine.net import make_net
 from metarun.gradients import differentiated
 
-SETTINGS = ("task=mixture", "model.hidden=[6]", "learner.inner_lr=0.01", "learner.inner_steps=2")
+SETTINGS = (
+    "task=mixture",
+    "task.shots=4",
+    "task.queries=3",
+    "model.hidden=[6]",
+    "learner.inner_lr=0.01",
+    "learner.inner_steps=2",
+)
 RUN = run_of("learner=hierarchical", *SETTINGS, "learner.embed=3", "learner.hidden=4", "learner.tree=[3,2]")
 NET = make_net(RUN.model, RUN.tasks, 1)
 LEARNER = RUN.learner
@@ -21,17 +28,10 @@ LEARNER = RUN.learner
 @pytest.fixture(scope="module")
 def given():
     """Parameters, none of them zero, and an episode."""
-    k_params, k_noise, k_episode = jax.random.split(jax.random.key(0), 3)
-
-    @jax.jit
-    def make():
-        episode = RUN.tasks.sample((), k_episode)
-        params = LEARNER.init(NET, k_params, episode.support.x)
-        leaves, structure = jax.tree.flatten(params)
-        noise = [0.3 * jax.random.normal(jax.random.fold_in(k_noise, i), x.shape) for i, x in enumerate(leaves)]
-        return jax.tree.unflatten(structure, [a + b for a, b in zip(leaves, noise, strict=True)]), episode
-
-    return make()
+    shapes = jax.eval_shape(lambda key: RUN.tasks.sample((), key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda x: LEARNER.init(NET, jax.random.key(0), x), shapes.support.x), shapes
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.array(random.normal(0, 0.5, leaf.shape), leaf.dtype), shapes)
 
 
 def sigmoid(x):
@@ -114,21 +114,22 @@ def test_the_reconstruction_is_learned_with_its_weight_and_a_test_tells_of_the_l
     params, episode = given
     episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, jax.random.key(5)))
 
-    @jax.jit
     def decoder(weight):
         own = dataclasses.replace(LEARNER, reconstruction=weight)
         return own.meta_grad(NET, params, episodes, jax.random.clone(keys), 0)[0]["decoder"]
 
-    @jax.jit
     def alone(params):
         return LEARNER.embedding(NET, params, episode.support, jax.random.clone(keys[0]))[1]
 
-    expected = jax.jit(jax.grad(alone))(params)["decoder"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.5 * b, rtol=1e-4, atol=1e-6), decoder(0.5), expected)
+    @jax.jit
+    def all_of(params):
+        task, _ = LEARNER.embedding(NET, params, episode.support, jax.random.key(7))
+        told = LEARNER.measure(NET, params, episode, jax.random.key(7))
+        return decoder(0.5), jax.grad(alone)(params)["decoder"], told, LEARNER.assignment(params, task)
 
-    told = jax.jit(lambda: LEARNER.measure(NET, params, episode, jax.random.key(7)))()
-    task, _ = jax.jit(lambda key: LEARNER.embedding(NET, params, episode.support, key))(jax.random.key(7))
-    np.testing.assert_allclose([told[f"leaf_{i}"] for i in (1, 2, 3)], LEARNER.assignment(params, task), rtol=1e-5)
+    found, expected, told, shares = all_of(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.5 * b, rtol=1e-4, atol=1e-6), found, expected)
+    np.testing.assert_allclose([told[f"leaf_{i}"] for i in (1, 2, 3)], shares, rtol=1e-5)
 
 
 def test_a_tree_has_leaves():
