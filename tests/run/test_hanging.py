@@ -13,10 +13,17 @@ import jax
 import pytest
 from support import QUICK, complete, metarun, run_in, saved, start
 
+from metarun import engine
 from metarun.run import loop, train, watch
 
 BESIDE = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-LEARNER = ("learner._target_=hanging.Hanging", "logger=none", "run.dir=RUN", "hardware.task_chunk=2")
+LEARNER = (
+    "learner._target_=hanging.Hanging",
+    "learner.inner_steps=1",
+    "logger=none",
+    "run.dir=RUN",
+    "hardware.task_chunk=2",
+)
 
 
 def test_a_call_is_three_programs_however_many_leaves_the_state_has(tmp_path, monkeypatch):
@@ -25,7 +32,13 @@ def test_a_call_is_three_programs_however_many_leaves_the_state_has(tmp_path, mo
     A copy was a program a leaf once: more than the 32 that XLA has places for, and two devices starved each other.
     """
     settings = ("train.steps=16", "train.log_every=1", "train.save_every=1", "train.eval_every=16")
-    of_many_leaves = ("learner=fomaml", "model.hidden=[8,8]", "eval.inner_steps=[]", "hardware.devices=2")
+    of_many_leaves = (
+        "learner=fomaml",
+        "learner.inner_steps=1",
+        "model.hidden=[8,8]",
+        "eval.inner_steps=[]",
+        "hardware.devices=2",
+    )
     run = run_in(tmp_path / "run", *of_many_leaves, *settings)
     trace = tmp_path / "trace"
     quiet = jax.profiler.ProfileOptions()
@@ -37,10 +50,13 @@ def test_a_call_is_three_programs_however_many_leaves_the_state_has(tmp_path, mo
             jax.profiler.start_trace(str(trace), profiler_options=quiet)
         if call.step == 12:
             jax.profiler.stop_trace()
+            pytest.fail("launched")  # nothing that comes after is compiled
         finish(self, call, last)
 
     monkeypatch.setattr(loop.Loop, "finish", recorded)
-    train.train(run)
+    monkeypatch.setattr(engine, "ahead", lambda *_: None)
+    with pytest.raises(pytest.fail.Exception, match="launched"):
+        train.train(run)
     (file,) = trace.rglob("*.trace.json.gz")
     names = [event.get("name", "") for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]]
     launched = sum("ExecutePrepare" in name for name in names)
