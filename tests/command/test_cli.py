@@ -15,7 +15,7 @@ import hydra
 import numpy as np
 import pytest
 import yaml
-from support import QUICK, complete, metarun, rows, rows_so_far, saved, start, wait_for
+from support import QUICK, metarun, rows, rows_so_far, saved, start, wait_for
 
 from metarun.command import main
 from metarun.command.train import tell_of_jax
@@ -26,15 +26,18 @@ from metarun.text import console
 
 
 def test_help_names_every_choice_and_imports_nothing_heavy(tmp_path):
-    out = metarun("--help", cwd=tmp_path).stdout
+    script = (
+        "import sys; from metarun.command.main import main\n"
+        "try: main()\n"
+        "finally: print(sorted(sys.modules), file=sys.stderr)"
+    )
+    process = start("--help", cwd=tmp_path, program=("-c", script))
+    out, modules = process.communicate(timeout=240)
+    assert process.returncode == 0
     for group in GROUPS:
         assert f"{group}=" in out
         assert all(f"  {choice} " in out for choice in choices(group))
-    script = (
-        "import sys; sys.argv = ['metarun', '--help']; from metarun.command.main import main; main(); "
-        "print(sorted(sys.modules))"
-    )
-    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "'metarun.command.main'" in modules
     for heavy in ("'jax'", "'hydra'", "'wandb'", "'pydantic'", "'numpy'"):
         assert heavy not in modules
 
@@ -86,11 +89,11 @@ def test_a_reader_of_a_table_who_has_enough_ends_it_as_one_of_lines():
         file.close()
 
 
-def test_cfg_prints_the_configuration(tmp_path):
-    values = yaml.safe_load(metarun("learner=fomaml", "--cfg", "job", cwd=tmp_path).stdout)
+def test_cfg_prints_the_configuration(ended, tmp_path):
+    values = yaml.safe_load(ended("learner=fomaml", "--cfg", "job").out)
     assert values["learner"]["first_order"] is True
     assert values["train"]["steps"] == 3000
-    of_a_group = metarun("learner=fomaml", "--cfg", "job", "--package", "learner", cwd=tmp_path).stdout
+    of_a_group = ended("learner=fomaml", "--cfg", "job", "--package", "learner").out
     assert yaml.safe_load(of_a_group) == values["learner"] | {"inner_lr": "${suggested.inner_lr}"}
     assert list(tmp_path.iterdir()) == []
 
@@ -221,30 +224,29 @@ def test_multirun_gives_each_combination_its_directory_and_its_wandb_run(ended, 
         assert json.loads((tmp_path / "SWEEP" / str(i) / "wandb" / "display.json").read_text())[1] == "SWEEP"
 
 
-# Sends itself a signal at meta-step 25, and waits until it has been heard.
-SIGNALLED = """
-import os, signal, sys, time
+# A process that sends itself a signal at meta-step 25, and waits until it has been heard; what it leaves is told. Then
+# another goes on with the run, and makes the same one whole elsewhere. Both are forked before jax has any thread.
+BROKEN = """
+import json, os, signal, sys, time
 from metarun.command import main
-from metarun.run import loop
+from metarun.run import loop, train
 
-finish, number = loop.Loop.finish, signal.Signals[sys.argv.pop(1)]
+finish, how, elsewhere, *settings = loop.Loop.finish, *sys.argv[1:]
 
 def signalled(self, call):
     finish(self, call)
     if call.step >= 25 and not self.stop.asked:
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.Signals[how])
         while not self.stop.asked:
             time.sleep(0.01)
 
-loop.Loop.finish = signalled
-main.main()
-"""
-# Goes on with the run in the directory that it is called in, and makes the same run whole in another.
-GOES_ON = """
-import os, sys
-from metarun.command import main
-
-settings, elsewhere = sys.argv[2:], sys.argv[1]
+sys.argv[1:] = settings
+if not (child := os.fork()):
+    loop.Loop.finish = signalled
+    main.main()
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+saved = [int(name) for name in os.listdir("RUN/checkpoints/last") if name.isdigit()]
+print(json.dumps([code, max(saved), os.path.exists("RUN/results.json")]), flush=True)
 sys.argv[1:] = ["run.dir=RUN"]
 main.command()
 os.chdir(elsewhere)
@@ -258,24 +260,23 @@ main.command()
 )
 def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, how):
     settings = (*QUICK, "train.save_every=5", "logger=none", "run.dir=RUN")
-    process = start(how, *settings, cwd=tmp_path, program=("-c", SIGNALLED))
-    _, err = process.communicate(timeout=240)
-    run = tmp_path / "RUN"
-    assert max(int(path.name) for path in complete(run)) in range(20, 40)
-    assert not (run / "results.json").exists()
-    if how == "SIGKILL":
-        assert process.returncode == -signal.SIGKILL, err
-    else:
-        assert process.returncode == 75
-        assert "go on with: metarun run.dir=RUN" in err
-        assert err.count("\n") == 1
-
-    (tmp_path / "whole").mkdir()
-    process = start("whole", *settings, cwd=tmp_path, program=("-c", GOES_ON))
+    run, elsewhere = tmp_path / "RUN", tmp_path / "whole"
+    elsewhere.mkdir()
+    process = start(how, str(elsewhere), *settings, cwd=tmp_path, program=("-c", BROKEN))
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    (left,) = (json.loads(line) for line in out.splitlines() if line.startswith("["))
+    code, step, was_finished = left
+    assert step in range(20, 40)
+    assert not was_finished
+    if how == "SIGKILL":
+        assert code == -signal.SIGKILL, err
+    else:
+        assert code == 75
+        assert "go on with: metarun run.dir=RUN" in err
+        assert err.count("\n") == 1
     assert "going on from meta-step" in out
-    unbroken = tmp_path / "whole" / "RUN"
+    unbroken = elsewhere / "RUN"
     expected, got = saved(unbroken), saved(run)
     assert expected.keys() == got.keys()
     for name in expected:
