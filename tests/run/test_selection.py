@@ -249,7 +249,9 @@ def test_validation_is_after_the_learners_own_number_of_inner_steps(tmp_path):
     found = []
     for name, more in (("with", ()), ("without", ("eval.inner_steps=[]",)), ("none", ("learner.inner_steps=0",))):
         loop = opened(build_run(on_blobs(*settings, *more)), tmp_path / name)
-        found.append(loop.evaluate(loop.run, loop.state.params, "val", loop.data["val"], 20, lambda done: None)[0].figures)
+        found.append(
+            loop.evaluate(loop.run, loop.state.params, "val", loop.data["val"], 20, lambda done: None)[0].figures
+        )
         loop.close({})
     assert found[0] == found[1] != found[2]
 
