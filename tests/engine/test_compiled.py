@@ -260,7 +260,7 @@ def test_what_one_process_compiled_another_runs(learner, tmp_path, small_arrays)
     """A whole run, its process started twice: the second one compiles nothing, and ends with the same figures."""
     task = "sinusoid" if learner == "cnp" else "arrays" if learner in GIVEN else "bandits"
     small = ["model=mlp", "model.hidden=[8]", "train.meta_batch=2", "train.steps=1", "eval.episodes=2"]
-    small += ["eval.inner_steps=[]"]
+    small += ["eval.inner_steps=[]", "eval.inductive=none"]
     arrays = [f"task.path={small_arrays}", "task.ways=3", "task.shots=1", "train.task.ways=3"]
     data = arrays if task == "arrays" else []
     small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []
