@@ -233,8 +233,8 @@ from metarun.run import loop, train
 
 finish, how, elsewhere, *settings = loop.Loop.finish, *sys.argv[1:]
 
-def signalled(self, call):
-    finish(self, call)
+def signalled(self, call, last=False):
+    finish(self, call, last)
     if call.step >= 25 and not self.stop.asked:
         os.kill(os.getpid(), signal.Signals[how])
         while not self.stop.asked:
@@ -272,7 +272,7 @@ def test_a_broken_run_goes_on_to_the_same_end_bit_for_bit(tmp_path, how):
     if how == "SIGKILL":
         assert code == -signal.SIGKILL, err
     else:
-        assert code == 75
+        assert code == 75, err
         assert "go on with: metarun run.dir=RUN" in err
         assert err.count("\n") == 1
     assert "going on from meta-step" in out
