@@ -100,7 +100,7 @@ def place(key: str, asked: Container[str]) -> tuple[bool, bool, int, str]:
 
 def asked_for(runs: Iterable[SavedRun]) -> set[str]:
     """The settings that the runs' own commands name."""
-    words = [word for run in runs for word in words_of(run.part("training").get("command", ""))]
+    words = [word for run in runs for word in words_of(run.part("training").get("command") or "")]
     return {key.lstrip("+") for key, equals, _ in (word.partition("=") for word in words) if equals}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-from metarun.report.experiments import groups
+from metarun.report.experiments import asked_for, groups
 from metarun.report.runs import SavedRun
 from metarun.report.searched import Tried, axis_of, follows, gathered, parallel, searched, varied
 
@@ -21,6 +21,17 @@ def run(mean: float | None, metric: str = "accuracy", **settings) -> SavedRun:
     protocol = {"split": "test", "metric": metric, "task": task, "learner": {}, "episodes": 8, "seed": 0}
     results = None if mean is None else {"protocol": protocol, "test": figures}
     return SavedRun(Path("x"), "x", "finished", "", config, results, [], None, None)
+
+
+def test_a_runs_command_tells_what_was_asked_for_if_it_has_one():
+    """Python 3.11 would read the command of one that has none from standard input."""
+    known = run(0.5)
+    for command, asked in (
+        ("metarun -m learner=maml +task.ways=5", {"learner", "task.ways"}),
+        (None, set()),
+        ("'", set()),
+    ):
+        assert asked_for([replace(known, results={**known.results, "training": {"command": command}})]) == asked
 
 
 def test_a_setting_that_a_choice_brings_along_is_not_one_of_its_own():
