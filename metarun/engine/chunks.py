@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ log = logging.getLogger("metarun")
 # A run that takes less than this does not win back what measuring costs: some compilations of a few seconds.
 WORTH_MEASURING_S = 120.0
 CLEARLY_FASTER = 0.97
+CALLS, SECONDS_A_CALL = 3, 0.2  # of each of two sizes that are compared
 
 
 class OutOfMemory(Exception):
@@ -128,9 +128,9 @@ def choose_chunk(
 ) -> int:
     """The chunk for a run on this machine: the setting, else the fastest one known, else the fastest one measured.
 
-    Measuring begins with a guess and goes down and up from it while that is clearly faster. A run that is short takes
-    the guess. What was found is kept in the cache directory, for device, versions, shapes and `settings`, which are
-    those that shape the programs; but not if others took cores meanwhile, for then times are theirs as well.
+    Measuring begins with a guess and goes down from it while that is clearly faster, or else up. A run that is short
+    takes the guess. What was found is kept in the cache directory, for device, versions, shapes and `settings`, which
+    are those that shape the programs; but not if others took cores meanwhile, for then times are theirs as well.
     """
     size = episode_size(shape.tasks, training.data)
     guess = hardware.chunk(shape.meta_batch // mesh.size, size, mesh.devices.flat[0].platform)
@@ -141,37 +141,34 @@ def choose_chunk(
     allowed = sizes(shape.meta_batch, mesh)
     if (known := hosts.agreed(remembered(path))) in allowed:
         return known
-
-    seconds: dict[int, float] = {}
-
-    def measured(n: int, worth: float = 0.0) -> float:
-        if n not in seconds:
-            seconds[n] = seconds_per_meta_step(shape, mesh, n, training, worth)
-        return seconds[n]
-
     if len(allowed) == 1 or steps_left == 0:
         return guess
-    worth = WORTH_MEASURING_S / steps_left
-    if measured(guess, worth) < worth:
+
+    seconds = stopwatch(shape, mesh, training)
+    first = seconds(guess, 1)
+    if first < WORTH_MEASURING_S / steps_left:
         return guess
     log.info(f"measuring how many tasks at once are fastest here, once; hardware.task_chunk={guess} would fix it")
-    best, before = allowed.index(guess), machine.cores()
+    best, before, least = allowed.index(guess), machine.cores(), {guess: first}
     # Half of the tasks may be no faster, and a quarter twice as fast: what a task computes then fits into the caches.
     for direction, patience in ((-1, 1), (1, 0)):
         at, missed = best, 0
         while missed <= patience and 0 <= at + direction < len(allowed):
             at += direction
-            if measured(allowed[at]) <= CLEARLY_FASTER * measured(allowed[best]):
+            least |= in_turn(seconds, allowed[best], allowed[at])
+            if least[allowed[at]] <= CLEARLY_FASTER * least[allowed[best]]:
                 best, missed = at, 0
             else:
                 missed += 1
+        if allowed[best] < guess:
+            break
     others = machine.taken_by_others(before, machine.cores())
     if machine.is_busy(others):
         log.info(f"task_chunk={allowed[best]} was fastest, which is not remembered: {machine.in_words(others)}")
         return allowed[best]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = {"task_chunk": allowed[best], "seconds_per_meta_step": seconds, "measured_for": key}
+        found = {"task_chunk": allowed[best], "seconds_per_meta_step": least, "measured_for": key}
         write_atomically(path, json.dumps(found, indent=2) + "\n")
     except OSError as error:
         log.info(f"the fastest chunk is not remembered: {error.filename} cannot be written ({error.strerror})")
@@ -186,29 +183,40 @@ def remembered(path: Path) -> int | None:
         return None
 
 
-def seconds_per_meta_step(shape: Shape, mesh: Mesh, task_chunk: int, training: Training, worth: float = 0.0) -> float:
-    """The median of a few calls on a copy of the state; infinity where memory does not suffice.
+def stopwatch(shape: Shape, mesh: Mesh, training: Training) -> Callable[[int, int], float]:
+    """(a chunk, n) -> seconds a meta-step, of a call of n on a copy of the state.
 
-    Of a meta-step that takes less than `worth` the first one's time is enough.
+    Infinity where memory does not suffice. What is compiled for a chunk's first call does not count.
     """
-    meta_steps = programs(shape, mesh, task_chunk).meta_steps
     held, *fixed = training._replace(state=copied(training.state))
+    compiled: dict[int, Program] = {}
 
-    def seconds(n: int) -> float:
+    def seconds(task_chunk: int, n: int) -> float:
         nonlocal held
-        start = time.perf_counter()
-        held = jax.block_until_ready(send(meta_steps, held, *fixed, np.int32(n))[0])
-        return hosts.agreed((time.perf_counter() - start) / n)
+        try:
+            if task_chunk not in compiled:
+                meta_steps = programs(shape, mesh, task_chunk).meta_steps
+                must_fit(meta_steps, mesh, held, *fixed, np.int32(n))
+                compiled[task_chunk] = meta_steps
+            with out_of_memory():
+                start = time.perf_counter()
+                held = jax.block_until_ready(send(compiled[task_chunk], held, *fixed, np.int32(n))[0])
+                return hosts.agreed((time.perf_counter() - start) / n)
+        except OutOfMemory:
+            held = copied(training.state)  # the other may have gone into the call
+            return float("inf")
 
-    try:
-        must_fit(meta_steps, mesh, held, *fixed, np.int32(1))
-        with out_of_memory():
-            if (first := seconds(1)) < worth:
-                return first
-            n = max(1, int(0.2 / seconds(1)))
-            return statistics.median(seconds(n) for _ in range(3))
-    except OutOfMemory:
-        return float("inf")
+    return seconds
+
+
+def in_turn(seconds: Callable[[int, int], float], *chunks: int) -> dict[int, float]:
+    """The least seconds a meta-step of a few calls of each chunk, in turn.
+
+    So a machine that is slow for seconds at a time is slow for all of them, and what others take is no chunk's.
+    """
+    n = {chunk: max(1, int(SECONDS_A_CALL / once)) for chunk in chunks if (once := seconds(chunk, 1)) < float("inf")}
+    calls = [{chunk: seconds(chunk, n[chunk]) for chunk in n} for _ in range(CALLS)]
+    return {chunk: min(call.get(chunk, float("inf")) for call in calls) for chunk in chunks}
 
 
 def circumstances(mesh: Mesh, precision: str, data: PyTree, settings: Mapping[str, Any]) -> dict[str, Any]:

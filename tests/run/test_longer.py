@@ -106,7 +106,7 @@ def test_a_finished_run_is_tested_again_without_training_and_keeps_its_earlier_r
     first = train.train(run_in(tmp_path / "run", *settings))
     whole = train.train(run_in(tmp_path / "whole", *settings, "eval.episodes=16", "eval.inner_steps=[0,2]"))
     trained, kept = rows(tmp_path / "run"), [path.stat().st_mtime_ns for path in complete(tmp_path / "run")]
-    monkeypatch.setattr(chunks, "seconds_per_meta_step", lambda *_: pytest.fail("it has no meta-steps to be quick at"))
+    monkeypatch.setattr(chunks, "stopwatch", lambda *_: pytest.fail("it has no meta-steps to be quick at"))
     again = go_on(tmp_path / "run", "eval.episodes=16", "eval.inner_steps=[0,2]")
     assert again["protocol"]["episodes"] == 16
     for part in ("test", "test_by_inner_steps", "state"):
