@@ -1,7 +1,7 @@
 """Layers that models share: convolution and pooling that are fast to differentiate, and stateless normalisation."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from metarun.core import Array, ConfigError
-from metarun.models.product import product
+from metarun.models import convolution_3x3
+from metarun.models.patches import patches_times_matrix
 from metarun.models.total import spread, total
 
-BLOCK_BYTES = 2**20  # of patches and features, per task
 MANY_IMAGES = 60  # with one kernel: from so many on a CPU's own convolution is faster than patches
 
 Norm = Literal["batch", "layer", "none"]
@@ -26,10 +26,13 @@ def convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: Any) ->
     x (n, height, width, c), kernel (kh, kw, c, features) -> (n, height', width', features). It is patches times a
     matrix: vmap over kernels turns that product into a batched one, and a convolution would become a grouped
     convolution, tens of times slower on a CPU. Where all that is vmapped shares ONE kernel, a CPU has a convolution
-    of its own that is up to 2.5 times as fast for many images: it is taken inside `answering`.
+    of its own that is up to 2.5 times as fast for many images: it is taken inside `answering`. Of 3 x 3 at every pixel
+    it is `convolution_3x3`, which multiplies less.
     """
     named = isinstance(padding, str)
     pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding) if named else padding
+    if convolution_3x3.suits(x, kernel, strides, pads):
+        return convolution_3x3.convolution_3x3(x, kernel, pads)
     if not _answering.get():
         return patches_times_matrix(x, kernel, strides, pads)
     return _convolution(tuple(strides), tuple(map(tuple, pads)))(x, kernel)
@@ -91,47 +94,6 @@ def _convolution(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]) ->
         return jax.jvp(of, chosen(primals), chosen(tangents))
 
     return convolution
-
-
-def patches_times_matrix(x: Array, kernel: Array, strides: Sequence[int], pads: Sequence[Sequence[int]]) -> Array:
-    """`convolve` as every image's patches times the kernel as a matrix.
-
-    On a CPU many images are taken in blocks whose patches stay in its cache; they are made anew for the
-    derivative, for to keep them for all images costs more time than that, and kh * kw times the memory.
-    """
-    kh, kw, channels, features = kernel.shape
-    height, width = ((x.shape[1 + i] + sum(pads[i]) - k) // strides[i] + 1 for i, k in enumerate((kh, kw)))
-
-    def images(x: Array) -> Array:
-        """(n, height, width, c) -> (n, height', width', features)."""
-        n = x.shape[0]
-        # The pixels a stride apart are a phase, from each of the first ones on. A window's pixel is then a slice of ONE
-        # phase, whose derivative is a phase and not an image with gaps.
-        down, right = strides
-        high, wide = height - 1 + -(-kh // down), width - 1 + -(-kw // right)  # a phase
-        (top, _), (left, _) = pads
-        below, beside = down * high - top - x.shape[1], right * wide - left - x.shape[2]  # no more than windows reach
-        x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (top, below, 0), (left, beside, 0), (0, 0, 0)))
-        x = x.reshape(n, high, down, wide, right, channels)
-        phases = {(i, j): x[:, :, i, :, j] for i in range(down) for j in range(right)}
-
-        def shifted(i: int, j: int) -> Array:
-            """The pixel (i, j) of every window."""
-            phase = phases[i % down, j % right]
-            return phase[:, i // down : i // down + height, j // right : j // right + width]
-
-        patches = jnp.concatenate([shifted(i, j) for i in range(kh) for j in range(kw)], axis=-1)
-        rows = product(patches.reshape(n * height * width, -1), kernel.reshape(-1, features))
-        return rows.reshape(n, height, width, features)
-
-    block = max(1, BLOCK_BYTES // (height * width * (kh * kw * channels + features) * x.dtype.itemsize))
-    # A loop over a few does not pay; of an exported program the number is not known.
-    if not isinstance(x.shape[0], int) or x.shape[0] <= 8 * block:
-        return images(x)
-    # Without a smaller block at the end, if there is a block that is nearly as large: a second body is to be compiled.
-    block = max((b for b in range(block // 2 + 1, block + 1) if x.shape[0] % b == 0), default=block)
-    in_blocks = functools.partial(jax.lax.map, jax.checkpoint(lambda x: images(x[None])[0]), batch_size=block)
-    return jax.lax.platform_dependent(x, cpu=in_blocks, default=jax.checkpoint(images))
 
 
 def max_pool_2x2(x: Array, stride: Literal[1, 2] = 2) -> Array:
