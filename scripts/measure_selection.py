@@ -38,7 +38,7 @@ PRESETS = {
 WAVES = "task=sinusoid task.shots=5 task.queries=5 learner.inner_lr=0.001 train.meta_batch=15"
 STROKES = "task=strokes model.filters=32 train.meta_batch=16"
 COSTS = {  # a name -> what is trained; the tail that `hard` leaves out
-    "MAML, waves, the best 15 of 50": (f"learner=maml {WAVES}", 0.7),
+    "MAML, waves, the worst 15 of 50": (f"learner=maml {WAVES}", 0.7),
     "MAML, 5-way 1-shot strokes, Conv4 of 32, 16 of 32": (f"learner=maml {STROKES}", 0.5),
     "ProtoNet, the same": (f"learner=protonet {STROKES}", 0.5),
 }

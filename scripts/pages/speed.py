@@ -74,7 +74,7 @@ ABOUT = [
     "nothing else is said tasks are 5-way 1-shot with one query a class. Before it is timed, every row of PyTorch is",
     "checked to give metarun's loss and meta-gradient, on two tasks and in float64, to five digits. metarun's time",
     "includes drawing the episodes and the outer update. PyTorch has its episodes ready; its time includes the outer",
-    "update, but for the first three tables, where it is the meta-gradient alone. PyTorch is eager, as it is commonly",
+    "update, but for MAML and FOMAML, where it is the meta-gradient alone. PyTorch is eager, as it is commonly",
     "used, with as many threads as there are cores.",
     "",
     "Rows are taken in turn, in rounds of at least 0.3 seconds each, until the rounds agree: until the median of each",
