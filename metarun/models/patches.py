@@ -43,7 +43,7 @@ def patches_times_matrix(x: Array, kernel: Array, strides: Sequence[int], pads: 
         rows = product(patches.reshape(n * height * width, -1), kernel.reshape(-1, features))
         return rows.reshape(n, height, width, features)
 
-    block = block_of(x.shape[0], height * width * (kh * kw * channels + features) * x.dtype.itemsize)
+    block = block_of(x.shape[0], height * width * kh * kw * channels * x.dtype.itemsize)
     if block is None:
         return images(x)
     in_blocks = functools.partial(jax.lax.map, jax.checkpoint(lambda x: images(x[None])[0]), batch_size=block)
@@ -54,7 +54,7 @@ def block_of(n: int, bytes_an_image: int) -> int | None:
     """How many of n images to take at once, so that what is computed of them stays in a CPU's cache; None: all."""
     block = max(1, BLOCK_BYTES // bytes_an_image)
     # A loop over a few does not pay; of an exported program the number is not known.
-    if not isinstance(n, int) or n <= 8 * block:
+    if not isinstance(n, int) or n <= 10 * block:
         return None
     # Without a smaller block at the end, if there is a block that is nearly as large: a second body is to be compiled.
     return max((b for b in range(block // 2 + 1, block + 1) if n % b == 0), default=block)

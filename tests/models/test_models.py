@@ -46,7 +46,7 @@ def test_convolve_is_the_convolution_with_its_first_and_second_derivatives(size,
 @pytest.mark.parametrize(("images", "joined"), [(67, 4), (66, 2)])
 def test_convolve_in_blocks_is_the_convolution_of_each_task(images, joined, monkeypatch):
     """67 images in blocks of 4 and a rest of 3, 66 in blocks of 3 without one; for two tasks with a kernel each."""
-    one_image = 7 * 7 * (3 * 3 * 3 + 4) * 4
+    one_image = 7 * 7 * 3 * 3 * 3 * 4
     monkeypatch.setattr(patches, "BLOCK_BYTES", 4 * one_image)
     k_x, k_kernel, k_vx, k_vk = jax.random.split(jax.random.key(0), 4)
     point = (jax.random.normal(k_x, (2, images, 7, 7, 3)), jax.random.normal(k_kernel, (2, 3, 3, 3, 4)))
