@@ -1,6 +1,7 @@
 """Columns as numbers for a model: standardised, or one-hot, by what the training rows hold and nothing else."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,29 @@ class Categories:
 
     name: str
     known: tuple[str, ...]
+
+    def places(self, cells: Sequence[str]) -> list[int | None]:
+        """Which of the known ones each cell is: as it is spelt or, if none is, by its value, as 1.0 and 1 have one."""
+        place = {text: i for i, text in enumerate(self.known)}
+        by_value = {value_of(text): i for i, text in reversed([*enumerate(self.known)])}
+        for cell in {*cells} - {*place}:
+            if (value := value_of(cell)) in by_value and value is not None:
+                place[cell] = by_value[value]
+        return [place.get(cell) for cell in cells]
+
+
+def value_of(cell: str) -> float | None:
+    """The number in a cell, in single precision unless it is whole; 1 and 0 of true and false; None of other text."""
+    if cell.lower() in ("true", "false"):
+        return int(cell.lower() == "true")
+    if "_" in cell:  # which Python's numbers may hold
+        return None
+    with suppress(ValueError):
+        return int(cell)  # all of its digits
+    with suppress(ValueError):
+        value = float(cell)
+        return int(value) if value.is_integer() else float(np.float32(value))
+    return None
 
 
 @dataclass(frozen=True)
@@ -80,13 +104,13 @@ class Columns:
                 parts.append(np.nan_to_num(one.standardised(values), nan=0.0)[:, None])
             else:
                 cells = texts(table.columns[one.name])
-                place = {text: i for i, text in enumerate(one.known)}
+                places = one.places(cells)
                 column = np.zeros((len(cells), len(one.known)))
-                for row, cell in enumerate(cells):
-                    if cell in place:
-                        column[row, place[cell]] = 1.0
+                for row, place in enumerate(places):
+                    if place is not None:
+                        column[row, place] = 1.0
                 missing[one.name] = cells.count("")
-                unknown[one.name] = sum(cell not in place for cell in cells) - missing[one.name]
+                unknown[one.name] = places.count(None) - missing[one.name]
                 parts.append(column)
         constant = [one.name for one in self.features if isinstance(one, Numbers) and one.spread == 0]
         told = []

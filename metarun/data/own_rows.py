@@ -1,5 +1,6 @@
 """A user's own rows of one task: of a table, encoded as the training table's were."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from metarun.data.cells import MISSING, Column, Table, complete, listed, read, t
 from metarun.data.features import Categories, Columns, Numbers
 from metarun.data.own import Own, labels_in, must_hold, rows_of
 from metarun.text import one_line
+
+log = logging.getLogger("metarun")
 
 
 def is_by_columns(x: Any) -> bool:
@@ -31,7 +34,10 @@ def rows_by_columns(name: str, given: Any, columns: Columns) -> np.ndarray:
         raise ConfigError(name, "columns of several lengths", "must be of one length")
     if not len(cells[wanted[0]]):
         raise ConfigError(name, "columns without rows", "at least one example is needed")
-    return columns.inputs(Table(name, cells, None, ()))[0]
+    x, told = columns.inputs(Table(name, cells, None, ()))
+    for line in told:
+        log.warning(line)
+    return x
 
 
 def column_of(name: str, feature: Numbers | Categories, values: Any) -> Column:

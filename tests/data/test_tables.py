@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from metarun.core import ConfigError, DataError
 from metarun.data import Roles, arrays_in, columns_in, examples_of, rows_by_columns, table_in, texts_in
 from metarun.data.cells import read
 from metarun.data.encoders import HashedNGrams
+from metarun.data.features import Categories, Columns
 from metarun.tasks.arrays import Arrays
 from metarun.tasks.table import Table
 
@@ -101,6 +103,33 @@ def test_rows_by_their_columns_are_those_of_a_file(tmp_path):
     np.testing.assert_array_equal(
         rows_by_columns("x", {"a": [1, 2], "flag": np.array([True, False])}, columns), by_file[:2]
     )
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "encoded"),
+    [
+        (("1.0", "2.0"), [1.0, 2.0], [0, 1]),
+        (("1.0", "2.0"), np.array([2, 1, 2]), [1, 0, 1]),
+        (("1", "2"), ["2.00", "+1", "1e0"], [1, 0, 0]),
+        (("1", "1.0"), [1.0, "1.0"], [1, 1]),  # of text each is as it is spelt: numpy makes text of both
+        (("1", "1.0"), [1.0, 1.00], [0, 0]),
+        (("0.1", "0.25"), np.array([0.25, 0.1], np.float32), [1, 0]),
+        (("False", "True"), np.array([1, 0], np.int8), [1, 0]),  # as Parquet's are read
+        (("0", "1"), np.array([True, False]), [1, 0]),
+        (("9007199254740993", "b"), [9007199254740993, 9007199254740992], [0, None]),  # of which a float has one
+        (("1", "b"), ["1_", "one", "b", None], [None, None, 1, None]),
+    ],
+)
+def test_a_category_is_known_by_its_value_however_its_number_is_spelt(known, given, encoded, monkeypatch):
+    said = []
+    monkeypatch.setattr("metarun.data.own_rows.log", SimpleNamespace(warning=said.append))
+    columns = Columns("c", (Categories("t", known),), ())
+    x = rows_by_columns("x", {"t": given}, columns)
+    np.testing.assert_array_equal(x, [[place == i for i in range(2)] for place in encoded])
+    unknown = encoded.count(None) - sum(cell is None for cell in list(given))
+    lines = [line for line in said if "does not hold" in line]
+    told = f"x: text that training does not hold is taken for no category: t {unknown}"
+    assert lines == ([told] if unknown else [])
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
