@@ -52,9 +52,11 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
 
 
 def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """y (n,) -> its classes (ways,), in order, and the number of each example's class (n,) int32."""
+    """y (n,) -> its classes (ways,), in order, and which of them each example is of, (n,) int32. Raises ConfigError."""
     if isinstance(y, list | tuple) and len({isinstance(label, str | bytes) for label in y}) > 1:
         y = np.array(y, object)  # numpy would make text of all of them
+    elif isinstance(y, list | tuple) and all(type(label) is int for label in y):
+        y = np.array(y, object)  # of large ones numpy may make floats
     y = np.asarray(y)
     if y.shape != (n,):
         raise ConfigError("y", f"an array {y.shape}", f"must be ({n},), a label for each row of x")
@@ -63,11 +65,22 @@ def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         if len(kinds) > 1:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ConfigError("y", f"labels of several kinds ({names})", "must be of one kind")
-        y = np.asarray(y.tolist())
-    if np.issubdtype(y.dtype, np.floating) and not np.isfinite(y).all():
+        found = np.asarray(y.tolist())
+        y = y if kinds == {int} and found.dtype.kind == "f" else found
+        if found.ndim > 1 or kinds & {set, frozenset, type(None)}:
+            raise no_label(y[0])
+    if y.dtype.kind in "fcmM" and not np.isfinite(y).all():
         raise ConfigError("y", one_line(str(y[~np.isfinite(y)][0])), "is no label; give every example one")
-    classes, numbers = np.unique(y, return_inverse=True)
+    try:
+        classes, numbers = np.unique(y, return_inverse=True)
+    except TypeError:  # they have no order
+        raise no_label(y[0]) from None
     return classes, numbers.reshape(-1).astype(np.int32)
+
+
+def no_label(given: Any) -> ConfigError:
+    allowed = f"is no label but a {type(given).__name__}; labels are text, numbers, truth values or dates"
+    return ConfigError("y", one_line(f"{given!s:.40}"), allowed)
 
 
 def as_targets(y: Any, n: int, d: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from metarun.core import ConfigError, DataError, PyTree
 from metarun.files import WRITING, write_bytes_atomically
 from metarun.learned.learner import Adapted, Learned
 from metarun.run import purpose
-from metarun.text import first_line
+from metarun.text import first_line, one_line
 
 TOLD, WEIGHTS, SUPPORT = "learner.json", "params.safetensors", "support.npz"
 VERSION = 1  # of this form
@@ -34,8 +34,7 @@ def keep(one: Learned | Adapted, directory: Path) -> None:
     """
     if isinstance(one, Adapted) and not isinstance(one.seed, int):
         raise ConfigError("seed", one.seed, "only a learner adapted by an integer seed can be kept")
-    if isinstance(one, Adapted) and one.classes is not None and one.classes.dtype.kind == "S":
-        raise ConfigError("y", one.classes[0], "labels that are bytes cannot be kept; adapt to text or numbers")
+    labels = labels_as_json(one.classes) if isinstance(one, Adapted) else {}
     learned = one.learned if isinstance(one, Adapted) else one
     if not is_free(directory):
         raise ConfigError("directory", directory, "holds something else; name a new one")
@@ -53,7 +52,7 @@ def keep(one: Learned | Adapted, directory: Path) -> None:
         np.savez_compressed(file, x=one.support_x, y=one.support_y)
         contents[SUPPORT] = file.getvalue()
         told["adapted"] = {
-            "classes": None if one.classes is None else one.classes.tolist(),
+            **labels,
             "inner_steps": one.inner_steps,
             "seed": one.seed,
         }
@@ -61,6 +60,19 @@ def keep(one: Learned | Adapted, directory: Path) -> None:
     contents[TOLD] = (json.dumps(told, indent=1) + "\n").encode()
     with WRITING:
         fill(directory, contents)
+
+
+def labels_as_json(classes: np.ndarray | None) -> dict[str, Any]:
+    """The labels, and their dtype: numpy takes whole numbers beyond 64 bits' half for floats. Raises ConfigError."""
+    if classes is None:
+        return {"classes": None}
+    labels = (classes.view(np.int64) if classes.dtype.kind in "mM" else classes).tolist()
+    try:
+        json.dumps(labels)
+    except TypeError:
+        allowed = f"labels of type {type(labels[0]).__name__} cannot be kept; adapt to text, numbers or datetime64"
+        raise ConfigError("y", one_line(str(labels[0])), allowed) from None
+    return {"classes": labels, "dtype": None if classes.dtype.kind == "T" else classes.dtype.str}  # text of any length
 
 
 def is_free(directory: Path) -> bool:
@@ -153,7 +165,7 @@ def read(directory: Path) -> Learned | Adapted:
         how = told["adapted"]
         with np.load(io.BytesIO(contents[SUPPORT]), allow_pickle=False) as support:
             x, y = support["x"], support["y"]
-        labels = y if how["classes"] is None else np.asarray(how["classes"])[y]
+        labels = y if how["classes"] is None else np.asarray(how["classes"], how.get("dtype"))[y]
         return learned.adapt(x, labels, inner_steps=how["inner_steps"], seed=how["seed"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, ConfigError) as error:
         raise DataError(f"{directory} holds no whole learner ({first_line(error)}); write it again") from error

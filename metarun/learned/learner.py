@@ -60,7 +60,8 @@ class Learned:
         return encodes if is_by_columns(x) and isinstance(encodes, Columns) and not self.classification else None
 
     def adapt(self, x: Any, y: Any, *, inner_steps: int | None = None, seed: int | Key = 0) -> "Adapted":
-        """Fits it to a task by a support set: x (n, ...), and y (n,) labels of any kind, or targets (n,) or (n, d).
+        """Fits it to a task by a support set: x (n, ...), and y (n,) labels (text, numbers, truth values or dates), or
+        targets (n,) or (n, d).
 
         Inputs are as the model takes them (`purpose.shape`), or bytes, which stand for numbers from 0 to 1. What was
         trained on texts takes texts, too; what was trained on a table, rows by the names of their columns, a mapping or

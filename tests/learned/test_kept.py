@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import jax
@@ -49,6 +50,40 @@ def test_inner_steps_and_numbers_as_labels_are_kept(tmp_path):
     assert again.classes.tolist() == [4, 30]
     np.testing.assert_array_equal(again.outputs(X), adapted.outputs(X))
     assert not np.allclose(again.outputs(X), learned.adapt(X[:2], [30, 4]).outputs(X))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([2**63 + 1, 5, 2**63 + 2], np.uint64),  # whose last two are one float
+        [2**63 + 1, -5, 2**63 + 2],
+        np.array([0.1, 0.3, 0.2], np.float32),
+        ["b", "a", "cde"],
+        np.array(["2026-01-02", "2025-01-01", "2026-01-01"], "datetime64[D]"),
+    ],
+)
+def test_labels_are_kept_as_they_were_given(labels, tmp_path):
+    adapted = on_blobs_learned("learner=maml").adapt(X[:3], labels)
+    assert adapted.classes.tolist() == sorted(np.asarray(labels, adapted.classes.dtype).tolist())
+    keep(adapted, tmp_path)
+    again = load_adapted(tmp_path)
+    assert again.classes.dtype == adapted.classes.dtype
+    assert again.predict(X).tolist() == adapted.predict(X).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([b"a", b"b"], "y=b'a': labels of type bytes cannot be kept; adapt to text, numbers or datetime64"),
+        ([1j, 2j], "y=1j: labels of type complex cannot be kept"),
+        ([date(2026, 1, 1), date(2026, 1, 2)], "y=2026-01-01: labels of type date cannot be kept"),
+    ],
+)
+def test_labels_that_cannot_be_kept_are_refused_before_anything_is_written(labels, said, tmp_path):
+    adapted = on_blobs_learned("learner=maml").adapt(X[:2], labels)
+    with pytest.raises(ConfigError, match=said):
+        keep(adapted, tmp_path / "one")
+    assert not (tmp_path / "one").exists()
 
 
 def test_the_weights_are_a_safetensors_file_a_name_a_leaf(tmp_path):

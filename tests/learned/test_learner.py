@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from enum import Enum
 from functools import cache
 
 import jax
@@ -143,6 +144,9 @@ def test_a_new_number_of_queries_is_one_of_a_few_sizes():
         assert sum(len(part) for part, _ in parts) <= 2 * n
 
 
+Colour = Enum("Colour", "RED BLUE")
+
+
 @pytest.mark.parametrize(
     ("x", "y", "said"),
     [
@@ -154,6 +158,10 @@ def test_a_new_number_of_queries_is_one_of_a_few_sizes():
         (np.zeros((2, 4)), [0.5, np.nan], "y=nan: is no label"),
         (np.zeros((2, 4)), np.array(["a", 1], object), r"y=labels of several kinds \(int, str\)"),
         (np.zeros((2, 4)), ["a", 1], r"y=labels of several kinds \(int, str\)"),
+        (np.zeros((2, 4)), np.array(["2026-01-01", "NaT"], "datetime64[D]"), "y=NaT: is no label"),
+        (np.zeros((2, 4)), [None] * 2, "y=None: is no label but a NoneType; labels are text, numbers"),
+        (np.zeros((2, 4)), list(Colour), r"y=Colour.RED: is no label but a Colour; labels are text"),
+        (np.zeros((2, 4)), [frozenset("a"), frozenset("b")], "is no label but a frozenset; labels are text"),
     ],
 )
 def test_a_mistake_is_one_line(x, y, said):
