@@ -6,13 +6,19 @@ from typing import Any
 from metarun.run.meta_test import Tested
 
 
+def place(split: str) -> str:
+    """Under which name a test's figures stand: apart from the curve of validation, if that is what it is on."""
+    return "final_val" if split == "val" else split
+
+
 def summary(split: str, metric: str, best: Mapping[str, Any] | None, tested: Tested | None) -> dict[str, float]:
     """The best validation so far, and a test's figures, each with half of its 95 % interval.
 
     `val/best_accuracy`, `val/best_meta_step`; `test/accuracy`, `test/accuracy_ci95`, `test/accuracy_after_5` (inner
-    steps), `test/accuracy_with_5_shots`, `test/on mednist/accuracy`.
+    steps), `test/accuracy_with_5_shots`, `test/on mednist/accuracy`; `final_val/accuracy` if it is on validation's.
     """
     found: dict[str, float] = {}
+    final = place(split)
 
     def add(name: str, figure: Mapping[str, float]) -> None:
         found[name] = figure["mean"]
@@ -24,12 +30,12 @@ def summary(split: str, metric: str, best: Mapping[str, Any] | None, tested: Tes
         found["val/best_meta_step"] = best["step"]
     if tested is not None:
         for name, figure in tested.evaluation.figures.items():
-            add(f"{split}/{name}", figure)
+            add(f"{final}/{name}", figure)
         for steps, figures in tested.figures_by_inner_steps.items():
-            add(f"{split}/{metric}_after_{steps}", figures[metric])
+            add(f"{final}/{metric}_after_{steps}", figures[metric])
         for shots, other in tested.by_shots.items():
-            add(f"{split}/{metric}_with_{shots}_shots", other.evaluation.figures[metric])
+            add(f"{final}/{metric}_with_{shots}_shots", other.evaluation.figures[metric])
         for domain, other in tested.by_domain.items():
             for name, figure in other.evaluation.figures.items():
-                add(f"{split}/on {domain}/{name}", figure)
+                add(f"{final}/on {domain}/{name}", figure)
     return found

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metarun.run import pictures
+from metarun.run.ending import place
 from metarun.run.figures import main_metric
 from metarun.run.pictures import Picture, Point
 
@@ -18,7 +19,7 @@ from metarun.run.pictures import Picture, Point
 class Shown(NamedTuple):
     """What a tested run has to show besides its figures."""
 
-    split: str
+    place: str  # where its figures are, too
     metric: str
     steps: int  # meta-steps of the run
     adaptation: list[Point]  # the test's figure by inner steps; nothing for learners that take none
@@ -40,7 +41,7 @@ def shown(directory: Path) -> Shown | None:
     with suppress(OSError):  # where classes have no names
         by_class = json.loads((directory / "classes.json").read_text())
     return Shown(
-        split=split,
+        place=place(split),
         metric=metric,
         steps=found["training"]["steps"],
         adaptation=points,

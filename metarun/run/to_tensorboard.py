@@ -64,12 +64,12 @@ class Events:
             self.hyperparameters(found.steps, summary)
             curve = [of_adaptation(found.adaptation, found.metric)] if found.adaptation else []
             for picture in (*curve, *found.episodes):
-                self.image(found.steps, f"{found.split}/{picture.name}", picture)
+                self.image(found.steps, f"{found.place}/{picture.name}", picture)
             if found.classes:
                 rows = [(name, f"{right / asked:.4f}", asked) for name, right, asked in found.classes]
-                self.table(found.steps, f"{found.split}/classes", ("class", "accuracy", "queries"), rows)
+                self.table(found.steps, f"{found.place}/classes", ("class", "accuracy", "queries"), rows)
                 header = ("class", "taken for", "times")
-                self.table(found.steps, f"{found.split}/confusions", header, found.confusions)
+                self.table(found.steps, f"{found.place}/confusions", header, found.confusions)
         self.writer.close()
 
     def hyperparameters(self, step: int, summary: dict[str, float]) -> None:

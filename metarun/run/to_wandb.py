@@ -143,22 +143,22 @@ class WandbRun:
 
         if (found := shown(self.of.directory)) is None:
             return
-        split, metric = found.split, found.metric
+        place, metric = found.place, found.metric
         media: dict[str, Any] = {}
         with uploads_in(self.folder):
             if found.adaptation:
                 table = wandb.Table(["inner_steps", metric, "ci95"], [list(point) for point in found.adaptation])
-                media[f"{split}/adaptation"] = wandb.plot.line(
-                    table, "inner_steps", metric, title=f"{split} {metric} by inner steps"
+                media[f"{place}/adaptation"] = wandb.plot.line(
+                    table, "inner_steps", metric, title=f"{place} {metric} by inner steps"
                 )
             if found.classes:
                 rows = [[name, right / asked, right, asked] for name, right, asked in found.classes]
-                media[f"{split}/classes"] = wandb.Table(["class", "accuracy", "right", "queries"], rows)
+                media[f"{place}/classes"] = wandb.Table(["class", "accuracy", "right", "queries"], rows)
                 taken = [list(confusion) for confusion in found.confusions]
-                media[f"{split}/confusions"] = wandb.Table(["class", "taken for", "times"], taken)
+                media[f"{place}/confusions"] = wandb.Table(["class", "taken for", "times"], taken)
             for episode in found.episodes:
                 image = wandb.Image(episode.image(), caption=episode.caption)
-                media[f"{split}/{episode.name}"] = image
+                media[f"{place}/{episode.name}"] = image
             # A run that goes on there is past this step already, if it is tested again.
             self.run.log({**media, STEP: found.steps}, step=max(found.steps, self.run.step))
 

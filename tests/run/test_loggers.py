@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import blobs
@@ -21,10 +22,11 @@ import metarun
 from metarun.command.from_python import run_of
 from metarun.config.run import build_run
 from metarun.core import ConfigError, Tracked
-from metarun.run import display, train
+from metarun.run import display, ending, train
 from metarun.run.display import Sweep
 from metarun.run.log import close_log, open_log, speaking
 from metarun.run.loggers import Trackers
+from metarun.run.shown import shown
 from metarun.run.to_tensorboard import TensorBoard
 from metarun.run.to_wandb import Wandb
 
@@ -276,6 +278,22 @@ def test_tensorboard_has_rows_pictures_tables_and_hyperparameters_with_final_fig
     assert not [key for key in hparams if key.startswith(("run.", "logger"))]
     metrics = {info.name.tag for info in plugin("experiment").experiment.metric_infos}
     assert {"test/accuracy", "val/best_accuracy", "test/accuracy_after_3"} <= metrics <= held.keys()
+
+
+def test_final_figures_on_validations_tasks_stand_apart_from_its_curve(tracked, tmp_path):
+    half = {"accuracy": {"mean": 0.5, "ci95": 0.1}}
+    one = SimpleNamespace(evaluation=SimpleNamespace(figures=half))
+    tested = SimpleNamespace(**vars(one), figures_by_inner_steps={3: half}, by_shots={5: one}, by_domain={"d": one})
+    for split, place in (("val", "final_val"), ("test", "test")):
+        found = ending.summary(split, "accuracy", {"mean": 0.6, "step": 2}, tested)
+        finals = {
+            f"{place}/{name}" for name in ("accuracy", "accuracy_after_3", "accuracy_with_5_shots", "on d/accuracy")
+        }
+        best = {"val/best_accuracy", "val/best_meta_step"}
+        assert found.keys() == {*finals, *(f"{name}_ci95" for name in finals), *best}
+        results = (tracked[0] / "results.json").read_text().replace('"test', f'"{split}')
+        (tmp_path / "results.json").write_text(results)
+        assert shown(tmp_path).place == place
 
 
 def test_of_a_run_that_goes_on_tensorboard_forgets_what_came_after_the_saved_state(tmp_path):
