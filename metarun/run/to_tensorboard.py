@@ -1,5 +1,6 @@
 """TensorBoard: event files in the run's own directory, written by tensorboardX's protocol buffers."""
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,7 @@ class Events:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # of a NaN it would say that it is one
         self.of = of
         folder = of.directory / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)

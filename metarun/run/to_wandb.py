@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from metarun.core import Tracked, Tracker, rises
 from metarun.run import display
+from metarun.run.log import finite
 from metarun.run.loggers import reason
 
 log = logging.getLogger("metarun")
@@ -170,7 +171,7 @@ class WandbRun:
             return
         facts = {"metric": self.of.metric, "command": self.of.command, "seed": self.of.config["train"]["seed"]}
         with uploads_in(self.folder):
-            artifact = wandb.Artifact(f"model-{self.run.id}", type="model", metadata={**summary, **facts})
+            artifact = wandb.Artifact(f"model-{self.run.id}", type="model", metadata=finite({**summary, **facts}))
             for file in files:
                 artifact.add_file(str(file), name=str(file.relative_to(self.of.directory)))
             self.run.log_artifact(artifact, aliases=["best"])

@@ -28,7 +28,7 @@ from metarun.run.log import close_log, open_log, speaking
 from metarun.run.loggers import Trackers
 from metarun.run.shown import shown
 from metarun.run.to_tensorboard import TensorBoard
-from metarun.run.to_wandb import Wandb
+from metarun.run.to_wandb import Wandb, WandbRun
 
 LOGGERS = {
     "wandb": {
@@ -194,6 +194,16 @@ def test_wandbs_artifact_of_the_best_checkpoint_loads_as_the_run_does(tracked, r
     equal(metarun.load(tmp_path, "best").params, metarun.load(tracked[0], "best").params)
 
 
+def test_a_figure_that_is_not_finite_is_null_beside_the_artifact(tmp_path):
+    kept = []
+    of = Tracked(tmp_path, on_blobs(), "n", (), "mse", "metarun", 0)
+    run = SimpleNamespace(id="one", log_artifact=lambda artifact, aliases: kept.append(artifact))
+    (tmp_path / "file").write_text("best")
+    tracker = SimpleNamespace(of=of, run=run, folder=tmp_path)
+    WandbRun._keep(tracker, [tmp_path / "file"], {"test/mse": float("inf"), "val/best_mse": 0.5})
+    assert kept[0].metadata.items() >= {"test/mse": None, "val/best_mse": 0.5, "metric": "mse"}.items()
+
+
 def test_a_regression_is_best_where_it_is_least_and_an_untested_run_has_no_pictures(tmp_path):
     wandb = Wandb("p", None, "mine", "offline").open(Tracked(tmp_path, on_blobs(), "n", (), "mse", "metarun", 0))
     for step, error in ((1, 3.0), (2, 1.0), (3, 2.0)):
@@ -294,6 +304,15 @@ def test_final_figures_on_validations_tasks_stand_apart_from_its_curve(tracked, 
         results = (tracked[0] / "results.json").read_text().replace('"test', f'"{split}')
         (tmp_path / "results.json").write_text(results)
         assert shown(tmp_path).place == place
+
+
+def test_tensorboard_takes_a_figure_that_is_not_finite_without_a_word(tmp_path, caplog):
+    tracker = TensorBoard().open(Tracked(tmp_path, {}, "n", (), "mse", "metarun", 0))
+    tracker.row(1, {"train/loss": float("nan")})
+    tracker.close({})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert np.isnan(values(events(file))["train/loss"][1].simple_value)
+    assert not caplog.messages
 
 
 def test_of_a_run_that_goes_on_tensorboard_forgets_what_came_after_the_saved_state(tmp_path):
