@@ -358,6 +358,13 @@ class Uncertain(Protocol):
         ...
 
 
+class InSweep(NamedTuple):
+    """The sweep that a run is of."""
+
+    directory: str  # as it was given
+    common: tuple[str, ...]  # the settings of all its runs; of metarun -m as they are typed, with what is swept over
+
+
 class Tracked(NamedTuple):
     """The run whose figures a tracker is given."""
 
@@ -368,6 +375,8 @@ class Tracked(NamedTuple):
     metric: str  # the one that selects and sums up the run: see `rises`
     command: str  # that began the run
     step: int  # meta-steps that are done: more than 0 of a run that goes on
+    settings: tuple[str, ...] = ()  # that this process was given, without + and ~: learner.inner_lr=0.1
+    sweep: InSweep | None = None
 
 
 class Tracker(Protocol):

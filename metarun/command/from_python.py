@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.command.train import must_hold_no_sweep, remove_if_empty
 from metarun.config import conf_dir, explain, of_place, translate, written
-from metarun.config.composed import as_users_write, checked
+from metarun.config.composed import as_given, as_users_write, checked
 from metarun.config.run import Run
 from metarun.core import ConfigError
 from metarun.data import read_anew
@@ -98,11 +98,12 @@ def run_of(settings: list[str]) -> Run:
         made(directory)
         must_hold_no_sweep(directory)
         run = in_place(cfg, directory)
+        given = tuple(setting.lstrip("+~") for setting in as_given(config.cfg))
     except (HydraException, OmegaConfBaseException) as error:
         raise as_config_error(explain(error, settings), settings) from error
     finally:
         config.cfg = before
-    return dataclasses.replace(run, command=shlex.join(["metarun", *settings]))
+    return dataclasses.replace(run, command=shlex.join(["metarun", *settings]), settings=given)
 
 
 def as_config_error(line: str, settings: list[str]) -> ConfigError:

@@ -22,7 +22,7 @@ from metarun.config.conf import flat, nearest
 from metarun.config.overrides import going_on
 from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import TOGETHER, Run, build_run, resolve
-from metarun.core import ConfigError
+from metarun.core import ConfigError, InSweep
 
 SEED = "train.seed"
 MOST = 4096  # members: each has files of its own
@@ -81,6 +81,17 @@ def again(cfg: DictConfig, begun: Sequence[tuple[Path, tuple[str, ...]]]) -> lis
 def with_those(given: Sequence[str], settings: Sequence[str]) -> list[str]:
     """Settings, each that is given anew in the place of the one of its key."""
     return [*({key_of(one): one for one in settings} | {key_of(one): one for one in given}).values()]
+
+
+def of_one_sweep(found: Sequence[Member], directory: Path) -> list[Member]:
+    """The members, each of which knows what all of them have in common, and the directory that they share."""
+    bare = [tuple(one.lstrip("+~") for one in member.settings) for member in found]
+    common = tuple(one for one in bare[0] if all(one in other for other in bare))
+    sweep = InSweep(str(directory), common)
+    return [
+        member._replace(run=dataclasses.replace(member.run, settings=settings, sweep=sweep))
+        for member, settings in zip(found, bare, strict=True)
+    ]
 
 
 def must_agree(runs: Sequence[Run]) -> None:

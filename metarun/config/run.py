@@ -25,7 +25,7 @@ from metarun.config.domains import (
 )
 from metarun.config.loggers import build_loggers
 from metarun.config.settings import Eval, Paper, RunInfo, Train
-from metarun.core import ConfigError, Learner, Logger, Tasks
+from metarun.core import ConfigError, InSweep, Learner, Logger, Tasks
 from metarun.gradients import Inner
 from metarun.recorded import SeesTasks
 
@@ -51,6 +51,8 @@ class Run:
     info: RunInfo
     config: dict[str, Any] = field(repr=False)  # the whole configuration, resolved: enough to run it again
     command: str | None = None  # that asks for it; None: the process's own
+    settings: tuple[str, ...] | None = None  # of that, without + and ~; None: those of the job that Hydra runs
+    sweep: InSweep | None = None  # where it is asked for with others
 
     @property
     def shape(self) -> engine.Shape:

@@ -17,7 +17,7 @@ from metarun.config import going_on
 from metarun.config.run import Run
 from metarun.core import ConfigError, Key, PyTree, State, Tasks, Tracked, Tracker
 from metarun.files import write_atomically
-from metarun.run import domains, earlier, purpose, separation
+from metarun.run import display, domains, earlier, purpose, separation
 from metarun.run.announce import announce
 from metarun.run.checkpoint import Checkpoints, newest_in
 from metarun.run.clock import Clock
@@ -175,7 +175,8 @@ def separations(shared: Shared) -> list[dict[str, Any] | None]:
 def tracked(run: Run, command: str, step: int) -> Tracked:
     """What the run's trackers are told of it, which has so many meta-steps behind it."""
     directory, name, tags = Path(run.info.dir), run.info.name, run.info.tags
-    return Tracked(directory, run.config, name, tags, run.tasks.metric, command, step)
+    settings, sweep = display.of_this_job() if run.settings is None else (run.settings, run.sweep)
+    return Tracked(directory, run.config, name, tags, run.tasks.metric, command, step, settings, sweep)
 
 
 def must_have_a_source(run: Run, directory: Path) -> None:

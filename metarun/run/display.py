@@ -3,12 +3,13 @@
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from metarun.core import InSweep, Tracked
 from metarun.files import read_yaml, write_atomically
 
 MOST = 120  # W&B shows 128 characters
@@ -23,7 +24,7 @@ class Display(NamedTuple):
     group: str | None
 
 
-def kept(file: Path, name: str, config: dict[str, Any], begun: bool) -> Display:
+def kept(file: Path, of: Tracked, begun: bool) -> Display:
     """What the run is called from its first process on, which is kept in `file`; `run.name` as the user types it wins.
 
     A run that was `begun` by a version that kept nothing is called as it was.
@@ -31,17 +32,16 @@ def kept(file: Path, name: str, config: dict[str, Any], begun: bool) -> Display:
     before = None
     with suppress(OSError, ValueError, TypeError):
         before = Display(*json.loads(file.read_text()))
-    overrides, sweep = of_this_job()
-    group = before.group if before else sweep and sweep.group
-    if any(override.startswith("run.name=") for override in overrides):
-        now = Display(name, group)
+    group = before.group if before else of.sweep and of.sweep.directory[-MOST:]
+    if any(setting.startswith("run.name=") for setting in of.settings):
+        now = Display(of.name, group)
     elif before:
         return before
     elif begun:
-        now = Display(name, None)
+        now = Display(of.name, None)
     else:
-        differing = [override for override in overrides if sweep is None or override not in sweep.common]
-        now = Display(in_a_list(name, differing, config["train"]["seed"]), group)
+        differing = [setting for setting in of.settings if of.sweep is None or setting not in of.sweep.common]
+        now = Display(in_a_list(of.name, differing, of.config["train"]["seed"]), group)
     write_atomically(file, json.dumps(now) + "\n")
     return now
 
@@ -54,25 +54,18 @@ def in_a_list(name: str, differing: list[str], seed: int) -> str:
     return f"{words if len(words) <= most else f'{words[: most - 3]}...'}{seed_too}"
 
 
-class Sweep(NamedTuple):
-    """The sweep that a job is of."""
-
-    group: str  # its directory, as it was given
-    common: list[str]  # the overrides of all its jobs; those that are swept over stand there as they were typed
-
-
-def of_this_job() -> tuple[list[str], Sweep | None]:
+def of_this_job() -> tuple[tuple[str, ...], InSweep | None]:
     """The overrides of the command that Hydra runs at present, none where it runs none; and its sweep."""
     if not HydraConfig.initialized():
-        return [], None
+        return (), None
     hydra = HydraConfig.get()
-    overrides = [override.lstrip("+~") for override in hydra.overrides.task]
+    overrides = tuple(override.lstrip("+~") for override in hydra.overrides.task)
     # A job that a launcher has begun in a process of its own is a run by itself, below the directory of its sweep.
     of_all = Path(hydra.sweep.dir if hydra.mode is RunMode.MULTIRUN else Path(hydra.run.dir).parent)
-    common: list[str] | None = None
-    with suppress(OSError, KeyError, TypeError, yaml.YAMLError):
+    common: tuple[str, ...] | None = None
+    with suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         said = read_yaml(of_all / "multirun.yaml")
-        common = [override.lstrip("+~") for override in said["hydra"]["overrides"]["task"]]
+        common = tuple(override.lstrip("+~") for override in said["hydra"]["overrides"]["task"])
     if hydra.mode is not RunMode.MULTIRUN and common is None:
         return overrides, None
-    return overrides, Sweep(str(of_all)[-MOST:], common or [])
+    return overrides, InSweep(str(of_all), common or ())

@@ -56,7 +56,7 @@ class WandbRun:
         self.settings, self.of, self.folder = settings, of, of.directory / "wandb"
         self.folder.mkdir(parents=True, exist_ok=True)
         id_file = self.folder / "run_id"
-        shown = display.kept(self.folder / "display.json", of.name, of.config, begun=id_file.exists())
+        shown = display.kept(self.folder / "display.json", of, begun=id_file.exists())
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
 

@@ -49,7 +49,8 @@ def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) ->
         set_aside(sweep)
 
     began = time.monotonic()
-    failed = population.train([member.run for member in members], directory, stopping, begun)
+    runs = [member.run for member in config.of_one_sweep(members, directory)]
+    failed = population.train(runs, directory, stopping, begun)
     left = [job for job in sweep.jobs if before[job.number] != "finished" or job.number in failed]
     share = round((time.monotonic() - began) / max(1, len(left)), 3)
     for job in left:

@@ -21,8 +21,9 @@ from support import complete, run_in
 import metarun
 from metarun.command.from_python import run_of
 from metarun.config import written
-from metarun.run import results
+from metarun.run import display, results
 from metarun.run import train as run_train
+from metarun.run.begin import tracked
 from metarun.run.train import raising_on_interrupt
 from metarun.sweep import record
 
@@ -96,6 +97,14 @@ def test_hydra_is_left_as_it_was(here):
         metarun.train(["learner=maml", "task.ways=0"])
     assert HydraConfig.instance().cfg is before
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_its_trackers_are_told_the_settings_that_it_was_given(here, monkeypatch):
+    """Whatever command Hydra runs in this process: its own settings are none of the run's."""
+    monkeypatch.setattr(display, "of_this_job", lambda: (("mine=3",), None))
+    of = tracked(run_of(["learner=maml", "task=sinusoid", "++train.steps=3", "run.name=mine"]), "metarun", 0)
+    assert of.settings == ("learner=maml", "task=sinusoid", "train.steps=3", "run.name=mine")
+    assert (of.sweep, of.name) == (None, "mine")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 from hydra.types import RunMode
 from support import composed
 
+from metarun.core import InSweep, Tracked
 from metarun.run import display
-from metarun.run.display import Display, Sweep, in_a_list
+from metarun.run.display import Display, in_a_list
 
 
 def test_a_name_tells_what_differs_and_the_seed():
@@ -20,7 +21,11 @@ def test_a_name_tells_what_differs_and_the_seed():
 
 
 CONFIG = composed("train.seed=1")
-SWEEP = Sweep("runs/lr", ["learner=maml,anil", "train.steps=9", "train.seed=0,1"])
+SWEEP = InSweep("runs/lr", ("learner=maml,anil", "train.steps=9", "train.seed=0,1"))
+
+
+def of(directory, name, settings=(), sweep=None):
+    return Tracked(directory, CONFIG, name, (), "accuracy", "metarun", 0, tuple(settings), sweep)
 
 
 @pytest.mark.parametrize(
@@ -33,20 +38,17 @@ SWEEP = Sweep("runs/lr", ["learner=maml,anil", "train.steps=9", "train.seed=0,1"
         (["run.name=strokes-maml", "train.seed=1"], SWEEP, Display("strokes-maml", "runs/lr")),
     ],
 )
-def test_a_job_of_a_sweep_names_what_the_sweep_varies_and_a_typed_name_wins(
-    tmp_path, monkeypatch, overrides, sweep, expected
-):
-    monkeypatch.setattr(display, "of_this_job", lambda: (overrides, sweep))
-    assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=False) == expected
-    monkeypatch.setattr(display, "of_this_job", lambda: ([], None))  # gone on with by run.dir alone
-    assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=True) == expected
-    monkeypatch.setattr(display, "of_this_job", lambda: (["run.name=other"], None))
-    assert display.kept(tmp_path / "display.json", "other", CONFIG, begun=True) == Display("other", expected.group)
+def test_a_job_of_a_sweep_names_what_the_sweep_varies_and_a_typed_name_wins(tmp_path, overrides, sweep, expected):
+    file = tmp_path / "display.json"
+    assert display.kept(file, of(tmp_path, "strokes-maml", overrides, sweep), begun=False) == expected
+    assert display.kept(file, of(tmp_path, "strokes-maml"), begun=True) == expected  # gone on with by run.dir alone
+    renamed = of(tmp_path, "other", ["run.name=other"])
+    assert display.kept(file, renamed, begun=True) == Display("other", expected.group)
 
 
-def test_a_run_that_an_earlier_version_began_keeps_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(display, "of_this_job", lambda: (["train.steps=9"], None))
-    assert display.kept(tmp_path / "display.json", "strokes-maml", CONFIG, begun=True) == Display("strokes-maml", None)
+def test_a_run_that_an_earlier_version_began_keeps_its_name(tmp_path):
+    begun = of(tmp_path, "strokes-maml", ["train.steps=9"])
+    assert display.kept(tmp_path / "display.json", begun, begun=True) == Display("strokes-maml", None)
 
 
 @pytest.mark.parametrize("mode", [RunMode.MULTIRUN, RunMode.RUN])
@@ -61,21 +63,20 @@ def test_a_job_knows_its_sweep_in_a_process_of_its_own_too(tmp_path, monkeypatch
     )
     monkeypatch.setattr(display.HydraConfig, "initialized", lambda: True)
     monkeypatch.setattr(display.HydraConfig, "get", lambda: hydra)
-    sweep = Sweep(f"{tmp_path}/S"[-display.MOST :], ["learner=maml", "train.seed=0,1"])
-    assert display.of_this_job() == (["learner=maml", "train.seed=1"], sweep)
+    sweep = InSweep(f"{tmp_path}/S", ("learner=maml", "train.seed=0,1"))
+    assert display.of_this_job() == (("learner=maml", "train.seed=1"), sweep)
     hydra.run.dir, hydra.mode = f"{tmp_path}/alone/1", RunMode.RUN
-    assert display.of_this_job() == (["learner=maml", "train.seed=1"], None)
+    assert display.of_this_job() == (("learner=maml", "train.seed=1"), None)
 
 
 def test_without_hydra_there_are_no_overrides(monkeypatch):
     monkeypatch.setattr(display.HydraConfig.instance(), "cfg", None)  # that of a command in another test
-    assert display.of_this_job() == ([], None)
+    assert display.of_this_job() == ((), None)
 
 
 def test_the_group_that_a_user_sets_wins(tmp_path, monkeypatch):
     import wandb
 
-    from metarun.core import Tracked
     from metarun.run.to_wandb import Wandb
 
     asked = []
@@ -86,9 +87,7 @@ def test_the_group_that_a_user_sets_wins(tmp_path, monkeypatch):
         return SimpleNamespace(dir=str(tmp_path), summary={}, **nothing)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(display, "of_this_job", lambda: ([], SWEEP))
     for group in (None, "mine"):
-        of = Tracked(tmp_path, CONFIG, "strokes-maml", (), "accuracy", "metarun", 0)
-        Wandb("metarun", None, group, "offline").open(of).close({})
+        Wandb("metarun", None, group, "offline").open(of(tmp_path, "strokes-maml", (), SWEEP)).close({})
     assert [settings["group"] for settings in asked] == ["runs/lr", "mine"]
     assert {settings["name"] for settings in asked} == {"strokes-maml train.seed=1"}

@@ -21,9 +21,8 @@ from support import equal, on_blobs, rows
 import metarun
 from metarun.command.from_python import run_of
 from metarun.config.run import build_run
-from metarun.core import ConfigError, Tracked
+from metarun.core import ConfigError, InSweep, Tracked
 from metarun.run import display, ending, train
-from metarun.run.display import Sweep
 from metarun.run.log import close_log, open_log, speaking
 from metarun.run.loggers import Trackers
 from metarun.run.shown import shown
@@ -83,7 +82,7 @@ def tracked(tmp_path_factory) -> tuple[Path, list[Breaking]]:
     loggers = {f"breaks at {one.at}": one for one in breaking} | run.loggers
     tasks = NamedBlobs(**{field.name: getattr(run.tasks, field.name) for field in dataclasses.fields(run.tasks)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(display, "of_this_job", lambda: (["train.seed=0"], Sweep("SWEEP", ["train.seed=0,1"])))
+        patch.setattr(display, "of_this_job", lambda: (("train.seed=0",), InSweep("SWEEP", ("train.seed=0,1",))))
         train.train(dataclasses.replace(run, loggers=loggers, tasks=tasks, eval_tasks=tasks))
     train.close_log()
     return directory, breaking

@@ -14,6 +14,7 @@ from metarun.command.train import many
 from metarun.config import conf_dir, translate
 from metarun.core import ConfigError
 from metarun.run import population
+from metarun.run.begin import tracked
 from metarun.run.population import is_finished
 from metarun.run.stop import Interrupted
 from metarun.sweep import are_together, record, together
@@ -75,6 +76,25 @@ def test_results_have_mean_interval_and_spread(tmp_path, trained):
     assert are_together(tmp_path)
     assert sweep.settings == ("run.name=NAME", *SETTINGS, "train.seed=1,3,8")
     assert sweep.own(sweep.jobs[2]) == "train.seed=8"
+
+
+def test_a_runs_trackers_are_told_of_which_sweep_it_is_and_what_sets_it_apart(tmp_path, trained, monkeypatch):
+    told, stand_in = [], population.train
+
+    def hearing(runs, *rest):
+        told[:] = [tracked(run, "metarun", 0) for run in runs]
+        return stand_in(runs, *rest)
+
+    monkeypatch.setattr(population, "train", hearing)
+    for settings in (
+        (*SETTINGS, "train.population=learner.inner_lr=0.1,0.2", "train.seeds=[3]"),
+        (),
+    ):  # then it goes on
+        made(tmp_path, *settings)
+        assert {of.sweep.directory for of in told} == {str(tmp_path)}
+        own = [[one for one in of.settings if one not in of.sweep.common] for of in told]
+        assert own == [["learner.inner_lr=0.1"], ["learner.inner_lr=0.2"]]
+        assert {"task=sinusoid", "train.seed=3"} <= {*told[0].sweep.common}
 
 
 def test_the_directory_alone_goes_on_and_what_failed_is_tried_again(tmp_path, trained):
