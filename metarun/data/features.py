@@ -112,14 +112,11 @@ class Columns:
                 missing[one.name] = cells.count("")
                 unknown[one.name] = places.count(None) - missing[one.name]
                 parts.append(column)
-        constant = [one.name for one in self.features if isinstance(one, Numbers) and one.spread == 0]
         told = []
         if counts := counted(missing):
             told.append(f"missing numbers are taken for the training mean, missing text for no category: {counts}")
         if counts := counted(unknown):
             told.append(f"text that training does not hold is taken for no category: {counts}")
-        if constant:
-            told.append(f"the same number in all of training: {', '.join(constant)}")
         x = np.concatenate(parts, axis=1).astype(np.float32)
         return x, [one_line(f"{table.path}: {line}") for line in told]
 
@@ -174,6 +171,12 @@ def numbers_in(table: Table, name: str) -> np.ndarray:
 
 def counted(cells: dict[str, int]) -> str:
     return ", ".join(f"{name} {n:,}" for name, n in cells.items() if n)
+
+
+def constants(table: Table, columns: Columns) -> list[str]:
+    """The features that say nothing, of which training holds one number: a line."""
+    constant = [one.name for one in columns.features if isinstance(one, Numbers) and one.spread == 0]
+    return [one_line(f"{table.path}: the same number in all of training: {', '.join(constant)}")] if constant else []
 
 
 def units(table: Table, columns: Columns) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from metarun.core import ConfigError
 from metarun.data.cells import MISSING, Column, Table, complete, listed, read, taken, texts
-from metarun.data.features import Categories, Columns, Numbers
+from metarun.data.features import Categories, Columns, Numbers, constants
 from metarun.data.own import Own, labels_in, must_hold, rows_of
 from metarun.text import one_line
 
@@ -74,4 +74,4 @@ def rows_of_task(path: str, columns: Columns, support: bool) -> Own:
     groups = set(texts(table.columns[columns.by])) if columns.targets and columns.by in table.columns else set()
     if len(groups) > 1:
         told.append(one_line(f"{path}: its {len(groups)} of {columns.by} are taken for one"))
-    return Own(x, rows_of(rows), labels, y, (*whole.told, *told, *told_x))
+    return Own(x, rows_of(rows), labels, y, (*whole.told, *told, *told_x, *constants(table, columns)))

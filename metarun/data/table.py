@@ -7,7 +7,7 @@ import numpy as np
 
 from metarun.core import ConfigError
 from metarun.data.cells import Table, complete, must_have, read, taken, texts
-from metarun.data.features import Columns, units
+from metarun.data.features import Columns, constants, units
 from metarun.data.labelled import pools, splits_of
 from metarun.data.pool import Found
 
@@ -87,5 +87,5 @@ def prepared(
         columns = Columns.of(table, roles.by, chosen, roles.categories, roles.targets, training)
     x, told_x = columns.inputs(table)
     y = columns.outputs(table) if roles.targets else None
-    found = Found(pools(x, labels, splits, y), (*whole.told, *told, *told_x, *units(table, columns)))
-    return found, columns
+    told_x += constants(table, columns) + units(table, columns)
+    return Found(pools(x, labels, splits, y), (*whole.told, *told, *told_x)), columns
