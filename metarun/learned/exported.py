@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import export
 
 import metarun
@@ -59,10 +60,15 @@ def predictor(adapted: Adapted, *, queries: Queries = "alone", platforms: Sequen
     exported = lowered(program, [asked_of(learned)], parts, platforms)
     told = {
         "kind": "predictor",
-        "classes": None if adapted.classes is None else adapted.classes.tolist(),
+        "classes": None if adapted.classes is None else as_json(adapted.classes),
         "call": f"{', '.join(names_of_outputs(learned))} = program.call(x)",
     }
     return Exported(bytes(exported.serialize()), told | about(learned, exported, ["x"], queries, adapted.inner_steps))
+
+
+def as_json(classes: np.ndarray) -> list[Any]:
+    """The labels, dates as text."""
+    return (classes.astype(str) if classes.dtype.kind in "mM" else classes).tolist()
 
 
 def learner(

@@ -47,9 +47,10 @@ def test_it_answers_as_the_learner_does_for_any_number_of_queries(name):
 @pytest.mark.parametrize("queries", ["alone", "together"])
 def test_queries_have_the_support_set_for_company_or_each_other(queries):
     learned = on_blobs_learned("learner=protonet", "model.norm=batch")
-    adapted = learned.adapt(X, Y)
+    adapted = learned.adapt(X, np.datetime64("2026-01-01") + Y)
     one = exported.predictor(adapted, queries=queries, platforms=CPU)
     assert one.told["queries"] == queries
+    assert one.told["classes"] == ["2026-01-01", "2026-01-02", "2026-01-03"]
     for n in (2, 18):
         x = RNG.normal(size=(n, *learned.purpose.shape)).astype(np.float32)
         np.testing.assert_allclose(called(one, x), adapted.predict_proba(x, queries), rtol=1e-4, atol=1e-5)
