@@ -180,6 +180,19 @@ class Grouped(Protocol):
 
 
 @runtime_checkable
+class OfGroups(Protocol):
+    """A task distribution each of whose tasks may be of one group: a user's, a patient's, a machine's own data."""
+
+    def n_groups(self, split: str) -> int | None:
+        """How many groups the split's tasks are drawn from; None where tasks are of no group."""
+        ...
+
+    def of_group(self, data: PyTree, group: Array) -> PyTree:
+        """The split's data with that group () alone; as they are where tasks are of no group."""
+        ...
+
+
+@runtime_checkable
 class Telling(Protocol):
     """A task distribution whose data have something to be told of: what is left out, and why."""
 

@@ -22,7 +22,7 @@ from metarun.command.main import VERBS
 from metarun.config import choices, translate
 from metarun.config.resume import must_be_of_a_test
 from metarun.config.run import build_run
-from metarun.core import Grouped, Named, Tasks
+from metarun.core import Grouped, Named, OfGroups, Tasks
 from metarun.run.separation import Finite
 
 ROOT = Path(__file__).parents[1]
@@ -271,7 +271,10 @@ def test_the_design_tells_all_that_a_task_distribution_has():
     names = [row.split(" | ")[0] for row in table.splitlines() if row.startswith("|")]
     told = set(re.findall(r"`(\w+)[`(]", "".join(names)))
     protocols = [
-        name for protocol in (Tasks, Named, Grouped, Finite) for name in vars(protocol) if not name.startswith("_")
+        name
+        for protocol in (Tasks, Named, Grouped, OfGroups, Finite)
+        for name in vars(protocol)
+        if not name.startswith("_")
     ]
     assert told == {*protocols, "ways", "shots", "queries"}
 

@@ -119,13 +119,9 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         allowed = f"auto or device, as train.selection={train.selection} scores tasks of which it trains on some"
         raise ConfigError("hardware.data", hardware.data, allowed)
     private = build("train.private", train.private, engine.Private)
-    private.must_fit(train.meta_batch)
     if private.clip is not None and train.screening is not None:
         allowed = "uniform with train.private.clip, as a choice by losses tells of tasks, too"
         raise ConfigError("train.selection", train.selection, allowed)
-    if private.users is not None and hardware.data == "host":
-        allowed = "auto or device, as whom train.private.users draws is decided on the device"
-        raise ConfigError("hardware.data", hardware.data, allowed)
 
     learner = build("learner", config["learner"], kind=Learner)
     # Before a key of train.task that only a classification has.
@@ -158,6 +154,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
                 whose = "training's own, by your settings or the learner's yaml"
                 error = ConfigError(error.key, error.given, f"{error.allowed}; it is {whose}")
             raise error.under(own if of_its_own else "task") from None
+    private = among_users(private, tasks, train, hardware)
     must_be_encoded_alike("eval.task", eval_tasks, tasks)
     serving.check(learner, tasks, config)
     serving.check(eval_learner, eval_tasks, config)
@@ -195,6 +192,19 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         info=build("run", config["run"], RunInfo),
         config=config,
     )
+
+
+def among_users(private: engine.Private, tasks: Tasks, train: Train, hardware: engine.Hardware) -> engine.Private:
+    """With the users that such tasks have. Raises ConfigError unless meta-steps can draw them."""
+    try:
+        private = engine.among(private, tasks)
+    except ConfigError as error:
+        raise error.under("train.private") from error
+    private.must_fit(train.meta_batch)
+    if private.users is not None and hardware.data == "host":
+        allowed = "auto or device, as which users a meta-step has is decided on the device"
+        raise ConfigError("hardware.data", hardware.data, allowed)
+    return private
 
 
 def check_kept(kept: tuple[str, ...], optimizer: dict[str, Any], private: engine.Private) -> None:

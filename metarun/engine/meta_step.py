@@ -18,7 +18,7 @@ from metarun.engine.evaluate import only_if
 from metarun.engine.gathered import at, shares, within
 from metarun.engine.kept import beside, of_learned
 from metarun.engine.keys import task_key
-from metarun.engine.private import Private, clipped_each, noised, task_keys
+from metarun.engine.private import Private, clipped_each, episode_of, noised, task_keys
 from metarun.engine.selection import Selection, chosen, score
 from metarun.gradients import Inner, clipped, differentiated
 from metarun.recorded import SeesTasks
@@ -125,14 +125,15 @@ def make_meta_steps(
                 return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
         def chunk_of_clipped(state: State, private: Private, clip: float, indices: Array) -> tuple[PyTree, ...]:
-            k_episodes, k_adapts, counts = task_keys(private, k_train, state.step, indices, meta_batch)
+            k_episodes, k_adapts, users, counts = task_keys(private, k_train, state.step, indices, meta_batch)
 
             def meta_grad(episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
                 with differentiated(how):
                     return own.meta_grad(net, state.params, episodes, keys, state.step)
 
             def means() -> tuple[PyTree, ...]:
-                episodes = jax.vmap(lambda i, key: tasks.sample(at(data, state.step, i), key))(indices, k_episodes)
+                episode = lambda i, user, key: episode_of(private, tasks, at(data, state.step, i), user, key)  # noqa: E731
+                episodes = jax.vmap(episode)(indices, users, k_episodes)
                 return clipped_each(meta_grad, episodes, k_adapts, counts, clip)
 
             return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first

@@ -6,16 +6,28 @@ learned is differentially private at the level of users. `run.privacy` counts wh
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Gt, Lt
 
-from metarun.core import Array, ConfigError, Count, Episode, Key, Metrics, NonNegative, Positive, PyTree
+from metarun.core import (
+    Array,
+    ConfigError,
+    Count,
+    Episode,
+    Key,
+    Metrics,
+    NonNegative,
+    OfGroups,
+    Positive,
+    PyTree,
+    Tasks,
+)
 from metarun.engine.keys import task_key
 
 # Folded into keys where no task's index and no meta-step ever comes.
@@ -30,7 +42,7 @@ class Private:
 
     clip: Positive | None  # a task's meta-gradient, all parameters together, is shortened to this
     noise: NonNegative  # of the tasks' sum, the noise's standard deviation in every parameter is this times clip
-    users: Count | None  # so many tasks are all there are; None: every task is a new user's, and is met once
+    users: Count | None  # so many tasks, or groups, are all there are; None: every task is a new user's, met once
     delta: Annotated[float, Gt(0), Lt(1)]  # results.json tells the epsilon that holds but for this probability
 
     def __post_init__(self) -> None:
@@ -44,7 +56,7 @@ class Private:
         """Raises ConfigError unless a meta-step of so many tasks expects one user at least."""
         if self.users is not None and self.expected(meta_batch) < 1:
             least = next(n for n in range(meta_batch, 1024) if self.expected(n) >= 1)
-            allowed = f"at least {least} with train.private.users, as a meta-step has room for all whom chance draws"
+            allowed = f"at least {least} with {self.users:,} users, as a meta-step has room for all whom chance draws"
             raise ConfigError("train.meta_batch", meta_batch, allowed)
 
     def rate(self, meta_batch: int) -> float:
@@ -54,6 +66,17 @@ class Private:
     def expected(self, meta_batch: int) -> float:
         """How many tasks count in a meta-step, on average: by so many their sum is divided."""
         return meta_batch if self.users is None else self.users * self.rate(meta_batch)
+
+
+def among(private: Private, tasks: Tasks) -> Private:
+    """Where tasks are of groups, each group is a user, and there are no others. Raises ConfigError for other users."""
+    groups = tasks.n_groups("train") if isinstance(tasks, OfGroups) else None
+    if private.clip is None or groups is None:
+        return private
+    if private.users not in (None, groups):
+        allowed = f"null or {groups}: these tasks are of groups, and each training group is a user"
+        raise ConfigError("users", private.users, allowed)
+    return replace(private, users=groups)
 
 
 @cache
@@ -73,19 +96,33 @@ def sampling_rate(users: int, most: int) -> float:
     return math.floor(low * GRID) / GRID
 
 
-def task_keys(private: Private, k_train: Key, step: Array, indices: Array, meta_batch: int) -> tuple[Key, Key, Array]:
-    """Of the tasks with these indices (n,) in the meta-step after `step`: keys as of `task_key`, and whether it counts.
+class Drawn(NamedTuple):
+    """Of the tasks of a meta-step (n,)."""
 
-    A user's task has the same key in every meta-step. There may be fewer users than tasks: some tasks do not count.
-    """
+    k_episodes: Key  # as of `task_key`, but that a user's is the same in every meta-step
+    k_adapts: Key
+    users: Array  # whose it is
+    counts: Array  # bool; there may be fewer users than tasks: the rest do not count
+
+
+def task_keys(private: Private, k_train: Key, step: Array, indices: Array, meta_batch: int) -> Drawn:
+    """The tasks with these indices (n,) in the meta-step after `step`."""
     k_step = jax.random.fold_in(k_train, step)
     k_episodes, k_adapts = jax.vmap(task_key, (None, 0))(k_step, indices)
     if private.users is None:
-        return k_episodes, k_adapts, jnp.ones(len(indices), bool)
+        return Drawn(k_episodes, k_adapts, indices, jnp.ones(len(indices), bool))
     drawn = jax.random.bernoulli(jax.random.fold_in(k_step, PRESENT), private.rate(meta_batch), (private.users,))
-    user = jnp.nonzero(drawn, size=meta_batch, fill_value=-1)[0][indices]
+    found = jnp.nonzero(drawn, size=meta_batch, fill_value=-1)[0][indices]
+    users = jnp.maximum(found, 0)
     k_users = jax.random.fold_in(k_train, USERS)
-    return jax.vmap(task_key, (None, 0))(k_users, jnp.maximum(user, 0))[0], k_adapts, user >= 0
+    return Drawn(jax.vmap(task_key, (None, 0))(k_users, users)[0], k_adapts, users, found >= 0)
+
+
+def episode_of(private: Private, tasks: Tasks, data: PyTree, user: Array, key: Key) -> Episode:
+    """A user's task; where tasks are of groups, it is of the group with the user's number."""
+    if private.users is not None and isinstance(tasks, OfGroups):
+        data = tasks.of_group(data, user)
+    return tasks.sample(data, key)
 
 
 MetaGrad = Callable[[Episode, Key], tuple[PyTree, Metrics]]  # of tasks (leading axis), their mean

@@ -118,7 +118,7 @@ def place(run: Run, loaded: tuple[dict[str, PyTree], dict[str, Any] | None, dict
     held = engine.held(run.hardware.data, with_tasks(run, data), mesh)
     engine.must_be_whole(run.shape.selection, held["train"], run.hardware.data)
     if run.private.users is not None and engine.is_on_host(held["train"]):
-        allowed = "leaves data of this size on the host, and train.private.users needs them on the device: device"
+        allowed = "leaves data of this size on the host, and private users are drawn from them on the device: device"
         raise ConfigError("hardware.data", run.hardware.data, allowed)
     return Shared(
         mesh=mesh,

@@ -57,16 +57,17 @@ def keep(run: Run, state: State, metrics: Metrics) -> str:
     return f"{told}{folder} has the state before it; look at it task by task with: {command}"
 
 
-def keys(run: Run, step: int) -> list[dict[str, list[int]]]:
-    """Of every task of the meta-step after `step`: the keys, as numbers, of its episode and of its adaptation.
+def keys(run: Run, step: int) -> list[dict[str, Any]]:
+    """Of every task of the meta-step after `step`: its keys, as numbers (episode, adaptation), and which user's it is.
 
     Where tasks are selected, of every candidate.
     """
     drawn = run.train.meta_batch if run.train.screening is None else run.train.screening.candidates
     k_train = engine.stream(run.train.seed, engine.TRAIN)
-    both = engine.task_keys(run.private, k_train, jnp.int32(step), jnp.arange(drawn), run.train.meta_batch)[:2]
-    k_episodes, k_adapts = (np.asarray(jax.random.key_data(key)).tolist() for key in both)
-    return [{"episode": e, "adapt": a} for e, a in zip(k_episodes, k_adapts, strict=True)]
+    found = engine.task_keys(run.private, k_train, jnp.int32(step), jnp.arange(drawn), run.train.meta_batch)
+    k_episodes, k_adapts = (np.asarray(jax.random.key_data(key)).tolist() for key in found[:2])
+    every = zip(k_episodes, k_adapts, found.users.tolist(), strict=True)
+    return [{"episode": e, "adapt": a, "user": user} for e, a, user in every]
 
 
 def replay(directory: Path) -> dict[str, Any]:
@@ -95,8 +96,8 @@ def replay(directory: Path) -> dict[str, Any]:
     net, _ = engine.nets(run.shape)
 
     @jax.jit
-    def one(state: State, data: Any, task: Any, k_episode: Any, k_adapt: Any) -> tuple[Any, Any]:
-        episode = run.tasks.sample(engine.at(data, state.step, task), k_episode)
+    def one(state: State, data: Any, task: Any, user: Any, k_episode: Any, k_adapt: Any) -> tuple[Any, Any]:
+        episode = engine.episode_of(run.private, run.tasks, engine.at(data, state.step, task), user, k_episode)
         episodes, k_adapts = jax.tree.map(lambda leaf: leaf[None], (episode, k_adapt))
         with differentiated(run.inner):
             return run.learner.meta_grad(net, state.params, episodes, k_adapts, state.step)
@@ -106,7 +107,8 @@ def replay(directory: Path) -> dict[str, Any]:
         k_episode, k_adapt = (
             jax.random.wrap_key_data(jnp.array(task[use], jnp.uint32)) for use in ("episode", "adapt")
         )
-        grads, metrics = jax.device_get(engine.send(one, state, data, np.int32(i), k_episode, k_adapt))
+        whose = (np.int32(i), np.int32(task.get("user", i)))  # an earlier version did not tell
+        grads, metrics = jax.device_get(engine.send(one, state, data, *whose, k_episode, k_adapt))
         leaves = jax.tree_util.tree_leaves_with_path(grads)
         bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, g in leaves if not np.isfinite(g).all()]
         tasks.append({"metrics": {name: float(value) for name, value in metrics.items()}, "not_finite": bad})

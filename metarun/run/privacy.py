@@ -7,9 +7,11 @@ that of Canonne, Kamath and Steinke 2020, proposition 12. `engine.private` is wh
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from metarun.config.run import Run
+from metarun.core import OfGroups, Prepares, PyTree, Tasks
 from metarun.engine import MOST_OVERFLOW
 
 # 1.1 to 11 in steps of 0.1, which weak noise needs, then coarser ones for small losses.
@@ -40,10 +42,21 @@ def epsilon(rate: float, noise: float, steps: int, delta: float) -> float:
     return max(0.0, float(each.min()))
 
 
-def spent(run: Run, steps: int) -> dict[str, Any] | None:
+GROUPS, SCALED, FRESH, SHARED = "groups", "groups, scaled together", "tasks of their own", "tasks that share data"
+
+
+def told_of(tasks: Tasks, data: PyTree) -> str:
+    """Whom epsilon is of: tasks that are drawn from the same classes and examples hide none of these."""
+    if isinstance(tasks, OfGroups) and tasks.n_groups("train") is not None:
+        return SCALED if isinstance(tasks, Prepares) else GROUPS
+    return FRESH if all(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(data)) else SHARED
+
+
+def spent(run: Run, data: PyTree, steps: int) -> dict[str, Any] | None:
     """What so many meta-steps have told; None where meta-gradients are not clipped. Without noise epsilon is None.
 
-    What the run starts from, `init_from`, is given, and is not counted: nobody knows whose data it was learned from.
+    `data` are training's. What the run starts from, `init_from`, is given, and is not counted: nobody knows whose data
+    it was learned from.
     """
     private, meta_batch = run.private, run.train.meta_batch
     if private.clip is None:
@@ -60,6 +73,7 @@ def spent(run: Run, steps: int) -> dict[str, Any] | None:
         "clip": private.clip,
         "noise": private.noise,
         "users": private.users,
+        "of": told_of(run.tasks, data),
         "rate": rate,
         "expected_tasks": private.expected(meta_batch),
         "meta_steps": steps,
@@ -68,10 +82,16 @@ def spent(run: Run, steps: int) -> dict[str, Any] | None:
 
 
 def in_words(privacy: dict[str, Any]) -> str:
-    """`epsilon 2.31 at delta 1e-05, for each of 2,000 users`, and what it holds for where the run had a start."""
+    """`epsilon 2.31 at delta 1e-05, for each of 2,000 users`, and what it does not hold for."""
     if privacy["epsilon"] is None:
         return "none (no epsilon is finite: train.private.noise is too weak)"
-    whom = "new users, each met once" if privacy["users"] is None else f"each of {privacy['users']:,} users"
+    of, users = privacy["of"], privacy["users"]
+    many = "groups" if of in (GROUPS, SCALED) else "users" if of == FRESH else "tasks"
+    whom = f"new {many}, each met once" if users is None else f"each of {users:,} {many}"
+    if of == SHARED:
+        whom += ", and for none of the classes and examples that they share"
+    if of == SCALED:
+        whom += ", given how columns are scaled and coded, by all of their rows: that is not counted"
     start = privacy.get("init_from")
     given = f"; of this run alone, as it starts from {start}: holds only if that was not learned from their data"
     return f"epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}, for {whom}{given if start else ''}"

@@ -46,7 +46,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
             "command": loop.host["command"],
             "stretches": loop.host["stretches"],
         },
-        "privacy": spent(run, run.train.steps),
+        "privacy": spent(run, loop.data["train"], run.train.steps),
         "speed": {
             "minutes": round(loop.seconds() / 60, 3),
             "meta_steps_per_s": steps_per_s,

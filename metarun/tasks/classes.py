@@ -73,6 +73,14 @@ def n_classes(self: InPools, split: str) -> int:
     return len(usable(self, split).names)
 
 
+def n_groups(self: InPools, split: str) -> None:
+    """None: classes are no groups, as a task has several of them."""
+
+
+def of_group(self: InPools, data: PyTree, group: Array) -> PyTree:
+    return data
+
+
 def class_names(self: InClasses, split: str) -> list[str]:
     return list(usable(self, split).names)
 

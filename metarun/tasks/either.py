@@ -36,6 +36,14 @@ def n_classes(self: InEither, split: str) -> int | None:
     return kind(self).n_classes(self, split)
 
 
+def n_groups(self: InEither, split: str) -> int | None:
+    return kind(self).n_groups(self, split)
+
+
+def of_group(self: InEither, data: PyTree, group: Array) -> PyTree:
+    return kind(self).of_group(self, data, group)
+
+
 def class_names(self: InEither, split: str) -> list[str] | None:
     return kind(self).class_names(self, split)
 

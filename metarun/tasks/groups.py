@@ -4,6 +4,7 @@ Its support and query are different rows of ONE group, and every group is equall
 distribution's own file says where its data come from; the rest of it is these functions, as its methods.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from metarun import losses
@@ -47,6 +48,16 @@ def n_classes(self: InPools, split: str) -> None:
 
 def class_names(self: InPools, split: str) -> None:
     """None, likewise."""
+
+
+def n_groups(self: InPools, split: str) -> int:
+    return len(usable(self, split).names)
+
+
+def of_group(self: InPools, data: PyTree, group: Array) -> PyTree:
+    """A pool of one group, whose rows stay where they are."""
+    first, size = (jnp.asarray(part)[group][None] for part in (data.first, data.size))
+    return data._replace(first=first, size=size)
 
 
 def examples(self: InPools, split: str, data: PyTree) -> dict[str, np.ndarray]:

@@ -59,6 +59,7 @@ class Table:
 
     n_out = property(either.n_out)
     check, n_classes, class_names = either.check, either.n_classes, either.class_names
+    n_groups, of_group = either.n_groups, either.of_group
     load, examples, told = either.load, either.examples, either.told
     digest, fingerprint = either.digest, either.fingerprint
     sample, loss = either.sample, either.loss

@@ -64,7 +64,7 @@ def meta_gradient(private, **kwargs):
 def of_each(private, meta_batch=8):
     """Task by task: its meta-gradient, and whether it counts."""
     drawn = jax.jit(lambda: engine.task_keys(private, K_TRAIN, jnp.int32(0), jnp.arange(meta_batch), meta_batch))
-    k_episodes, k_adapts, counts = drawn()
+    k_episodes, k_adapts, _, counts = drawn()
     sample = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[None], RUN.tasks.sample((), key)))
     one = jax.jit(lambda params, episode, key: RUN.learner.meta_grad(NET, params, episode, key, 0)[0])
     params = start().params
@@ -109,7 +109,7 @@ def test_a_user_has_the_same_task_in_every_meta_step_and_is_drawn_whoever_else_i
     private = Private(CLIP, 0.0, 300, 1e-5)
     rate = private.rate(64)
     steps = jax.jit(jax.vmap(lambda i: engine.task_keys(private, K_TRAIN, i, jnp.arange(64), 64)))(jnp.arange(400))
-    keys, counts = np.asarray(jax.random.key_data(steps[0])), np.asarray(steps[2])
+    keys, counts = np.asarray(jax.random.key_data(steps.k_episodes)), np.asarray(steps.counts)
     of_users = [tuple(key) for key in keys[counts]]
     times = np.array(list({key: of_users.count(key) for key in set(of_users)}.values()))
     assert len(times) <= 300
@@ -127,6 +127,55 @@ def test_with_users_the_sum_is_divided_by_how_many_are_expected_and_metrics_are_
     total = sum(g * min(1, CLIP / length) for g, length, there in zip(each, lengths, counts, strict=True) if there)
     expected = total / (40 * sampling_rate(40, 32))
     np.testing.assert_allclose(meta_gradient(private, meta_batch=32), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def of_groups(tmp_path_factory):
+    """A run whose tasks are of three groups of training, rows of which tell whose they are."""
+    file, group = tmp_path_factory.mktemp("groups") / "rows.npz", np.repeat(np.arange(5), 8)
+    x = (group + np.linspace(0, 0.9, len(group)))[:, None].astype(np.float32)
+    split = np.array(["train", "train", "train", "val", "test"])[group]
+    np.savez(file, x=x, y=np.sin(x), group=group, split=split)
+    settings = ("train.meta_batch=4", "train.private.clip=0.5", "train.private.delta=0.01")
+    settings += ("learner.inner_steps=1", "learner.inner_lr=0.01", "task.shots=2", "task.queries=2")
+    return lambda *more: run_of("task=arrays", f"task.path={file}", "learner=fomaml", "model=mlp", *settings, *more)
+
+
+def test_where_tasks_are_of_groups_each_group_is_a_user_and_is_met_once_in_a_meta_step(of_groups):
+    run = of_groups("model.hidden=[8]")
+    assert run.private.users == 3
+    assert run.private == of_groups("train.private.users=3").private
+    data, net = run.tasks.load("train"), make_net(run.model, run.tasks, 1)
+    keys, k_adapts, users, counts = engine.task_keys(run.private, K_TRAIN, jnp.int32(0), jnp.arange(4), 4)
+    episodes = [
+        engine.episode_of(run.private, run.tasks, data, user, key) for user, key in zip(users, keys, strict=True)
+    ]
+    assert counts.tolist() == [True, True, True, False]
+    for user, episode in zip(range(3), episodes, strict=False):
+        assert {int(x) for x in np.ravel([episode.support.x, episode.query.x])} == {user}
+
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    state = make_start(run.learner, net, run.tasks, sgd)(data, NUMBERS, engine.stream(0, engine.INIT))
+    one = jax.jit(lambda *task: run.learner.meta_grad(net, state.params, *jax.tree.map(lambda x: x[None], task), 0)[0])
+    each = [vector(one(*task)) for task in zip(episodes[:3], k_adapts[:3], strict=True)]
+    expected = np.mean([g * min(1, 0.5 / np.linalg.norm(g)) for g in each], 0)
+    before = vector(state.params)
+    given = (run.learner, net, run.tasks, sgd, mesh, 4, 4, run.inner, run.train.guard)
+    after = make_meta_steps(*given, private=run.private)(state, data, NUMBERS, K_TRAIN, 1)[0]
+    np.testing.assert_allclose(before - vector(after.params), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("train.private.users=30", r"train.private.users=30: null or 3: .* each training group is a user"),
+        ("train.private.delta=0.5", r"train.private.delta=0.5: below 1 / train.private.users, which is 0.333"),
+        ("hardware.data=host", r"hardware.data=host: auto or device"),
+    ],
+)
+def test_what_groups_cannot_be_is_refused_in_a_line(of_groups, settings, told):
+    with pytest.raises(ConfigError, match=told):
+        of_groups(settings)
 
 
 def test_more_are_drawn_than_there_is_room_for_next_to_never():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from metarun.engine import Private
-from metarun.run.privacy import ORDERS, epsilon, in_words, renyi, spent
+from metarun.run import privacy
+from metarun.run.privacy import ORDERS, epsilon, in_words, renyi
 
 
 def test_at_whole_orders_the_divergence_is_the_binomial_sum():
@@ -55,7 +56,12 @@ def test_epsilon_is_that_of_dp_accounting(q, noise, steps, delta, theirs):
 
 def run(init_from=None, **settings):
     private = Private(**{"clip": 1.0, "noise": 1.0, "users": None, "delta": 1e-5} | settings)
-    return SimpleNamespace(private=private, train=SimpleNamespace(meta_batch=64, init_from=init_from))
+    train = SimpleNamespace(meta_batch=64, init_from=init_from)
+    return SimpleNamespace(private=private, train=train, tasks=SimpleNamespace())
+
+
+def spent(run, steps, data=()):
+    return privacy.spent(run, data, steps)
 
 
 def test_new_users_are_met_once_and_the_same_ones_again_and_again():
@@ -76,9 +82,41 @@ def test_without_noise_no_epsilon_holds_and_without_clipping_none_is_told():
 
 def test_what_a_run_starts_from_is_not_counted_and_that_is_said():
     """A network learned from the same users' data without noise would tell of them whatever this run does."""
-    private = spent(run(users=2000, init_from="runs/first"), 100)
-    assert private["epsilon"] == spent(run(users=2000), 100)["epsilon"]
-    assert private["init_from"] == "runs/first"
-    assert in_words(private).endswith(
+    found = spent(run(users=2000, init_from="runs/first"), 100)
+    assert found["epsilon"] == spent(run(users=2000), 100)["epsilon"]
+    assert found["init_from"] == "runs/first"
+    assert in_words(found).endswith(
         "of this run alone, as it starts from runs/first: holds only if that was not learned from their data"
     )
+
+
+class OfThree:
+    """Tasks of three groups."""
+
+    def n_groups(self, split):
+        return 3
+
+    def of_group(self, data, group):
+        return data
+
+
+class Scaled(OfThree):
+    prepares = None
+
+
+def test_whom_epsilon_is_of_is_told():
+    """A task that is drawn from a pool of classes is nobody's: its examples are other tasks' as well."""
+
+    def words(tasks, data=(), **settings):
+        one = run(**settings)
+        one.tasks = tasks
+        return in_words(privacy.spent(one, data, 100)).partition(", for ")[2]
+
+    pool, plain = {"x": np.zeros((3, 2))}, SimpleNamespace()
+    assert words(plain) == words(plain, np.int32(3)) == "new users, each met once"  # a number is no data
+    assert words(plain, users=2000) == "each of 2,000 users"
+    shared = ", and for none of the classes and examples that they share"
+    assert words(plain, pool) == "new tasks, each met once" + shared
+    assert words(plain, pool, users=2000) == "each of 2,000 tasks" + shared
+    assert words(OfThree(), pool, users=3) == "each of 3 groups"
+    assert words(Scaled(), pool, users=3).startswith("each of 3 groups, given how columns are scaled")
