@@ -10,16 +10,24 @@ from jax.sharding import Mesh
 from metarun import engine
 from metarun.config.run import Run
 from metarun.core import PyTree, Telling
+from metarun.run.privacy import in_words, spent
 
 log = logging.getLogger("metarun")
 
 
 def announce(
-    run: Run, mesh: Mesh, task_chunk: int, params: PyTree, separations: Sequence[dict[str, Any] | None]
+    run: Run,
+    mesh: Mesh,
+    task_chunk: int,
+    params: PyTree,
+    separations: Sequence[dict[str, Any] | None],
+    train: PyTree,
 ) -> None:
     """What the run is, in a line; what of its data is left out or doubled, and devices that it leaves idle, if any."""
     for line in of_its_data(run, separations):
         log.warning(line)
+    if private := of_its_privacy(run, train):
+        log.info(private)
     many = engine.hosts.count()
     log.info(
         f"{run.info.name}: {engine.size_of(run.learner, params):,} parameters, "
@@ -47,6 +55,12 @@ def of_its_data(run: Run, separations: Sequence[dict[str, Any] | None]) -> list[
     lines = [line for tasks in every if isinstance(tasks, Telling) for line in tasks.told()]
     lines += [doubled(found) for found in separations if found and found["duplicate_examples_across_splits"]]
     return list(dict.fromkeys(lines))
+
+
+def of_its_privacy(run: Run, train: PyTree) -> str | None:
+    """What it will have told of a user; None where nothing is private. `train` is the data to train on."""
+    told = spent(run, train, run.train.steps)
+    return None if told is None else f"privacy after {run.train.steps:,} meta-steps: {in_words(told)}"
 
 
 def doubled(separation: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
         return engine.choose_chunk(run.shape, mesh, run.hardware, training, run.train.steps - step, run.shaping)
 
     begun = go_on(run, opened, shared, status, task_chunk)
-    announce(run, mesh, begun.task_chunk, begun.state.params, separations(shared))
+    announce(run, mesh, begun.task_chunk, begun.state.params, separations(shared), shared.data["train"])
     return begun
 
 

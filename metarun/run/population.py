@@ -23,7 +23,7 @@ from metarun.config.run import Run
 from metarun.core import ConfigError, PyTree, State
 from metarun.run import begin as beginning
 from metarun.run import earlier, ending, results
-from metarun.run.announce import of_its_data
+from metarun.run.announce import of_its_data, of_its_privacy
 from metarun.run.begin import Begun, Opened, Shared
 from metarun.run.clock import Clock
 from metarun.run.lock import only_process_in
@@ -329,6 +329,8 @@ def announce(population: Population) -> None:
     run, mesh = population.first, population.mesh
     for line in of_its_data(run, beginning.separations(population.shared)):
         log.warning(line)
+    if private := of_its_privacy(run, population.shared.data["train"]):
+        log.info(private)
     parameters = engine.size_of(run.learner, population.members[0].state.params)
     line = (
         f"{run.info.name}: {len(population.members)} runs of {parameters:,} parameters in one program, "

@@ -14,6 +14,8 @@ from metarun.config.run import Run
 from metarun.core import OfGroups, Prepares, PyTree, Tasks
 from metarun.engine import MOST_OVERFLOW
 
+WEAK = 0.1  # noise: below it the grid is long, and epsilon large
+LOST = float(np.finfo(np.float32).eps)  # and below this rounding may swallow it: nothing is promised then
 # 1.1 to 11 in steps of 0.1, which weak noise needs, then coarser ones for small losses.
 ORDERS = np.concatenate([np.arange(11, 110) / 10, np.arange(11, 64), 2.0 ** np.arange(6, 11)])
 
@@ -23,14 +25,17 @@ def renyi(rate: float, noise: float, orders: np.ndarray = ORDERS) -> np.ndarray:
 
     Each user is there with chance `rate`; the noise's standard deviation is `noise` times the most that one adds.
     With it the sum's distribution is (1 - q) N(0, s^2) + q N(1, s^2), and without N(0, s^2). The integral of their
-    ratio's power is taken on a grid, which for such smooth functions is exact to rounding; at rate 1 it is known.
+    ratio's power is taken on a grid, which for such smooth functions is exact to rounding; at rate 1 it is known. Weak
+    noise is taken to be of rate 1: who is there at times is told of no more than who always is.
     """
-    if noise == 0:
-        return np.full(len(orders), np.inf if rate else 0.0)
-    if rate == 1:
+    if rate == 0:
+        return np.zeros(len(orders))
+    if noise < LOST:
+        return np.full(len(orders), np.inf)
+    if rate == 1 or noise < WEAK:
         return orders / (2 * noise**2)
     x = np.linspace(-20 * noise, orders.max() + 20 * noise, 1 + int((orders.max() + 40 * noise) / (noise / 10)))
-    log_ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * x - 1) / (2 * noise**2)) if rate else 0 * x
+    log_ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * x - 1) / (2 * noise**2))
     log_density = -(x**2) / (2 * noise**2) - math.log(noise * math.sqrt(2 * math.pi)) + math.log(x[1] - x[0])
     return np.array([np.logaddexp.reduce(order * log_ratio + log_density) / (order - 1) for order in orders])
 

@@ -8,6 +8,7 @@ import pytest
 
 from metarun.engine import Private
 from metarun.run import privacy
+from metarun.run.announce import of_its_privacy
 from metarun.run.privacy import ORDERS, epsilon, in_words, renyi
 
 
@@ -28,6 +29,15 @@ def test_a_user_who_is_always_there_is_met_by_a_plain_gaussian_and_one_who_is_ne
     np.testing.assert_allclose(renyi(1 - 1e-12, 2.0), ORDERS / 8, rtol=1e-6)
     np.testing.assert_allclose(renyi(0.0, 2.0), 0, atol=1e-9)
     assert epsilon(0.1, 0.0, 10, 1e-5) == math.inf
+
+
+def test_weak_noise_is_counted_at_once_and_never_for_less_than_it_tells():
+    """The grid of noise 1e-6 had 10 billion points. A user who is there at times is as one who always is."""
+    for noise in (1e-6, 1e-3, 0.099):
+        np.testing.assert_allclose(renyi(0.01, noise), ORDERS / (2 * noise**2))
+    at_least = renyi(0.01, 0.1)
+    assert (at_least <= renyi(0.01, 0.0999)).all()
+    assert epsilon(0.01, 1e-9, 10, 1e-5) == math.inf  # of which float32 keeps nothing beside a clipped meta-gradient
 
 
 def test_the_published_epsilon_of_dp_sgd_on_mnist():
@@ -56,7 +66,7 @@ def test_epsilon_is_that_of_dp_accounting(q, noise, steps, delta, theirs):
 
 def run(init_from=None, **settings):
     private = Private(**{"clip": 1.0, "noise": 1.0, "users": None, "delta": 1e-5} | settings)
-    train = SimpleNamespace(meta_batch=64, init_from=init_from)
+    train = SimpleNamespace(meta_batch=64, init_from=init_from, steps=1000)
     return SimpleNamespace(private=private, train=train, tasks=SimpleNamespace())
 
 
@@ -71,6 +81,12 @@ def test_new_users_are_met_once_and_the_same_ones_again_and_again():
     assert many["epsilon"] == epsilon(many["rate"], 1.0, 1000, 0.5e-5)  # the other half is for a step without room
     assert many["expected_tasks"] == 2000 * many["rate"] < 64
     assert in_words(many) == f"epsilon {many['epsilon']:.3g} at delta 1e-05, for each of 2,000 users"
+
+
+def test_what_the_end_will_say_is_said_at_the_start():
+    one = run(users=2000)
+    assert of_its_privacy(one, ()) == f"privacy after 1,000 meta-steps: {in_words(spent(one, 1000))}"
+    assert of_its_privacy(run(clip=None, noise=0.0), ()) is None
 
 
 def test_without_noise_no_epsilon_holds_and_without_clipping_none_is_told():
