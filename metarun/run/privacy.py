@@ -71,9 +71,11 @@ def spent(run: Run, data: PyTree, steps: int) -> dict[str, Any] | None:
     times, overflow = (1, 0.0) if private.users is None else (steps, MOST_OVERFLOW if rate < 1 else 0.0)
     # Half of delta is for a meta-step that has no room for all who are drawn (the factor: Chua et al. 2024, lemma 3.2).
     found = epsilon(rate, private.noise, times, private.delta / 2 if overflow else private.delta)
-    holds = math.isfinite(found) and (1 + math.exp(min(found, 500))) * times * overflow <= private.delta / 2
+    if overflow and (1 + math.exp(min(found, 500))) * times * overflow > private.delta / 2:
+        # Whoever is drawn, one user more or less changes two of the tasks that there is room for, at most.
+        found = epsilon(1.0, private.noise / 2, times, private.delta)
     return {
-        "epsilon": found if holds else None,
+        "epsilon": found if math.isfinite(found) else None,
         "delta": private.delta,
         "clip": private.clip,
         "noise": private.noise,
@@ -89,7 +91,8 @@ def spent(run: Run, data: PyTree, steps: int) -> dict[str, Any] | None:
 def in_words(privacy: dict[str, Any]) -> str:
     """`epsilon 2.31 at delta 1e-05, for each of 2,000 users`, and what it does not hold for."""
     if privacy["epsilon"] is None:
-        return "none (no epsilon is finite: train.private.noise is too weak)"
+        why = "hides nothing" if privacy["noise"] == 0 else "is too weak for numbers in float32"
+        return f"none (no epsilon is finite: train.private.noise={privacy['noise']:.3g} {why})"
     of, users = privacy["of"], privacy["users"]
     many = "groups" if of in (GROUPS, SCALED) else "users" if of == FRESH else "tasks"
     whom = f"new {many}, each met once" if users is None else f"each of {users:,} {many}"

@@ -92,8 +92,17 @@ def test_what_the_end_will_say_is_said_at_the_start():
 def test_without_noise_no_epsilon_holds_and_without_clipping_none_is_told():
     assert spent(run(noise=0.0), 10)["epsilon"] is None
     assert "no epsilon" in in_words(spent(run(noise=0.0), 10))
-    assert spent(run(noise=0.2, users=2000), 10)["epsilon"] is None  # finite, and too large for the other half
+    assert "noise=0 hides nothing" in in_words(spent(run(noise=0.0), 10))
+    assert "noise=1e-09 is too weak" in in_words(spent(run(noise=1e-9, users=2000), 10))
     assert spent(run(clip=None, noise=0.0), 10) is None
+
+
+def test_where_room_may_lack_too_often_for_delta_each_user_counts_twice_and_always():
+    """Who is left out of a full meta-step makes room for another: one task less, and one more."""
+    at_most = epsilon(1.0, 0.1, 10, 1e-5)  # a plain Gaussian of twice the length
+    assert spent(run(noise=0.2, users=2000), 10)["epsilon"] == at_most < math.inf
+    rate = Private(1.0, 0.2, 2000, 1e-5).rate(64)
+    assert at_most > epsilon(rate, 0.2, 10, 1e-5) > 27  # more than 1 in e^27 is the chance that 64 is not enough
 
 
 def test_what_a_run_starts_from_is_not_counted_and_that_is_said():
