@@ -191,7 +191,7 @@ def must_share_a_program(found: Sequence[Member], axes: Sequence[Axis]) -> None:
     for key, values in axes:
         behind //= len(values)  # members from one value of this key to the next, with all others the same
         for other in found[behind : behind * len(values) : behind]:
-            numbers = key == SEED or other.run.numbers != first.numbers
+            numbers = key == SEED or of_components(other.run) != of_components(first)
             if other.run.shape != first.shape or not numbers:
                 raise ConfigError(
                     key,
@@ -199,6 +199,11 @@ def must_share_a_program(found: Sequence[Member], axes: Sequence[Axis]) -> None:
                     "is no number that the compiled program is given, as those of learner and optimizer are, so "
                     f"it cannot vary within one; a program for each: metarun -m {key}={','.join(values)}",
                 )
+
+
+def of_components(run: Run) -> dict[str, Any]:
+    """The numbers that are settings themselves; the noise's is of others as well."""
+    return {name: numbers for name, numbers in run.numbers.items() if name != "private"}
 
 
 def key_of(setting: str) -> str:

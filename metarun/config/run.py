@@ -24,6 +24,7 @@ from metarun.config.domains import (
     must_be_encoded_alike,
 )
 from metarun.config.loggers import build_loggers
+from metarun.config.noise import noise_number
 from metarun.config.settings import Eval, Paper, RunInfo, Train
 from metarun.core import ConfigError, InSweep, Learner, Logger, Tasks
 from metarun.gradients import Inner
@@ -41,7 +42,9 @@ class Run:
     domains: dict[str, Tasks]  # to be tested on, too, by their names
     model: Any  # a flax module, its number of outputs set
     optimizer: Recipe  # of an optax.GradientTransformation
-    numbers: dict[str, dict[str, Any]]  # the floats of learner, eval_learner and optimizer: arguments of the programs
+    numbers: dict[
+        str, dict[str, Any]
+    ]  # floats of learner, eval_learner, optimizer, and the noise's: the programs' arguments
     inner: Inner
     train: Train
     private: engine.Private
@@ -182,7 +185,8 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
             "learner": engine.numbers_of(learner),
             "eval_learner": engine.numbers_of(eval_learner),
             "optimizer": optimizer_numbers,
-        },
+        }
+        | ({} if private.clip is None else {"private": {"noise": noise_number(config, tasks)}}),
         inner=how,
         train=train,
         private=private,

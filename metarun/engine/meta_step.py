@@ -23,7 +23,7 @@ from metarun.engine.selection import Selection, chosen, score
 from metarun.gradients import Inner, clipped, differentiated
 from metarun.recorded import SeesTasks
 
-# The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name.
+# The floats of "learner" and "optimizer", and in evaluation "eval_learner", by name; the "noise" of what is "private".
 Numbers = dict[str, dict[str, Any]]
 Optimizer = Callable[[dict[str, Any]], optax.GradientTransformation | SeesTasks]  # its numbers -> itself
 
@@ -167,7 +167,8 @@ def make_meta_steps(
             else:
                 of_chunk = partial(chunk_of_clipped, state, private, private.clip)
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
-                grads, metrics = noised(private, means, jax.random.fold_in(k_train, state.step), meta_batch)
+                k_step, own_noise = jax.random.fold_in(k_train, state.step), numbers["private"]["noise"]
+                grads, metrics = noised(private, means, k_step, own_noise, meta_batch)
             fine = is_finite(metrics) if for_outer else is_finite((grads, metrics))  # it may do without the gradient
             grads = of_learned(own, lambda grads: clipped(grads, guard.clip_value, guard.clip_norm), grads)
             with differentiated(how):

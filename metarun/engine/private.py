@@ -150,18 +150,18 @@ def clipped_each(
 
 
 def noised(
-    private: Private, means: tuple[PyTree, Metrics, Array], k_step: Key, meta_batch: int
+    private: Private, means: tuple[PyTree, Metrics, Array], k_step: Key, of_run: Array, meta_batch: int
 ) -> tuple[PyTree, Metrics]:
     """What `clipped_each` gives of a whole meta-step -> its meta-gradient with noise, and metrics of those that count.
 
-    From the meta-step's key, so the same on every device.
+    From the meta-step's key and the run's own number (), so the same on every device, and another in another run.
     """
     grads, metrics, share = means
     each = meta_batch / private.expected(meta_batch)
     grads = jax.tree.map(lambda leaf: leaf * each, grads)
     if private.noise and private.clip is not None:
         leaves, structure = jax.tree.flatten(grads)
-        keys = jax.random.split(jax.random.fold_in(k_step, NOISE), len(leaves))
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(k_step, NOISE), of_run), len(leaves))
         deviation = private.noise * private.clip / private.expected(meta_batch)
         pairs = zip(leaves, keys, strict=True)
         leaves = [leaf + deviation * jax.random.normal(key, leaf.shape, leaf.dtype) for leaf, key in pairs]

@@ -90,6 +90,7 @@ def test_a_grid_takes_what_hydra_takes():
         (["train.population=train.seed=0,1", "train.seeds=2"], "leave one of them out"),
         (["train.population=task.shots=5,10"], r"^task\.shots=5,10: is no number that the compiled program is given"),
         (["train.population=train.clip_norm=1.0,2.0"], r"^train\.clip_norm=1\.0,2\.0: is no number"),
+        (["train.population=train.init_from=a,b", "train.private.clip=1"], r"^train\.init_from=a,b: is no number"),
         (["train.population=eval.seed=0,1"], r"^eval\.seed=0,1: is no number"),
         (["train.population=learner.inner_lrr=0.1"], "no such key; did you mean inner_lr"),
         (["train.population=learner.inner_lr=0.1,-1.0"], r"^learner\.inner_lr=-1\.0: must be a number > 0"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from scipy.stats import binom
 from support import run_of
 
 from metarun import engine
+from metarun.config.noise import noise_number
 from metarun.core import ConfigError
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
@@ -20,7 +22,7 @@ from metarun.engine.private import MOST_OVERFLOW, Private, clipped_each, noised,
 
 RUN = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[8]", "learner.inner_steps=1", "learner.inner_lr=0.01")
 NET = make_net(RUN.model, RUN.tasks, 1)
-NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 1.0}}
+NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 1.0}, "private": {"noise": np.uint32(7)}}
 K_TRAIN = engine.stream(0, engine.TRAIN)
 CLIP = 17.0
 QUIET, LOUD = Private(CLIP, 0.0, None, 1e-5), Private(CLIP, 0.5, None, 1e-5)
@@ -96,13 +98,45 @@ def test_the_noise_is_gaussian_of_noise_times_clip_over_the_tasks_and_another_in
         meta_batch = 8 if private.users is None else 64
         means = zeros, {"loss": jnp.float32(1.0)}, jnp.float32(0.5)
         steps = [jax.random.fold_in(K_TRAIN, i) for i in (0, 1)]
-        first, second = (noised(private, means, jax.random.clone(k), meta_batch) for k in steps)
+        first, second = (noised(private, means, jax.random.clone(k), 7, meta_batch) for k in steps)
         a, b = np.ravel(first[0]["a"]), np.ravel(first[0]["b"])
         for one, other in ((a, b), (a, np.ravel(second[0]["a"]))):
             np.testing.assert_allclose(one.std(), 0.5 * CLIP / tasks, rtol=0.03)
             np.testing.assert_allclose((np.abs(one) < one.std()).mean(), 0.6827, atol=0.02)
             assert abs(np.corrcoef(one, other)[0, 1]) < 0.04
         assert first[1]["loss"] == 2  # of those that count, which are half
+
+
+def test_runs_of_one_seed_do_not_share_their_noise():
+    """With shared noise of one and of two deviations, 2 p1 - p2 is what was learned without noise."""
+    zeros, louder = ({"a": jnp.zeros(10_000)}, {}, jnp.float32(1)), dataclasses.replace(LOUD, noise=1.0)
+    k_step = [jax.random.clone(k) for k in (K_TRAIN, K_TRAIN)]
+    one, two = (noised(p, zeros, k, own, 8)[0]["a"] for p, k, own in zip((LOUD, louder), k_step, (7, 8), strict=True))
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.05
+
+
+def noise_of(*settings):
+    run = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[8]", "train.private.clip=1", *settings)
+    return int(run.numbers["private"]["noise"])
+
+
+def test_a_runs_noise_is_of_all_that_it_learns_by_and_of_whom():
+    differing = ("train.private.noise=1", "train.private.clip=2", "train.private.users=30", "train.private.delta=1e-6",
+                 "train.meta_batch=8", "train.init_from=runs/first", "learner.inner_lr=0.3", "task.shots=3",
+                 "optimizer.learning_rate=0.3", "model.hidden=[9]")  # fmt: skip
+    assert len({noise_of(), *map(noise_of, differing)}) == 1 + len(differing)
+    going_on = (
+        "train.steps=77",
+        "inner.remat=true",
+        "run.name=other",
+        "data_dir=/elsewhere",
+        "train.on_nonfinite=skip",
+    )
+    assert {*map(noise_of, going_on)} == {noise_of()}  # a run that goes on may change these
+    assert "private" not in RUN.numbers
+    groups = [SimpleNamespace(n_groups=len, of_group=len, digest=lambda split, told=told: told) for told in "aab"]
+    same, again, other = (noise_number(RUN.config, tasks) for tasks in groups)  # "b": someone left, or came
+    assert same == again != other
 
 
 def test_a_user_has_the_same_task_in_every_meta_step_and_is_drawn_whoever_else_is():
