@@ -42,9 +42,8 @@ class Run:
     domains: dict[str, Tasks]  # to be tested on, too, by their names
     model: Any  # a flax module, its number of outputs set
     optimizer: Recipe  # of an optax.GradientTransformation
-    numbers: dict[
-        str, dict[str, Any]
-    ]  # floats of learner, eval_learner, optimizer, and the noise's: the programs' arguments
+    # The floats of learner, eval_learner and optimizer, and the noise's number: arguments of the programs.
+    numbers: dict[str, dict[str, Any]]
     inner: Inner
     train: Train
     private: engine.Private

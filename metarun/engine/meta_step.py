@@ -132,8 +132,10 @@ def make_meta_steps(
                     return own.meta_grad(net, state.params, episodes, keys, state.step)
 
             def means() -> tuple[PyTree, ...]:
-                episode = lambda i, user, key: episode_of(private, tasks, at(data, state.step, i), user, key)  # noqa: E731
-                episodes = jax.vmap(episode)(indices, users, k_episodes)
+                def of_user(i: Array, user: Array, key: Key) -> Episode:
+                    return episode_of(private, tasks, at(data, state.step, i), user, key)
+
+                episodes = jax.vmap(of_user)(indices, users, k_episodes)
                 return clipped_each(meta_grad, episodes, k_adapts, counts, clip)
 
             return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first
