@@ -30,7 +30,7 @@ class Figure(NamedTuple):
     """What a finished job's test came to."""
 
     metric: str
-    mean: float
+    mean: float | None  # None: it is not a number
     ci95: float | None  # half of the 95 % interval over test tasks
 
 
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
     jobs: tuple[Job, ...]  # finished
     seeds: int  # different ones
     metric: str
-    mean: float  # over seeds
+    mean: float | None  # over seeds; None where a seed's is not a number
     ci95: float | None  # over test tasks, the mean of the seeds' own
     std: float | None  # over seeds; None with one
     validation: float | None  # the best that each seed had, their mean
@@ -52,14 +52,16 @@ def figure(job: Job) -> Figure | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((job.directory / "results.json").read_text())
         metric = main_metric(found)
-        tested = figure_of(found, metric) or {}
-        if tested.get("mean") is not None:
-            return Figure(metric, float(tested["mean"]), tested.get("ci95"))
+        if (tested := figure_of(found, metric)) is not None:
+            return Figure(metric, tested["mean"], tested.get("ci95"))
     return None
 
 
 def gathered(sweep: Sweep) -> list[Setting]:
-    """The settings of which a job is finished, the best on validation first: a test's figures choose nothing."""
+    """The settings of which a job is finished, the best on validation first: a test's figures choose nothing.
+
+    Those of which a test is not a number are last.
+    """
     found: dict[str, list[tuple[Job, Figure]]] = {}
     common = sweep.common
     for job in sweep.jobs:
@@ -67,7 +69,11 @@ def gathered(sweep: Sweep) -> list[Setting]:
             own = [one.lstrip("+") for one in job.settings if one not in common and not one.startswith(SEED)]
             found.setdefault(" ".join(own), []).append((job, reached))
     settings = [setting(own, members, objective_of(sweep, members[0][1].metric)) for own, members in found.items()]
-    return sorted(settings, key=lambda one: (one.metric, objective_of(sweep, one.metric).order(one.validation)))
+
+    def order(one: Setting) -> tuple[str, bool, float]:
+        return one.metric, one.mean is None, objective_of(sweep, one.metric).order(one.validation)
+
+    return sorted(settings, key=order)
 
 
 def as_made(sweep: Sweep) -> Sweep:
@@ -93,33 +99,30 @@ def objective_of(sweep: Sweep, metric: str) -> Objective:
 
 
 def setting(own: str, members: list[tuple[Job, Figure]], objective: Objective) -> Setting:
-    by_seed: dict[str, list[float]] = {}
+    by_seed: dict[str, list[float | None]] = {}
     for job, reached in members:
         by_seed.setdefault(seed_of(job), []).append(reached.mean)
-    means = [np.mean(every) for every in by_seed.values()]
-    intervals = [reached.ci95 for _, reached in members if reached.ci95 is not None]
-    jobs = tuple(job for job, _ in members)
+    means = [mean_of(every) for every in by_seed.values()]
+    mean, jobs = mean_of(means), tuple(job for job, _ in members)
     return Setting(
         own,
         jobs,
         len(means),
         members[0][1].metric,
-        float(np.mean(means)),
-        float(np.mean(intervals)) if len(intervals) == len(members) else None,
-        float(np.std(means, ddof=1)) if len(means) > 1 else None,
-        mean_validation(jobs, objective),
+        mean,
+        None if mean is None else mean_of([reached.ci95 for _, reached in members]),
+        None if mean is None or len(means) == 1 else float(np.std(np.array(means, float), ddof=1)),
+        mean_of([best_validation(job, objective) for job in jobs]),
     )
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """None if one of them is: a mean of the others would be of other seeds."""
+    return None if None in values else float(np.mean(np.array(values, float)))
 
 
 def seed_of(job: Job) -> str:
     return next((one for one in reversed(job.settings) if one.startswith(SEED)), "")
-
-
-def mean_validation(jobs: tuple[Job, ...], objective: Objective) -> float | None:
-    """What the seeds of a setting came to on validation; None if one of them has no figure."""
-    found = [best_validation(job, objective) for job in jobs]
-    values = [value for value in found if value is not None]
-    return float(np.mean(values)) if len(values) == len(found) else None
 
 
 def tell(sweep: Sweep, console: Console | None = None) -> None:
@@ -143,7 +146,7 @@ def tell(sweep: Sweep, console: Console | None = None) -> None:
         if len(alike) > MOST:
             command = shlex.join(["metarun", "sweep", str(sweep.directory), "--json", "FILE"])
             tell_line(f"and {len(alike) - MOST:,} more; {command} has all")
-        if alike[0].validation is not None:
+        if alike[0].validation is not None and alike[0].mean is not None:
             which = f" of those with {metric}" if len(metrics) > 1 else ""
             tell_line(f"the best on validation{which} again: {again(sweep, alike[0].jobs[0])}")
     not_done: tuple[Stand, ...] = ("running", "stopped", "failed")

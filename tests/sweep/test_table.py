@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 from dataclasses import replace
+from math import isnan, nan
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from metarun.sweep.record import Job, Sweep
 def swept(tmp_path):
     """A sweep of which each job came to what is given: a test's mean, or why it failed; None: it has not begun.
 
-    A third is validation's mean, the test's own by default.
+    A third is validation's mean, the test's own by default. A mean that is NaN is null, as a run writes it.
     """
 
     def made(metric: str, *jobs: tuple[str, float | str | None] | tuple[str, float, float | None]) -> Sweep:
@@ -33,7 +34,7 @@ def swept(tmp_path):
                 (job.directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
                 results = {
                     "protocol": {"split": "test", "metric": metric},
-                    "test": {metric: {"mean": came, "ci95": 0.01 * (1 + job.number)}},
+                    "test": {metric: {"mean": None if isnan(came) else came, "ci95": 0.01 * (1 + job.number)}},
                 }
                 (job.directory / "results.json").write_text(json.dumps(results))
                 record.ended(tmp_path, job, seconds=60.0)
@@ -84,6 +85,27 @@ def test_without_validations_none_is_called_the_best(swept):
     sweep = swept("mse", ("a=1", 3.0, None), ("a=2", 2.0, None))
     assert [one.own for one in table.gathered(sweep)] == ["a=1", "a=2"]
     assert "again" not in told(sweep)
+
+
+def test_a_setting_of_which_a_seed_is_not_a_number_is_not_the_best_and_says_so(swept):
+    """Not the mean of the seeds that are numbers, however good its validation was."""
+    own = [f"a={a} train.seed={seed}" for a in (1, 2) for seed in (0, 1)]
+    sweep = swept("mse", (own[0], 0.1, 0.1), (own[1], nan, 0.1), (own[2], 2.0), (own[3], 4.0))
+    best, worst = table.gathered(sweep)
+    assert (best.own, best.mean) == ("a=2", 3.0)
+    assert (worst.own, worst.seeds, worst.mean, worst.ci95, worst.std) == ("a=1", 2, None, None, None)
+    text = told(sweep)
+    assert [" ".join(line.split()[:5]) for line in text.splitlines() if line.startswith(" a=1")] == [
+        "a=1 0.1000 not a number"
+    ]
+    assert f"the best on validation again: metarun learner=maml {own[2]}\n" in text
+    said = table.as_json(sweep)
+    assert said["settings"][1]["mse"] == {"mean": None, "ci95": None, "std_over_seeds": None}
+    assert said["jobs"][1]["mse"] == {"mean": None, "ci95": 0.02}
+
+
+def test_where_no_setting_is_a_number_none_is_called_the_best(swept):
+    assert "again" not in told(swept("mse", ("a=1", nan, 0.1), ("a=2", nan, 0.2)))
 
 
 def test_a_sweep_over_seeds_alone_is_one_setting(swept):
