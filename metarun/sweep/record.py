@@ -77,10 +77,11 @@ class Sweep:
     @property
     def common(self) -> set[str]:
         """The settings that all jobs have, or of a search what is not searched; of a single one all set it apart."""
+        every = [set(job.settings) for job in self.jobs]
         if self.search:
-            every = {one for job in self.jobs for one in job.settings}
-            return {one for one in every if one.partition("=")[0] not in self.search["space"]}
-        return set.intersection(*(set(job.settings) for job in self.jobs)) if len(self.jobs) > 1 else set()
+            shared = set.intersection(*every) if every else set()
+            return {one for one in shared if one.partition("=")[0] not in self.search["space"]}
+        return set.intersection(*every) if len(every) > 1 else set()
 
     @property
     def going_on(self) -> str:
@@ -91,6 +92,11 @@ class Sweep:
         """What sets a job apart from the others."""
         common = self.common
         return " ".join(setting.lstrip("+") for setting in job.settings if setting not in common)
+
+
+def key_of(setting: str) -> str:
+    """`+a.b=1` -> `a.b`, and of what is chosen by its name within another group, `a@b.c=a`, its place `b.c`."""
+    return setting.lstrip("+~").partition("=")[0].split("@")[-1]
 
 
 def is_sweep(directory: Path) -> bool:

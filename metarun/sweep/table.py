@@ -4,7 +4,6 @@ import json
 import shlex
 from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +15,12 @@ from rich.text import Text
 from metarun import text
 from metarun.config import of_place
 from metarun.run.figures import figure_of, main_metric, show
+from metarun.sweep.made import as_made
 from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
 from metarun.sweep.record import Job, Stand, Sweep
 from metarun.text import one_line
 
-SEED, STEPS = "train.seed=", "train.steps="
+SEED = "train.seed="
 IN_ORDER: tuple[Stand, ...] = ("finished", "running", "stopped", "waiting", "pruned", "failed")
 MOST_LETTERS = 40  # of a setting that stays in one line, however narrow the terminal
 MOST = 20  # rows of a table, and jobs that are told one by one; --json has all
@@ -74,21 +74,6 @@ def gathered(sweep: Sweep) -> list[Setting]:
         return one.metric, one.mean is None, objective_of(sweep, one.metric).order(one.validation)
 
     return sorted(settings, key=order)
-
-
-def as_made(sweep: Sweep) -> Sweep:
-    """The sweep with as many meta-steps among its jobs' settings as their runs have: some may have been made longer."""
-    steps = {job.number: str(steps_made(job.directory)[1] or "") for job in sweep.jobs}
-    said = {job.number: [one for one in job.settings if one.lstrip("+").startswith(STEPS)] for job in sweep.jobs}
-    differ = len({steps[n] for n, own in said.items() if not own and steps[n]}) > 1
-
-    def settings(job: Job) -> tuple[str, ...]:
-        made, own = steps[job.number], said[job.number]
-        if not made or not (own or differ) or own == [f"{STEPS}{made}"]:
-            return job.settings
-        return (*(one for one in job.settings if one not in own), f"{STEPS}{made}")
-
-    return replace(sweep, jobs=tuple(job._replace(settings=settings(job)) for job in sweep.jobs))
 
 
 def objective_of(sweep: Sweep, metric: str) -> Objective:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from metarun.config import without_hydras_quotes
 from metarun.sweep import grid, record, table
+from metarun.sweep.made import as_made
 from metarun.sweep.record import Job, Sweep
 
 
@@ -152,8 +153,48 @@ def test_a_job_that_was_made_longer_is_told_so(swept, tmp_path, said):
 def test_seeds_of_other_lengths_are_not_gathered(swept, tmp_path):
     swept("accuracy", ("train.seed=0 train.steps=20", 0.9), ("train.seed=1 train.steps=20", 0.8))
     longer(tmp_path, 60, 20)
-    found = table.gathered(table.as_made(record.read(tmp_path)))
+    found = table.gathered(as_made(record.read(tmp_path)))
     assert [one.own for one in found] == ["train.steps=60", "train.steps=20"]
+
+
+def were_tested(directory, *of: str) -> None:
+    """The runs were tested so."""
+    for number, each in enumerate(of):
+        (directory / str(number) / "config.yaml").write_text(f"train: {{steps: 20}}\neval: {{{each}}}\n")
+
+
+def test_seeds_that_were_tested_otherwise_are_not_gathered(swept, tmp_path):
+    """One was tested again: its figure is of other tasks, and of more inner steps."""
+    swept("mse", ("train.seed=0", 5.0), ("train.seed=1", 4.0), ("train.seed=2", 1.0))
+    as_begun = "seed: 0, episodes: 20, val_episodes: 5, task: {data_dir: here}"
+    were_tested(tmp_path, as_begun, as_begun, "seed: 7, episodes: 20, task: {queries: 1}, learner: {inner_steps: 10}")
+    sweep = as_made(record.read(tmp_path))
+    again, others = table.gathered(sweep)
+    assert (again.own, again.mean) == ("eval.seed=7 eval.task.queries=1 eval.learner.inner_steps=10", 1.0)
+    assert (others.own, others.mean, others.seeds) == ("eval.seed=0", 4.5, 2)
+    assert " eval.seed=7 eval.task.queries=1 " in told(record.read(tmp_path))
+
+
+def test_a_test_that_the_settings_tell_of_is_as_they_say(swept, tmp_path):
+    swept(
+        "mse",
+        *((f"++eval.task.queries={n} eval.seed=${{train.seed}} train.seed={s}", 5.0) for n in (1, 3) for s in (4, 5)),
+    )
+    were_tested(tmp_path, *(f"seed: {s}, task: {{queries: {n}}}" for n in (1, 3) for s in (4, 5)))
+    sweep = record.read(tmp_path)
+    assert as_made(sweep) == sweep
+    assert [(one.own, one.seeds) for one in table.gathered(sweep)] == [
+        ("eval.task.queries=1", 2),
+        ("eval.task.queries=3", 2),
+    ]
+
+
+def test_a_trial_that_was_tested_otherwise_says_so(swept, tmp_path):
+    sweep = swept("mse", ("a=0.1", 5.0), ("a=0.2", 4.0))
+    search = {"space": {"a": "interval(0,1)"}, "trials": 2, "objective": "mse", "direction": "minimize"}
+    were_tested(tmp_path, "seed: 0", "seed: 7")
+    found = table.gathered(as_made(replace(sweep, search=search)))
+    assert [one.own for one in found] == ["a=0.2 eval.seed=7", "a=0.1 eval.seed=0"]
 
 
 @pytest.mark.parametrize("directory", ["my sweep", "sw, (c)", "1e5", "it's", 'a"b', "TRUE"])
