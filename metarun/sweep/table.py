@@ -17,10 +17,10 @@ from metarun.config import of_place
 from metarun.run.figures import figure_of, main_metric, show
 from metarun.sweep.made import as_made
 from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
-from metarun.sweep.record import Job, Stand, Sweep
+from metarun.sweep.record import Job, Stand, Sweep, key_of
 from metarun.text import one_line
 
-SEED = "train.seed="
+SEED = "train.seed"
 IN_ORDER: tuple[Stand, ...] = ("finished", "running", "stopped", "waiting", "pruned", "failed")
 MOST_LETTERS = 40  # of a setting that stays in one line, however narrow the terminal
 MOST = 20  # rows of a table, and jobs that are told one by one; --json has all
@@ -66,7 +66,7 @@ def gathered(sweep: Sweep) -> list[Setting]:
     common = sweep.common
     for job in sweep.jobs:
         if (reached := figure(job)) is not None:
-            own = [one.lstrip("+") for one in job.settings if one not in common and not one.startswith(SEED)]
+            own = [one.lstrip("+") for one in job.settings if one not in common and key_of(one) != SEED]
             found.setdefault(" ".join(own), []).append((job, reached))
     settings = [setting(own, members, objective_of(sweep, members[0][1].metric)) for own, members in found.items()]
 
@@ -107,7 +107,7 @@ def mean_of(values: list[float | None]) -> float | None:
 
 
 def seed_of(job: Job) -> str:
-    return next((one for one in reversed(job.settings) if one.startswith(SEED)), "")
+    return next((one.partition("=")[2] for one in reversed(job.settings) if key_of(one) == SEED), "")
 
 
 def tell(sweep: Sweep, console: Console | None = None) -> None:

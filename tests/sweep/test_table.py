@@ -114,6 +114,11 @@ def test_a_sweep_over_seeds_alone_is_one_setting(swept):
     assert (one.own, one.mean) == ("", 2.5)
 
 
+def test_seeds_are_gathered_however_they_are_set(swept):
+    (one,) = table.gathered(swept("mse", ("++train.seed=0 a=1", 3.0), ("++train.seed=1 a=1", 2.0)))
+    assert (one.own, one.seeds, one.mean) == ("", 2, 2.5)
+
+
 def test_a_seed_counts_once(swept):
     (one,) = table.gathered(swept("mse", ("train.seed=0", 3.0), ("train.seed=0", 3.0), ("train.seed=1", 1.0)))
     assert (one.seeds, one.mean, len(one.jobs)) == (2, 2.0, 3)
