@@ -139,7 +139,7 @@ def add(directory: Path, job: Job) -> None:
 
 
 def ended(directory: Path, job: Job, **how: Any) -> None:
-    """How a job ended: `failed` with the reason, `pruned`, or neither of them; and after how many `seconds`."""
+    """How a job ended: `failed` with the reason, `pruned`, or neither of them; and the `seconds` of this stretch."""
     append(directory, json.dumps({"job": job.number, **how}) + "\n")
 
 

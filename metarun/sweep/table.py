@@ -32,6 +32,7 @@ class Figure(NamedTuple):
     metric: str
     mean: float | None  # None: it is not a number
     ci95: float | None  # half of the 95 % interval over test tasks
+    minutes: float | None = None  # that its run has taken, in all processes that were at it
 
 
 class Setting(NamedTuple):
@@ -45,6 +46,7 @@ class Setting(NamedTuple):
     ci95: float | None  # over test tasks, the mean of the seeds' own
     std: float | None  # over seeds; None with one
     validation: float | None  # the best that each seed had, their mean
+    minutes: float | None  # of a job, their mean
 
 
 def figure(job: Job) -> Figure | None:
@@ -53,7 +55,7 @@ def figure(job: Job) -> Figure | None:
         found = json.loads((job.directory / "results.json").read_text())
         metric = main_metric(found)
         if (tested := figure_of(found, metric)) is not None:
-            return Figure(metric, tested["mean"], tested.get("ci95"))
+            return Figure(metric, tested["mean"], tested.get("ci95"), (found.get("speed") or {}).get("minutes"))
     return None
 
 
@@ -98,6 +100,7 @@ def setting(own: str, members: list[tuple[Job, Figure]], objective: Objective) -
         None if mean is None else mean_of([reached.ci95 for _, reached in members]),
         None if mean is None or len(means) == 1 else float(np.std(np.array(means, float), ddof=1)),
         mean_of([best_validation(job, objective) for job in jobs]),
+        mean_of([reached.minutes for _, reached in members]),
     )
 
 
@@ -169,14 +172,13 @@ def of(settings: list[Setting], objective: str) -> Table:
     for column in (*columns, *(["std of seeds", "seeds"] if seeds else []), "minutes", "jobs"):
         table.add_column(column, justify="right", overflow="fold")
     for one in settings[:MOST]:
-        seconds = [job.end["seconds"] for job in one.jobs if "seconds" in job.end]
         std = "" if one.std is None else show(one.metric, {"mean": one.std})
         table.add_row(
             Text(one.own or "as it is"),
             "" if one.validation is None else show(objective, {"mean": one.validation}),
             show(one.metric, {"mean": one.mean, "ci95": one.ci95}),
             *([std, str(one.seeds)] if seeds else []),
-            f"{np.mean(seconds) / 60:.1f}" if seconds else "",
+            "" if one.minutes is None else f"{one.minutes:.1f}",
             ", ".join(str(job.number) for job in one.jobs[:5]) + (", ..." if len(one.jobs) > 5 else ""),
         )
     return table
@@ -201,6 +203,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
                 "stands": job.stand,
                 "command": again(sweep, job),
                 **({reached.metric: {"mean": reached.mean, "ci95": reached.ci95}} if reached else {}),
+                **({"minutes": reached.minutes} if reached else {}),
                 **job.end,
             }
         )

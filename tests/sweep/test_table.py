@@ -36,6 +36,7 @@ def swept(tmp_path):
                 results = {
                     "protocol": {"split": "test", "metric": metric},
                     "test": {metric: {"mean": None if isnan(came) else came, "ci95": 0.01 * (1 + job.number)}},
+                    "speed": {"minutes": 3.0 + job.number},
                 }
                 (job.directory / "results.json").write_text(json.dumps(results))
                 record.ended(tmp_path, job, seconds=60.0)
@@ -112,6 +113,14 @@ def test_where_no_setting_is_a_number_none_is_called_the_best(swept):
 def test_a_sweep_over_seeds_alone_is_one_setting(swept):
     (one,) = table.gathered(swept("mse", ("train.seed=0", 3.0), ("train.seed=1", 2.0)))
     assert (one.own, one.mean) == ("", 2.5)
+
+
+def test_minutes_are_of_the_whole_run_and_not_of_its_last_stretch(swept):
+    """Each has a last stretch of a minute, says the sweep's record; of its run results.json says 3 and 4."""
+    sweep = swept("mse", ("train.seed=0", 3.0), ("train.seed=1", 2.0))
+    (row,) = [line for line in told(sweep).splitlines() if line.startswith(" as it is")]
+    assert "3.5" in row.split()
+    assert [job["minutes"] for job in table.as_json(sweep)["jobs"]] == [3.0, 4.0]
 
 
 def test_seeds_are_gathered_however_they_are_set(swept):
