@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from metarun.config.composed import as_users_write
 from metarun.config.resume import MAY_CHANGE
 from metarun.core import ConfigError
-from metarun.run.record import only_process_in
 from metarun.run.stop import EXIT_CODE, Interrupted
 from metarun.sweep import record, table
 from metarun.sweep.composed import combinations, directories
 from metarun.sweep.launch import Work, launch
+from metarun.sweep.place import taken
 from metarun.sweep.record import Job, Sweep
 
 FAILED = 1  # the exit code of a sweep of which a job failed
@@ -42,27 +42,21 @@ class Grid(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Makes what is left to make. Ends the program if a job failed. Raises Mistake and ConfigError."""
-        directory = as_users_write(Path(str(self.config.hydra.sweep.dir)).absolute())
-        sweep = self.planned(directory, arguments)
-        directory.mkdir(parents=True, exist_ok=True)
-        with only_process_in(directory):
-            if not record.is_sweep(directory):
-                OmegaConf.save(self.config, directory / "multirun.yaml")
-                record.begin(sweep)
+        with taken(self.config, partial(self.planned, arguments)) as sweep:
             make(self.launcher, Work(sweep, self.left(sweep)))
-            sweep = record.read(directory)
+            sweep = record.read(sweep.directory)
         tell(sweep)
 
-    def planned(self, directory: Path, arguments: list[str]) -> Sweep:
-        """The sweep in `directory`, or a new one; what it has left to make is sound."""
+    def planned(self, arguments: list[str], directory: Path, there: Sweep | None) -> Sweep:
+        """The sweep that is `there` in the directory, or a new one; what it has left to make is sound."""
         options = options_of(sys.argv[1:], self.config)
         every = dict(enumerate(combinations(self.config, arguments, self.params)))
         common = set.intersection(*map(set, every.values())) if len(every) > 1 else set()
-        if not record.is_sweep(directory):
+        if there is None:
             places = directories(self.config, every, common)
             jobs = tuple(Job(n, tuple(every[n]), place) for n, place in zip(every, places, strict=True))
             return Sweep(directory, options, tuple(arguments), "grid", jobs, sweeping(self.config))
-        before = alike(record.read(directory), arguments, [tuple(each) for each in every.values()])
+        before = alike(there, arguments, [tuple(each) for each in every.values()])
         left = {job.number: list(job.settings) for job in self.left(before)}
         directories(self.config, left, common)
         return before

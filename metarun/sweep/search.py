@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,14 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from metarun.config.composed import as_users_write
 from metarun.core import ConfigError
-from metarun.run.record import only_process_in
 from metarun.sweep import record
 from metarun.sweep.composed import runs
 from metarun.sweep.grid import by_key, make, must_agree, options_of, sweeping, tell
 from metarun.sweep.objective import direction_of, must_be_validated
+from metarun.sweep.place import taken
 from metarun.sweep.record import Sweep
 
 if TYPE_CHECKING:
@@ -70,19 +70,12 @@ class Search(Sweeper):
         from metarun.sweep.space import space_of
         from metarun.sweep.trials import Trials
 
-        directory = as_users_write(Path(str(self.config.hydra.sweep.dir)).absolute())
         space = space_of(arguments, self.params)
-        sweep = self.planned(directory, arguments, space)
-        directory.mkdir(parents=True, exist_ok=True)
-        with only_process_in(directory):
-            if record.is_sweep(directory):
-                record.revise(sweep)
-            else:
-                OmegaConf.save(self.config, directory / "multirun.yaml")
-                record.begin(sweep)
+        with taken(self.config, partial(self.planned, arguments, space)) as sweep:
+            record.revise(sweep)
             at_work = Trials(self.config, space, sweep, self.retry)
             make(self.launcher, at_work.work)
-            sweep = record.read(directory)
+            sweep = record.read(sweep.directory)
             at_work.settle(sweep)
             important = study.importance(at_work.study)
         if len(important) > 1:
@@ -90,12 +83,12 @@ class Search(Sweeper):
             print(f"what mattered (PED-ANOVA, shares of 1): {shares}", flush=True)
         tell(sweep)
 
-    def planned(self, directory: Path, arguments: list[str], space: "Space") -> Sweep:
-        """The search in `directory` or a new one, whose first trial is sound, and so are the ends of its numbers."""
+    def planned(self, arguments: list[str], space: "Space", directory: Path, there: Sweep | None) -> Sweep:
+        """The search that is `there`, or a new one, whose first trial is sound, and so are the ends of its numbers."""
         from metarun.sweep import study
 
-        if record.is_sweep(directory):
-            return self.gone_on_with(record.read(directory), arguments, space)
+        if there is not None:
+            return self.gone_on_with(there, arguments, space)
         kind, direction = self.chosen["sampler"], self.chosen["direction"]
         trial = study.ask(study.in_memory(), kind, self.seed, space)  # as it will be asked in the directory
         every = [space.settings(trial.params), *space.ends(trial.params)]

@@ -11,7 +11,7 @@ from support import QUICK, rows
 from metarun import sweep
 from metarun.command import main
 from metarun.run.stop import Interrupted
-from metarun.sweep import table
+from metarun.sweep import place, table
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import Processes
 
@@ -112,6 +112,23 @@ def test_another_search_in_its_directory_is_refused_by_key(searched, capfd, argu
     err = capfd.readouterr().err
     assert err.startswith(f"metarun: {says}")
     assert err.count("\n") == 1
+
+
+def test_a_search_that_meets_another_in_a_new_directory_leaves_it_as_it_is(searched, monkeypatch, capfd):
+    assert searched(*SEARCH, "sweep.seed=1", stop_after=0) == [0, "exit 75"]
+    real = place.only_process_in
+
+    def after_the_other(directory):
+        Path("OTHER").rename("S")
+        return real(directory)
+
+    Path("S").rename("OTHER")
+    before = sweep.read(Path("OTHER")).search
+    monkeypatch.setattr(place, "only_process_in", after_the_other)
+    capfd.readouterr()
+    assert searched(*SEARCH) == ["exit 2"]
+    assert "hydra.sweeper.seed=0: the sweep in S has hydra.sweeper.seed=1; " in capfd.readouterr().err
+    assert sweep.read(Path("S")).search == before
 
 
 def test_what_changes_no_result_may_change(searched):

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from metarun import sweep
 from metarun.command import main
 from metarun.core import ConfigError
 from metarun.run import train
-from metarun.sweep import composed
+from metarun.sweep import composed, place, record
+from metarun.sweep.record import Job, Sweep
 
 
 def swept(capfd, monkeypatch, *arguments: str) -> tuple[int, str]:
@@ -218,6 +221,39 @@ def test_two_sweeps_in_one_directory_are_refused(trained, capfd, tmp_path):
     with only_process_in(tmp_path / "S"):
         assert trained(*SWEEP, f"run.dir={tmp_path}/S") == ["exit 2"]
     assert "another process is at work there" in capfd.readouterr().err
+
+
+@pytest.fixture
+def overtaken(monkeypatch):
+    """Another sweep is made in the directory in between: once this command has looked, before the directory is its."""
+    real = place.only_process_in
+
+    def by(other: Callable[[], None]) -> None:
+        @contextmanager
+        def after_the_other(directory):
+            monkeypatch.setattr(place, "only_process_in", real)
+            other()
+            with real(directory):
+                yield
+
+        monkeypatch.setattr(place, "only_process_in", after_the_other)
+
+    return by
+
+
+def test_a_sweep_that_meets_another_in_a_new_directory_leaves_it_as_it_is(trained, overtaken, capfd, tmp_path):
+    overtaken(lambda: record.begin(of_two_seeds))
+    of_two_seeds = Sweep(Path("S"), (), ("train.seed=7,8",), "grid", (Job(0, ("train.seed=7",), Path("S/0")),))
+    assert trained(*SWEEP, "run.dir=S") == ["exit 2"]
+    assert "the sweep in S has " in capfd.readouterr().err
+    assert sweep.read(Path("S")) == of_two_seeds
+    assert sorted(file.name for file in Path("S").iterdir()) == [".lock", "jobs.jsonl", "sweep.json"]
+
+
+def test_a_sweep_that_meets_its_like_in_a_new_directory_makes_what_is_left(trained, overtaken):
+    trained(*SWEEP, "run.dir=LIKE", stop="1")
+    overtaken(lambda: Path("LIKE").rename("S"))
+    assert trained(*SWEEP, "run.dir=S") == ["1", "2"]
 
 
 def test_no_run_begins_in_the_directory_of_a_sweep(trained, capfd):
