@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.config.composed import as_users_write
+from metarun.core import ConfigError
 from metarun.run.record import only_process_in
 from metarun.sweep import record
 from metarun.sweep.record import Sweep
@@ -32,5 +33,9 @@ def taken(config: DictConfig, planned: Callable[[Path, Sweep | None], Sweep]) ->
 
 
 def there(directory: Path) -> Sweep | None:
-    """The sweep in a directory, if there is one."""
-    return record.read(directory) if record.is_sweep(directory) else None
+    """The sweep in a directory, if there is one. Raises ConfigError if it is a run's."""
+    if record.is_sweep(directory):
+        return record.read(directory)
+    if (directory / "config.yaml").exists():
+        raise ConfigError("run.dir", directory, "holds a run; for a sweep name another one")
+    return None

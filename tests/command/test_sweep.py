@@ -272,6 +272,16 @@ def test_no_run_begins_in_the_directory_of_a_sweep(trained, capfd):
     assert trained("-m", 'run.dir="my sweep"') == ["1", "2"]
 
 
+@pytest.mark.parametrize("settings", [("train.seed=0,1",), ("learner.inner_lr=interval(0.1,1)", "sweep.trials=3")])
+def test_no_sweep_begins_in_the_directory_of_a_run(trained, capfd, settings):
+    """The run could not be gone on with any more."""
+    Path("RUN").mkdir()
+    Path("RUN/config.yaml").touch()
+    assert trained("-m", *QUICK, *settings, "run.dir=RUN") == ["exit 2"]
+    assert capfd.readouterr().err == "metarun: run.dir=RUN: holds a run; for a sweep name another one\n"
+    assert [file.name for file in Path("RUN").iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.parametrize(
     ("directory", "says"),
     [("nowhere", "no such directory; name a sweep's"), (".", "holds no sweep (no sweep.json); name a sweep's")],
