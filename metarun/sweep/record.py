@@ -60,7 +60,7 @@ class Sweep:
     settings: tuple[str, ...]  # what is swept over stands there as it was given
     sweeper: str  # grid, optuna
     jobs: tuple[Job, ...] = field(default=(), repr=False)
-    sweeping: tuple[str, ...] = ()  # the settings of its sweeper, but for how many trials there shall be
+    sweeping: tuple[str, ...] = ()  # the settings of its sweeper, but for those that may change
     search: dict[str, Any] = field(default_factory=dict)  # of a search: trials, objective, direction, space, ...
 
     @property
@@ -71,8 +71,8 @@ class Sweep:
     @property
     def again(self) -> list[str]:
         """The settings that go on with it."""
-        trials = [f"hydra.sweeper.trials={self.search['trials']}"] if self.search else []
-        return [*self.sweeping, *trials, *self.settings]
+        changed = [f"hydra.sweeper.{key}={self.search[key]}" for key in ("trials", "pruner") if key in self.search]
+        return [*self.sweeping, *changed, *self.settings]
 
     @property
     def common(self) -> set[str]:
@@ -167,7 +167,7 @@ def read(directory: Path) -> Sweep:
                 "name another directory",
             )
         options, settings, sweeper = tuple(said["options"]), tuple(said["settings"]), str(said["sweeper"])
-        sweeping, search = tuple(said.get("sweeping", ())), dict(said.get("search", {}))
+        sweeping, search = sweeping_of(said.get("sweeping", ())), dict(said.get("search", {}))
         jobs = jobs_of(directory, (directory / JOBS).read_text().splitlines())
     except FileNotFoundError as error:
         what = f"holds no sweep (no {COMMAND})" if directory.is_dir() else "no such directory"
@@ -207,7 +207,7 @@ def unfinished(
 
 
 def sweeping_of(settings: Sequence[str]) -> tuple[str, ...]:
-    """Of settings those that say how a sweep is made, but for how far it goes."""
+    """Of settings those that say how a sweep is made, but for those that may change."""
     found = (one for one in settings if one.lstrip("+").startswith(("hydra/sweeper=", "hydra.sweeper.")))
-    how_far = ("hydra.sweeper.trials=", "hydra.sweeper.retry=")
-    return tuple(dict.fromkeys(one for one in found if not one.startswith(how_far)))
+    may_change = ("hydra.sweeper.trials=", "hydra.sweeper.pruner=", "hydra.sweeper.retry=")
+    return tuple(dict.fromkeys(one for one in found if not one.startswith(may_change)))

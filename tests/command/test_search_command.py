@@ -72,9 +72,9 @@ def test_a_search_is_what_its_command_says_and_goes_on_by_its_directory(searched
     assert searched("sweep", "S") == []
     assert "sweep in S: 2 of 3 jobs, 1 finished, 1 waiting" in capfd.readouterr().out
     assert searched("-m", "run.dir=S") == [1, 2]
-    assert searched("-m", "run.dir=S", "sweep.trials=5") == [3, 4]
+    assert searched("-m", "run.dir=S", "sweep.trials=5", "sweep.pruner=none") == [3, 4]
     assert searched("-m", "run.dir=S") == []
-    assert sweep.read(Path("S")).search["trials"] == 5
+    assert [sweep.read(Path("S")).search[key] for key in ("trials", "pruner")] == [5, "none"]  # as it was said last
     out = capfd.readouterr().out
     assert "sweep in S: 5 jobs, 5 finished" in out
     assert "the best on validation again: metarun " in out
