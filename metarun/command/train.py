@@ -46,13 +46,13 @@ def gone_on_with(command: options.Command) -> options.Command:
         if places and not others:
             found = sweep.read(Path(without_hydras_quotes(places[-1])))
             return command._replace(
-                options=[*found.options, *command.options], settings=[*found.again, *command.settings]
+                options=[*found.options, *command.options], settings=[*found.again(command.settings), *command.settings]
             )
     except ConfigError as error:
         fail(error, MISTAKE)
     plain = [option for option in command.options if option not in ("-m", "--multirun")]
-    settings, sweeping = translate(others, multirun=True), translate(command.settings, multirun=True)
-    if not places and (place := sweep.unfinished(SWEEPS, plain, settings, sweeping)):
+    settings, hydras = translate(others, multirun=True), translate(command.settings, multirun=True)
+    if not places and (place := sweep.unfinished(SWEEPS, plain, settings, hydras)):
         print(f"going on with the sweep in {place}; another directory, run.dir=DIR, would begin anew", flush=True)
         return command._replace(settings=[*command.settings, of_place(place)])
     return command

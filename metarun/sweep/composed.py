@@ -1,7 +1,7 @@
 """The combinations of a sweep, and what Hydra composes of each."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from metarun.config import explain
 from metarun.config.composed import as_users_write, checked
 from metarun.config.run import Run
 from metarun.core import ConfigError
+from metarun.sweep.record import Job
 
 
 class Mistake(Exception):
@@ -52,6 +53,14 @@ def composed(config: DictConfig, number: int, overrides: Sequence[str]) -> tuple
 def directories(config: DictConfig, every: dict[int, list[str]], common: set[str]) -> list[Path]:
     """The directory of each combination, which is sound. Raises Mistake over the first that is not."""
     return [directory for directory, _ in runs(config, every, common)]
+
+
+def must_be_there(jobs: Iterable[Job], places: Iterable[Path]) -> None:
+    """Raises ConfigError unless jobs of a sweep that has begun would be made in their own directories."""
+    for job, place in zip(jobs, places, strict=True):
+        if place.absolute().resolve() != job.directory.absolute().resolve():
+            how = f"would make job {job.number} there, which is in {job.directory}; as it was, or name a new directory"
+            raise ConfigError("hydra.sweep.subdir", place, how)
 
 
 def runs(config: DictConfig, every: dict[int, list[str]], common: set[str]) -> list[tuple[Path, Run]]:

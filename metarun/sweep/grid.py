@@ -17,7 +17,7 @@ from metarun.config.resume import MAY_CHANGE
 from metarun.core import ConfigError
 from metarun.run.stop import EXIT_CODE, Interrupted
 from metarun.sweep import record, table
-from metarun.sweep.composed import combinations, directories
+from metarun.sweep.composed import combinations, directories, must_be_there
 from metarun.sweep.launch import Work, launch
 from metarun.sweep.place import taken
 from metarun.sweep.record import Job, Sweep
@@ -43,6 +43,7 @@ class Grid(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Makes what is left to make. Ends the program if a job failed. Raises Mistake and ConfigError."""
         with taken(self.config, partial(self.planned, arguments)) as sweep:
+            record.revise(sweep)
             make(self.launcher, Work(sweep, self.left(sweep)))
             sweep = record.read(sweep.directory)
         tell(sweep)
@@ -55,11 +56,13 @@ class Grid(Sweeper):
         if there is None:
             places = directories(self.config, every, common)
             jobs = tuple(Job(n, tuple(every[n]), place) for n, place in zip(every, places, strict=True))
-            return Sweep(directory, options, tuple(arguments), "grid", jobs, sweeping(self.config))
+            hydras = settings_of_hydra(self.config)
+            sweeping, beside = record.sweeping_of(hydras), record.beside_of(hydras)
+            return Sweep(directory, options, tuple(arguments), "grid", jobs, sweeping, beside=beside)
         before = alike(there, arguments, [tuple(each) for each in every.values()])
-        left = {job.number: list(job.settings) for job in self.left(before)}
-        directories(self.config, left, common)
-        return before
+        left = list(self.left(before))
+        must_be_there(left, directories(self.config, {job.number: list(job.settings) for job in left}, common))
+        return replace(before, beside=record.beside_of(settings_of_hydra(self.config)))
 
     def left(self, sweep: Sweep) -> Iterator[Job]:
         """The jobs that want to be made."""
@@ -116,9 +119,9 @@ def how(sweep: Sweep) -> str:
     return f"go on with it by `{sweep.going_on}`, or name a new directory"
 
 
-def sweeping(config: DictConfig) -> tuple[str, ...]:
-    """Of a command's settings those that say how a sweep is made."""
-    return record.sweeping_of(OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False))  # type: ignore[arg-type]
+def settings_of_hydra(config: DictConfig) -> list[str]:
+    """Of a command's settings those of Hydra itself."""
+    return OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # type: ignore[return-value]
 
 
 def by_key(settings: Sequence[str]) -> dict[str, str]:

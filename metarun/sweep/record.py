@@ -62,17 +62,19 @@ class Sweep:
     jobs: tuple[Job, ...] = field(default=(), repr=False)
     sweeping: tuple[str, ...] = ()  # the settings of its sweeper, but for those that may change
     search: dict[str, Any] = field(default_factory=dict)  # of a search: trials, objective, direction, space, ...
+    beside: tuple[str, ...] = ()  # the settings of all else in Hydra: its launcher, where jobs are within the directory
 
     @property
     def wanted(self) -> int:
         """How many jobs there are to be in the end."""
         return max(len(self.jobs), self.search.get("trials", 0))
 
-    @property
-    def again(self) -> list[str]:
-        """The settings that go on with it."""
+    def again(self, given: Sequence[str] = ()) -> list[str]:
+        """The settings that go on with it, with those `given`: of another launcher than its own."""
+        other = any(key_of(one) == "hydra/launcher" for one in given)
+        beside = without_launcher(self.beside) if other else self.beside
         changed = [f"hydra.sweeper.{key}={self.search[key]}" for key in ("trials", "pruner") if key in self.search]
-        return [*self.sweeping, *changed, *self.settings]
+        return [*beside, *self.sweeping, *changed, *self.settings]
 
     @property
     def common(self) -> set[str]:
@@ -122,7 +124,7 @@ def begin(sweep: Sweep) -> None:
 def revise(sweep: Sweep) -> None:
     """Writes a sweep's command down, which may have changed in what it may."""
     said: dict[str, Any] = {"format": FORMAT, "sweeper": sweep.sweeper, "options": sweep.options}
-    said |= {"settings": sweep.settings, "sweeping": sweep.sweeping}
+    said |= {"settings": sweep.settings, "sweeping": sweep.sweeping, "beside": sweep.beside}
     said |= {"search": sweep.search} if sweep.search else {}
     write_atomically(sweep.directory / COMMAND, json.dumps(said, indent=2) + "\n")
 
@@ -168,13 +170,14 @@ def read(directory: Path) -> Sweep:
             )
         options, settings, sweeper = tuple(said["options"]), tuple(said["settings"]), str(said["sweeper"])
         sweeping, search = sweeping_of(said.get("sweeping", ())), dict(said.get("search", {}))
+        beside = tuple(said.get("beside", ()))
         jobs = jobs_of(directory, (directory / JOBS).read_text().splitlines())
     except FileNotFoundError as error:
         what = f"holds no sweep (no {COMMAND})" if directory.is_dir() else "no such directory"
         raise ConfigError("run.dir", directory, f"{what}; name a sweep's directory") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError("run.dir", directory, f"its {COMMAND} or {JOBS} cannot be read ({error!r})") from error
-    return Sweep(directory, options, settings, sweeper, jobs, sweeping, search)
+    return Sweep(directory, options, settings, sweeper, jobs, sweeping, search, beside)
 
 
 def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
@@ -193,15 +196,20 @@ def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
 
 
 def unfinished(
-    parent: Path, options: Sequence[str], settings: Sequence[str], sweeping: Sequence[str] = ()
+    parent: Path, options: Sequence[str], settings: Sequence[str], hydras: Sequence[str] = ()
 ) -> Path | None:
-    """The newest sweep below `parent` of the same command that has something left to do, and that nobody is at."""
+    """The newest sweep below `parent` of the same command that has something left to do, and that nobody is at.
+
+    `hydras` are those of Hydra among the command's settings. Its launcher may be another one.
+    """
+    own = tuple(one for one in settings if not is_hydras(one))
+    asked = (tuple(options), own, sweeping_of(hydras), without_launcher(beside_of(hydras)))
     for file in sorted(parent.glob(f"*/{COMMAND}"), reverse=True):
         with suppress(ConfigError):
             sweep = read(file.parent)
-            asked = (tuple(options), tuple(settings), sweeping_of(sweeping))
             left = sweep.wanted > len(sweep.jobs) or any(job.stand in ("waiting", "stopped") for job in sweep.jobs)
-            if (sweep.options, sweep.settings, sweep.sweeping) == asked and left and not is_taken(file.parent):
+            its = (sweep.options, sweep.settings, sweep.sweeping, without_launcher(sweep.beside))
+            if its == asked and left and not is_taken(file.parent):
                 return file.parent
     return None
 
@@ -211,3 +219,20 @@ def sweeping_of(settings: Sequence[str]) -> tuple[str, ...]:
     found = (one for one in settings if one.lstrip("+").startswith(("hydra/sweeper=", "hydra.sweeper.")))
     may_change = ("hydra.sweeper.trials=", "hydra.sweeper.pruner=", "hydra.sweeper.retry=")
     return tuple(dict.fromkeys(one for one in found if not one.startswith(may_change)))
+
+
+def beside_of(settings: Sequence[str]) -> tuple[str, ...]:
+    """Of settings those of Hydra that are not the sweeper's, and do not say where the sweep is; the last of each."""
+    found = (
+        one for one in settings if is_hydras(one) and not key_of(one).startswith(("hydra/sweeper", "hydra.sweeper."))
+    )
+    where = ("hydra.sweep.dir", "hydra.run.dir", "hydra.mode")
+    return tuple({one.partition("=")[0]: one for one in found if key_of(one) not in where}.values())
+
+
+def without_launcher(settings: Sequence[str]) -> tuple[str, ...]:
+    return tuple(one for one in settings if not key_of(one).startswith(("hydra/launcher", "hydra.launcher.")))
+
+
+def is_hydras(setting: str) -> bool:
+    return key_of(setting).startswith(("hydra.", "hydra/"))

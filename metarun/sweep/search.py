@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from metarun.core import ConfigError
 from metarun.sweep import record
 from metarun.sweep.composed import runs
-from metarun.sweep.grid import by_key, make, must_agree, options_of, sweeping, tell
+from metarun.sweep.grid import by_key, make, must_agree, options_of, settings_of_hydra, tell
 from metarun.sweep.objective import direction_of, must_be_validated
 from metarun.sweep.place import taken
 from metarun.sweep.record import Sweep
@@ -72,8 +72,8 @@ class Search(Sweeper):
 
         space = space_of(arguments, self.params)
         with taken(self.config, partial(self.planned, arguments, space)) as sweep:
-            record.revise(sweep)
             at_work = Trials(self.config, space, sweep, self.retry)
+            record.revise(sweep)
             make(self.launcher, at_work.work)
             sweep = record.read(sweep.directory)
             at_work.settle(sweep)
@@ -104,7 +104,9 @@ class Search(Sweeper):
             "space": space.text,
         }
         options = options_of(sys.argv[1:], self.config)
-        return Sweep(directory, options, tuple(arguments), "optuna", (), sweeping(self.config), search)
+        hydras = settings_of_hydra(self.config)
+        sweeping, beside = record.sweeping_of(hydras), record.beside_of(hydras)
+        return Sweep(directory, options, tuple(arguments), "optuna", (), sweeping, search, beside)
 
     def number_of_trials(self, space: "Space", auto: int) -> int:
         """How many there shall be: no more than there are combinations. Raises ConfigError."""
@@ -128,7 +130,8 @@ class Search(Sweeper):
             as_settings(before.search, before.search["space"]),
         )
         trials = self.number_of_trials(space, before.search["trials"])
-        return replace(before, search={**before.search, "trials": trials, "pruner": self.chosen["pruner"]})
+        search = {**before.search, "trials": trials, "pruner": self.chosen["pruner"]}
+        return replace(before, search=search, beside=record.beside_of(settings_of_hydra(self.config)))
 
 
 def as_settings(search: Mapping[str, Any], space: Mapping[str, str]) -> dict[str, str]:

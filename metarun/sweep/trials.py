@@ -16,7 +16,7 @@ from metarun.config.run import Run
 from metarun.core import ConfigError
 from metarun.run.figures import show
 from metarun.sweep import record, study
-from metarun.sweep.composed import Mistake, runs
+from metarun.sweep.composed import Mistake, must_be_there, runs
 from metarun.sweep.launch import Work
 from metarun.sweep.objective import Objective, must_be_validated, validations
 from metarun.sweep.record import Job, Sweep
@@ -36,9 +36,10 @@ class Trials:
         if again := [job.number for job in sweep.jobs if retry and job.stand == "failed"]:
             self.study = study.reopened(sweep.directory, self.objective.direction, again)
         begun = study.unfinished(self.study)
-        known = {job.number for job in sweep.jobs} - {*again}
+        known = {job.number: job for job in sweep.jobs if job.number not in again}
         left = {one.number: list(space.settings(space.suggested(one))) for one in begun if one.number in known}
-        runs(config, left, {*space.fixed.values()})
+        places = [directory for directory, _ in runs(config, left, {*space.fixed.values()})]
+        must_be_there([known[number] for number in left], places)
         self.work = Work(sweep, self.jobs(begun), self.is_hopeless, self.told)
         self.trials: dict[int, Trial] = {}
         self.steps: dict[int, int] = {}  # that each is to make

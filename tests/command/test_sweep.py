@@ -156,8 +156,8 @@ def trained(tmp_path, monkeypatch):
         begun.clear()
         stops.clear()
         fails.clear()
-        stops.update(stop)
-        fails.update(fail)
+        stops.add(stop)
+        fails.add(fail)
         monkeypatch.setattr(sys, "argv", ["metarun", *arguments])
         try:
             main.command()
@@ -184,6 +184,24 @@ def test_a_sweep_goes_on_by_its_directory_alone(trained, capfd):
     assert trained("-m", "run.dir=S") == ["1", "2"]
     assert trained("-m", "run.dir=S") == []
     assert "sweep in S: 3 jobs, 3 finished" in capfd.readouterr().out
+
+
+def test_what_hydra_was_told_beside_the_sweeper_holds_when_a_sweep_goes_on(trained, capfd):
+    """Where jobs are within the directory, and by which launcher they are made, unless the command names another."""
+    begun = (*SWEEP, "hydra.sweep.subdir=job-${hydra.job.num}", "hydra.job.name=mine")
+    assert trained(*begun, "run.dir=S", stop="job-1") == ["job-0", "job-1", "exit 75"]
+    assert sweep.read(Path("S")).beside == begun[-2:]
+    capfd.readouterr()
+    assert trained(*SWEEP, "run.dir=S") == ["exit 2"]
+    assert "hydra.sweep.subdir=S/1: would make job 1 there, which is in S/job-1; " in capfd.readouterr().err
+    assert trained("-m", "run.dir=S") == ["job-1", "job-2"]
+    assert [job.stand for job in sweep.read(Path("S")).jobs] == ["finished"] * 3
+
+
+def test_the_same_command_goes_on_whatever_it_tells_hydra(trained):
+    command = (*SWEEP, "hydra.sweep.subdir=job-${hydra.job.num}")
+    assert trained(*command, stop="job-1") == ["job-0", "job-1", "exit 75"]
+    assert trained(*command) == ["job-1", "job-2"]
 
 
 def test_what_failed_is_made_again_if_asked(trained):

@@ -114,6 +114,17 @@ def test_the_newest_unfinished_sweep_of_a_command_is_found(sweep):
     assert record.unfinished(parent, *command) is None
 
 
+def test_a_sweep_goes_on_by_its_own_launcher_unless_another_is_named(tmp_path):
+    given = ("hydra/sweeper=grid", "hydra.mode=MULTIRUN", "hydra.sweep.dir=S", "hydra/launcher=slurm")
+    given += ("hydra.launcher.jobs=2", "hydra.sweep.subdir=x", "hydra.launcher.jobs=4", "hydra.sweeper.retry=true")
+    beside = record.beside_of(given)
+    assert beside == ("hydra/launcher=slurm", "hydra.launcher.jobs=4", "hydra.sweep.subdir=x")
+    record.begin(Sweep(tmp_path, (), ("a=1,2",), "grid", (), record.sweeping_of(given), beside=beside))
+    found = record.read(tmp_path)
+    assert found.again() == found.again(["sweep.jobs=8"]) == [*beside, "hydra/sweeper=grid", "a=1,2"]
+    assert found.again(["hydra/launcher=ray"]) == ["hydra.sweep.subdir=x", "hydra/sweeper=grid", "a=1,2"]
+
+
 def test_many_jobs_are_a_file_of_as_many_lines_and_their_ends(tmp_path):
     jobs = tuple(Job(n, (f"train.seed={n}",), tmp_path / str(n)) for n in range(200))
     record.begin(Sweep(tmp_path, (), ("train.seed=range(200)",), "grid", jobs))
