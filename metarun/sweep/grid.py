@@ -126,8 +126,7 @@ def settings_of_hydra(config: DictConfig) -> list[str]:
 
 def by_key(settings: Sequence[str]) -> dict[str, str]:
     """`["+a.b=1,2"]` -> `{"a.b": "1,2"}`"""
-    pairs = (setting.lstrip("+~").partition("=") for setting in settings)
-    return {key: value for key, _, value in pairs}
+    return {record.key_of(setting): setting.partition("=")[2] for setting in settings}
 
 
 def options_of(words: Sequence[str], config: DictConfig) -> tuple[str, ...]:

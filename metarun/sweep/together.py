@@ -111,6 +111,6 @@ def axes(settings: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """What `metarun -m` is given for these combinations: `[["a=1", "b=2"], ["a=1", "b=3"]]` -> `("a=1", "b=2,3")`"""
     found = []
     for each in zip(*settings, strict=True):
-        key = each[0].partition("=")[0]
-        found.append(f"{key}={','.join(dict.fromkeys(one.partition('=')[2] for one in each))}")
+        key, equals, _ = each[0].partition("=")  # `~logger` has no value
+        found.append(f"{key}{equals}{','.join(dict.fromkeys(one.partition('=')[2] for one in each))}")
     return tuple(found)

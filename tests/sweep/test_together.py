@@ -97,6 +97,11 @@ def test_a_runs_trackers_are_told_of_which_sweep_it_is_and_what_sets_it_apart(tm
         assert {"task=sinusoid", "train.seed=3"} <= {*told[0].sweep.common}
 
 
+def test_what_metarun_m_is_given_for_several_loggers_is_what_hydra_reads():
+    loggers = ("~logger", "+logger@logger.none=none", "+logger@logger.wandb=wandb")
+    assert together.axes([("a=1", *loggers), ("a=2", *loggers)]) == ("a=1,2", *loggers)
+
+
 def test_the_directory_alone_goes_on_and_what_failed_is_tried_again(tmp_path, trained):
     sweep = made(tmp_path, *SETTINGS, "train.seeds=[1,11]")
     assert [job.stand for job in sweep.jobs] == ["finished", "failed"]
