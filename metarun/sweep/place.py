@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from metarun.config import in_hydras_quotes
 from metarun.config.composed import as_users_write
 from metarun.core import ConfigError
-from metarun.run.record import only_process_in
+from metarun.run.record import only_process_in, taken_anew
 from metarun.sweep import record
-from metarun.sweep.record import Sweep
+from metarun.sweep.record import Sweep, key_of
 
 
 @contextmanager
@@ -18,11 +19,16 @@ def taken(config: DictConfig, planned: Callable[[Path, Sweep | None], Sweep]) ->
     """The sweep of a command, written down in its directory, which is this process's. Raises ConfigError.
 
     `planned` is asked with the sweep that is there: before there is anything, so that a mistake leaves nothing; and
-    once more if it is another one, of another process, by the time that the directory is this one's.
+    once more if it is another one, of another process, by the time that the directory is this one's. Of two that take
+    their directory's name from the same second the later one's has a number, too.
     """
     directory = as_users_write(Path(str(config.hydra.sweep.dir)).absolute())
-    before = there(directory)
+    own = is_named_by_time(config)
+    before = None if own else there(directory)
     sweep = planned(directory, before)
+    if own and (directory := taken_anew(directory)) != sweep.directory:
+        name(config, directory)
+        sweep = planned(directory, before)
     with only_process_in(directory):
         if (now := there(directory)) != before:
             sweep = planned(directory, now)
@@ -39,3 +45,17 @@ def there(directory: Path) -> Sweep | None:
     if (directory / "config.yaml").exists():
         raise ConfigError("run.dir", directory, "holds a run; for a sweep name another one")
     return None
+
+
+def is_named_by_time(config: DictConfig) -> bool:
+    """Whether the directory has its name from the second in which the sweep began, and not from the command."""
+    raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+    given = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
+    return "${now:" in str(raw["dir"]) and not any(key_of(str(one)) == "hydra.sweep.dir" for one in given)  # type: ignore[index,call-overload,union-attr]
+
+
+def name(config: DictConfig, directory: Path) -> None:
+    """Has the sweep in `directory`, and so what is composed of each of its jobs."""
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweep.dir = str(directory)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={in_hydras_quotes(str(directory))}")

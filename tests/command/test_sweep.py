@@ -259,6 +259,20 @@ def overtaken(monkeypatch):
     return by
 
 
+def test_two_sweeps_of_one_second_have_a_directory_each(trained, monkeypatch, tmp_path):
+    now = "hydra.sweep.dir=runs/multirun/2026-01-01"
+    assert trained("-m", *QUICK, "train.seed=7,8", now) == ["0", "1"]
+    before = sweep.read(Path("runs/multirun/2026-01-01"))
+    real = place.as_users_write
+    monkeypatch.setattr(place, "as_users_write", lambda directory: real(directory).with_name("2026-01-01"))
+    assert trained(*SWEEP) == ["0", "1", "2"]
+    assert sweep.read(Path("runs/multirun/2026-01-01")) == before
+    second = sweep.read(Path("runs/multirun/2026-01-01-2"))
+    assert [(job.directory, job.stand) for job in second.jobs] == [
+        (second.directory / str(n), "finished") for n in range(3)
+    ]
+
+
 def test_a_sweep_that_meets_another_in_a_new_directory_leaves_it_as_it_is(trained, overtaken, capfd, tmp_path):
     overtaken(lambda: record.begin(of_two_seeds))
     of_two_seeds = Sweep(Path("S"), (), ("train.seed=7,8",), "grid", (Job(0, ("train.seed=7",), Path("S/0")),))
