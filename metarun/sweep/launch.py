@@ -60,7 +60,7 @@ class Work:
     def command(self, job: Job) -> list[str]:
         """What makes a job in a process of its own."""
         own = [f"run.dir={in_hydras_quotes(str(job.directory))}", f"hydra.job.num={job.number}"]
-        return [sys.executable, "-P", "-m", "metarun", *self.sweep.options, *job.settings, *own]
+        return [sys.executable, "-P", "-m", "metarun", *self.sweep.of_each, *job.settings, *own]
 
     def once(self, is_hopeless: Callable[[Job], bool]) -> Callable[[Job], bool]:
         """Says of a job once that it is hopeless, and remembers it."""

@@ -77,6 +77,12 @@ class Sweep:
         return [*beside, *self.sweeping, *changed, *self.settings]
 
     @property
+    def of_each(self) -> tuple[str, ...]:
+        """What a job's command has before its settings: Hydra's options, and what Hydra is told of each run."""
+        own = (one for one in without_launcher(self.beside) if not key_of(one).startswith("hydra.sweep."))
+        return (*self.options, *own)
+
+    @property
     def common(self) -> set[str]:
         """The settings that all jobs have, or of a search what is not searched; of a single one all set it apart."""
         every = [set(job.settings) for job in self.jobs]

@@ -186,7 +186,7 @@ def of(settings: list[Setting], objective: str) -> Table:
 
 def again(sweep: Sweep, job: Job) -> str:
     """The command that makes a job's run anew."""
-    return shlex.join(["metarun", *sweep.options, *job.settings])
+    return shlex.join(["metarun", *sweep.of_each, *job.settings])
 
 
 def as_json(sweep: Sweep) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from stand_in_jobs import begun, stop_once_begun
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
 from metarun.run.stop import EXIT_CODE, PARENT, Interrupted
-from metarun.sweep import launch, record
+from metarun.sweep import launch, record, table
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
 from metarun.sweep.record import Job, Sweep
@@ -121,6 +122,15 @@ def test_a_command_of_its_own_makes_a_job(tmp_path):
     words = Work(Sweep(tmp_path, ("--config-dir=mine",), (), "grid", (job,)), iter([job])).command(job)
     place = f'run.dir="{tmp_path}/of \\"mine\\""'
     assert words[3:] == ["metarun", "--config-dir=mine", "learner=maml", "train.seed=3", place, "hydra.job.num=3"]
+
+
+def test_a_job_is_told_where_yaml_files_are_and_of_no_launcher(tmp_path):
+    job = Job(0, ("learner=mine",), tmp_path / "0")
+    beside = ("hydra/launcher=slurm", "hydra.launcher.jobs=2", "hydra.sweep.subdir=x", "hydra.searchpath=[file://mine]")
+    sweep = Sweep(tmp_path, ("--config-dir=mine",), (), "grid", (job,), beside=beside)
+    own = ["--config-dir=mine", "hydra.searchpath=[file://mine]", "learner=mine"]
+    assert Work(sweep, iter([job])).command(job)[4:7] == own
+    assert shlex.split(table.again(sweep, job)) == ["metarun", *own]
 
 
 def test_a_job_is_asked_to_stop_once_the_sweeps_process_is_gone():
