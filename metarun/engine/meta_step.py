@@ -171,15 +171,22 @@ def make_meta_steps(
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
                 k_step, own_noise = jax.random.fold_in(k_train, state.step), numbers["private"]["noise"]
                 grads, metrics = noised(private, means, k_step, own_noise, meta_batch)
-            fine = is_finite(metrics) if for_outer else is_finite((grads, metrics))  # it may do without the gradient
+            fine = is_finite(metrics)
+            if not for_outer and guard.clip_value is not None:
+                fine &= is_finite(grads)  # which bounds make finite numbers of
             grads = of_learned(own, lambda grads: clipped(grads, guard.clip_value, guard.clip_norm), grads)
+            # Of gradients whose squares are not finite, moments would never be finite again. To look at the moments
+            # themselves, which are twice as many, would double the program's size.
+            if not for_outer:  # it may do without the gradient
+                fine &= is_finite(jax.tree.map(jnp.square, grads))
             with differentiated(how):
                 updates, opt_state = outer.update(grads, state.opt_state, state.params, **for_outer)
             params = optax.apply_updates(state.params, updates)
             sums = jax.tree.map(jnp.add, state.sums, metrics)
             summed, none = state.summed + 1, jnp.zeros((), jnp.int32)
             after = State(state.step + 1, params, opt_state, sums, summed, state.skipped, none)
-            return after, metrics, fine & is_finite(params) & are_finite_still(opt_state, state.opt_state)
+            moments = are_finite_still(opt_state, state.opt_state) if for_outer else True
+            return after, metrics, fine & is_finite(params) & moments
 
         def meta_step(carry: tuple[Array, State, Array, Metrics]) -> tuple[Array, State, Array, Metrics]:
             i, state, _, _ = carry
