@@ -79,11 +79,11 @@ def along(x: Array, axis: int) -> Array:
 def of_kernel(kernel: Array) -> Array:
     """G g G^T: (3, 3, c, features) -> (16, c, features)."""
 
-    def along(kernel: Array, axis: int) -> Array:
+    def points(kernel: Array, axis: int) -> Array:
         first, middle, last = (jax.lax.index_in_dim(kernel, i, axis, keepdims=False) for i in range(3))
         return jnp.stack([first, (first + middle + last) / 2, (first - middle + last) / 2, last])
 
-    return along(along(kernel, 0), 1).reshape(16, *kernel.shape[2:])
+    return points(points(kernel, 0), 1).reshape(16, *kernel.shape[2:])
 
 
 def of_products(answers: Array) -> Array:
