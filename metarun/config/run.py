@@ -24,7 +24,7 @@ from metarun.config.domains import (
     must_be_encoded_alike,
 )
 from metarun.config.loggers import build_loggers
-from metarun.config.noise import noise_number
+from metarun.config.private import among_users, noise_number
 from metarun.config.settings import Eval, Paper, RunInfo, Train
 from metarun.core import ConfigError, InSweep, Learner, Logger, Tasks
 from metarun.gradients import Inner
@@ -195,19 +195,6 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         info=build("run", config["run"], RunInfo),
         config=config,
     )
-
-
-def among_users(private: engine.Private, tasks: Tasks, train: Train, hardware: engine.Hardware) -> engine.Private:
-    """With the users that such tasks have. Raises ConfigError unless meta-steps can draw them."""
-    try:
-        private = engine.among(private, tasks)
-    except ConfigError as error:
-        raise error.under("train.private") from error
-    private.must_fit(train.meta_batch)
-    if private.users is not None and hardware.data == "host":
-        allowed = "auto or device, as which users a meta-step has is decided on the device"
-        raise ConfigError("hardware.data", hardware.data, allowed)
-    return private
 
 
 def check_kept(kept: tuple[str, ...], optimizer: dict[str, Any], private: engine.Private) -> None:

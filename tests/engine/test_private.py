@@ -14,7 +14,7 @@ from scipy.stats import binom
 from support import run_of
 
 from metarun import engine
-from metarun.config.noise import noise_number
+from metarun.config.private import noise_number
 from metarun.core import ConfigError
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
