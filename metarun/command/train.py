@@ -99,7 +99,7 @@ def job(cfg: "DictConfig") -> str | None:
     slow.daemon = True
     slow.start()
 
-    from metarun.config.composed import as_users_write, checked, is_named_by_time
+    from metarun.config.composed import as_given, as_users_write, checked, is_named_by_time
     from metarun.config.population import is_asked_for
     from metarun.core import ConfigError, DataError
     from metarun.engine import OutOfMemory
@@ -112,7 +112,7 @@ def job(cfg: "DictConfig") -> str | None:
     sweep, of_all = HydraConfig.get().mode is RunMode.MULTIRUN, HydraConfig.get().sweep.dir
     rest = f"; with the sweep: {going_on(as_users_write(Path(of_all).absolute()), '-m')}" if sweep else ""
 
-    own = not sweep and is_named_by_time(cfg)
+    own = not sweep and is_named_by_time(cfg.run, "run.dir", as_given(HydraConfig.instance().cfg))
 
     def remove_if_unused() -> None:
         if own:

@@ -9,6 +9,7 @@ from metarun.config.overrides import (
     explain,
     going_on,
     in_hydras_quotes,
+    key_of,
     keys_named,
     of_place,
     translate,
@@ -19,6 +20,6 @@ from metarun.config.sections import written
 
 __all__ = [
     "GROUPS", "MOVED", "allowed",
-    "choices", "conf_dir", "describe", "explain", "flat", "going_on", "in_hydras_quotes", "keys_named",
+    "choices", "conf_dir", "describe", "explain", "flat", "going_on", "in_hydras_quotes", "key_of", "keys_named",
     "nearest", "of_place", "translate", "without_hydras_quotes", "words_of", "written",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """What Hydra has composed, checked: the run that it asks for in a directory, where it may have begun."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.config.loggers import must_be_there
+from metarun.config.overrides import key_of
 from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import Run, build_run, resolve
 from metarun.core import ConfigError
@@ -16,8 +18,7 @@ from metarun.core import ConfigError
 def checked(cfg: DictConfig, directory: Path) -> Run:
     """The run that the composed configuration asks for in `directory`, where it may have begun. Raises ConfigError."""
     cfg.run.dir = str(directory)
-    # What is chosen by its name within another group, `logger@logger.wandb=wandb`, is told by its place.
-    given = [setting.lstrip("+~").split("=")[0].split("@")[-1] for setting in as_given(HydraConfig.instance().cfg)]
+    given = [key_of(setting) for setting in as_given(HydraConfig.instance().cfg)]
     named = [key for key in given if key != "run.dir"]
     resolved = resolve(cfg)
     begun = (directory / "config.yaml").exists()
@@ -33,11 +34,10 @@ def checked(cfg: DictConfig, directory: Path) -> Run:
     return run
 
 
-def is_named_by_time(cfg: DictConfig) -> bool:
-    """Whether the run's directory has its name from the second in which it began, and not from the command."""
-    raw = OmegaConf.to_container(cfg.run, resolve=False)
-    given = as_given(HydraConfig.instance().cfg)
-    return "${now:" in str(raw["dir"]) and not any(setting.lstrip("+").startswith("run.dir=") for setting in given)  # type: ignore[index,call-overload]
+def is_named_by_time(place: DictConfig, key: str, given: Iterable[str]) -> bool:
+    """Whether `place.dir` has its name from the second in which all began, and not from one of the settings given."""
+    raw: Any = OmegaConf.to_container(place, resolve=False)
+    return "${now:" in str(raw["dir"]) and key not in map(key_of, given)
 
 
 def as_given(cfg: Any) -> list[str]:

@@ -153,6 +153,11 @@ def words_of(command: str) -> list[str]:
         return []
 
 
+def key_of(setting: str) -> str:
+    """`+a.b=1` -> `a.b`, and of what is chosen by its name within another group, `a@b.c=a`, its place `b.c`."""
+    return setting.lstrip("+~").partition("=")[0].split("@")[-1]
+
+
 PLAIN = r"[a-zA-Z0-9_/.:%+@-]+"  # of the letters, Hydra's grammar has these
 A_VALUE = r"(?i)true|false|null|[-+]?(nan|inf|[\d_.]*\d[\d_.]*(e[-+]?[\d_]+)?)"
 

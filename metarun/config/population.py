@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.composed import as_given
 from metarun.config.conf import flat, nearest
-from metarun.config.overrides import going_on
+from metarun.config.overrides import going_on, key_of
 from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import TOGETHER, Run, build_run, resolve
 from metarun.core import ConfigError, InSweep
@@ -204,10 +204,6 @@ def must_share_a_program(found: Sequence[Member], axes: Sequence[Axis]) -> None:
 def of_components(run: Run) -> dict[str, Any]:
     """The numbers that are settings themselves; the noise's is of others as well."""
     return {name: numbers for name, numbers in run.numbers.items() if name != "private"}
-
-
-def key_of(setting: str) -> str:
-    return setting.lstrip("+~").partition("=")[0]
 
 
 def parser() -> OverridesParser:

@@ -13,13 +13,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from metarun.config import key_of
 from metarun.config.resume import MAY_CHANGE
 from metarun.core import ConfigError
 from metarun.run.stop import EXIT_CODE, Interrupted
 from metarun.sweep import record, table
 from metarun.sweep.composed import combinations, directories, must_be_there
 from metarun.sweep.launch import Work, launch
-from metarun.sweep.place import taken
+from metarun.sweep.place import settings_of_hydra, taken
 from metarun.sweep.record import Job, Sweep
 
 FAILED = 1  # the exit code of a sweep of which a job failed
@@ -119,14 +120,9 @@ def how(sweep: Sweep) -> str:
     return f"go on with it by `{sweep.going_on}`, or name a new directory"
 
 
-def settings_of_hydra(config: DictConfig) -> list[str]:
-    """Of a command's settings those of Hydra itself."""
-    return OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # type: ignore[return-value]
-
-
 def by_key(settings: Sequence[str]) -> dict[str, str]:
     """`["+a.b=1,2"]` -> `{"a.b": "1,2"}`"""
-    return {record.key_of(setting): setting.partition("=")[2] for setting in settings}
+    return {key_of(setting): setting.partition("=")[2] for setting in settings}
 
 
 def options_of(words: Sequence[str], config: DictConfig) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from metarun.config import flat
+from metarun.config import flat, key_of
 from metarun.files import read_yaml
-from metarun.sweep.record import Job, Sweep, key_of
+from metarun.sweep.record import Job, Sweep
 
 OF_THE_TEST = ("split", "state", "episodes", "seed", "task", "learner")  # of `eval`: the test's main figure is of them
 

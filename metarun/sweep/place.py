@@ -7,11 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from metarun.config import in_hydras_quotes
-from metarun.config.composed import as_users_write
+from metarun.config.composed import as_users_write, is_named_by_time
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in, taken_anew
 from metarun.sweep import record
-from metarun.sweep.record import Sweep, key_of
+from metarun.sweep.record import Sweep
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def taken(config: DictConfig, planned: Callable[[Path, Sweep | None], Sweep]) ->
     their directory's name from the same second the later one's has a number, too.
     """
     directory = as_users_write(Path(str(config.hydra.sweep.dir)).absolute())
-    own = is_named_by_time(config)
+    own = is_named_by_time(config.hydra.sweep, "hydra.sweep.dir", settings_of_hydra(config))
     before = None if own else there(directory)
     sweep = planned(directory, before)
     if own and (directory := taken_anew(directory)) != sweep.directory:
@@ -47,11 +47,9 @@ def there(directory: Path) -> Sweep | None:
     return None
 
 
-def is_named_by_time(config: DictConfig) -> bool:
-    """Whether the directory has its name from the second in which the sweep began, and not from the command."""
-    raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    given = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)
-    return "${now:" in str(raw["dir"]) and not any(key_of(str(one)) == "hydra.sweep.dir" for one in given)  # type: ignore[index,call-overload,union-attr]
+def settings_of_hydra(config: DictConfig) -> list[str]:
+    """Of a command's settings those of Hydra itself."""
+    return OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # type: ignore[return-value]
 
 
 def name(config: DictConfig, directory: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from metarun.config import going_on
+from metarun.config import going_on, key_of
 from metarun.core import ConfigError
 from metarun.files import write_atomically
 from metarun.run.record import is_taken
@@ -100,11 +100,6 @@ class Sweep:
         """What sets a job apart from the others."""
         common = self.common
         return " ".join(setting.lstrip("+") for setting in job.settings if setting not in common)
-
-
-def key_of(setting: str) -> str:
-    """`+a.b=1` -> `a.b`, and of what is chosen by its name within another group, `a@b.c=a`, its place `b.c`."""
-    return setting.lstrip("+~").partition("=")[0].split("@")[-1]
 
 
 def is_sweep(directory: Path) -> bool:

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from metarun.core import ConfigError
 from metarun.sweep import record
 from metarun.sweep.composed import runs
-from metarun.sweep.grid import by_key, make, must_agree, options_of, settings_of_hydra, tell
+from metarun.sweep.grid import by_key, make, must_agree, options_of, tell
 from metarun.sweep.objective import direction_of, must_be_validated
-from metarun.sweep.place import taken
+from metarun.sweep.place import settings_of_hydra, taken
 from metarun.sweep.record import Sweep
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun import text
-from metarun.config import of_place
+from metarun.config import key_of, of_place
 from metarun.run.figures import figure_of, main_metric, show
 from metarun.sweep.made import as_made
 from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
-from metarun.sweep.record import Job, Stand, Sweep, key_of
+from metarun.sweep.record import Job, Stand, Sweep
 from metarun.text import one_line
 
 SEED = "train.seed"

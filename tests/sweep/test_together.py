@@ -108,8 +108,10 @@ def test_the_directory_alone_goes_on_and_what_failed_is_tried_again(tmp_path, tr
     assert sweep.jobs[1].end["failed"] == "not finite"
     made(tmp_path)
     assert trained == [1, 11, 11]
+    made(tmp_path, "logger=[none,tensorboard]")
+    assert trained == [1, 11, 11, 11]
     made(tmp_path, "train.steps=200")
-    assert trained == [1, 11, 11, 1, 11]
+    assert trained == [1, 11, 11, 11, 1, 11]
     config = yaml.safe_load((tmp_path / "1" / "config.yaml").read_text())
     assert (config["train"]["seed"], config["train"]["steps"]) == (11, 200)
 
