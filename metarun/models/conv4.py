@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from metarun.core import Array, Count
-from metarun.models.layers import Convolution, Norm, Normalisation, max_pool_2x2, must_be_images
+from metarun.models.layers import Convolution, Norm, Normalisation, must_be_images
+from metarun.models.pooling import max_pool_2x2
 
 
 class Conv4(nn.Module):
@@ -32,10 +33,14 @@ class Conv4(nn.Module):
         must_be_images("conv4", x)
         pool = self.downsample == "max_pool"
         for i in range(4):
-            x = Convolution(self.filters, stride=1 if pool else 2, name=f"conv{i}", dtype=self.dtype)(x)
-            x = nn.relu(Normalisation(self.norm, name=f"norm{i}")(x))
-            if pool and min(x.shape[1:3]) > 1:
-                x = max_pool_2x2(x)
+            convolved = Convolution(self.filters, stride=1 if pool else 2, name=f"conv{i}", dtype=self.dtype)(x)
+            then = pooled if pool and min(x.shape[1:3]) > 1 else nn.relu
+            x = Normalisation(self.norm, name=f"norm{i}")(convolved, then)
         flat = self.features == "all" or (self.features == "auto" and pool)
         x = x.reshape(x.shape[0], -1) if flat else jnp.mean(x, axis=(1, 2))
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)
+
+
+def pooled(x: Array) -> Array:
+    """x (n, height, width, c), rectified -> (n, height // 2, width // 2, c)."""
+    return max_pool_2x2(nn.relu(x))

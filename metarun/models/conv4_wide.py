@@ -1,10 +1,13 @@
 """Four convolutions that widen, and features of two scales: R2-D2's backbone."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from metarun.core import Array, Count, NonNegative
-from metarun.models.layers import Convolution, Norm, Normalisation, max_pool_2x2, must_be_images
+from metarun.models.layers import Convolution, Norm, Normalisation, must_be_images
+from metarun.models.pooling import max_pool_2x2
 
 
 class Conv4Wide(nn.Module):
@@ -29,9 +32,12 @@ class Conv4Wide(nn.Module):
         must_be_images("conv4_wide", x, least=16)
         scales = []
         for i, filters in enumerate(self.filters):
-            x = Convolution(filters, name=f"conv{i}", dtype=self.dtype)(x)
-            x = Normalisation(self.norm, name=f"norm{i}")(x)
-            x = nn.leaky_relu(max_pool_2x2(x, stride=1 if i == 3 else 2), self.slope)
+
+            def pooled(x: Array, stride: Literal[1, 2] = 1 if i == 3 else 2) -> Array:
+                return nn.leaky_relu(max_pool_2x2(x, stride), self.slope)
+
+            convolved = Convolution(filters, name=f"conv{i}", dtype=self.dtype)(x)
+            x = Normalisation(self.norm, name=f"norm{i}")(convolved, pooled)
             if i == 2:
                 scales.append(max_pool_2x2(x, stride=1))
         scales.append(x)

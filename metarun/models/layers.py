@@ -1,7 +1,7 @@
-"""Layers that models share: convolution and pooling that are fast to differentiate, and stateless normalisation."""
+"""Layers that models share: a convolution that is fast to differentiate, and stateless normalisation."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from metarun.core import Array, ConfigError
-from metarun.models import convolution_3x3
+from metarun.models import convolution_3x3, folded
+from metarun.models.folded import Convolved
 from metarun.models.patches import patches_times_matrix
 from metarun.models.total import spread, total
 
@@ -96,21 +97,6 @@ def _convolution(strides: tuple[int, int], pads: tuple[tuple[int, int], ...]) ->
     return convolution
 
 
-def max_pool_2x2(x: Array, stride: Literal[1, 2] = 2) -> Array:
-    """The largest of each 2x2 window of x (n, height, width, c).
-
-    -> (n, height // 2, width // 2, c) with a stride of 2, an odd edge left out; (n, height - 1, width - 1, c) with 1.
-    Without `nn.max_pool`, whose derivative, a select-and-scatter, takes ten times as long on a CPU. Windows that do not
-    overlap are reduced as axes of their own: maxima of slices have derivatives full of zeros, to be written and added.
-    """
-    n, height, width, channels = x.shape
-    if stride == 1:
-        rows = jnp.maximum(x[:, :-1], x[:, 1:])
-        return jnp.maximum(rows[:, :, :-1], rows[:, :, 1:])
-    pairs = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
-    return pairs.max((2, 4))
-
-
 def must_be_images(model: str, x: Array, least: int = 1) -> None:
     """Raises ConfigError unless x is (n, height, width, channels), of `least` pixels or more each way."""
     if x.ndim == 4 and min(x.shape[1:3]) >= least:
@@ -125,7 +111,7 @@ def must_be_images(model: str, x: Array, least: int = 1) -> None:
 class Convolution(nn.Module):
     """x (n, height, width, c) -> (n, height', width', filters), padded with zeros; its parameters are `nn.Conv`'s.
 
-    Its bias is `spread`, whose derivative is fast.
+    `Normalisation` takes it as it is given, not computed yet; `computed` gives its images.
     """
 
     filters: int
@@ -136,14 +122,21 @@ class Convolution(nn.Module):
     dtype: str | None = None  # to compute in
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Convolved:
         kernel = self.param("kernel", self.kernel_init, (self.side, self.side, x.shape[-1], self.filters))
         bias = self.param("bias", nn.initializers.zeros, (self.filters,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = convolve(x, kernel, (self.stride, self.stride), "SAME")
-        if bias is None:
-            return y
-        return y + spread(bias, y.shape[:-1])
+        strides = self.stride, self.stride
+        pads = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, "SAME")
+        return Convolved(x, kernel, bias, strides, pads)
+
+
+def computed(x: Array | Convolved) -> Array:
+    """The images of a convolution. Its bias is `spread`, whose derivative is fast."""
+    if not isinstance(x, Convolved):
+        return x
+    y = convolve(x.x, x.kernel, x.strides, x.pads)
+    return y if x.bias is None else y + spread(x.bias, y.shape[:-1])
 
 
 class Normalisation(nn.Module):
@@ -151,19 +144,26 @@ class Normalisation(nn.Module):
 
     `batch` takes each feature's statistics over the batch (and the image's positions): there is no
     running average, so an output depends on what is predicted with it. `layer` takes each example's own.
-    Statistics are computed in float32 at least, whatever x is in.
+    Statistics are computed in float32 at least, whatever x is in. `then` is what follows, of each image by itself.
     """
 
     kind: Norm
     epsilon: float = 1e-3
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | Convolved, then: Callable[[Array], Array] = lambda y: y) -> Array:
         if self.kind == "none":
-            return x
+            return then(computed(x))
+        features = (x.kernel if isinstance(x, Convolved) else x).shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", nn.initializers.zeros, features)
+        if self.kind == "batch" and isinstance(x, Convolved) and folded.suits(x):
+            return folded.folded(x, scale, bias, self.epsilon, then)
+        return then(self.normalised(computed(x), scale, bias))
+
+    def normalised(self, x: Array, scale: Array, bias: Array) -> Array:
+        """x (n, ..., features), of parameters (features,)."""
         given, x = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
 
         def everywhere(row: Array) -> Array:
             return spread(row, x.shape[:-1])

@@ -3,7 +3,8 @@
 import flax.linen as nn
 
 from metarun.core import Array, Count, NonNegative
-from metarun.models.layers import Convolution, Norm, Normalisation, max_pool_2x2, must_be_images
+from metarun.models.layers import Convolution, Norm, Normalisation, must_be_images
+from metarun.models.pooling import max_pool_2x2
 
 
 class ResNet12(nn.Module):
@@ -38,5 +39,5 @@ class ResNet12(nn.Module):
     def convolved(self, x: Array, filters: int, side: int, name: str) -> Array:
         """x (n, height, width, channels) -> (n, height, width, filters), normalised. He et al. 2015's start."""
         start = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        x = Convolution(filters, side, use_bias=False, kernel_init=start, name=name, dtype=self.dtype)(x)
-        return Normalisation(self.norm, name=f"{name}_norm")(x)
+        of = Convolution(filters, side, use_bias=False, kernel_init=start, name=name, dtype=self.dtype)(x)
+        return Normalisation(self.norm, name=f"{name}_norm")(of)

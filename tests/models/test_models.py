@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -14,8 +15,9 @@ from metarun.core import ConfigError
 from metarun.models.adapter import Adapter
 from metarun.models.conv4 import Conv4
 from metarun.models.conv4_wide import Conv4Wide
-from metarun.models.layers import Normalisation, max_pool_2x2
+from metarun.models.layers import Normalisation, convolve
 from metarun.models.mlp import MLP
+from metarun.models.pooling import max_pool_2x2
 from metarun.models.product import product
 from metarun.models.resnet12 import ResNet12
 from metarun.models.total import spread, total
@@ -98,6 +100,24 @@ def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size, stride):
         for f in (lambda x: max_pool_2x2(x, stride), lambda x: nn.max_pool(x, (2, 2), strides=(stride, stride)))
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_max_pools_derivative_is_that_of_the_largest_whatever_is_fused_with_it(stride):
+    """By equality with the maximum it was 0 / 0 for some windows, with jax 0.10.1 and the settings of these tests."""
+    k_x, k_kernel = jax.random.split(jax.random.key(0))
+    point = jax.random.normal(k_x, (2, 5, 6, 6, 2)), jax.random.normal(k_kernel, (2, 3, 3, 2, 4))
+    layer = Normalisation("batch")
+    params = layer.init(k_x, jnp.ones((1, 4)))
+
+    def loss(x, kernel):
+        def pooled(x, kernel):
+            return max_pool_2x2(layer.apply(params, convolve(x, kernel, (1, 1), "SAME")), stride)
+
+        return jnp.sin(jax.vmap(pooled)(x, kernel)).sum()
+
+    gradient = jax.grad(loss, (0, 1))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), jax.jit(gradient)(*point), gradient(*point))
 
 
 @pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("layer", (1, 2, 3))])

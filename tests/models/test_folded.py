@@ -1,0 +1,110 @@
+"""The convolution that normalises itself, against the convolution and its normalisation one after the other."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from derivatives import reference, value_and_derivatives
+
+from metarun.models import folded, patches
+from metarun.models.folded import Convolved
+from metarun.models.layers import Convolution, Normalisation
+from metarun.models.pooling import max_pool_2x2
+
+EPSILON = 1e-3
+PADS = ((1, 1), (0, 2))
+
+
+def pooled(x):
+    return max_pool_2x2(nn.relu(x))
+
+
+def in_one(strides, then):
+    return lambda x, kernel, scale, bias: folded.folded(
+        Convolved(x, kernel, None, strides, PADS), scale, bias, EPSILON, then
+    )
+
+
+def one_after_the_other(strides, then):
+    def normalised(x, kernel, scale, bias):
+        y = reference(x, kernel, strides, PADS)
+        mean, variance = y.mean((0, 1, 2), keepdims=True), y.var((0, 1, 2), keepdims=True)
+        scale, bias = (row[None, None, None] for row in (scale, bias))
+        return then((y - mean) * scale / jnp.sqrt(variance + EPSILON) + bias)
+
+    return normalised
+
+
+def of_shapes(*shapes):
+    return tuple(jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+
+
+@pytest.mark.parametrize("block", [None, 4], ids=["all at once", "in blocks"])
+@pytest.mark.parametrize(("strides", "then"), [((1, 1), pooled), ((2, 2), nn.relu), ((2, 1), jnp.tanh)])
+def test_it_is_the_normalised_convolution_of_each_task_with_its_first_and_second_derivatives(
+    strides, then, block, monkeypatch
+):
+    """In all that it is given: images, kernel, scale and bias; 67 images are 16 blocks of 4 and a rest of 3."""
+    images = 67 if block else 5
+    monkeypatch.setattr(patches, "BLOCK_BYTES", (block or 100) * 6 * 6 * (18 + 4) * 8)
+    with jax.enable_x64(True):
+        shapes = (2, images, 6, 6, 2), (2, 3, 3, 2, 4), (2, 4), (2, 4)
+        point, direction = (of_shapes(*shapes), of_shapes(*reversed(shapes))[::-1])
+        ours, theirs = (
+            value_and_derivatives(jax.vmap(f(strides, then)), point, direction) for f in (in_one, one_after_the_other)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9), ours, theirs)
+
+
+def test_in_float32_it_is_as_exact_as_the_two():
+    """Of pixels from 200 to 255, of which neighbours are nearly alike, by a kernel that sees their differences."""
+    smooth = 200 + 55 * jax.image.resize(jax.random.uniform(jax.random.key(0), (20, 4, 4, 3)), (20, 28, 28, 3), "cubic")
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 8))
+    kernel -= kernel.mean((0, 1, 2), keepdims=True)
+    point = smooth, kernel, jnp.ones(8), jnp.zeros(8)
+    with jax.enable_x64(True):
+        exact = one_after_the_other((1, 1), nn.relu)(*(leaf.astype(float) for leaf in point))
+    for f in (in_one, one_after_the_other):
+        np.testing.assert_allclose(f((1, 1), nn.relu)(*point), exact, atol=2e-3)
+
+
+def test_images_of_one_colour_and_a_large_kernel_give_numbers():
+    point = (
+        jnp.full((3, 8, 8, 3), 0.7),
+        1e4 * jax.random.normal(jax.random.key(0), (3, 3, 3, 4)),
+        jnp.ones(4),
+        jnp.zeros(4),
+    )
+    inner = tuple((0, 0) for _ in range(2))  # windows without an edge: all are alike
+
+    def f(*point):
+        return folded.folded(Convolved(*point[:2], None, (1, 1), inner), *point[2:], EPSILON, nn.relu).sum()
+
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.value_and_grad(f, argnums=(1, 2, 3))(*point)))
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "dtype", "kind", "folds"),
+    [
+        (3, 3, None, "batch", True),
+        (1, 32, None, "batch", True),
+        (1, 33, None, "batch", False),
+        (3, 3, "bfloat16", "batch", False),
+        (3, 3, None, "layer", False),
+        (3, 3, None, "none", False),
+    ],
+)
+def test_what_is_folded_and_that_the_layers_give_the_same(side, channels, dtype, kind, folds, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (5, 6, 6, channels))
+    convolution, normalisation = Convolution(4, side, dtype=dtype), Normalisation(kind)
+    params = convolution.init(jax.random.key(1), x)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    of = convolution.apply(params, x)
+    norm = jax.tree.map(lambda leaf: leaf + 0.5, normalisation.init(jax.random.key(2), of))
+
+    assert (kind == "batch" and folded.suits(of)) == folds
+    y = normalisation.apply(norm, of, pooled)
+    monkeypatch.setattr(folded, "FEW", 0)
+    expected = normalisation.apply(norm, of, pooled)
+    np.testing.assert_array_equal(y, expected) if not folds else np.testing.assert_allclose(y, expected, atol=1e-5)
