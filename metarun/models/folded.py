@@ -46,7 +46,7 @@ def folded(of: Convolved, scale: Array, bias: Array, epsilon: float, then: Calla
     height, width = windows(x, kernel.shape[:2], strides, pads)
     mean, covariance = moments(x, kernel.shape[:2], strides, pads)
     variance = jnp.sum(matrix * jnp.matmul(covariance, matrix, precision="highest"), 0)
-    variance = jnp.maximum(variance, 0)  # as it is but for rounding: images of one colour and a large kernel
+    variance = jnp.where(variance > 0, variance, 0)  # by rounding: images of one colour and a large kernel
     normalised = matrix * (scale * jax.lax.rsqrt(variance + epsilon))[None]
     shift = bias - jnp.matmul(mean, normalised, precision="highest")
 

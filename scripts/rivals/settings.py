@@ -53,6 +53,10 @@ SETTINGS = (
     ),
     Setting("reptile", "Reptile, 5 inner steps of 10 images, 5 tasks", ("learner=reptile",), "torch_reptile"),
     Setting("protonet", "ProtoNet, 20-way 1-shot, 5 queries a class, 4 tasks", ("learner=protonet",), "torch_protonet"),
+    Setting(
+        "protonet_pooled", "the same with max-pooling, as in ProtoNet's paper",
+        ("learner=protonet", "model=conv4_maxpool"), "torch_protonet_pooled",
+    ),
     Setting("mann", "MANN, sequences of 50 images, 16 tasks", ("learner=mann",), "torch_recurrent"),
     Setting("lstm", "LSTM, sequences of 50 images, 16 tasks", ("learner=lstm",), "torch_recurrent"),
     Setting("attention", "attention, 32 tasks", ("learner=attention",), "torch_attention"),

@@ -1,7 +1,7 @@
 """metarun's conv4 in PyTorch: what the rivals share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from metarun.core import PyTree
 
 Weights = dict[str, torch.Tensor]
 Norm = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Down = Literal["stride", "max_pool"]
 
 
 def to_torch(params: PyTree) -> Weights:
@@ -63,15 +64,16 @@ def forward(weights: Weights, x: torch.Tensor, norm: Norm = normalised) -> torch
     return features(weights, x, norm) @ weights["head/kernel"] + weights["head/bias"]
 
 
-def features(weights: Weights, x: torch.Tensor, norm: Norm = normalised) -> torch.Tensor:
-    """x (n, channels, height, width) of one task -> (n, filters), the mean over positions."""
+def features(weights: Weights, x: torch.Tensor, norm: Norm = normalised, down: Down = "stride") -> torch.Tensor:
+    """x (n, channels, height, width) of one task -> (n, d)."""
     for i in range(4):
-        x = F.relu(norm(convolved(x, weights, i), weights[f"norm{i}/scale"], weights[f"norm{i}/bias"]))
-    return x.mean((2, 3))
+        x = F.relu(norm(convolved(x, weights, i, down), weights[f"norm{i}/scale"], weights[f"norm{i}/bias"]))
+        x = pooled(x, down)
+    return of_positions(x, down)
 
 
-def features_of_all(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-    """x (n, tasks, channels, height, width) -> (tasks, n, filters): each task's own statistics, one batch for all.
+def features_of_all(weights: Weights, x: torch.Tensor, down: Down = "stride") -> torch.Tensor:
+    """x (n, tasks, channels, height, width) -> (tasks, n, d): each task's own statistics, one batch for all.
 
     The tasks of an image stand side by side, so that seen as channels each task has statistics of its own: nothing
     is copied for it.
@@ -79,16 +81,28 @@ def features_of_all(weights: Weights, x: torch.Tensor) -> torch.Tensor:
     n, tasks = x.shape[:2]
     x = x.flatten(0, 1)
     for i in range(4):
-        x = convolved(x, weights, i)
+        x = convolved(x, weights, i, down)
         scale, bias = (weights[f"norm{i}/{name}"].repeat(tasks) for name in ("scale", "bias"))
         by_task = x.reshape(n, -1, *x.shape[2:])  # (n, tasks * filters, height, width)
-        x = F.relu(normalised(by_task, scale, bias)).reshape(x.shape)
-    return x.mean((2, 3)).reshape(n, tasks, -1).transpose(0, 1)
+        x = pooled(F.relu(normalised(by_task, scale, bias)).reshape(x.shape), down)
+    return of_positions(x, down).reshape(n, tasks, -1).transpose(0, 1)
 
 
-def convolved(x: torch.Tensor, weights: Weights, i: int) -> torch.Tensor:
-    """The i-th convolution: 3 x 3, stride 2, padded as metarun pads (SAME)."""
+def convolved(x: torch.Tensor, weights: Weights, i: int, down: Down) -> torch.Tensor:
+    """The i-th convolution: 3 x 3, padded as metarun pads (SAME)."""
+    kernel, bias = weights[f"conv{i}/kernel"], weights[f"conv{i}/bias"]
+    if down == "max_pool":
+        return F.conv2d(x, kernel, bias, padding=1)
     side = x.shape[-1]
     pad = max((-(-side // 2) - 1) * 2 + 3 - side, 0)
     x = F.pad(x, (pad // 2, pad - pad // 2) * 2)
-    return F.conv2d(x, weights[f"conv{i}/kernel"], weights[f"conv{i}/bias"], stride=2)
+    return F.conv2d(x, kernel, bias, stride=2)
+
+
+def pooled(x: torch.Tensor, down: Down) -> torch.Tensor:
+    return F.max_pool2d(x, 2) if down == "max_pool" and min(x.shape[2:]) > 1 else x
+
+
+def of_positions(x: torch.Tensor, down: Down) -> torch.Tensor:
+    """(n, filters, height, width) -> the mean over positions; of max-pooling all of them, in metarun's order."""
+    return x.movedim(1, -1).flatten(1) if down == "max_pool" else x.mean((2, 3))

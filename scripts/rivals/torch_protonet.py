@@ -5,7 +5,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rivals.rival import ADAM, Rows
-from rivals.torch_conv4 import Weights, features, features_of_all, gradient, images, labels, leaves, to_torch, under
+from rivals.torch_conv4 import (
+    Down,
+    Weights,
+    features,
+    features_of_all,
+    gradient,
+    images,
+    labels,
+    leaves,
+    to_torch,
+    under,
+)
 
 from metarun.core import Episode, Key
 
@@ -13,7 +24,7 @@ weights = to_torch
 update = ADAM
 
 
-def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
+def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key, down: Down = "stride") -> Rows:
     """Each gives (mean query loss, its gradient). Support and query have statistics of their own, as in metarun."""
     assert learner.distance == "euclidean"
     assert not learner.learn_temperature
@@ -33,7 +44,7 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
         theta = leaves(weights)
         embedding = under(theta, "embedding/")
         every = [
-            loss(features(embedding, s)[None], features(embedding, q)[None], own[None])
+            loss(features(embedding, s, down=down)[None], features(embedding, q, down=down)[None], own[None])
             for s, q, own in zip(sx, qx, y, strict=True)
         ]
         mean = torch.stack(every).sum() / tasks
@@ -42,7 +53,7 @@ def rows(learner: Any, weights: Weights, episodes: Episode, keys: Key) -> Rows:
     def in_one_batch() -> tuple[torch.Tensor, Weights]:
         theta = leaves(weights)
         embedding = under(theta, "embedding/")
-        support, query = (features_of_all(embedding, x) for x in side_by_side)
+        support, query = (features_of_all(embedding, x, down) for x in side_by_side)
         mean = loss(support, query, y)
         return mean.detach(), gradient(mean, theta)
 
