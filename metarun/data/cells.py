@@ -80,8 +80,9 @@ def in_csv(path: str, place: Path) -> Table:
             columns: list[list[str]] = [[] for _ in names]
             lines = []
             block: list[list[str]] = []
+            blank = ([], [""]) if len(names) > 1 else ([],)  # of one column, an empty cell is a row all the same
             for row in reader:
-                if not any(row):
+                if row in blank:
                     continue
                 if len(row) != len(names):
                     raise DataError(

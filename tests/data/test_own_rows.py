@@ -1,0 +1,35 @@
+"""A user's own rows and texts of one task: which there are, what they are called, and what is told of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from metarun.data import Columns, rows_of_task, texts_of_task
+from metarun.data.encoders import HashedNGrams
+from metarun.data.features import Categories, Numbers
+
+ENCODER = HashedNGrams(64, (1, 1), (0, 0))
+COLUMNS = Columns("c", (Numbers("a", 0.0, 1.0), Categories("t", ("b", "d"))), ())
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_row_of_empty_cells_is_a_row_and_a_blank_line_is_none(tmp_path):
+    path = written(tmp_path / "a.csv", "text,label\nfirst,a\n,\n\n  \nsecond,b\n")
+    queries, support = (texts_of_task(path, "text", "label", ENCODER, support) for support in (False, True))
+    assert (queries.names, queries.texts, queries.labels) == ((1, 3), ("first", "second"), ("a", "b"))
+    assert queries.told == (f"{path}: 1 rows have no text and are left out: line 3",)
+    assert (support.names, support.told[1:]) == ((1, 3), (f"{path}: 1 rows have no label and are left out: line 3",))
+    alone = written(tmp_path / "alone.csv", 'text\nfirst\n""\n\nsecond\n')
+    assert texts_of_task(alone, "text", "label", ENCODER, support=False).names == (1, 3)
+
+
+def test_a_query_of_empty_cells_is_answered_and_told_of(tmp_path):
+    path = written(tmp_path / "a.csv", "a,t\n1,b\n,\n\n2,d\n")
+    found = rows_of_task(path, COLUMNS, support=False)
+    assert found.names == (1, 2, 3)
+    np.testing.assert_array_equal(found.x, [[1, 1, 0], [0, 0, 0], [2, 0, 1]])
+    assert "missing text for no category: a 1, t 1" in found.told[0]
