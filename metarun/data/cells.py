@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -49,16 +50,16 @@ def read(path: str) -> Table:
         raise ConfigError("path", path, "is a folder; a file is wanted" if place.is_dir() else "no such file")
     try:
         with place.open("rb") as file:
-            start = file.read(64)
-        if not start.strip():
-            raise DataError(f"{path} is empty")
+            start = file.read(4)
         if start.startswith(b"PAR1"):
             return in_parquet(path, place)
-        if start.startswith((b"PK", b"\x1f\x8b", b"\xd0\xcf")):
+        if start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"\xd0\xcf")):
             raise DataError(f"{path} is an archive or a spreadsheet; save it as CSV")
-        found = (
-            in_json(path, place) if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in b"{[" else in_csv(path, place)
-        )
+        with place.open(encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), None)
+        if first is None:
+            raise DataError(f"{path} is empty")
+        found = in_json(path, place) if opens_json(first) else in_csv(path, place)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8 ({first_line(error)}), and no Parquet file") from error
     except OSError as error:
@@ -66,6 +67,15 @@ def read(path: str) -> Table:
     if not found.columns or not found.rows:
         raise DataError(f"{path} holds no rows, only names: {listed(found.columns)}")
     return found
+
+
+def opens_json(line: str) -> bool:
+    """Whether JSON begins so, sound or not: a name in brackets, as in a CSV file's `[id],text`, is none."""
+    if re.match(r'\s*[{\[]\s*(["{}\[\]]|$)', line):
+        return True
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(line), dict | list)
+    return False
 
 
 def in_csv(path: str, place: Path) -> Table:
