@@ -47,8 +47,14 @@ def column_of(name: str, feature: Numbers | Categories, values: Any) -> Column:
         raise ConfigError(name, one_line(f"{feature.name}, {values!r:.40}"), "must be a list of values, one a row")
     if array.dtype.kind in "iufb" and not (array.dtype.kind == "b" and isinstance(feature, Categories)):
         return array.astype(np.float64) if array.dtype.kind in "fb" else array
-    cells = [str(value).strip() for value in array.tolist()]
-    return ["" if cell in MISSING or cell in ("None", "<NA>", "NaT") else cell for cell in cells]
+    return [cell_of(value) for value in array.tolist()]
+
+
+def cell_of(value: Any) -> str:
+    """A value as text, "" if it is missing: None, NA and NaT are, and their names as text are not."""
+    cell = str(value).strip()
+    missing = cell in MISSING or (cell in ("None", "<NA>", "NaT") and not isinstance(value, str))
+    return "" if missing else cell
 
 
 def rows_of_task(path: str, columns: Columns, support: bool) -> Own:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metarun.data import Columns, rows_of_task, texts_of_task
+from metarun.data import Columns, rows_by_columns, rows_of_task, texts_of_task
 from metarun.data.encoders import HashedNGrams
 from metarun.data.features import Categories, Numbers
 
@@ -33,3 +33,25 @@ def test_a_query_of_empty_cells_is_answered_and_told_of(tmp_path):
     assert found.names == (1, 2, 3)
     np.testing.assert_array_equal(found.x, [[1, 1, 0], [0, 0, 0], [2, 0, 1]])
     assert "missing text for no category: a 1, t 1" in found.told[0]
+
+
+class Named:
+    """As pandas' NA and NaT: a value that is missing, by this name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def test_the_text_none_is_a_category_and_the_value_none_is_missing(tmp_path):
+    names = ("<NA>", "NaT", "None")
+    columns = Columns("c", (Categories("garage", names),), ())
+    file = written(tmp_path / "a.csv", "garage,c\n" + "".join(f"{name},k\n" for name in names))
+    each = np.eye(3)
+    np.testing.assert_array_equal(rows_of_task(file, columns, support=True).x, each)
+    values = [*names, np.str_("None"), None, np.nan, Named("<NA>"), Named("NaT"), np.datetime64("NaT"), "nan"]
+    of_objects = rows_by_columns("x", {"garage": np.array(values, object)}, columns)
+    np.testing.assert_array_equal(of_objects, [*each, each[2], *np.zeros((6, 3))])
+    np.testing.assert_array_equal(rows_by_columns("x", {"garage": np.array(names)}, columns), each)
