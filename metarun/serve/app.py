@@ -10,7 +10,7 @@ import numpy as np
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -53,6 +53,8 @@ def app(learned: Learned, name: str, port: int, ready: "Future[None]") -> Starle
             # Of what is too large the rest would come, too, if the connection stayed.
             headers = {"Connection": "close"} if error.status == 413 else None
             return JSONResponse({"error": one_line(error)}, error.status, headers)
+        except ClientDisconnect:  # while it was sending
+            return Response(status_code=499)
 
     async def get_about(request: Request) -> Response:
         error = ready.exception() if ready.done() else None

@@ -1,7 +1,9 @@
 """What the page's server answers, and what it refuses."""
 
+import asyncio
 import io
 import socket
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from served import Served, drawing, sent
 from support import MARKUP
 
+from metarun import serve
 from metarun.serve.answer import accuracies
 from metarun.serve.asked import BYTES
 
@@ -198,6 +201,23 @@ def test_what_is_too_large_is_read_no_further(served_drawings):
     assert read < 64
     status, said = served_drawings.answer(asking(), Content_Type="text/plain")
     assert (status, said) == (415, {"error": "Content-Type: text/plain; must be application/json"})
+
+
+def test_who_goes_away_while_sending_leaves_no_trace(served_drawings):
+    ready: Future[None] = Future()
+    headers = [(b"host", b"127.0.0.1:1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/answer", "headers": headers, "query_string": b""}
+    received = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    said = []
+
+    async def receive():
+        return next(received)
+
+    async def send(message):
+        said.append(message)
+
+    asyncio.run(serve.app(served_drawings.learned, "a run", 1, ready)(scope, receive, send))  # which raises nothing
+    assert said[0]["status"] == 499
 
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.example.org:{}", "", None])
