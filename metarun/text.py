@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def whole_characters(text: str) -> str:
+    """`text` with U+FFFD for each half of a character, which JSON can spell and no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def one_line(message: object) -> str:
     """All of `message` in one line."""
     return printable(" ".join(re.split(r"\s+", str(message).strip())))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.core import ConfigError, DataError
-from metarun.text import first_line, one_line
+from metarun.text import first_line, one_line, whole_characters
 
 # How a cell without a value is spelt; with NAN and -nan as C prints them.
 MISSING = {"", "NA", "N/A", "NaN", "nan", "NAN", "-NaN", "-nan", "-NAN", "null", "NULL"}
@@ -146,11 +146,6 @@ def in_json(path: str, place: Path) -> Table:
 
     columns = {name: [cell(number, name, row.get(name)) for number, row in found] for name in names}
     return Table(path, dict(columns), [number for number, _ in found], ())
-
-
-def whole_characters(text: str) -> str:
-    """`text` with U+FFFD for each half of a character, which JSON can spell and no file can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def in_parquet(path: str, place: Path) -> Table:

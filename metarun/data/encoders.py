@@ -14,7 +14,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from metarun.core import ConfigError, DataError
-from metarun.text import first_line
+from metarun.text import first_line, whole_characters
 
 Length = Annotated[int, Ge(0), Le(16)]
 
@@ -112,9 +112,8 @@ class WordLlama:
         tokenizer.no_truncation()
         found = np.zeros((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), 1024):
-            for row, tokens in enumerate(
-                tokenizer.encode_batch(list(texts[start : start + 1024]), add_special_tokens=False)
-            ):
+            some = [whole_characters(text) for text in texts[start : start + 1024]]
+            for row, tokens in enumerate(tokenizer.encode_batch(some, add_special_tokens=False)):
                 if tokens.ids:
                     mean = vectors[tokens.ids].mean(0)
                     found[start + row] = mean / (np.linalg.norm(mean) or 1.0)

@@ -133,6 +133,7 @@ export function writing(most, changed) {
     value: () => area.value.trim() || null,
     picture: () => make("span", { className: "quote", textContent: area.value.trim() }),
     label: text => area.setAttribute("aria-label", text),
-    put: async file => { area.value = (await file.text()).slice(0, most); },
+    // What is too long is cut between two characters: a half of one at the end goes, too.
+    put: async file => { area.value = (await file.text()).slice(0, most).replace(/[\ud800-\udbff]$/, ""); },
   };
 }

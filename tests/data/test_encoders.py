@@ -1,13 +1,14 @@
 """Encoders of texts: the same text is the same vector, wherever it stands; and what was encoded is kept."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from metarun.core import ConfigError
 from metarun.data import texts as texts_module
-from metarun.data.encoders import HashedNGrams, WordLlama
+from metarun.data.encoders import TOKENIZER, WEIGHTS, HashedNGrams, WordLlama
 from metarun.data.texts import encoded
 
 TEXTS = ["Pay my bill", "pay, pay my BILLS!", "ün naïve café", "", "a"]
@@ -96,6 +97,22 @@ def test_word_vectors_are_the_mean_of_the_packages_own():
     half = expected[:, :64] / np.linalg.norm(expected[:, :64], axis=1, keepdims=True)
     np.testing.assert_allclose(WordLlama(64).encode(TEXTS[:3]), half, atol=1e-6)
     assert (WordLlama(256).encode([""]) == 0).all()
+
+
+def test_half_a_character_is_a_character_of_its_own(tmp_path, monkeypatch):
+    tokenizers = pytest.importorskip("tokenizers")
+    from safetensors.numpy import save_file
+
+    for file in (WEIGHTS, TOKENIZER):
+        (tmp_path / file).parent.mkdir()
+    save_file({"embedding.weight": np.eye(3, 256, dtype=np.float16)}, tmp_path / WEIGHTS)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"smile": 0, "\ufffd": 1, "?": 2}, "?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / TOKENIZER))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    found = WordLlama(64).encode(["smile", "\ud83d", "\ude00", "\U0001f600"])
+    assert found.argmax(1).tolist() == [0, 1, 1, 2]
+    assert (HashedNGrams(64, (1, 1), (0, 0)).encode(["\ud83d"]) != 0).sum() == 1
 
 
 def test_word_vectors_without_their_package_are_refused_with_what_to_install(monkeypatch):

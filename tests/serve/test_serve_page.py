@@ -14,6 +14,7 @@ from support import MARKUP, Page, metarun, start
 
 from metarun import learned
 from metarun.command import serve
+from metarun.serve.examples import CHARACTERS
 
 
 def test_its_files_bring_nothing_from_elsewhere_and_no_script_of_their_own_line(served_drawings):
@@ -170,6 +171,13 @@ def test_in_a_browser_texts_are_written_and_files_dropped(served_texts, served_d
         text = tab.until("document.querySelector('.answer')?.innerText")
         assert "class a, 0.00" in text  # the nearest is the same
         assert "By inner step" not in text
+        # A file that is too long ends before the character that would be cut in two.
+        (tmp_path / "long.txt").write_text("a" * (CHARACTERS - 1) + "\U0001f600")
+        root = tab.call("DOM.getDocument")["root"]["nodeId"]
+        node = tab.call("DOM.querySelector", nodeId=root, selector=".card:nth-child(1) input[type=file]")["nodeId"]
+        tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(tmp_path / "long.txt")])
+        length = tab.until("document.querySelector('.card:nth-child(1) .tile:nth-child(2) textarea')?.value.length")
+        assert length == CHARACTERS - 1
 
         tab.open(f"http://127.0.0.1:{served_drawings.port}/")
         tab.until("document.querySelectorAll('#queries canvas').length")
