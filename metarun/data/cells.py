@@ -16,6 +16,7 @@ from metarun.text import first_line, one_line, whole_characters
 
 # How a cell without a value is spelt; with NAN and -nan as C prints them.
 MISSING = {"", "NA", "N/A", "NaN", "nan", "NAN", "-NaN", "-nan", "-NAN", "null", "NULL"}
+START = 2**16  # characters of a file that tell how its cells are separated
 BLOCK = 4096  # rows that are turned into columns at a time: one by one takes twice as long
 MOST_TOLD = 5  # of a kind, in a line
 
@@ -78,11 +79,20 @@ def opens_json(line: str) -> bool:
     return False
 
 
+def separator_of(start: str) -> str:
+    """What separates a CSV file's cells: the most frequent in the first line, what stands in quotes aside.
+
+    Of those that divide the next line into as many cells, if any do.
+    """
+    bare = re.sub(r'(^|[,;\t|\r\n]) *"(?:[^"]|"")*"', r'\1""', start)
+    first, second, *_ = [*re.split(r"[\r\n]+", bare.strip("\r\n")), ""]
+    return max(",;\t|", key=lambda one: (first.count(one) == second.count(one) > 0, first.count(one)))
+
+
 def in_csv(path: str, place: Path) -> Table:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
     with place.open(newline="", encoding="utf-8-sig") as file:
-        head = file.readline()
-        separator = max(",;\t|", key=head.count)
+        separator = separator_of(file.read(START))
         file.seek(0)
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
         try:
