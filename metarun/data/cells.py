@@ -96,7 +96,7 @@ def in_csv(path: str, place: Path) -> Table:
         file.seek(0)
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
         try:
-            names = [name.strip() for name in next(reader)]
+            names = [name.strip() for name in next(filter(None, reader), [])]
             columns: list[list[str]] = [[] for _ in names]
             lines = []
             block: list[list[str]] = []

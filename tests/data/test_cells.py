@@ -38,6 +38,7 @@ def test_what_is_no_csv_is_called_what_it_is(tmp_path, content, said):
 
 def test_a_file_may_begin_with_any_number_of_blank_lines(tmp_path):
     assert columns(tmp_path / "t.jsonl", "\n" * 99 + '{"a": 1}\n') == {"a": ["1"]}
+    assert columns(tmp_path / "t.csv", "\n" * 99 + "a;b\n1;2\n") == {"a": ["1"], "b": ["2"]}
 
 
 @pytest.mark.parametrize(
