@@ -1,11 +1,13 @@
 """A user's own texts of one task: rows of a table, or plain files with a text a line."""
 
+import csv
+import io
 import json
 from contextlib import suppress
 from pathlib import Path
 
 from metarun.core import ConfigError, DataError
-from metarun.data.cells import complete, read, taken, texts
+from metarun.data.cells import START, complete, read, separator_of, taken, texts
 from metarun.data.encoders import Encoder
 from metarun.data.own import Own, labels_in, must_hold, rows_of
 from metarun.text import first_line, one_line
@@ -16,8 +18,9 @@ PLAIN = ".txt"
 def texts_of_task(path: str, text_column: str, label_column: str, encoder: Encoder, support: bool) -> Own:
     """Rows of texts of a CSV or Parquet file or of JSON lines; a label each, which queries need not have.
 
-    Or plain text: a folder with a CLASS.txt for each class, an example a line, or one such file of queries. Rows
-    without a text are left out, and so are rows of a support set without a label. Raises ConfigError, DataError.
+    Or plain text: a folder with a CLASS.txt for each class, an example a line, or one such file of queries; one that
+    begins as a table is read as that, and told of. Rows without a text are left out, and so are rows of a support set
+    without a label. Raises ConfigError, DataError.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -29,7 +32,9 @@ def texts_of_task(path: str, text_column: str, label_column: str, encoder: Encod
         lines = lines_of(place)
         found = list(lines.values())
         return Own(encoder.encode(found), tuple(lines), None, None, (), tuple(found))
-    return in_rows(path, text_column, label_column, encoder, support)
+    own = in_rows(path, text_column, label_column, encoder, support)
+    told = (f"{path}: is read as a table, as its first lines are of one",) if place.suffix.lower() == PLAIN else ()
+    return own._replace(told=(*told, *own.told))
 
 
 def in_rows(path: str, text_column: str, label_column: str, encoder: Encoder, support: bool) -> Own:
@@ -57,15 +62,21 @@ def in_folder(path: str, place: Path, encoder: Encoder) -> Own:
 
 
 def is_plain(place: Path, text_column: str) -> bool:
-    """Whether it is plain text by its name, and no table by its first line: no object of JSON, no names of columns."""
+    """Whether it is plain text by its name, and no table by its first lines.
+
+    Those are an object of JSON, or two or more names, the column's among them, above as many cells: a first line of
+    plain text may begin with the column's name, or be no more than that.
+    """
     if place.suffix.lower() != PLAIN or not place.is_file():
         return False
-    with suppress(OSError, UnicodeDecodeError), place.open(encoding="utf-8-sig") as file:
-        first = file.readline()
-        with suppress(ValueError):
+    with suppress(OSError, UnicodeDecodeError, csv.Error), place.open(newline="", encoding="utf-8-sig") as file:
+        first = next((line for line in file if line.strip()), "")
+        with suppress(ValueError, RecursionError):
             return not isinstance(json.loads(first), dict)
-        names = (cell.strip().strip('"') for separator in ",;\t|" for cell in first.split(separator))
-        return text_column not in names
+        start = first + file.read(START)
+        rows = filter(None, csv.reader(io.StringIO(start), delimiter=separator_of(start), skipinitialspace=True))
+        names, cells = next(rows, []), next(rows, [])
+        return len(names) < 2 or len(cells) != len(names) or text_column not in map(str.strip, names)
     return True  # `lines_of` tells what is wrong
 
 

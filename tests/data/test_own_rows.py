@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from metarun.data import Columns, rows_by_columns, rows_of_task, texts_of_task
+from metarun.data.cells import START
 from metarun.data.encoders import HashedNGrams
 from metarun.data.features import Categories, Numbers
 
@@ -25,6 +27,27 @@ def test_a_row_of_empty_cells_is_a_row_and_a_blank_line_is_none(tmp_path):
     assert (support.names, support.told[1:]) == ((1, 3), (f"{path}: 1 rows have no label and are left out: line 3",))
     alone = written(tmp_path / "alone.csv", 'text\nfirst\n""\n\nsecond\n')
     assert texts_of_task(alone, "text", "label", ENCODER, support=False).names == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("text\nwhere is it\n", ("text", "where is it")),
+        ("text, please send me one\nwhere is it\n", ("text, please send me one", "where is it")),
+        ("label, text\n", ("label, text",)),
+        ("[" * 100_000, ("[" * 100_000,)),
+        ('"text";label\n\n"a; b";\n', None),
+        ("\nlabel, text\n1, a; b\n", None),
+        ('\n{"text": "a; b"}\n', None),
+        ('{"text": "a; b", "more": "' + "." * START + '"}', None),
+    ],
+    ids=range(8),
+)
+def test_a_text_file_is_a_text_a_line_unless_it_begins_as_a_table_which_is_told(tmp_path, content, found):
+    path = written(tmp_path / "q.txt", content)
+    queries = texts_of_task(path, "text", "label", ENCODER, support=False)
+    assert queries.texts == (found or ("a; b",))
+    assert queries.told == (() if found else (f"{path}: is read as a table, as its first lines are of one",))
 
 
 def test_a_query_of_empty_cells_is_answered_and_told_of(tmp_path):
