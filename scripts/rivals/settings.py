@@ -1,5 +1,6 @@
 """What is measured beside PyTorch: the settings, and both sides of each. Without PyTorch until it is measured."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -54,8 +55,8 @@ SETTINGS = (
     Setting("reptile", "Reptile, 5 inner steps of 10 images, 5 tasks", ("learner=reptile",), "torch_reptile"),
     Setting("protonet", "ProtoNet, 20-way 1-shot, 5 queries a class, 4 tasks", ("learner=protonet",), "torch_protonet"),
     Setting(
-        "protonet_pooled", "the same with max-pooling, as in ProtoNet's paper",
-        ("learner=protonet", "model=conv4_maxpool"), "torch_protonet_pooled",
+        "protonet_pooled", "ProtoNet with max-pooling, as in its paper, 20-way 1-shot, 5 queries a class, 4 tasks",
+        ("learner=protonet", "model=conv4_maxpool", "model.filters=64"), "torch_protonet_pooled",
     ),
     Setting("mann", "MANN, sequences of 50 images, 16 tasks", ("learner=mann",), "torch_recurrent"),
     Setting("lstm", "LSTM, sequences of 50 images, 16 tasks", ("learner=lstm",), "torch_recurrent"),
@@ -68,7 +69,7 @@ def run_of(*overrides: str, tasks: Any = None, hardware: str = "cpu") -> Run:
     fixed = ["run.dir=RUN", "run.name=NAME", "task=omniglot", "task.queries=1", f"hardware={hardware}"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         run = build_run(resolve(compose("config", overrides=[*fixed, *overrides])))
-    return run if tasks is None else run.__class__(**{**vars(run), "tasks": tasks, "eval_tasks": tasks})
+    return run if tasks is None else dataclasses.replace(run, tasks=tasks, eval_tasks=tasks)
 
 
 class Metarun(NamedTuple):
