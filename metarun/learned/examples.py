@@ -10,6 +10,8 @@ from metarun.data import Columns, Encoder, Image, is_by_columns, rows_by_columns
 from metarun.run.purpose import Purpose
 from metarun.text import one_line
 
+REAL = "biuf"  # kinds of numpy's: truth values, integers, floats
+
 
 def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
     """x (n, ...) in the model's shape and type. Bytes, where the model takes numbers, stand for 0 to 1.
@@ -25,8 +27,8 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
     if isinstance(encodes, Encoder) and x.ndim == 1 and len(x) and all(isinstance(one, str) for one in x.tolist()):
         return encodes.encode([one.strip() for one in x.tolist()])
     wanted = f"(n, {', '.join(map(str, purpose.shape))})" if purpose.shape else "(n,)"
-    if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
-        raise ConfigError(name, f"an array of {x.dtype}", f"must be numbers {wanted}")
+    if x.dtype.kind not in REAL:
+        raise ConfigError(name, f"an array of {x.dtype}", f"must be real numbers {wanted}")
     if x.shape[1:] != purpose.shape and (*x.shape[1:], 1) == purpose.shape:
         x = x[..., None]  # grey images without a channel, single features without an axis
     if x.ndim == 0 or x.shape[1:] != purpose.shape:
@@ -42,13 +44,23 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
         raise ConfigError(
             name, f"an array of {x.dtype} up to {np.nanmax(x):.6g}", "images are bytes (uint8), or numbers from 0 to 1"
         )
-    x = x.astype(purpose.dtype)
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(1))
+    return of_type(name, x, np.dtype(purpose.dtype))
+
+
+def of_type(name: str, x: np.ndarray, wanted: np.dtype) -> np.ndarray:
+    """Numbers x (n, ...) as the model's. Raises ConfigError for what is not finite, or what integers cannot hold."""
+    with np.errstate(all="ignore"):
+        taken = x.astype(wanted)
+    if not (finite := np.isfinite(x) & np.isfinite(taken)).all():
+        rows = np.flatnonzero(~finite.reshape(len(x), -1).all(1))
         raise ConfigError(
             name, f"row {rows[0]}", f"holds what is no finite number (so do {len(rows)} of {len(x)} rows)"
         )
-    return x
+    if wanted.kind in "iu" and (other := taken != x).any():
+        row, limits = int(np.flatnonzero(other.reshape(len(x), -1).any(1))[0]), np.iinfo(wanted)
+        allowed = f"must be whole numbers from {limits.min:,} to {limits.max:,}, as in training ({wanted})"
+        raise ConfigError(name, f"{x[other][0]} in row {row}", allowed)
+    return taken
 
 
 def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,8 +98,8 @@ def no_label(given: Any) -> ConfigError:
 def as_targets(y: Any, n: int, d: int) -> np.ndarray:
     """y (n,) or (n, d) -> (n, d) float64, numbers that float32 can hold."""
     y = np.asarray(y)
-    if not (np.issubdtype(y.dtype, np.number) or y.dtype == bool):
-        raise ConfigError("y", f"an array of {y.dtype}", "must be numbers: the run's task is a regression")
+    if y.dtype.kind not in REAL:
+        raise ConfigError("y", f"an array of {y.dtype}", "must be real numbers: the run's task is a regression")
     y = y.astype(np.float64)
     y = y[:, None] if y.ndim == 1 else y
     if y.shape != (n, d):

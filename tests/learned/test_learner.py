@@ -18,7 +18,7 @@ from metarun.core import Batch, ConfigError, Measured
 from metarun.data import Image
 from metarun.engine import EVAL, stream, task_key
 from metarun.learned import Learned, load, loaded
-from metarun.learned.examples import as_inputs
+from metarun.learned.examples import as_inputs, as_targets
 from metarun.learned.programs import SIZES, filled
 from metarun.run import purpose, train
 
@@ -153,7 +153,8 @@ Colour = Enum("Colour", "RED BLUE")
         (np.zeros((2, 5)), [0, 1], r"x=an array \(2, 5\): must be \(n, 4\), as in training"),
         (np.full((2, 4), np.nan), [0, 1], r"x=row 0: holds what is no finite number \(so do 2 of 2 rows\)"),
         (np.zeros((0, 4)), [], "x=an array without rows"),
-        (np.array([["a"] * 4] * 2), [0, 1], r"x=an array of <U1: must be numbers \(n, 4\)"),
+        (np.array([["a"] * 4] * 2), [0, 1], r"x=an array of <U1: must be real numbers \(n, 4\)"),
+        (np.full((2, 4), 1 + 2j), [0, 1], r"x=an array of complex128: must be real numbers \(n, 4\)"),
         (np.zeros((2, 4)), [0, 1, 2], r"y=an array \(3,\): must be \(2,\), a label for each row of x"),
         (np.zeros((2, 4)), [0.5, np.nan], "y=nan: is no label"),
         (np.zeros((2, 4)), np.array(["a", 1], object), r"y=labels of several kinds \(int, str\)"),
@@ -168,6 +169,38 @@ def test_a_mistake_is_one_line(x, y, said):
     learned = on_blobs_learned("learner=protonet")
     with pytest.raises(ConfigError, match=said):
         learned.adapt(x, y)
+
+
+OF_INTEGERS = purpose.Purpose((2,), "int32", "accuracy", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        ([[3, 4], [0.7, 1.9]], "x=0.7 in row 1: must be whole numbers from -2,147,483,648 to 2,147,483,647, as in"),
+        ([[3, 2**40 + 1]], "x=1099511627777 in row 0: must be whole numbers from -2,147,483,648 to"),
+        (np.array([[3, 2**64 - 1]], np.uint64), "x=18446744073709551615 in row 0: must be whole numbers from"),
+        ([[1e300, 0.0]], r"x=1e\+300 in row 0: must be whole numbers from"),
+        ([[3, 4], [np.nan, 1]], r"x=row 1: holds what is no finite number \(so do 1 of 2 rows\)"),
+        ([[-np.inf, 1]], r"x=row 0: holds what is no finite number \(so do 1 of 1 rows\)"),
+    ],
+)
+def test_what_learned_from_integers_is_given_no_others_in_silence(x, said):
+    with pytest.raises(ConfigError, match=said):
+        as_inputs("x", x, OF_INTEGERS)
+
+
+def test_whole_numbers_are_integers_whatever_their_type():
+    extremes = [[-(2**31), 2**31 - 1]]
+    for dtype in (np.float64, np.int64, np.int32):
+        found = as_inputs("x", np.array(extremes, dtype), OF_INTEGERS)
+        assert (found.dtype, found.tolist()) == (np.int32, extremes)
+    assert as_inputs("x", np.array([[200, 7]], np.uint8), OF_INTEGERS).tolist() == [[200, 7]]
+
+
+def test_targets_are_real_numbers():
+    with pytest.raises(ConfigError, match="y=an array of complex128: must be real numbers: the run's task is a regr"):
+        as_targets([1j, 2.0], 2, 1)
 
 
 def test_images_that_are_neither_bytes_nor_from_0_to_1_are_refused():
