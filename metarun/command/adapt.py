@@ -81,16 +81,11 @@ def must_make_sense(options: dict[str, Any]) -> None:
 def adapt(run: Path, options: dict[str, Any]) -> None:
     """All that is asked for; files are written when all is known. Raises ConfigError and DataError."""
     from metarun.command.answers import tell
-    from metarun.core import ConfigError
     from metarun.learned import keep, load
     from metarun.learned.answered import answered, curve
-    from metarun.learned.kept import is_kept
-    from metarun.learned.loaded import place_of
     from metarun.learned.own_task import adapted_to, query_of, shots_in_words, support_of
 
     console, queries = own.console(options), options.get(own.QUERIES, "alone")
-    if "--state" in options and is_kept(place_of(run)):
-        raise ConfigError("--state", options["--state"], f"{run} was kept with one state; leave it out")
     learned = load(run, options.get("--state"))
     support = support_of(learned, options["--support"])
     adapted = adapted_to(learned, support, options.get("--inner-steps"), options.get("--seed", 0))

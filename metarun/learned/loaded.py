@@ -15,8 +15,9 @@ from metarun.run.purpose import Purpose
 def load(path: str | Path, state: Literal["best", "last"] | None = None) -> Learned:
     """The learner of the run in a directory: its best state on validation, its last, or the one that its test used.
 
-    Or one that `keep` put into a directory of its own, or one that comes with metarun, by its name (`metarun ready`).
-    The run's data need not be there. Raises ConfigError and DataError, in one line each.
+    Or one that `keep` put into a directory of its own, or one that comes with metarun, by its name (`metarun ready`):
+    these have one state, and `state` is left out. The run's data need not be there. Raises ConfigError and DataError,
+    in one line each.
     """
     one = found(path, state)
     return one.learned if isinstance(one, Adapted) else one
@@ -29,9 +30,11 @@ def found(path: str | Path, state: Literal["best", "last"] | None = None) -> Lea
         what = f"no such directory, and none of metarun ready's; {ready.nearest_name(str(path))}"
         raise ConfigError("run", path, what)
     if kept.is_kept(directory):
+        if state is not None:
+            raise ConfigError("state", state, f"{path} was kept with one state; leave it out")
         return read(directory)
     config = restored.stored(directory)
-    params, used = restored.saved(config, directory, state or config["eval"]["state"])
+    params, used = restored.saved(config, directory, config["eval"]["state"] if state is None else state)
     engine.prepare()
     return Learned(config, purpose.read(directory) or from_its_data(config), params, used)
 

@@ -15,6 +15,7 @@ from metarun.files import read_yaml
 from metarun.run.checkpoint import digest, on_host, restore_tree, sign
 from metarun.text import first_line
 
+STATES = ("best", "last")
 TRIES = 3  # a run that is at work drops what it has saved before
 
 
@@ -44,11 +45,13 @@ def restored(directory: Path, state: Literal["best", "last"] | None = None) -> R
     """
     config = stored(directory)
     run = build_run(config)
-    return Restored(run, *saved(config, directory, state or run.eval.state))
+    return Restored(run, *saved(config, directory, run.eval.state if state is None else state))
 
 
 def saved(config: dict[str, Any], directory: Path, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
     """The parameters of the newest whole state that tells of them, and which state that is. Raises as `restored`."""
+    if state not in STATES:
+        raise ConfigError("state", state, f"must be one of: {', '.join(STATES)}")
     series = directory / "checkpoints"
     damaged = ""
     for _ in range(TRIES):

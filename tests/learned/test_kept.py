@@ -42,6 +42,14 @@ def test_it_is_the_same_learner_and_answers_as_before(name, model, tmp_path):
     assert load(tmp_path / "two").purpose == learned.purpose  # what was adapted can be adapted anew
 
 
+def test_what_was_kept_has_one_state(tmp_path):
+    learned = on_blobs_learned("learner=maml")
+    keep(learned, tmp_path / "one")
+    for place in (tmp_path / "one", "waves-maml"):
+        with pytest.raises(ConfigError, match=f"state=best: {place} was kept with one state; leave it out"):
+            load(place, state="best")
+
+
 def test_inner_steps_and_numbers_as_labels_are_kept(tmp_path):
     learned = on_blobs_learned("learner=maml")
     adapted = learned.adapt(X[:2], [30, 4], inner_steps=7)

@@ -9,6 +9,7 @@ import pytest
 from support import changed, equal, run_in, saved
 
 from metarun.core import ConfigError, DataError
+from metarun.learned import load
 from metarun.run import train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.restored import restored
@@ -80,3 +81,10 @@ def test_what_is_no_run_or_has_saved_nothing_is_told_in_one_line(finished, tmp_p
     shutil.copy(finished[0] / "config.yaml", tmp_path / "one")
     with pytest.raises(ConfigError, match="has saved nothing yet"):
         restored(tmp_path / "one")
+
+
+@pytest.mark.parametrize("state", ["Best", "worst", ""])
+def test_a_state_that_there_is_not_is_never_taken_for_another(finished, state):
+    for read in (restored, load):
+        with pytest.raises(ConfigError, match=f"state={state}: must be one of: best, last"):
+            read(finished[0], state)
