@@ -81,6 +81,7 @@ class Learned:
             raise ConfigError("inner_steps", inner_steps, f"{type(parts.learner).__name__} takes none; leave it out")
         if inner_steps is not None and (not isinstance(inner_steps, Integral) or inner_steps < 0):
             raise ConfigError("inner_steps", inner_steps, "must be a whole number, 0 or more")
+        inner_steps = None if inner_steps is None else int(inner_steps)
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
         seed = int(seed) if isinstance(seed, Integral) else seed

@@ -52,10 +52,11 @@ def test_what_was_kept_has_one_state(tmp_path):
 
 def test_inner_steps_and_numbers_as_labels_are_kept(tmp_path):
     learned = on_blobs_learned("learner=maml")
-    adapted = learned.adapt(X[:2], [30, 4], inner_steps=7)
+    adapted = learned.adapt(X[:2], [30, 4], inner_steps=np.int64(7), seed=np.uint8(5))
     keep(adapted, tmp_path)
     again = load_adapted(tmp_path)
     assert again.classes.tolist() == [4, 30]
+    assert (again.inner_steps, again.seed) == (7, 5)
     np.testing.assert_array_equal(again.outputs(X), adapted.outputs(X))
     assert not np.allclose(again.outputs(X), learned.adapt(X[:2], [30, 4]).outputs(X))
 
