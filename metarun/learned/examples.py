@@ -23,7 +23,7 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
         return rows_by_columns(name, x, encodes)
     if isinstance(x, Mapping):
         raise ConfigError(name, "rows by their columns", "are for what was trained on a table; give an array")
-    x = np.asarray(x)
+    x = as_array(name, x)
     if isinstance(encodes, Encoder) and x.ndim == 1 and len(x) and all(isinstance(one, str) for one in x.tolist()):
         return encodes.encode([one.strip() for one in x.tolist()])
     wanted = f"(n, {', '.join(map(str, purpose.shape))})" if purpose.shape else "(n,)"
@@ -45,6 +45,13 @@ def as_inputs(name: str, x: Any, purpose: Purpose) -> np.ndarray:
             name, f"an array of {x.dtype} up to {np.nanmax(x):.6g}", "images are bytes (uint8), or numbers from 0 to 1"
         )
     return of_type(name, x, np.dtype(purpose.dtype))
+
+
+def as_array(name: str, given: Any) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError:  # numpy's, of nested lists
+        raise ConfigError(name, "rows of different shapes", "must be an array, whose rows are of one shape") from None
 
 
 def of_type(name: str, x: np.ndarray, wanted: np.dtype) -> np.ndarray:
@@ -69,7 +76,7 @@ def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         y = np.array(y, object)  # numpy would make text of all of them
     elif isinstance(y, list | tuple) and all(type(label) is int for label in y):
         y = np.array(y, object)  # of large ones numpy may make floats
-    y = np.asarray(y)
+    y = as_array("y", y)
     if y.shape != (n,):
         raise ConfigError("y", f"an array {y.shape}", f"must be ({n},), a label for each row of x")
     if y.dtype == object:
@@ -77,7 +84,7 @@ def as_labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
         if len(kinds) > 1:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise ConfigError("y", f"labels of several kinds ({names})", "must be of one kind")
-        found = np.asarray(y.tolist())
+        found = as_array("y", y.tolist())
         y = y if kinds == {int} and found.dtype.kind == "f" else found
         if found.ndim > 1 or kinds & {set, frozenset, type(None)}:
             raise no_label(y[0])
@@ -97,7 +104,7 @@ def no_label(given: Any) -> ConfigError:
 
 def as_targets(y: Any, n: int, d: int) -> np.ndarray:
     """y (n,) or (n, d) -> (n, d) float64, numbers that float32 can hold."""
-    y = np.asarray(y)
+    y = as_array("y", y)
     if y.dtype.kind not in REAL:
         raise ConfigError("y", f"an array of {y.dtype}", "must be real numbers: the run's task is a regression")
     y = y.astype(np.float64)

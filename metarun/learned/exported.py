@@ -20,7 +20,7 @@ from metarun.config.run import laid_over
 from metarun.core import Array, Batch, ConfigError, Learner, PyTree
 from metarun.files import write_bytes_atomically
 from metarun.gradients import differentiated
-from metarun.learned.learner import Adapted, Learned, Queries, must_be_served
+from metarun.learned.learner import Adapted, Learned, Queries, must_be_served, whole
 from metarun.learned.programs import made, net_of, predicted
 from metarun.run import purpose
 from metarun.text import first_line
@@ -87,7 +87,8 @@ def learner(
     shots, y (n, d), and what `predictor` gives comes out. `seed`: of learners that adapt at random, always the same.
     Raises ConfigError.
     """
-    parts = learned.parts
+    parts, seed = learned.parts, whole("seed", seed)
+    inner_steps = None if inner_steps is None else whole("inner_steps", inner_steps)
     ways, shots = protocol(learned, parts, ways, shots)
     n, n_out = (shots, learned.purpose.n_out) if ways is None else (ways * shots, ways)
     adapts, net = fixed(parts, inner_steps), net_of(made(parts, n_out, learned.classification))
@@ -102,7 +103,11 @@ def learner(
     support_x = jax.ShapeDtypeStruct((n, *learned.purpose.shape), learned.purpose.dtype)
     labels, targets = jax.ShapeDtypeStruct((n,), jnp.int32), jax.ShapeDtypeStruct((n, n_out), jnp.float32)
     support_y = labels if learned.classification else targets
-    exported = lowered(program, [support_x, support_y, asked_of(learned)], parts, platforms)
+    try:
+        exported = lowered(program, [support_x, support_y, asked_of(learned)], parts, platforms)
+    except OverflowError:
+        allowed = f"a support set of {n:,} has more numbers than jax counts; give fewer shots, or ways"
+        raise ConfigError("shots", shots, allowed) from None
     told = {
         "kind": "learner",
         "ways": ways,
@@ -150,8 +155,6 @@ def fixed(parts: Parts, inner_steps: int | None) -> Learner:
         return parts.learner
     if not hasattr(parts.learner, "inner_steps"):
         raise ConfigError("inner_steps", inner_steps, f"{type(parts.learner).__name__} takes none; leave it out")
-    if inner_steps < 0:
-        raise ConfigError("inner_steps", inner_steps, "must be 0 or more")
     return dataclasses.replace(parts.learner, inner_steps=inner_steps)  # type: ignore[type-var]
 
 
@@ -245,7 +248,7 @@ def protocol(learned: Learned, parts: Parts, ways: int | None, shots: int | None
     task = laid_over(learned.config["task"], learned.config["eval"]["task"])
 
     def number(name: str, given: int | None) -> int:
-        value = task.get(name) if given is None else given
+        value = task.get(name) if given is None else whole(name, given)
         if not isinstance(value, int):
             raise ConfigError(name, value, f"the run's task has no one number of {name}; give it")
         if value < 1:

@@ -14,8 +14,10 @@ from metarun.data import Columns, is_by_columns
 from metarun.learned.examples import as_inputs, as_labels, as_targets
 from metarun.learned.programs import Programs, called, filled, made, numbers, programs
 from metarun.run.purpose import Purpose
+from metarun.text import one_line
 
 Queries = Literal["alone", "together"]  # what a query's prediction may depend on beside the support set
+MOST = {"inner_steps": 2**31 - 1, "seed": 2**63 - 1, "ways": 2**31 - 1, "shots": 2**31 - 1}  # of jax, whose they become
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,12 +81,10 @@ class Learned:
             y = (y if units is None else units.standardised(y)).astype(np.float32)
         if inner_steps is not None and not hasattr(parts.learner, "inner_steps"):
             raise ConfigError("inner_steps", inner_steps, f"{type(parts.learner).__name__} takes none; leave it out")
-        if inner_steps is not None and (not isinstance(inner_steps, Integral) or inner_steps < 0):
-            raise ConfigError("inner_steps", inner_steps, "must be a whole number, 0 or more")
-        inner_steps = None if inner_steps is None else int(inner_steps)
+        inner_steps = None if inner_steps is None else whole("inner_steps", inner_steps)
+        seed = seed if is_key(seed) else whole("seed", seed)
         made_programs = programs(made(parts, n_out, self.classification))
         given = numbers(parts.learner, inner_steps)
-        seed = int(seed) if isinstance(seed, Integral) else seed
         key = key_of(seed) if isinstance(seed, int) else seed
         fast = called(made_programs.adapt, (self.on_device, Batch(x, y), key, given), len(x))
         return Adapted(self, classes, x, y, fast, made_programs, given, inner_steps, seed)
@@ -185,6 +185,21 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     logits = outputs.astype(np.float64)
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
+
+
+def whole(name: str, given: Any) -> int:
+    """A number from 0 to so many, Python's or numpy's. Raises ConfigError."""
+    if not isinstance(given, Integral) or not 0 <= int(given) <= MOST[name]:
+        raise ConfigError(name, one_line(given), f"must be a whole number from 0 to {MOST[name]:,}")
+    return int(given)
+
+
+def is_key(seed: Any) -> bool:
+    """Whether it is one of jax's keys, which are of a type of their own or, in older programs, of numbers."""
+    if not isinstance(seed, jax.Array):
+        return False
+    of_its_type = jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    return seed.ndim == 0 if of_its_type else seed.ndim == 1 and seed.dtype == np.uint32
 
 
 @lru_cache(maxsize=32)

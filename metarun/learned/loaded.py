@@ -1,5 +1,6 @@
 """A learner from where it is: a run's directory, or one that it was kept in."""
 
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from metarun.learned import kept, ready
 from metarun.learned.learner import Adapted, Learned
 from metarun.run import purpose, restored
 from metarun.run.purpose import Purpose
+from metarun.text import one_line
 
 
 def load(path: str | Path, state: Literal["best", "last"] | None = None) -> Learned:
@@ -41,7 +43,7 @@ def found(path: str | Path, state: Literal["best", "last"] | None = None) -> Lea
 
 def load_adapted(path: str | Path) -> Adapted:
     """What `keep` wrote of an adapted learner. Raises ConfigError and DataError."""
-    directory = Path(path).expanduser()
+    directory = place_of(path)
     if not kept.is_kept(directory):
         raise ConfigError("directory", directory, f"holds no adapted learner (no {kept.TOLD})")
     one = read(directory)
@@ -51,7 +53,10 @@ def load_adapted(path: str | Path) -> Adapted:
 
 
 def place_of(path: str | Path) -> Path:
-    """A directory as it is given, else that of the learner of this name."""
+    """A directory as it is given, else that of the learner of this name. Raises ConfigError for what names none."""
+    if not isinstance(path, str | PathLike):
+        allowed = "must be a run's directory, one that a learner was kept in, or a name of metarun ready"
+        raise ConfigError("run", one_line(path), allowed)
     directory = Path(path).expanduser()
     return directory if directory.exists() else ready.place(str(path)) or directory
 

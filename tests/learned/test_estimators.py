@@ -198,6 +198,9 @@ def test_pickled_it_answers_the_same_and_needs_no_run(kept):
         (lambda: MetaLearnedClassifier("nowhere"), POINTS, ANIMALS, "run=nowhere: no such directory"),
         (lambda: MetaLearnedClassifier(learned("accuracy", "protonet", 4), inner_steps=2), POINTS, ANIMALS,
          "inner_steps=2: ProtoNet takes none"),
+        (lambda: MetaLearnedClassifier(learned("accuracy", "protonet", 4), seed=None), POINTS, ANIMALS,
+         "seed=None: must be a whole number from 0 to"),
+        (lambda: MetaLearnedClassifier(None), POINTS, ANIMALS, "run=None: must be a run's directory"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_scikit_learns_kind_of_error(make, x, y, said):

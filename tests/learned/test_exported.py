@@ -16,7 +16,7 @@ from test_learner import learned_of, on_blobs_learned
 
 from metarun.config.run import build_run
 from metarun.core import ConfigError
-from metarun.learned import exported
+from metarun.learned import exported, load
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4)).astype(np.float32)
@@ -60,7 +60,8 @@ def test_a_regression_gives_targets_and_inner_steps_are_as_asked_for():
     learned = learned_of(build_run(composed("task=sinusoid", "learner=maml", "model.hidden=[8]")))
     support_x, support_y = RNG.uniform(-5, 5, (2, 10, 1)).astype(np.float32)
     x = RNG.uniform(-5, 5, (4, 1)).astype(np.float32)
-    one = exported.learner(learned, inner_steps=3, platforms=CPU)
+    one = exported.learner(learned, shots=np.int64(10), inner_steps=np.int64(3), platforms=CPU)
+    assert json.loads(json.dumps(one.told)) == one.told
     assert one.told["inputs"][1] == {"name": "support_y", "shape": [10, 1], "dtype": "float32"}
     assert (one.told["ways"], one.told["inner_steps"], one.told["output"]["name"]) == (None, 3, "targets")
     wanted = learned.adapt(support_x, support_y, inner_steps=3).predict(x)
@@ -164,6 +165,12 @@ def test_a_mistake_is_one_line():
         exported.learner(learned, ways=4)
     with pytest.raises(ConfigError, match="shots=0: must be 1 or more"):
         exported.learner(learned, shots=0)
+    for name in ("shots", "ways", "inner_steps", "seed"):
+        for given in (1.5, -1, 2**63):
+            with pytest.raises(ConfigError, match=f"{name}={given}: must be a whole number from 0 to "):
+                exported.learner(learned, **{name: given})
+    with pytest.raises(ConfigError, match="shots=2147483647: a support set of 10,737,418,235 has more numbers than"):
+        exported.learner(load("strokes-maml"), shots=2**31 - 1, platforms=CPU)
     with pytest.raises(ConfigError, match="queries=both: must be one of: alone, together"):
         exported.learner(learned, queries="both", platforms=CPU)
     with pytest.raises(ConfigError, match="inner_steps=2: ProtoNet takes none"):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import re
 import shutil
 from datetime import date
 from pathlib import Path
@@ -40,6 +41,13 @@ def test_it_is_the_same_learner_and_answers_as_before(name, model, tmp_path):
     np.testing.assert_array_equal(other.predict_proba(X), adapted.predict_proba(X))
     np.testing.assert_array_equal(other.predict(X), adapted.predict(X))
     assert load(tmp_path / "two").purpose == learned.purpose  # what was adapted can be adapted anew
+
+
+@pytest.mark.parametrize("given", [None, 3, b"run", ["run"]])
+def test_what_names_no_directory_is_one_line(given):
+    for read in (load, load_adapted):
+        with pytest.raises(ConfigError, match=f"run={re.escape(str(given))}: must be a run's directory, one that a"):
+            read(given)
 
 
 def test_what_was_kept_has_one_state(tmp_path):

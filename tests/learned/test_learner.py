@@ -129,10 +129,26 @@ def test_inner_steps_are_the_learners_own_or_what_is_asked_for():
     other = on_blobs_learned("learner=protonet")
     with pytest.raises(ConfigError, match="inner_steps=2: ProtoNet takes none"):
         other.adapt(x, [0, 1, 2], inner_steps=2)
-    with pytest.raises(ConfigError, match=r"inner_steps=2.5: must be a whole number, 0 or more"):
-        learned.adapt(x, [0, 1, 2], inner_steps=2.5)
+    for given in (2.5, -1, 2**31, "3"):
+        with pytest.raises(ConfigError, match=f"inner_steps={given}: must be a whole number from 0 to 2,147,483,647"):
+            learned.adapt(x, [0, 1, 2], inner_steps=given)
     by_numpy = learned.adapt(x, [0, 1, 2], inner_steps=np.int64(3), seed=np.int64(0))
     np.testing.assert_array_equal(by_numpy.outputs(x), three.outputs(x))
+
+
+def test_a_seed_is_a_whole_number_or_a_key():
+    learned = on_blobs_learned("learner=mann")
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    by_number, *by_keys = (
+        learned.adapt(x, [0, 1, 2], seed=one) for one in (5, jax.random.key(5), jax.random.PRNGKey(5))
+    )
+    for one in by_keys:
+        np.testing.assert_array_equal(one.outputs(x), by_number.outputs(x))
+    keys = jax.random.split(jax.random.key(0))
+    for given in (2**64, 2**63, -1, 1.5, None, "5", np.random.RandomState(0), jnp.uint32(5), keys):
+        with pytest.raises(ConfigError, match=r"seed=.*: must be a whole number from 0 to 9,223,372,") as told:
+            learned.adapt(x, [0, 1, 2], seed=given)
+        assert "\n" not in str(told.value)
 
 
 def test_a_new_number_of_queries_is_one_of_a_few_sizes():
@@ -153,6 +169,9 @@ Colour = Enum("Colour", "RED BLUE")
         (np.zeros((2, 5)), [0, 1], r"x=an array \(2, 5\): must be \(n, 4\), as in training"),
         (np.full((2, 4), np.nan), [0, 1], r"x=row 0: holds what is no finite number \(so do 2 of 2 rows\)"),
         (np.zeros((0, 4)), [], "x=an array without rows"),
+        ([[1], [1, 2]], [0, 1], "x=rows of different shapes: must be an array, whose rows are of one shape"),
+        (np.zeros((2, 4)), [[1], [1, 2]], "y=rows of different shapes: must be an array"),
+        (np.zeros((2, 4)), np.array([None, (1,), (1, 2)], object)[1:], "y=rows of different shapes: must be an array"),
         (np.array([["a"] * 4] * 2), [0, 1], r"x=an array of <U1: must be real numbers \(n, 4\)"),
         (np.full((2, 4), 1 + 2j), [0, 1], r"x=an array of complex128: must be real numbers \(n, 4\)"),
         (np.zeros((2, 4)), [0, 1, 2], r"y=an array \(3,\): must be \(2,\), a label for each row of x"),
@@ -201,6 +220,8 @@ def test_whole_numbers_are_integers_whatever_their_type():
 def test_targets_are_real_numbers():
     with pytest.raises(ConfigError, match="y=an array of complex128: must be real numbers: the run's task is a regr"):
         as_targets([1j, 2.0], 2, 1)
+    with pytest.raises(ConfigError, match="y=rows of different shapes: must be an array"):
+        as_targets([[1.0], [1.0, 2.0]], 2, 1)
 
 
 def test_images_that_are_neither_bytes_nor_from_0_to_1_are_refused():
