@@ -190,11 +190,11 @@ def in_blocks(predict: Predict) -> Predict:
 
             return at
 
-        n_out = jax.eval_shape(predict, padded[:1]).shape[1]
-        whole = jnp.asarray(n) // BLOCK
-        outputs = jnp.zeros((n + BLOCK - 1, n_out))
-        outputs = jax.lax.fori_loop(0, whole, lambda i, outputs: those(BLOCK)(i * BLOCK, outputs), outputs)
-        return jax.lax.fori_loop(whole * BLOCK, n, those(1), outputs)[:n]
+        one = jax.eval_shape(predict, padded[:1])
+        blocks = jnp.asarray(n) // BLOCK
+        outputs = jnp.zeros((n + BLOCK - 1, one.shape[1]), one.dtype)
+        outputs = jax.lax.fori_loop(0, blocks, lambda i, outputs: those(BLOCK)(i * BLOCK, outputs), outputs)
+        return jax.lax.fori_loop(blocks * BLOCK, n, those(1), outputs)[:n]
 
     return of_any
 

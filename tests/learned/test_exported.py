@@ -70,6 +70,15 @@ def test_a_regression_gives_targets_and_inner_steps_are_as_asked_for():
         exported.learner(learned, ways=3)
 
 
+def test_it_is_in_the_models_numbers_where_jax_has_larger_ones():
+    learned = on_blobs_learned("learner=protonet", "hardware.devices=1")
+    with jax.enable_x64(True):
+        one = exported.learner(learned, platforms=CPU)
+    assert one.told["output"]["dtype"] == "float32"
+    wanted = learned.adapt(X, Y).predict_proba(X)
+    np.testing.assert_allclose(called(one, X, Y.astype(np.int32), X), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_a_learner_that_says_how_sure_it_is_gives_standard_deviations_beside_the_targets():
     learned = learned_of(build_run(composed("task=sinusoid", "learner=cnp", "model.hidden=[8]")))
     adapted = learned.adapt(*RNG.uniform(-5, 5, (2, 10, 1)))
