@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
 from metarun.command.files import must_be_writable
 from metarun.text import one_line
@@ -92,8 +93,8 @@ def read(arguments: list[str]) -> tuple[Path, dict[str, str]]:
         if name in values and values[name] not in allowed:
             fail(f"export {name} {values[name]}: must be one of: {', '.join(allowed)}", MISTAKE)
     for name in NUMBERS:
-        if name in values and not values[name].isdecimal():
-            fail(f"export {name} {values[name]}: must be a whole number, 0 or more", MISTAKE)
+        if name in values:
+            own.whole("export", name, values[name])
     return Path(paths[0]), values
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 JSON, CSV, QUERIES = "--json", "--csv", "--queries"
 FILES = {JSON: "FILE", CSV: "FILE"}
 CHOICES = {QUERIES: ("alone", "together"), "--state": ("best", "last")}
-WHOLE = {"--inner-steps": 2**31 - 1, "--seed": 2**63 - 1}  # numbers from 0 to so many
+# Numbers from 0 to so many, as of metarun.learned.learner.MOST.
+WHOLE = {"--inner-steps": 2**31 - 1, "--seed": 2**63 - 1, "--ways": 2**31 - 1, "--shots": 2**31 - 1}
 
 
 class Given(NamedTuple):
@@ -65,12 +66,18 @@ def checked(verb: str, name: str, value: str) -> Any:
     if name in CHOICES and value not in CHOICES[name]:
         fail(f"{verb} {name} {value}: must be one of: {', '.join(CHOICES[name])}", MISTAKE)
     if name in WHOLE:
-        if not value.isascii() or not value.isdigit() or int(value) > WHOLE[name]:
-            fail(f"{verb} {name} {value}: must be a whole number, 0 or more", MISTAKE)
-        return int(value)
+        return whole(verb, name, value)
     if name in FILES and value != "-":
         must_be_writable(verb, name, Path(value))
     return value
+
+
+def whole(verb: str, name: str, value: str) -> int:
+    """A number; of very many digits Python makes none. Ends the program over what is none, or too large."""
+    most = WHOLE[name]
+    if not (value.isascii() and value.isdigit() and len(value) <= len(str(most)) and int(value) <= most):
+        fail(f"{verb} {name} {value}: must be a whole number from 0 to {most:,}", MISTAKE)
+    return int(value)
 
 
 def console(options: Mapping[str, Any]) -> Any:

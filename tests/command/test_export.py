@@ -15,9 +15,10 @@ from support import composed, run_in, to_yaml, untrained
 from test_pages import blocks, section
 
 from metarun import engine
-from metarun.command import export
+from metarun.command import export, own
 from metarun.config.run import build_run
 from metarun.learned import Learned, keep, load
+from metarun.learned.learner import MOST
 from metarun.run.purpose import Purpose
 
 
@@ -70,7 +71,10 @@ def test_a_mistake_is_one_line_and_nothing_is_written(kept, tmp_path, capsys):
         ((learned, "--out", out, "--kind", "predictor"), "is adapted to no task; adapt it first (metarun adapt"),
         ((learned, "--out", out, "--kind", "both"), "--kind both: must be one of: predictor, learner"),
         ((learned, "--out", out, "--platforms", "cpu,gpu"), "platforms=gpu: some of: cpu, cuda, tpu"),
-        ((learned, "--out", out, "--shots", "-1"), "--shots -1: must be a whole number, 0 or more"),
+        ((learned, "--out", out, "--shots", "-1"), "--shots -1: must be a whole number from 0 to 2,147,483,647"),
+        ((learned, "--out", out, "--inner-steps", "99999999999"), "--inner-steps 99999999999: must be a whole number"),
+        ((learned, "--out", out, "--ways", "9" * 5_000), "999: must be a whole number from 0 to 2,147,483,647"),
+        ((learned, "--out", out, "--ways", "\u0663"), "--ways \u0663: must be a whole number from 0 to 2,147,483,647"),
         ((learned, "--out", out, "--shots", "0"), "shots=0: must be 1 or more"),
         ((adapted, "--out", out, "--shots", "5"), "--shots: a predictor has adapted already; leave it out"),
         ((learned, "--out", tmp_path / "none" / "one.zip"), "cannot be written (make the directory first)"),
@@ -83,6 +87,10 @@ def test_a_mistake_is_one_line_and_nothing_is_written(kept, tmp_path, capsys):
     ):
         assert said in refused(capsys, *arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_have_the_same_bounds_on_the_command_line_and_in_python():
+    assert {f"--{name.replace('_', '-')}": most for name, most in MOST.items()} == own.WHOLE
 
 
 def test_a_run_that_has_saved_nothing_is_told(tmp_path, capsys):
