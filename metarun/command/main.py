@@ -46,7 +46,7 @@ def main() -> None:
     to_wandb, compiled, hosts = (sys.modules.get(f"metarun.{name}") for name in names)
     # The interpreter's own end would wait for them, or break in the middle of XLA.
     if (
-        (to_wandb is not None and to_wandb.abandoned)
+        (to_wandb is not None and (to_wandb.abandoned or to_wandb.held))
         or (compiled is not None and compiled.compiling_ahead())
         or (hosts is not None and hosts.are_several())
     ):

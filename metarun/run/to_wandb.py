@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -39,8 +40,32 @@ class Wandb:
         return WandbRun(self, run)
 
 
-# How long the end of a run waits for W&B, and how long W&B may take to begin, in seconds.
-PATIENCE, TIME_TO_BEGIN = 60.0, 20.0
+# How long the end of a run waits for W&B, how long W&B may take to begin, and how long nobody asks again after one that
+# waited in vain, in seconds.
+PATIENCE, TIME_TO_BEGIN, SILENCE = 60.0, 20.0, 600.0
+
+# The ids of runs that could not begin: W&B's service keeps them until it ends, and all runs of this process with it,
+# the user's too; at the interpreter's end it would wait for them. And until when nobody asks again.
+held: set[str] = set()
+silent: list[float] = []
+
+
+def begin(start: Callable[[str, str], Any], mode: str, id: str) -> tuple[Any, str]:
+    """A W&B run, and its mode: offline where W&B cannot be reached, under another id where this one is held."""
+    if mode == "online" and any(time.monotonic() < until for until in silent):
+        log.warning("W&B: could not be reached a moment ago; logging offline")
+        mode = "offline"
+    if mode == "online":
+        began = time.monotonic()
+        try:
+            return start(mode, id), mode
+        except Exception as error:
+            log.warning(f"W&B: cannot be reached ({reason(error)}); logging offline")
+        held.add(id)
+        if time.monotonic() >= began + TIME_TO_BEGIN:
+            silent.append(time.monotonic() + SILENCE)
+        mode = "offline"
+    return start(mode, secrets.token_hex(4) if id in held else id), mode
 
 
 class WandbRun:
@@ -57,10 +82,11 @@ class WandbRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         id_file = self.folder / "run_id"
         shown = display.kept(self.folder / "display.json", of, begun=id_file.exists())
-        if not id_file.exists():
+        if new := not id_file.exists():
             id_file.write_text(secrets.token_hex(4))
+        own = id_file.read_text().strip()
 
-        def start(mode: str) -> Any:
+        def start(mode: str, id: str) -> Any:
             return wandb.init(
                 project=settings.project,
                 entity=settings.entity,
@@ -71,7 +97,7 @@ class WandbRun:
                 tags=list(of.tags),
                 config={**of.config, "command": of.command},
                 dir=of.directory,
-                id=id_file.read_text().strip(),
+                id=id,
                 resume="allow",
                 mode=mode,  # type: ignore[arg-type]
                 reinit="create_new",  # several runs may be at work in one process
@@ -85,17 +111,13 @@ class WandbRun:
         if mode == "online" and not _has_login():
             log.warning("W&B: no login and no WANDB_API_KEY here; logging offline")
             mode = "offline"
-        try:
-            self.run = start(mode)
-        except Exception as error:
-            if mode != "online":
-                raise
-            log.warning(f"W&B: cannot be reached ({reason(error)}); logging offline")
-            mode = "offline"
-            wandb.teardown()  # its service may still hold the run's id
-            self.run = start(mode)
+        self.run, mode = begin(start, mode, own)
+        if new:
+            id_file.write_text(self.run.id)
+            own = self.run.id
         if mode == "offline":
-            log.info(f"W&B: offline; upload later with: wandb sync {Path(self.run.dir).parent}")
+            to_own = "" if self.run.id == own else f"--id {own} "
+            log.info(f"W&B: offline; upload later with: wandb sync {to_own}{Path(self.run.dir).parent}")
         elif mode == "online":
             log.info(f"W&B: {self.run.url}")
         self.disabled = mode == "disabled"

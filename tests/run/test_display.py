@@ -84,7 +84,7 @@ def test_the_group_that_a_user_sets_wins(tmp_path, monkeypatch):
     def init(**settings):
         asked.append(settings)
         nothing = {name: lambda *_, **__: None for name in ("log", "define_metric", "finish")}
-        return SimpleNamespace(dir=str(tmp_path), summary={}, **nothing)
+        return SimpleNamespace(id=settings["id"], dir=str(tmp_path), summary={}, **nothing)
 
     monkeypatch.setattr(wandb, "init", init)
     for group in (None, "mine"):

@@ -22,7 +22,7 @@ import metarun
 from metarun.command.from_python import run_of
 from metarun.config.run import build_run
 from metarun.core import ConfigError, InSweep, Tracked
-from metarun.run import display, ending, train
+from metarun.run import display, ending, to_wandb, train
 from metarun.run.log import close_log, open_log, speaking
 from metarun.run.loggers import Trackers
 from metarun.run.shown import shown
@@ -217,7 +217,7 @@ def test_a_regression_is_best_where_it_is_least_and_an_untested_run_has_no_pictu
 
 def test_what_wandbs_thread_logs_is_of_the_member_whose_tracker_it_is(tmp_path, monkeypatch):
     """Of runs that share a program; not of all of them together."""
-    init = Mock(return_value=Mock(dir=str(tmp_path / "files"), define_metric=Mock(side_effect=OSError("gone"))))
+    init = Mock(return_value=Mock(id="x", dir=str(tmp_path / "files"), define_metric=Mock(side_effect=OSError("gone"))))
     monkeypatch.setattr("wandb.init", init)
     monkeypatch.setattr("metarun.run.to_wandb.abandoned", [])
     open_log(tmp_path, tmp_path / "3")
@@ -230,6 +230,61 @@ def test_what_wandbs_thread_logs_is_of_the_member_whose_tracker_it_is(tmp_path, 
         close_log()
     assert "stopped logging there (gone)" in (tmp_path / "3" / "metarun.log").read_text()
     assert not (tmp_path / "metarun.log").read_text()
+
+
+def test_where_wandb_cannot_be_reached_one_waits_and_all_are_logged_offline_the_users_own_too(
+    tmp_path, monkeypatch, caplog
+):
+    """Each under its own id; one that an earlier process has begun is uploaded to it by --id."""
+    import wandb
+
+    nobody = {"api_key": "0" * 40, "base_url": "http://127.0.0.1:9"}
+    init, asked = wandb.init, []
+
+    def to_nobody(mode: str, settings: wandb.Settings, **given: object) -> wandb.Run:
+        asked.append(mode)
+        settings.update_from_dict(nobody)
+        return init(mode=mode, settings=settings, **given)
+
+    quiet = wandb.Settings(console="off", silent=True)
+    own = init(mode="offline", dir=tmp_path, reinit="create_new", settings=quiet)
+    monkeypatch.setenv("WANDB_API_KEY", nobody["api_key"])
+    monkeypatch.setattr("wandb.init", to_nobody)
+    monkeypatch.setattr(to_wandb, "TIME_TO_BEGIN", 0.5)
+    for name in ("held", "silent"):
+        monkeypatch.setattr(to_wandb, name, type(getattr(to_wandb, name))())
+    caplog.set_level("INFO", "metarun")
+
+    def opened(name: str) -> WandbRun:
+        of = Tracked(tmp_path / name, on_blobs(), "n", (), "mse", "metarun", 0)
+        return Wandb("p", None, "mine", "online", checkpoint=False).open(of)
+
+    def id_of(name: str) -> str:
+        return (tmp_path / name / "wandb" / "run_id").read_text()
+
+    (tmp_path / "begun/wandb").mkdir(parents=True)
+    (tmp_path / "begun/wandb/run_id").write_text("earlier")
+    members = {name: opened(name) for name in ("begun", "new")}
+    assert asked == ["online", "offline", "offline"]
+    assert f"wandb sync --id earlier {Path(members['begun'].run.dir).parent}" in caplog.text
+    to_wandb.silent.clear()
+    members["late"] = opened("late")
+    assert asked[3:] == ["online", "offline"]
+    assert id_of("begun") == "earlier"
+    assert all(id_of(name) == members[name].run.id for name in ("new", "late"))
+    for step in (1, 2):
+        own.log({"own": step}, step=step)
+        for member in members.values():
+            member.row(step, {"train/loss": float(step)})
+    own.finish()
+    for member in members.values():
+        member.close({})
+    members["again"] = opened("begun")
+    members["again"].close({})
+    assert "stopped logging" not in caplog.text
+    for name in ("begun", "new", "late"):
+        file = next((tmp_path / name).glob(f"wandb/offline-run-*/run-{members[name].run.id}.wandb"))
+        assert b"train/loss" in file.read_bytes()
 
 
 def events(file: Path) -> list:
