@@ -1,14 +1,17 @@
 """TensorBoard: event files in the run's own directory, written by tensorboardX's protocol buffers."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metarun.config import flat
 from metarun.core import ConfigError, Tracked, Tracker
+from metarun.run.log import read_rows
 
 if TYPE_CHECKING:
     from metarun.run.pictures import Picture
@@ -44,10 +47,23 @@ class Events:
         self.of = of
         folder = of.directory / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
+        before = any(folder.iterdir())
         self.writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
-        if of.step:
-            self.write(Event(step=of.step + 1, session_log=SessionLog(status=SessionLog.START)))
+        if before:
+            # A run that has all its meta-steps is tested again; with none it begins again.
+            void = of.step if of.step in (0, of.config["train"]["steps"]) else of.step + 1
+            self.write(Event(step=void, session_log=SessionLog(status=SessionLog.START)))
+            self.rows_again(void)
         self.writer.flush()
+
+    def rows_again(self, step: int) -> None:
+        """What the run has of this step already: TensorBoard makes no difference between a row and a test's figures."""
+        with suppress(FileNotFoundError):
+            for row in read_rows(self.of.directory / "metrics.jsonl"):
+                split, at = row.pop("split"), row.pop("step")
+                if at == step:
+                    known = {name: math.nan if value is None else value for name, value in row.items()}
+                    self.row(step, {f"{split}/{name}": value for name, value in known.items()})
 
     def row(self, step: int, row: dict[str, float]) -> None:
         from tensorboardX.summary import scalar

@@ -369,17 +369,44 @@ def test_tensorboard_takes_a_figure_that_is_not_finite_without_a_word(tmp_path, 
     assert not caplog.messages
 
 
-def test_of_a_run_that_goes_on_tensorboard_forgets_what_came_after_the_saved_state(tmp_path):
+def test_tensorboard_forgets_what_is_written_again_and_nothing_else(tmp_path):
+    """Of a run that begins again, one that goes on, and one that is tested again; with TensorBoard's own rule."""
     from tensorboardX.proto.event_pb2 import SessionLog
 
-    for step in (0, 4):
-        tracker = TensorBoard().open(Tracked(tmp_path, {}, "n", (), "mse", "metarun", step))
-        tracker.row(step + 1, {"train/loss": float(step)})
+    metrics, folder = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    held: dict[str, list[tuple[int, float]]] = {}
+
+    def process(step: int, kept: list[dict], *written: tuple[int, str, float], total: int = 8) -> list[int]:
+        """A process of the run, which goes on from `step` with these rows; where the ones before become void."""
+        metrics.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+        there = set(folder.iterdir()) if folder.exists() else set()
+        of = Tracked(tmp_path, {"train": {"steps": total}}, "n", (), "mse", "metarun", step)
+        tracker = TensorBoard().open(of)
+        for at, name, value in written:
+            tracker.row(at, {name: value})
         tracker.close({})
-    first, second = (events(file) for file in sorted((tmp_path / "tensorboard").iterdir()))
-    started = [[event.step for event in one if event.session_log.status == SessionLog.START] for one in (first, second)]
-    assert started == [[], [5]]
-    assert values(second)["train/loss"][5].simple_value == 4
+        (file,) = set(folder.iterdir()) - there
+        starts = []
+        for event in events(file):
+            if event.session_log.status == SessionLog.START:
+                starts.append(event.step)
+                for tag in held:
+                    held[tag] = [point for point in held[tag] if point[0] < event.step]
+            for value in event.summary.value:
+                held.setdefault(value.tag, []).append((event.step, value.simple_value))
+        return starts
+
+    last = [{"step": 8, "split": "train", "loss": 5.0}, {"step": 8, "split": "val", "loss": None}]
+    assert process(0, [], (4, "train/loss", 1.0), (5, "train/loss", 2.0)) == []
+    assert process(0, [], (4, "train/loss", 1.0), (5, "train/loss", 3.0)) == [0]
+    assert process(4, [], (5, "train/loss", 4.0), (8, "train/loss", 5.0), (8, "test/mse", 6.0)) == [5]
+    assert process(8, [{"step": 4, "split": "train", "loss": 1.0}, *last], (8, "test/mse", 7.0)) == [8]
+    assert held["train/loss"] == [(4, 1.0), (5, 4.0), (8, 5.0)]
+    assert held["test/mse"] == [(8, 7.0)]
+    assert [step for step, value in held["val/loss"] if np.isnan(value)] == [8]
+    assert process(8, last, (12, "train/loss", 8.0), (12, "test/mse", 9.0), total=12) == [9]
+    assert held["train/loss"][-2:] == [(8, 5.0), (12, 8.0)]
+    assert held["test/mse"] == [(8, 7.0), (12, 9.0)]
 
 
 def test_a_logger_that_breaks_is_told_of_once_and_takes_nothing_with_it(tracked):
