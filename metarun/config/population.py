@@ -105,11 +105,13 @@ def must_agree(runs: Sequence[Run]) -> None:
         own = (*OWN, *NUMBERS) if other.shape == first.shape else OWN
         for key in sorted(of_first.keys() | of_other.keys()):
             if of_first.get(key) != of_other.get(key) and not key.startswith(own):
+                how = "give it to all"
+                if not (Path(other.info.dir) / "results.json").exists():
+                    how += f", or finish the one that was changed by itself first: {going_on(other.info.dir)}"
                 raise ConfigError(
                     key,
                     of_other.get(key, "(nothing)"),
-                    f"is so in {other.info.dir}, and in {first.info.dir} it is {of_first.get(key, '(nothing)')}; give "
-                    f"it to all, or finish the one that was changed by itself first: {going_on(other.info.dir)}",
+                    f"is so in {other.info.dir}, and in {first.info.dir} it is {of_first.get(key, '(nothing)')}; {how}",
                 )
 
 

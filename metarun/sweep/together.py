@@ -8,7 +8,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) ->
             for job in (one for one, before in zip(sweep.jobs, there.jobs, strict=True) if one != before):
                 record.add(directory, job)
             record.revise(sweep)
-        set_aside(sweep)
+        finished = {job.number for job in sweep.jobs if job.stand == "finished"}
+        set_aside(directory, lambda there: all(finished.issuperset(setting["jobs"]) for setting in there))
 
     began = time.monotonic()
     runs = [member.run for member in config.of_one_sweep(members, directory)]
@@ -57,25 +58,27 @@ def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) ->
         why = {"failed": failed[job.number]} if job.number in failed else {}
         record.ended(directory, job, seconds=share, **why)
     sweep = record.read(directory)
-    write_atomically(directory / RESULTS, json.dumps(table.as_json(sweep), indent=2) + "\n")
+    found = table.as_json(sweep)
+    set_aside(directory, lambda there: json.dumps(there) == json.dumps(found["settings"]))
+    write_atomically(directory / RESULTS, json.dumps(found, indent=2) + "\n")
     return sweep, failed
 
 
-def set_aside(sweep: Sweep) -> None:
-    """Renames what all had come to together, as soon as it is of a member that is to have other results.
+def set_aside(directory: Path, stands: Callable[[list[Any]], bool]) -> None:
+    """Renames what all had come to together, unless its `settings` stand: members are to have other results, or have.
 
     What the members had come to stands aside in their own directories.
     """
-    file = sweep.directory / RESULTS
+    file = directory / RESULTS
     try:
-        of = {number for setting in json.loads(file.read_text())["settings"] for number in setting["jobs"]}
+        if stands(json.loads(file.read_text())["settings"]):
+            return
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError):
-        of = {None}  # nobody can read it any more
-    if not of <= {job.number for job in sweep.jobs if job.stand == "finished"}:
-        names = (file.with_name(f"{file.stem}-{n}{file.suffix}") for n in itertools.count(1))
-        file.rename(next(name for name in names if not name.exists()))
+        pass  # nobody can read it any more
+    names = (file.with_name(f"{file.stem}-{n}{file.suffix}") for n in itertools.count(1))
+    file.rename(next(name for name in names if not name.exists()))
 
 
 def planned(cfg: DictConfig, directory: Path) -> tuple[list[Member], Sweep]:

@@ -198,6 +198,14 @@ def test_one_that_was_changed_by_itself_goes_on_with_the_others_once_it_agrees_o
     assert left.call_args.args[0] == [runs[0], runs[2]]
 
 
+def test_one_that_is_finished_is_not_to_be_finished_first(tmp_path):
+    runs = runs_in(tmp_path, "learner=maml", own=(OWN[0], (*OWN[1], "train.steps=6")))
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/results.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"^train\.steps=6: is so in \S+/1, and in \S+/0 it is 4; give it to all$"):
+        must_agree(runs)
+
+
 def test_seeds_numbers_places_and_loggers_are_each_members_own(tmp_path):
     own = ("train.seed=1", "learner.inner_lr=1", "+eval.learner.inner_lr=0.3", "optimizer.learning_rate=0.1")
     must_agree(runs_in(tmp_path, "learner=maml", own=(OWN[0], (*own, "run.name=other", "logger=tensorboard"))))

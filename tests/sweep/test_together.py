@@ -130,7 +130,7 @@ def test_made_longer_the_record_has_the_settings_that_its_runs_have_by_now(tmp_p
 
 
 def test_what_all_came_to_steps_aside_once_a_member_has_to_come_to_something_else(tmp_path, trained, monkeypatch):
-    made(tmp_path, *SETTINGS, "train.seeds=[1,11]")
+    made(tmp_path, *SETTINGS, "train.population=learner.inner_lr=0.1,0.2", "train.seeds=[1,11]")
     before = (tmp_path / "results.json").read_text()
 
     def stopped(runs, directory, stopping, begun):
@@ -150,6 +150,23 @@ def test_what_all_came_to_steps_aside_once_a_member_has_to_come_to_something_els
         assert (tmp_path / "results-1.json").read_text() == before
     made(tmp_path)
     assert json.loads((tmp_path / "results.json").read_text())["settings"][0]["jobs"] == [0]
+
+
+def test_what_all_came_to_steps_aside_where_a_member_came_to_something_else_by_itself(tmp_path, trained):
+    made(tmp_path, *SETTINGS, "train.seeds=[1,3]")
+    file, aside = tmp_path / "results.json", tmp_path / "results-1.json"
+    before = file.read_text()
+    made(tmp_path)
+    assert file.read_text() == before
+    own = tmp_path / "1/results.json"
+    own.write_text(own.read_text().replace("3.0", "5.0"))
+    for _ in range(2):
+        made(tmp_path)
+        assert aside.read_text() == before
+        (one,) = json.loads(file.read_text())["settings"]
+        assert one["mse"]["mean"] == 3.0
+    assert trained == [1, 3]
+    assert not (tmp_path / "results-2.json").exists()
 
 
 def test_one_that_failed_counts_as_failed_whatever_it_has_written(tmp_path, monkeypatch, capsys):
