@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Processes(Launcher):
         self.jobs, self.memory_gb = jobs, memory_gb
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        cores, gpus = cores_here(), gpus_here()
+        cores, gpus = cores_here(), [] if config.hardware.platform == "cpu" else gpus_here()
         jobs = number_of_jobs(
             self.jobs, self.memory_gb, len(cores) or os.cpu_count() or 1, len(gpus), free_host_bytes()
         )
@@ -154,5 +155,10 @@ def cores_here() -> list[int]:
 def gpus_here() -> list[str]:
     """NVIDIA's GPUs that this process sees, without loading what would take their memory."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [one for one in visible.split(",") if one]
+        return list(takewhile(is_gpu, (one.strip() for one in visible.split(","))))
     return [str(n) for n in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+
+
+def is_gpu(one: str) -> bool:
+    """Whether CUDA takes this for a device: its list ends at the first that is none, such as -1 or NoDevFiles."""
+    return one.isdecimal() or one.startswith(("GPU-", "MIG-"))

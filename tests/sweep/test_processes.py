@@ -9,12 +9,13 @@ import sys
 import threading
 
 import pytest
+from omegaconf import OmegaConf
 from stand_in_jobs import begun, stop_once_begun
 
 from metarun.core import ConfigError
 from metarun.run.record import only_process_in
 from metarun.run.stop import EXIT_CODE, PARENT, Interrupted
-from metarun.sweep import launch, record, table
+from metarun.sweep import launch, processes, record, table
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
 from metarun.sweep.record import Job, Sweep
@@ -153,6 +154,30 @@ def test_a_job_is_asked_to_stop_once_the_sweeps_process_is_gone():
 )
 def test_the_machine_is_divided_among_jobs(jobs, cores, gpus, expected):
     assert [tuple(share) for share in shares(jobs, cores, gpus)] == expected
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("0,1", ["0", "1"]),
+        ("2, GPU-8932f937,MIG-GPU-8932f937/1/2", ["2", "GPU-8932f937", "MIG-GPU-8932f937/1/2"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0,-1,1", ["0"]),
+        ("0,,1", ["0"]),
+    ],
+)
+def test_gpus_are_those_that_cuda_shows_and_none_where_jobs_are_on_the_cpu(monkeypatch, visible, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(processes, "cores_here", lambda: list(range(16)))
+    monkeypatch.setattr(processes, "free_host_bytes", lambda: 100 * GB)
+    for platform, seen in (("auto", gpus), ("cpu", [])):
+        launcher = Processes("auto", 1.0)
+        hardware = OmegaConf.create({"hardware": {"platform": platform}})
+        launcher.setup(hydra_context=None, task_function=None, config=hardware)
+        assert len(launcher.shares) == (len(seen) or 16)
+        assert [gpu for share in launcher.shares for gpu in share.gpus] == seen
 
 
 def test_a_job_that_shares_a_gpu_takes_its_part_of_the_memory():
