@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.command.train import must_hold_no_sweep, remove_if_empty
 from metarun.config import conf_dir, explain, of_place, translate, written
+from metarun.config.aside import hydra_aside
 from metarun.config.composed import as_given, as_users_write, checked
 from metarun.config.run import Run
 from metarun.core import ConfigError
@@ -80,15 +81,14 @@ def remove_if_unused(directory: Path) -> None:
     remove_if_empty(directory)
 
 
+@hydra_aside()
 def run_of(settings: list[str]) -> Run:
     """The run that the settings ask for, checked. Raises ConfigError."""
     config = HydraConfig.instance()
-    before = config.cfg
     try:
         translated = translate(settings)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("config", overrides=translated, return_hydra_config=True)
-        config.cfg = None
         config.set_config(cfg)
         directory = as_users_write(Path(cfg.run.dir).expanduser().absolute())
         with open_dict(cfg):
@@ -101,8 +101,6 @@ def run_of(settings: list[str]) -> Run:
         given = tuple(setting.lstrip("+~") for setting in as_given(config.cfg))
     except (HydraException, OmegaConfBaseException) as error:
         raise as_config_error(explain(error, settings), settings) from error
-    finally:
-        config.cfg = before
     return dataclasses.replace(run, command=shlex.join(["metarun", *settings]), settings=given)
 
 

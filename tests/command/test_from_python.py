@@ -13,9 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir, version
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from support import complete, run_in
 
 import metarun
@@ -91,7 +95,28 @@ def test_called_again_it_makes_another_run_or_goes_on_also_in_a_thread(here):
     assert logging.getLogger("metarun").handlers == []
 
 
-def test_hydra_is_left_as_it_was(here):
+def test_in_a_program_that_uses_hydra_itself_all_is_left_as_it_was(here, monkeypatch):
+    """Whether it composes a run, or says of a mistake what was meant: not from where the program composes."""
+
+    def state():
+        hydra, job, stored = GlobalHydra.instance().hydra, HydraConfig.instance(), ConfigStore.instance().repo
+        return hydra, job, job.cfg, JobRuntime.instance().get("name"), version.getbase(), stored["config.yaml"]
+
+    monkeypatch.setattr(Singleton, "_instances", dict(Singleton._instances))
+    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
+    ConfigStore.instance().store(name="config", node={"defaults": ["theirs"]})
+    with initialize_config_dir(str(here), job_name="mine", version_base="1.2"):
+        HydraConfig.instance().set_config(compose(return_hydra_config=True))
+        before = state()
+        run = run_of(["learner=maml", "task=sinusoid", "eval.tasks={sinusoid: {}}"])
+        assert run.settings == ("learner=maml", "task=sinusoid", "eval.tasks={sinusoid: {}}")
+        assert [type(tasks) for tasks in run.domains.values()] == [type(run.tasks)]
+        with pytest.raises(metarun.ConfigError, match=r"did you mean train\.seed"):
+            run_of(["learner=maml", "seed=3"])
+        assert all(now is then for now, then in zip(state(), before, strict=True))
+
+
+def test_hydra_is_not_set_up_where_it_was_not(here):
     before = HydraConfig.instance().cfg
     with pytest.raises(metarun.ConfigError):
         metarun.train(["learner=maml", "task.ways=0"])
