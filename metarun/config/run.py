@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -56,7 +57,7 @@ class Run:
     settings: tuple[str, ...] | None = None  # of that, without + and ~; None: those of the job that Hydra runs
     sweep: InSweep | None = None  # where it is asked for with others
 
-    @property
+    @cached_property
     def shape(self) -> engine.Shape:
         """What the run's programs are made from."""
         return engine.Shape(
@@ -70,6 +71,7 @@ class Run:
             guard=self.train.guard,
             asked=self.asked,
             meta_batch=self.train.meta_batch,
+            content=engine.content_of(self.tasks, self.eval_tasks),
             selection=self.train.screening,
             private=self.private if self.private.clip is not None else None,
         )

@@ -46,6 +46,7 @@ class Shape:
     guard: Guard
     asked: Asked  # of the test
     meta_batch: int
+    content: tuple[Any, ...]  # `content_of` the tasks, which are equal if their files have one name
     selection: Selection | None = None  # None: a meta-step's tasks are those that are drawn
     private: Private | None = None  # None: meta-gradients are as they are
 
@@ -59,6 +60,11 @@ def numbers_of(component: Any) -> dict[str, float]:
 def without_numbers(component: Any) -> Any:
     """The component with 1 for each of its floats."""
     return dataclasses.replace(component, **dict.fromkeys(numbers_of(component), 1.0))
+
+
+def content_of(tasks: Tasks, eval_tasks: Tasks) -> tuple[Any, ...]:
+    """What `nets` are told that may come from a file: in one process it may have other classes, or targets, later."""
+    return tasks.n_classes("train"), *((each.metric, each.n_out) for each in (tasks, eval_tasks))
 
 
 @lru_cache(maxsize=16)

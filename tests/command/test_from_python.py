@@ -23,6 +23,7 @@ from hydra.core.utils import JobRuntime
 from support import complete, run_in
 
 import metarun
+from metarun import engine
 from metarun.command.from_python import run_of
 from metarun.config import written
 from metarun.run import display, results
@@ -67,16 +68,24 @@ def test_it_is_the_run_of_the_command_line_also_where_an_event_loop_runs(here):
 
 
 def test_a_file_that_has_changed_since_the_last_call_is_read_again(here, monkeypatch):
+    """Whatever is in it now: programs are kept for runs that are alike, and these are of one path."""
     read = []
-    monkeypatch.setattr(run_train, "train", lambda run, _: read.append(run.tasks.load("train").x) or {})
+
+    def note(run, _):
+        net = engine.nets(run.shape)[0]
+        read.append((run.tasks.load("train").x.max(), net.n_classes, net.classification, net.n_out))
+        return {}
+
+    monkeypatch.setattr(run_train, "train", note)
     monkeypatch.setattr(results, "tell", lambda *_: None)
-    for number in (1, 2):
-        x, y = np.full((480, 2), number, np.float32), np.arange(480) // 8
-        np.savez("own.npz", x=x, y=y)
+    row = np.arange(480)
+    of_classes, of_groups = {"y": row // 8}, {"y": np.ones((480, 2), np.float32), "group": row // 8}
+    for number, own in enumerate([of_classes, {"y": row // 16}, of_groups, {**of_groups, "y": np.ones((480, 3))}]):
+        np.savez("own.npz", x=np.full((480, 2), number, np.float32), **own)
         metarun.train(
-            task={"path": "own.npz"}, overrides=["task=arrays", "learner=maml", "logger=none", "task.queries=2"]
+            task={"path": "own.npz"}, overrides=["task=arrays", "learner=cnp", "logger=none", "task.queries=2"]
         )
-    assert [np.unique(x).tolist() for x in read] == [[1.0], [2.0]]
+    assert read == [(0, 36, True, 5), (1, 18, True, 5), (2, None, False, 2), (3, None, False, 3)]
 
 
 def test_called_again_it_makes_another_run_or_goes_on_also_in_a_thread(here):
