@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metarun import text
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
+from metarun.command.options import is_directory
 from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line, printable
 
@@ -225,13 +226,6 @@ def read(arguments: list[str]) -> Asked:
         fail("eval: names no run; give a run's directory, or one that holds runs: metarun eval runs", MISTAKE)
     file = values.get(JSON)
     return Asked(runs, settings, None if file is None else must_be_writable("eval", JSON, Path(file)), values.get(KEEP))
-
-
-def is_directory(argument: str) -> bool:
-    try:
-        return Path(argument).is_dir()
-    except OSError:  # no name of a file is as long as some settings
-        return False
 
 
 def tell(together: "report.Compared", asked: Asked) -> None:

@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import json
+import os
 import shlex
 import threading
 import time
@@ -13,9 +14,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from metarun.command.options import no_setting
 from metarun.command.train import must_hold_no_sweep, remove_if_empty
 from metarun.config import conf_dir, explain, of_place, translate, written
 from metarun.config.aside import hydra_aside
@@ -84,30 +86,52 @@ def remove_if_unused(directory: Path) -> None:
 @hydra_aside()
 def run_of(settings: list[str]) -> Run:
     """The run that the settings ask for, checked. Raises ConfigError."""
-    config = HydraConfig.instance()
+    must_be_settings(settings)
+    translated = translate(settings)
     try:
-        translated = translate(settings)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = compose("config", overrides=translated, return_hydra_config=True)
-        config.set_config(cfg)
-        directory = as_users_write(Path(cfg.run.dir).expanduser().absolute())
-        with open_dict(cfg):
-            del cfg["hydra"]
-        if not any(setting.lstrip("+").startswith("run.dir=") for setting in translated):
-            directory = taken_anew(directory)  # names that end in seconds are too few for a process of many runs
-        made(directory)
-        must_hold_no_sweep(directory)
+        HydraConfig.instance().set_config(cfg)
+        place = OmegaConf.select(cfg, "run.dir")
+    except Exception as error:  # Hydra and its parser raise other kinds than their own, too
+        raise as_config_error(explain(error, settings), settings) from error
+    given = tuple(setting.lstrip("+~") for setting in as_given(cfg))
+    with open_dict(cfg):
+        del cfg["hydra"]
+    directory = directory_of(place)
+    if not any(setting.lstrip("+").startswith("run.dir=") for setting in translated):
+        directory = taken_anew(directory)  # names that end in seconds are too few for a process of many runs
+    made(directory)
+    must_hold_no_sweep(directory)
+    try:
         run = in_place(cfg, directory)
-        given = tuple(setting.lstrip("+~") for setting in as_given(config.cfg))
     except (HydraException, OmegaConfBaseException) as error:
         raise as_config_error(explain(error, settings), settings) from error
     return dataclasses.replace(run, command=shlex.join(["metarun", *settings]), settings=given)
+
+
+def must_be_settings(settings: list[Any]) -> None:
+    """Raises ConfigError over a setting that is none, or names nothing."""
+    for setting in settings:
+        if not isinstance(setting, str):
+            raise ConfigError("overrides", repr(setting), "must be text, as on the command line: 'train.steps=10'")
+        if (wrong := no_setting(setting)) is not None:
+            raise as_config_error(wrong, [setting])
+
+
+def directory_of(place: Any) -> Path:
+    """The directory that run.dir names. Raises ConfigError."""
+    if place is None or OmegaConf.is_config(place) or not str(place).strip():
+        raise ConfigError("run.dir", place, "names no directory; left out, a new one is made in runs/")
+    return as_users_write(Path(os.path.expanduser(str(place))).absolute())
 
 
 def as_config_error(line: str, settings: list[str]) -> ConfigError:
     """What `explain` says, as an error: `train.stes=3: no such key; ...`"""
     setting, _, allowed = line.partition(": ")
     key, equals, given = setting.partition("=")
+    if " " in key:  # of a file, or what Hydra says of all
+        return ConfigError("overrides", "(these)", line)
     if not equals:
         values = [one.partition("=")[2] for one in settings if one.lstrip("+~").partition("=")[0] == key]
         given = values[-1] if values else "(nothing)"

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from metarun.command.exits import MISTAKE, fail
-from metarun.config import GROUPS, choices, going_on, keys_named, nearest
+from metarun.config import GROUPS, choices, going_on, key_of, keys_named, nearest
 
 OF_A_SWEEP = ("sweep.", "hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.")
+LONGEST_KEY = 200  # Hydra looks for a file of that name
 
 
 class Command(NamedTuple):
@@ -61,18 +62,37 @@ def no_such_option(option: str, arguments: list[str], known: list[str]) -> NoRet
 def must_be_settings(command: Command) -> None:
     """Ends the program over a setting that is none, or names nothing, and over a command that names nothing to run."""
     for setting in command.settings:
-        key, equals, value = setting.partition("=")
-        if key in GROUPS[:-1] and equals and value in ("", "null", "[]"):
-            fail(f"{setting}: choose one; allowed: {', '.join(choices(key))}", MISTAKE)
-        if key == "run.dir" and value.strip("'\" ") in ("", "null"):
-            fail(f"{setting}: names no directory; left out, a new one is made in runs/", MISTAKE)
-        if setting.startswith(OF_A_SWEEP) and not command.multirun:
-            fail(f"{setting}: is of a sweep, which metarun -m makes: metarun -m train.seed=0,1,2 {setting}", MISTAKE)
-        if not equals and Path(setting).is_dir():
-            fail(f"{setting}: a setting has an equals sign; to go on with a run: {going_on(setting)}", MISTAKE)
+        if (wrong := no_setting(setting, command.multirun)) is not None:
+            fail(wrong, MISTAKE)
     if command.prints or command.own:
         return
     if command.multirun and all(setting.startswith("run.dir=") for setting in command.settings):
         fail("-m: wants a setting with several values: metarun -m learner=maml,fomaml train.seed=0,1,2", MISTAKE)
     if not command.settings:
         fail(f"{command.options[0]}: says nothing of what to run: metarun learner=maml task=omniglot, say", MISTAKE)
+
+
+def no_setting(setting: str, multirun: bool = False) -> str | None:
+    """What is wrong with one that is no setting, or names nothing, where Hydra would not tell; None: nothing is."""
+    key, (_, equals, value) = key_of(setting), setting.partition("=")
+    value = value.strip("'\" ")
+    if not key:
+        return f"{setting or repr(setting)}: names nothing; a setting is group=choice or key=value"
+    if equals and len(key) > LONGEST_KEY:
+        return f"{key[:40]}...: no such key; it has {len(key)} letters"
+    if key in GROUPS[:-1] and equals and value in ("", "null", "[]"):
+        return f"{setting}: choose one; allowed: {', '.join(choices(key))}"
+    if key in ("run.dir", "hydra.run.dir") and equals and value in ("", "null"):
+        return f"{setting}: names no directory; left out, a new one is made in runs/"
+    if setting.startswith(OF_A_SWEEP) and not multirun:
+        return f"{setting}: is of a sweep, which metarun -m makes: metarun -m train.seed=0,1,2 {setting}"
+    if not equals and is_directory(setting):
+        return f"{setting}: a setting has an equals sign; to go on with a run: {going_on(setting)}"
+    return None
+
+
+def is_directory(word: str) -> bool:
+    try:
+        return Path(word).is_dir()
+    except OSError:  # no name of a file is as long as some settings
+        return False

@@ -89,6 +89,8 @@ def explain(error: Exception, settings: list[str]) -> str:
         text = "" if key in GROUPS else f"; a list has brackets, [{value}], and text with a comma has quotes"
         text = f"; several loggers of one run have brackets, logger=[{value}]" if key == "logger" else text
         return f"{found[1]}: several values are several runs, which metarun -m makes{text}"
+    if found := re.match(r"Sweep parameters '(.+)' requires", message):
+        return f"{found[1]}: several values are several runs, which metarun -m makes"
     if message.startswith("Sweeping over Hydra's configuration") and "hydra.sweep.dir=" in message:
         return "run.dir: a sweep has one directory, with one inside for each of its runs; name one"
     if message.startswith("Config group override must be"):  # a choice that reads as a number

@@ -34,6 +34,9 @@ MISTAKES = [
     (["run.dir=TYPO", "logger=none", "hardware.devices=1"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir="], "run.dir=: names no directory; left out"),
     (["run.dir=null"], "run.dir=null: names no directory; left out"),
+    (["++run.dir=''"], "++run.dir='': names no directory; left out"),
+    (["learner=maml", "=1"], "=1: names nothing; a setting is group=choice or key=value"),
+    (["learner=maml", "a" * 201 + "=1"], f"{'a' * 40}...: no such key; it has 201 letters"),
     # words
     (["maml"], "maml: no such command; a setting has an equals sign, and no spaces: metarun learner=maml"),
     (["learner"], "learner: no such command; a setting has an equals sign, and no spaces: metarun learner="),
@@ -53,6 +56,7 @@ MISTAKES = [
     (["train=3", "task=sinusoid"], "train=3: is a group of settings; give its keys one by one: train.KEY=VALUE"),
     # values
     (["train.seed=0,banana"], "train.seed=0,banana: several values are several runs, which metarun -m makes; a list"),
+    (["train.seed=range(3)"], "train.seed=range(3): several values are several runs, which metarun -m makes\n"),
     (["experiment=demo,maml"], "experiment=demo,maml: several values are several runs, which metarun -m makes\n"),
     (["run.name=a(b"], "run.name=a(b: cannot be read as group=choice or key=value (no viable alternative at input "
      "'a(b'); a value with such signs wants quotes: 'run.name=\"a(b\"'"),
