@@ -14,7 +14,7 @@ from metarun import engine
 from metarun.config.run import Run, laid_over
 from metarun.run.domains import Domain
 from metarun.run.figures import MOST_GROUPS, figure_of, main_metric, papers, share, show, source
-from metarun.run.log import console
+from metarun.run.log import console, finite
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.next_command import next_command
@@ -26,11 +26,11 @@ from metarun.text import no_option, printable
 
 
 def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
-    """The content of results.json; `used` says which state was tested."""
+    """The content of results.json, with null for what is no number; `used` says which state was tested."""
     run, clock, state = loop.run, loop.clock, loop.state
     steps_per_s = clock.mean_rate() or loop.host["steps_per_s"]  # a run that is only tested again was as fast as it was
     memory = loop.mesh.local_devices[0].memory_stats() or {}
-    return {
+    found = {
         **figures_of(run, tested, loop.domains),
         "state": used,
         "paper": run.config["paper"],
@@ -62,6 +62,7 @@ def summary(loop: Loop, tested: Tested, used: dict[str, Any]) -> dict[str, Any]:
         },
         **made_with(run, loop.mesh, loop.task_chunk),
     }
+    return finite(found)
 
 
 def figures_of(run: Run, tested: Tested, domains: Mapping[str, Domain]) -> dict[str, Any]:

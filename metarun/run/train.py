@@ -11,7 +11,7 @@ from metarun.core import DataError
 from metarun.files import write_atomically
 from metarun.run import answers, earlier, ending, results, team
 from metarun.run.lock import only_process_in
-from metarun.run.log import FAILED, STOPPED, close_log, console, finite, in_log_file
+from metarun.run.log import FAILED, STOPPED, close_log, console, in_log_file
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
@@ -117,7 +117,7 @@ def write(loop: Loop, found: dict[str, Any], tested: Tested) -> None:
     except Exception as error:  # the figures stand, whatever becomes of the pictures
         lost.append(f"classes.json and examples.npz cannot be written ({first_line(error)})")
     try:
-        text = json.dumps(finite(found), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(found, indent=2, allow_nan=False) + "\n"
         write_atomically(loop.directory / "results.json", text)
     except OSError as error:
         lost.append(f"results.json cannot be written ({error.strerror})")

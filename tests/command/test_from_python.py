@@ -48,7 +48,10 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_it_is_the_run_of_the_command_line_also_where_an_event_loop_runs(here):
+def test_it_is_the_run_of_the_command_line_also_where_an_event_loop_runs(here, monkeypatch):
+    made_with = results.made_with
+    monkeypatch.setattr(results, "made_with", lambda *of: {**made_with(*of), "odd": [math.nan, 1.0]})
+
     async def notebook():
         return metarun.train(["learner=maml"], **QUICK)
 
@@ -57,6 +60,7 @@ def test_it_is_the_run_of_the_command_line_also_where_an_event_loop_runs(here):
     assert not directory.is_absolute()
     assert directory.parent == Path("runs/sinusoid-maml")
     assert found == json.loads((directory / "results.json").read_text())
+    assert found["odd"] == [None, 1.0]
     assert found["training"]["command"] == (
         "metarun learner=maml task=sinusoid logger=none 'model.hidden=[8]' train.steps=4 train.meta_batch=4 "
         "eval.episodes=8 eval.val_episodes=8"
