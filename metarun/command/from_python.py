@@ -7,10 +7,12 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -48,7 +50,7 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
     if isinstance(overrides, str):
         raise ConfigError("overrides", overrides, f"must be a list: [{overrides!r}]")
     settings = [*overrides, *written(sections)]
-    with one_at_a_time:
+    with one_at_a_time, as_before():
         read_anew()
         run = run_of(settings)
         directory = Path(run.info.dir)
@@ -61,6 +63,18 @@ def train(overrides: Iterable[str] = (), **sections: Any) -> dict[str, Any]:
             remove_if_unused(directory)
         results.tell(found, directory)
         return {**found, "run_dir": str(directory)}
+
+
+@contextmanager
+def as_before() -> Iterator[None]:
+    """How precisely jax multiplies, and whether W&B is quiet, is the caller's again after a run."""
+    precision, silent = jax.config.values["jax_default_matmul_precision"], os.environ.get("WANDB_SILENT")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_default_matmul_precision", precision)
+        if silent is None:
+            os.environ.pop("WANDB_SILENT", None)
 
 
 def in_python(message: str, directory: Path) -> str:

@@ -149,10 +149,15 @@ _ahead: set[threading.Thread] = set()
 
 
 def ahead(*calls: tuple[Program, tuple[Any, ...]]) -> None:
-    """Compiles programs, one after another, in a thread of their own: for arguments, or shapes that stand for them."""
+    """Compiles programs, one after another, in a thread of their own: for arguments, or shapes that stand for them.
+
+    They multiply as precisely as jax does by now, whatever is set meanwhile.
+    """
+    precision = jax.config.values["jax_default_matmul_precision"]
 
     def compile_all() -> None:
-        with suppress(Exception):  # whoever calls the program meets the error itself
+        # Whoever calls the program meets the error itself.
+        with suppress(Exception), jax.default_matmul_precision(precision):
             for program, arguments in calls:
                 program.executable(*arguments)
         _ahead.discard(threading.current_thread())

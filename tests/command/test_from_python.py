@@ -5,6 +5,7 @@ import datetime
 import json
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -90,6 +91,24 @@ def test_a_file_that_has_changed_since_the_last_call_is_read_again(here, monkeyp
             task={"path": "own.npz"}, overrides=["task=arrays", "learner=cnp", "logger=none", "task.queries=2"]
         )
     assert read == [(0, 36, True, 5), (1, 18, True, 5), (2, None, False, 2), (3, None, False, 3)]
+
+
+def test_what_a_run_sets_of_the_process_is_the_callers_again(here, monkeypatch):
+    def stopped(*_):
+        jax.config.update("jax_default_matmul_precision", "high")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        raise run_train.Interrupted("stopped")
+
+    monkeypatch.setattr(run_train, "train", stopped)
+    before = jax.config.values["jax_default_matmul_precision"]
+    for silent in (None, "false"):
+        monkeypatch.delenv("WANDB_SILENT", raising=False)
+        if silent is not None:
+            monkeypatch.setenv("WANDB_SILENT", silent)
+        with pytest.raises(metarun.Interrupted):
+            metarun.train(["learner=maml", "task=sinusoid", "logger=none"])
+        assert os.environ.get("WANDB_SILENT") == silent
+        assert jax.config.values["jax_default_matmul_precision"] == before
 
 
 def test_called_again_it_makes_another_run_or_goes_on_also_in_a_thread(here):

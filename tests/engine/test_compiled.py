@@ -204,21 +204,26 @@ def test_what_is_not_metaruns_own_is_not_kept():
 
 def test_a_program_that_is_compiled_ahead_is_waited_for_and_compiled_once(cache):
     begun, may_end = threading.Event(), threading.Event()
-    traced = []
+    traced, precise = [], []
 
     def slow(x):
         traced.append(threading.current_thread().name)
         begun.set()
         may_end.wait(10)
+        precise.append(jax.config.values["jax_default_matmul_precision"])
         return x + 1
 
     program = Program(slow, None)
     engine.ahead((program, (jax.ShapeDtypeStruct((2,), np.float32),)))
-    assert begun.wait(10)
-    assert engine.compiling_ahead()
-    threading.Timer(0.05, may_end.set).start()
-    np.testing.assert_array_equal(program(jnp.ones(2)), np.full(2, 2.0))
-    assert traced == ["compiling ahead"]
+    jax.config.update("jax_default_matmul_precision", "high")  # as by whoever goes on meanwhile
+    try:
+        assert begun.wait(10)
+        assert engine.compiling_ahead()
+        threading.Timer(0.05, may_end.set).start()
+        np.testing.assert_array_equal(program(jnp.ones(2)), np.full(2, 2.0))
+    finally:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    assert (traced, precise) == (["compiling ahead"], ["highest"])
     for _ in range(200):
         if not engine.compiling_ahead():
             break
