@@ -27,6 +27,7 @@ import metarun
 from metarun import engine
 from metarun.command.from_python import run_of
 from metarun.config import written
+from metarun.config.aside import OF_A_PROGRAM
 from metarun.run import display, results
 from metarun.run import train as run_train
 from metarun.run.begin import tracked
@@ -134,7 +135,9 @@ def test_in_a_program_that_uses_hydra_itself_all_is_left_as_it_was(here, monkeyp
         hydra, job, stored = GlobalHydra.instance().hydra, HydraConfig.instance(), ConfigStore.instance().repo
         return hydra, job, job.cfg, JobRuntime.instance().get("name"), version.getbase(), stored["config.yaml"]
 
-    monkeypatch.setattr(Singleton, "_instances", dict(Singleton._instances))
+    # Without those at hand: the copy would share them, and they would be set up for all tests after this one.
+    others = {kind: one for kind, one in Singleton._instances.items() if kind not in OF_A_PROGRAM}
+    monkeypatch.setattr(Singleton, "_instances", others)
     monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     ConfigStore.instance().store(name="config", node={"defaults": ["theirs"]})
     with initialize_config_dir(str(here), job_name="mine", version_base="1.2"):
