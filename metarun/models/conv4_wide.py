@@ -1,5 +1,6 @@
 """Four convolutions that widen, and features of two scales: R2-D2's backbone."""
 
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -32,14 +33,16 @@ class Conv4Wide(nn.Module):
         must_be_images("conv4_wide", x, least=16)
         scales = []
         for i, filters in enumerate(self.filters):
-
-            def pooled(x: Array, stride: Literal[1, 2] = 1 if i == 3 else 2) -> Array:
-                return nn.leaky_relu(max_pool_2x2(x, stride), self.slope)
-
+            then = partial(pooled, stride=1 if i == 3 else 2, slope=self.slope)
             convolved = Convolution(filters, name=f"conv{i}", dtype=self.dtype)(x)
-            x = Normalisation(self.norm, name=f"norm{i}")(convolved, pooled)
+            x = Normalisation(self.norm, name=f"norm{i}")(convolved, then)
             if i == 2:
                 scales.append(max_pool_2x2(x, stride=1))
         scales.append(x)
         x = jnp.concatenate([scale.reshape(x.shape[0], -1) for scale in scales], axis=1)
         return x if self.n_out is None else nn.Dense(self.n_out, dtype=self.dtype, name="head")(x)
+
+
+def pooled(x: Array, stride: Literal[1, 2], slope: float) -> Array:
+    """The largest of each 2x2 window, of which the leaky ReLU."""
+    return nn.leaky_relu(max_pool_2x2(x, stride), slope)
