@@ -119,9 +119,9 @@ def main() -> None:
     found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared"  # what only data take: it is made once, by `metarun data`
-        environment = {**os.environ, "METARUN_CACHE_DIR": str(prepared)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "METARUN_CACHE_DIR": str(prepared)}
         subprocess.run(
-            [sys.executable, "-P", "-m", "metarun", "data", "omniglot"], check=True, cwd=ROOT, env=environment
+            [sys.executable, "-P", "-m", "metarun", "data", "omniglot"], check=True, cwd=folder, env=environment
         )
         for turn in range(asked.rounds):
             for task, learner in runs:

@@ -76,6 +76,7 @@ def the_rows_part(found: dict[str, Any]) -> Record:
         "protocol": {key: how[key] for key in PROTOCOL if key in how} | {"task": task},
         "state": found["state"]["state"],
         "minutes": found["speed"]["minutes"],
+        **({"members": found["speed"]["members"]} if found["speed"].get("members", 1) > 1 else {}),
         "machine": {key: found["machine"][key] for key in ("devices", "device")},
         "commit": found["commit"],
         "date": found["date"][:10],
@@ -87,15 +88,16 @@ def whole(record: Record) -> bool:
     """Whether a record tells enough to make its run again and to hold the figures against it.
 
     It has its figures with all their digits, every setting of the task and of the learner, the whole id of an unchanged
-    commit, the device and the date. The first records do not: of their runs a page's rounded figures are left.
+    commit for every stretch of it, the device and the date. The first records do not: of their runs a page's rounded
+    figures are left.
     """
     if "failed" in record:
         return False
-    how, commit = record["protocol"], record["commit"]
+    how, commits = record["protocol"], [record["commit"], *(part["commit"] for part in record.get("stretches", []))]
     settings = all("_target_" in how[part] for part in ("task", "learner"))
     means = [figure["mean"] for figure in record[how["split"]].values() if figure["mean"] is not None]
     digits = any(mean != round(mean, 4) for mean in means)
-    unchanged = bool(commit) and len(commit["id"]) == 40 and not commit["changed"]
+    unchanged = all(commit and len(commit["id"]) == 40 and not commit["changed"] for commit in commits)
     return settings and digits and unchanged and bool(record["machine"]["device"]) and bool(record["date"])
 
 

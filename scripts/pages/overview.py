@@ -17,6 +17,7 @@ class Entry(NamedTuple):
     """A paper's figure and ours, in the metric's unit (per cent, or squared error)."""
 
     preset: str
+    settings: list[str]  # of its own beside the preset's
     metric: str
     paper: tuple[float, float | None]  # mean, half of the 95 % interval
     ours: tuple[float, float | None]
@@ -26,7 +27,7 @@ class Entry(NamedTuple):
     @property
     def name(self) -> str:
         said = self.metric.removeprefix("accuracy").replace("instance", "").replace("_", " ").replace("mse", "MSE")
-        return f"{self.preset} {' '.join(said.split())}".strip()
+        return " ".join([self.preset, *self.settings, *said.split()])
 
     @property
     def short_by(self) -> float:
@@ -56,11 +57,8 @@ def entries(what: dict[str, Any]) -> list[Entry]:
                 continue
             ours = over_seeds(figures)
             share = runs[0]["steps"] / values["train"]["steps"]
-            found.append(
-                Entry(
-                    name, metric, scaled(metric, *paper), scaled(metric, ours["mean"], ours["ci95"]), share, len(runs)
-                )
-            )
+            both = scaled(metric, *paper), scaled(metric, ours["mean"], ours["ci95"])
+            found.append(Entry(name, runs[0]["settings"], metric, *both, share, len(runs)))
     return found
 
 

@@ -89,12 +89,18 @@ def rows(values: dict[str, Any], runs: list[Record], metrics: Sequence[str] = ()
                 spread=spread(metric, figures),
                 protocol=protocol(first, metric),
                 steps=share(first["steps"], asked),
-                minutes=f"{np.mean([run['minutes'] for run in runs]):.1f}",
+                minutes=minutes(runs),
                 record="whole" if all(whole(run) for run in runs) else "part",
                 made="; ".join(dict.fromkeys(made)),
             )
         )
     return lines
+
+
+def minutes(runs: list[Record]) -> str:
+    """Of a run, in the mean; of those that were made in one program each has all of its time."""
+    together = max(run.get("members", 1) for run in runs)
+    return f"{np.mean([run['minutes'] for run in runs]):.1f}" + (f" for {together} together" if together > 1 else "")
 
 
 def machines(run: Record) -> str:
@@ -198,7 +204,8 @@ def in_readme(what: dict[str, Any]) -> str:
         theirs = [papers(values, metric) for metric in every] if published else []
         ours = rows(values, runs, every)
         columns = (said, theirs, [row.ours for row in ours])
-        lines.append((f"`experiment={name}`", *map(" / ".join, columns), str(len(runs)), ours[0].minutes))
+        words = " ".join([f"experiment={name}", *runs[0]["settings"]])
+        lines.append((f"`{words}`", *map(" / ".join, columns), str(len(runs)), ours[0].minutes))
     heads = ("metarun", "figure", "paper", "ours, 95 % interval over tasks", "seeds", "minutes")
     return "\n".join(table(heads, *lines))
 
