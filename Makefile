@@ -36,8 +36,9 @@ lint: $(VENV)/installed-dev ## ruff, the linter and the formatter; import-linter
 types: $(VENV)/installed-dev ## mypy
 	$(BIN)/mypy
 
+# One more than CI has cores: while a test waits for a process of its own, another has its turn.
 tests: $(VENV)/installed-dev ## pytest
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 slow: $(VENV)/installed-dev ## the longer tests: every learner learns, and goes on after a break
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
