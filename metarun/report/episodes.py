@@ -9,6 +9,7 @@ from PIL import Image
 
 from metarun.report import plots
 from metarun.report.runs import SavedRun
+from metarun.run.figures import is_right
 from metarun.run.pictures import PATHS_SHOWN, is_on_plane, strips, telling
 
 MOST_SHOWN = 100  # examples of an episode
@@ -105,15 +106,18 @@ def travelled(e: dict[str, np.ndarray]) -> Travelled | None:
 
 
 def classified(e: dict[str, np.ndarray]) -> Classified:
-    predicted, y = e["outputs"].argmax(-1), e["query_y"]
-    names = e["names"].tolist() if "names" in e else [f"class {k + 1}" for k in range(e["outputs"].shape[-1])]
+    y, outputs = e["query_y"], e["outputs"]
+    right = is_right(outputs, y)
+    names = e["names"].tolist() if "names" in e else [f"class {k + 1}" for k in range(outputs.shape[-1])]
+    taken = np.where(np.isnan(outputs).any(-1), "not a number", np.array(names, object)[outputs.argmax(-1)])
     first = [e["support_x"][:MOST_SHOWN], e["query_x"][:MOST_SHOWN]]
     inputs = strips(*first) if first[0].ndim == 2 else first
     support = [Shown(picture(x), names[k]) for x, k in zip(inputs[0], e["support_y"], strict=False)]
     query = [
-        Shown(picture(x), names[k], names[p], bool(k == p)) for x, k, p in zip(inputs[1], y, predicted, strict=False)
+        Shown(picture(x), names[k], said, bool(hit))
+        for x, k, said, hit in zip(inputs[1], y, taken, right, strict=False)
     ]
-    return Classified(support, query, len(e["support_y"]), int((predicted == y).sum()), len(y))
+    return Classified(support, query, len(e["support_y"]), int(right.sum()), len(y))
 
 
 def picture(x: np.ndarray) -> str | None:

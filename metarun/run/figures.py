@@ -95,6 +95,11 @@ def episodes_in_short(protocol: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def is_right(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """outputs (..., n_out), labels y (...) -> (...): as losses.cross_entropy, what is no number is wrong."""
+    return (outputs.argmax(-1) == y) & ~np.isnan(outputs).any(-1)
+
+
 def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The place of each episode among all, 0 for the best: by the queries that are right, or by the squared error.
 
@@ -105,7 +110,7 @@ def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     if y.dtype.kind == "f":
         errors = ((outputs.astype(float) - y) ** 2).reshape(tasks, -1).mean(1)
     else:
-        errors = ((outputs.argmax(-1) != y) | np.isnan(outputs).any(-1)).mean(1)
+        errors = (~is_right(outputs, y)).mean(1)
     return ranked(errors)
 
 

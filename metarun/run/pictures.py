@@ -10,7 +10,7 @@ from PIL import Image
 
 from metarun.core import Batch
 from metarun.run.drawn import Drawn, draw_episodes
-from metarun.run.figures import by_success, unit
+from metarun.run.figures import by_success, is_right, unit
 
 PATHS_SHOWN = 10  # trajectories of a task
 MOST_DRAWN = 20  # classes of an episode, and examples of a class
@@ -74,7 +74,8 @@ def of_episodes(examples: dict[str, np.ndarray]) -> list[Picture]:
 
 def classified(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
     """An episode of a classification: how many queries were right, and a row a class, each query in a frame."""
-    predicted, y = e["outputs"].argmax(-1), e["query_y"]
+    y = e["query_y"]
+    right = is_right(e["outputs"], y)
     parts = [e["support_x"], e["query_x"]]
     support_x, query_x = strips(*parts) if parts[0].ndim == 2 else parts
     if np.ndim(support_x) != 4 or np.shape(support_x)[-1] not in (1, 3):
@@ -82,10 +83,10 @@ def classified(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
     ways = min(e["outputs"].shape[-1], MOST_DRAWN)
     names = e["names"].tolist()[:ways] if "names" in e else [f"class {k + 1}" for k in range(ways)]
     shown = [first_of_each(labels, ways) for labels in (e["support_y"], y)]
-    frames = [FRAMES["right"] if hit else FRAMES["wrong"] for hit in (predicted == y)[shown[1]]]
+    frames = [FRAMES["right"] if hit else FRAMES["wrong"] for hit in right[shown[1]]]
     support = Batch(framed(support_x[shown[0]], [FRAMES["support"]] * len(shown[0])), e["support_y"][shown[0]])  # type: ignore[arg-type]
     query = Batch(framed(query_x[shown[1]], frames), y[shown[1]])  # type: ignore[arg-type]
-    said = f"{int((predicted == y).sum())} of {len(y)} right"
+    said = f"{int(right.sum())} of {len(y)} right"
     buffer = io.BytesIO()
     draw_episodes([Drawn(said, support, query, names, {})], buffer)
     return f"{said}; a query that is has a green frame, another an orange one", buffer.getvalue()

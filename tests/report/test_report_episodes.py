@@ -10,7 +10,7 @@ from support import Page
 
 from metarun.engine.evaluate import Answers
 from metarun.report import episodes, page, runs
-from metarun.run import answers
+from metarun.run import answers, pictures
 from metarun.run.figures import by_success
 
 
@@ -99,6 +99,11 @@ def test_an_episode_is_shown_with_what_was_predicted(two_runs):
     assert text.count('<img src="data:image/png;base64,') == 6
     assert "2 of 3 right" in text
     assert "a, is b" in Page(text).text
+    examples["outputs"][0, 0] = np.nan  # whose largest is the first, which is the true one
+    ((_, episode),) = episodes.episodes(dataclasses.replace(run, examples=examples))
+    assert (episode.right, episode.query[0].predicted, episode.query[0].right) == (1, "not a number", False)
+    ((_, caption, _),) = pictures.of_episodes(examples)
+    assert "1 of 3 right" in caption
 
 
 def test_of_a_large_episode_the_first_examples_are_shown_and_all_are_counted(two_runs):
