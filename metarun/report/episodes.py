@@ -10,7 +10,7 @@ from PIL import Image
 from metarun.report import plots
 from metarun.report.runs import SavedRun
 from metarun.run.figures import is_right
-from metarun.run.pictures import PATHS_SHOWN, is_on_plane, strips, telling
+from metarun.run.pictures import PATHS_SHOWN, inputs, is_on_plane, telling
 
 MOST_SHOWN = 100  # examples of an episode
 
@@ -110,12 +110,10 @@ def classified(e: dict[str, np.ndarray]) -> Classified:
     right = is_right(outputs, y)
     names = e["names"].tolist() if "names" in e else [f"class {k + 1}" for k in range(outputs.shape[-1])]
     taken = np.where(np.isnan(outputs).any(-1), "not a number", np.array(names, object)[outputs.argmax(-1)])
-    first = [e["support_x"][:MOST_SHOWN], e["query_x"][:MOST_SHOWN]]
-    inputs = strips(*first) if first[0].ndim == 2 else first
-    support = [Shown(picture(x), names[k]) for x, k in zip(inputs[0], e["support_y"], strict=False)]
+    support_x, query_x = inputs(e, MOST_SHOWN)
+    support = [Shown(picture(x), names[k]) for x, k in zip(support_x, e["support_y"], strict=False)]
     query = [
-        Shown(picture(x), names[k], said, bool(hit))
-        for x, k, said, hit in zip(inputs[1], y, taken, right, strict=False)
+        Shown(picture(x), names[k], said, bool(hit)) for x, k, said, hit in zip(query_x, y, taken, right, strict=False)
     ]
     return Classified(support, query, len(e["support_y"]), int(right.sum()), len(y))
 
@@ -124,9 +122,9 @@ def picture(x: np.ndarray) -> str | None:
     """An image (height, width, 1 or 3) in [0, 1] as a data URI; None for what is no image."""
     if x.ndim != 3 or x.shape[-1] not in (1, 3):
         return None
-    pixels = (255 * np.clip(x, 0, 1)).astype(np.uint8)
+    pixels = np.round(255 * np.clip(x, 0, 1)).astype(np.uint8)
     if x.shape[-1] == 1:
-        pixels = 255 - pixels[:, :, 0]  # ink is black on white, in the dark, too
+        pixels = pixels[:, :, 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

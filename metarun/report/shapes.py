@@ -231,6 +231,8 @@ def examples(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     same += [0 not in found["query_x"].shape and 0 not in found["support_x"].shape]
     places = [found[name] for name in ("index", "rank", "tested") if name in found]  # older runs have none of them
     same += [len(places) in (0, 3), *(one.shape == (tasks,) and one.dtype.kind in "iu" for one in places)]
+    inverted = found.get("inverted", np.full(tasks, False))  # neither have they this
+    same += [inverted.shape == (tasks,), inverted.dtype.kind == "b"]
     kinds = {array.dtype.kind for array in labels}
     if kinds == {"f"}:
         same.append(labels[1].shape == outputs.shape)

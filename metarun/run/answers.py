@@ -10,7 +10,8 @@ import numpy as np
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import Batch, Key, Named, PyTree, is_collected
+from metarun.core import Batch, Key, Named, Prepares, PyTree, Tasks, is_collected
+from metarun.data import Image
 from metarun.files import write_atomically, write_bytes_atomically
 from metarun.run.figures import by_success, ranked
 from metarun.run.meta_test import Tested
@@ -50,7 +51,8 @@ def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval
     """Writes classes.json, where classes have names, and examples.npz: a few episodes of the test.
 
     These hold the answers after adaptation and, if the test was also made after 0 inner steps, before it; `index` says
-    which of the test's episodes they are, and `rank` their places among all `tested` ones, 0 for the best.
+    which of the test's episodes they are, and `rank` their places among all `tested` ones, 0 for the best; `inverted`
+    whether images were dark on white.
     """
     answers, before = tested.evaluation.answers, tested.by_inner_steps.get("0")
     names = run.eval_tasks.class_names(run.eval.split) if isinstance(run.eval_tasks, Named) else None
@@ -70,12 +72,19 @@ def keep(run: Run, directory: Path, sample: engine.Program, data: PyTree, k_eval
         "support_x": support.x, "support_y": support.y, "query_x": query.x, "query_y": query.y,
         "outputs": answers.outputs[index],
         "index": index, "rank": ranks[index], "tested": np.full(len(index), len(ranks)),
+        "inverted": np.full(len(index), is_inverted(run.eval_tasks)),
     }  # fmt: skip
     if before is not None:
         arrays["before"] = before.answers.outputs[index]
     if names is not None:
         arrays["names"] = np.array(names)[classes]
     write_bytes_atomically(directory / "examples.npz", lambda file: np.savez_compressed(file, **arrays))
+
+
+def is_inverted(tasks: Tasks) -> bool:
+    """Whether the tasks' images are ink, which is dark on white for people, and light on black for a model."""
+    prepares = tasks.prepares if isinstance(tasks, Prepares) else None
+    return isinstance(prepares, Image) and prepares.invert
 
 
 def keep_trajectories(

@@ -58,6 +58,15 @@ def strips(*groups: np.ndarray) -> list[np.ndarray]:
     return np.split(images, np.cumsum([len(group) for group in groups])[:-1])
 
 
+def inputs(e: dict[str, np.ndarray], most: int | None = None) -> list[np.ndarray]:
+    """The first of an episode's support and query inputs as people see them: vectors as strips, ink black on white."""
+    parts = [e["support_x"][:most], e["query_x"][:most]]
+    if parts[0].ndim == 2:
+        return [1.0 - images for images in strips(*parts)]
+    inverted = e.get("inverted", parts[0].shape[-1] == 1)  # older runs do not say
+    return [1.0 - images for images in parts] if inverted else parts
+
+
 def of_episodes(examples: dict[str, np.ndarray]) -> list[Picture]:
     """The best, the median and the worst episode of an examples.npz; none of what can be drawn neither way."""
     found = []
@@ -76,8 +85,7 @@ def classified(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
     """An episode of a classification: how many queries were right, and a row a class, each query in a frame."""
     y = e["query_y"]
     right = is_right(e["outputs"], y)
-    parts = [e["support_x"], e["query_x"]]
-    support_x, query_x = strips(*parts) if parts[0].ndim == 2 else parts
+    support_x, query_x = inputs(e)
     if np.ndim(support_x) != 4 or np.shape(support_x)[-1] not in (1, 3):
         return None
     ways = min(e["outputs"].shape[-1], MOST_DRAWN)
@@ -98,8 +106,8 @@ def first_of_each(labels: np.ndarray, ways: int) -> np.ndarray:
 
 
 def framed(images: np.ndarray, colours: Sequence[str]) -> np.ndarray:
-    """Images (n, height, width, 1 or 3) in [0, 1], ink black on white, each in a frame: (n, ..., 3)."""
-    inside = np.clip(np.repeat(1 - images, 3, -1) if images.shape[-1] == 1 else images, 0, 1)
+    """Images (n, height, width, 1 or 3) in [0, 1], each in a frame: (n, ..., 3)."""
+    inside = np.clip(np.repeat(images, 3, -1) if images.shape[-1] == 1 else images, 0, 1)
     n, height, width, _ = inside.shape
     thick = max(1, max(height, width) // 14)
     rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours], np.float32)

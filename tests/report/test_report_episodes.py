@@ -5,9 +5,11 @@ import dataclasses
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
-from support import Page
+from support import Page, composed
 
+from metarun.config.build import build
 from metarun.engine.evaluate import Answers
 from metarun.report import episodes, page, runs
 from metarun.run import answers, pictures
@@ -55,12 +57,12 @@ def test_an_older_run_shows_the_best_the_median_and_the_worst_of_the_few_it_kept
 
 
 def test_vectors_are_drawn_the_darker_the_larger_a_number():
-    one, other = episodes.strips(np.array([[0.0, 1.0, 3.0, 4.0]]), np.array([[4.0, np.nan, 2.0, np.inf]]))
+    one, other = pictures.strips(np.array([[0.0, 1.0, 3.0, 4.0]]), np.array([[4.0, np.nan, 2.0, np.inf]]))
     np.testing.assert_array_equal(one[:, :, :, 0], [[[0, 0.25, 0.75, 1]]])
     np.testing.assert_array_equal(other[:, :, :, 0], [[[1, 0, 0.5, 1]]])
-    (long,) = episodes.strips(np.arange(100.0)[None])
+    (long,) = pictures.strips(np.arange(100.0)[None])
     assert long.shape == (1, 5, 20, 1)
-    (alike,) = episodes.strips(np.ones((2, 3)))
+    (alike,) = pictures.strips(np.ones((2, 3)))
     np.testing.assert_array_equal(alike, np.zeros((2, 1, 3, 1)))
 
 
@@ -69,15 +71,41 @@ def test_episodes_of_vectors_are_shown_in_pictures(two_runs):
     assert page.html([run]).count('<img src="data:image/png;base64,') == 3 * (3 + 6)
 
 
-def test_pictures_are_what_was_drawn():
-    def pixels(uri):
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+def pixels(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
-    ink = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3, 1)
-    np.testing.assert_array_equal(pixels(episodes.picture(ink)), 255 - (255 * ink[:, :, 0]).astype(np.uint8))
+
+def test_pictures_are_what_was_drawn():
+    grey = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3, 1)
+    np.testing.assert_array_equal(pixels(episodes.picture(grey)), (255 * grey[:, :, 0]).astype(np.uint8))
     colours = np.linspace(0, 1, 18, dtype=np.float32).reshape(2, 3, 3)
     np.testing.assert_array_equal(pixels(episodes.picture(colours)), (255 * colours).astype(np.uint8))
-    assert episodes.picture(ink[:, :, 0]) is None
+    assert episodes.picture(grey[:, :, 0]) is None
+
+
+@pytest.mark.parametrize(("said", "dark"), [(True, True), (False, False), (None, True)])
+def test_ink_is_shown_black_on_white_and_a_photograph_as_it_is(said, dark):
+    grey = (np.arange(256, dtype=np.float32) / 255).reshape(1, 16, 16, 1)
+    e = {"support_x": grey, "query_x": grey, "support_y": np.array([0]), "query_y": np.array([0])}
+    e |= {"outputs": np.array([[1.0, 0.0]])} | ({} if said is None else {"inverted": np.array(said)})
+    seen = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    shown = episodes.classified(e)
+    np.testing.assert_array_equal(pixels(shown.query[0].image), 255 - seen if dark else seen)
+    framed = pictures.framed(pictures.inputs(e)[1], ["#000000"])[0, 1:-1, 1:-1]
+    np.testing.assert_allclose(255 * framed, np.repeat((255 - seen if dark else seen)[..., None], 3, -1), atol=1e-4)
+
+
+def test_whether_images_were_inverted_is_told_of_all_tasks():
+    folder = ("task=folder", "task.path=x", "task.image.side=28", "task.image.colour=grey")
+    for settings, inverted in (
+        (("task=strokes",), True),
+        (("task=omniglot",), True),
+        (folder, False),
+        ((*folder, "task.image.invert=true"), True),
+        (("task=miniimagenet",), False),
+        (("task=sinusoid",), False),
+    ):
+        assert answers.is_inverted(build("task", composed(*settings)["task"])) == inverted, settings
 
 
 def test_an_episode_is_shown_with_what_was_predicted(two_runs):
