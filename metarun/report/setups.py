@@ -48,7 +48,12 @@ def setup(run: SavedRun, stage: Stage, without: tuple[str, ...] = ()) -> Setup:
         found = under(run, "task.") | under(run, "train.task." if stage == "train" else "eval.task.")
     if stage != "train":
         found = {k: v for k, v in found.items() if k.partition(".")[0] != "augment"}  # only training's images
-    return setup_of(found, without)
+    return setup_of(found, (*without, *no_ways(run)))
+
+
+def no_ways(run: SavedRun) -> tuple[str, ...]:
+    """Ways, where they say nothing: a table's tasks, say, have a key for them even where they are regressions."""
+    return () if run.metric in ("", "accuracy") else ("ways",)
 
 
 def setup_of(task: dict[str, Any], without: tuple[str, ...] = ()) -> Setup:

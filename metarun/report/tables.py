@@ -6,7 +6,7 @@ import numpy as np
 
 from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
-from metarun.report.setups import setup, setup_of
+from metarun.report.setups import no_ways, setup, setup_of
 from metarun.run.figures import MOST_GROUPS, figure_of, in_short, main_metric, papers, share, show, source, unit
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
@@ -145,7 +145,7 @@ def elsewhere(runs: list[SavedRun]) -> Table | None:
             shown = {test["task"].get("shots"): test["figures"]}
             shown |= {int(shots): other["figures"] for shots, other in test["by_shots"].items()}
             for shots, figures in shown.items():
-                words = setup_of(test["task"] | {"shots": shots}).words
+                words = setup_of(test["task"] | {"shots": shots}, no_ways(run)).words
                 column = words if words.startswith(f"{name},") else f"{name} ({words})"
                 if (figure := figures.get(run.metric)) is not None:
                     cell = Cell(show(run.metric, figure), "" if figure["mean"] is None else figure["mean"])

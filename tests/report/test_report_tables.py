@@ -1,5 +1,6 @@
 """What a report makes of runs: experiments and their seeds, sweeps, the papers' figures, curves."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -160,6 +161,25 @@ def test_the_summary_says_ways_shots_and_test_tasks_and_once_what_is_alike(two_r
     (tmp_path / "a" / "config.yaml").write_text("[")
     some = tables.summary(runs.read([two_runs / "blobs", two_runs / "sinusoid", tmp_path / "a"]))
     assert tables.alike(some) == {"learner": "maml", "test tasks": "8"}  # what is not known of `a` does not count
+
+
+def test_a_regression_has_no_ways_though_its_task_has_a_key_for_them(two_runs, tmp_path):
+    def on_a_table(content: Any) -> None:
+        task = {"_target_": "metarun.tasks.table.Table", "ways": 5, "shots": 5}
+        content["protocol"]["task"] = task
+        elsewhere = {"figures": content["test"], "by_inner_steps": {}, "by_shots": {}, "task": task | {"shots": 2}}
+        content["tests"] = {"other": elsewhere}
+
+    for run in copies(two_runs / "sinusoid", tmp_path, {"train.seed": 0}, {"train.seed": 1}):
+        changed(run.path / "results.json", on_a_table)
+    found = runs.read(paths.find([tmp_path]))
+    assert "ways" not in tables.summary(found).columns
+    assert {row["ways"] for row in csv.DictReader(written.as_csv(found).splitlines())} == {""}
+    elsewhere, together = tables.elsewhere(found), tables.over_seeds(experiments.groups(found))
+    assert elsewhere is not None
+    assert together is not None
+    assert [elsewhere.rows[0][1].text, elsewhere.columns[3]] == ["table, 5 shots", "other (table, 2 shots)"]
+    assert together.rows[0][1].text == "table, 5 shots"
 
 
 def test_what_differs_is_transposed_where_it_fits_better(two_runs, tmp_path):
