@@ -11,8 +11,6 @@ NOT_THE_EXPERIMENT = (
     "train.seed",
     "run.",
     "logger.",
-    "data_dir",
-    "task.data_dir",
     "hardware.devices",
     "hardware.task_chunk",
     "suggested",
@@ -56,7 +54,12 @@ def settings(run: SavedRun) -> Settings:
     if not run.config:
         return (("path", str(run.path)),)
     known = sorted((key, value) for key, value in run.config.items() if value is not None)
-    return tuple((key, in_text(value)) for key, value in known if not key.startswith(NOT_THE_EXPERIMENT))
+    return tuple((key, in_text(value)) for key, value in known if of_the_experiment(key))
+
+
+def of_the_experiment(key: str) -> bool:
+    """Whether runs that differ in a setting are of two experiments: not by where one machine has its data."""
+    return not key.startswith(NOT_THE_EXPERIMENT) and not key.endswith("data_dir")
 
 
 def in_text(value: object) -> str:
@@ -76,9 +79,7 @@ def called(firsts: Sequence[SavedRun]) -> list[str]:
     The learner and the task are said wherever they vary; another setting only of experiments that what was said before
     does not tell apart.
     """
-    keys = {
-        LEARNER if key == FIRST_ORDER else key for key in differences(firsts) if not key.startswith(NOT_THE_EXPERIMENT)
-    }
+    keys = {LEARNER if key == FIRST_ORDER else key for key in differences(firsts) if of_the_experiment(key)}
     said: list[tuple[str, ...]] = [()] * len(firsts)
     asked = asked_for(firsts)
     for key in sorted(keys, key=lambda key: place(key, asked)):

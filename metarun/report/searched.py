@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from metarun.core import rises
 from metarun.report import plots
 from metarun.report.charts import Chart
-from metarun.report.experiments import NOT_THE_EXPERIMENT, asked_for, differences, is_choice, is_target, short
+from metarun.report.experiments import asked_for, differences, is_choice, is_target, of_the_experiment, short
 from metarun.report.plots import INK
 from metarun.report.runs import SavedRun
 from metarun.report.setups import Setup, setup, titles
@@ -60,7 +60,7 @@ def varied(runs: Sequence[SavedRun]) -> list[str]:
     Of several that are alike it is the one that was asked for.
     """
     asked = asked_for(runs)
-    keys = [key for key in differences(runs) if not key.startswith(NOT_THE_EXPERIMENT)]
+    keys = [key for key in differences(runs) if of_the_experiment(key)]
     columns = {key: [str(run.config.get(key)) for run in runs] for key in keys}
     found: list[str] = []
     for key in sorted(keys, key=lambda key: (not is_choice(key), key not in asked, is_target(key), key)):

@@ -13,6 +13,7 @@ from support import Page, changed
 
 from metarun.config import MOVED, flat
 from metarun.report import charts, experiments, page, paths, runs, tables, written
+from metarun.report.searched import varied
 
 
 def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
@@ -225,13 +226,15 @@ def test_over_seeds_each_seed_counts_once_and_runs_without_settings_do_not(two_r
     assert experiments.groups(runs.read(paths.find([tmp_path / "sweep"]))) == {}  # they are damaged
 
 
-def test_a_setting_that_an_older_run_lacks_and_the_devices_do_not_set_seeds_apart(two_runs, tmp_path):
+def test_a_setting_that_an_older_run_lacks_and_the_machine_do_not_set_seeds_apart(two_runs, tmp_path):
     more = {"train.seed": 1, "hardware.devices": 1, "learner.of_later": None}
-    found = copies(
-        two_runs / "blobs", tmp_path, {"train.seed": 0}, more, {"train.seed": 2, "hardware.precision": "bfloat16"}
-    )
+    places = ("data_dir", "task.data_dir", "eval.task.data_dir", "eval.tasks.omniglot.data_dir")
+    here, there = ({key: folder for key in places} for folder in ("here", "there"))
+    other = {"train.seed": 2, "hardware.precision": "bfloat16"}
+    found = copies(two_runs / "blobs", tmp_path, {"train.seed": 0} | here, more | there, other | there)
     assert [len(members) for members in experiments.groups(found).values()] == [2, 1]
     assert "learner.of_later" not in experiments.differences(found)
+    assert varied(found[:2]) == []
 
 
 def test_a_seed_that_was_run_twice_counts_once_with_its_mean(two_runs, tmp_path):
