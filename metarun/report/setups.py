@@ -14,6 +14,7 @@ class Setup(NamedTuple):
     """A task distribution's settings, as text; those that are null are left out, as an older run may not have them."""
 
     settings: tuple[tuple[str, str], ...]
+    split: str = ""  # of a test: whose tasks they are
 
     @property
     def task(self) -> str:
@@ -32,23 +33,32 @@ class Setup(NamedTuple):
 
     @property
     def words(self) -> str:
-        """`omniglot, 5-way 1-shot`, `sinusoid, 10 shots`."""
+        """`omniglot, 5-way 1-shot`, `sinusoid, 10 shots`, `sinusoid, 10 shots (val)`."""
         ways, shots = self.number("ways"), self.number("shots")
         if ways is None:
-            return self.task + ("" if shots is None else f", {shots} shots")
-        return f"{self.task}, {ways}-way" + ("" if shots is None else f" {shots}-shot")
+            of = "" if shots is None else f", {shots} shots"
+        else:
+            of = f", {ways}-way" + ("" if shots is None else f" {shots}-shot")
+        return self.task + of + but_test(self.split)
+
+
+def but_test(split: str) -> str:
+    """What stands behind a test's figures, if they are of another split: ` (val)`."""
+    return "" if split in ("", "test") else f" ({split})"
 
 
 def setup(run: SavedRun, stage: Stage, without: tuple[str, ...] = ()) -> Setup:
     """What the run was trained, validated or tested on; `without` some of its settings."""
-    tested = run.part("protocol").get("task")
+    protocol = run.part("protocol")
+    tested = protocol.get("task")
     if stage == "test" and isinstance(tested, dict):
         found: dict[str, Any] = tested
     else:
         found = under(run, "task.") | under(run, "train.task." if stage == "train" else "eval.task.")
     if stage != "train":
         found = {k: v for k, v in found.items() if k.partition(".")[0] != "augment"}  # only training's images
-    return setup_of(found, (*without, *no_ways(run)))
+    split = protocol.get("split") or run.config.get("eval.split") or "test"
+    return setup_of(found, (*without, *no_ways(run)))._replace(split=str(split) if stage == "test" else "")
 
 
 def no_ways(run: SavedRun) -> tuple[str, ...]:

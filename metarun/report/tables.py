@@ -6,7 +6,7 @@ import numpy as np
 
 from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
-from metarun.report.setups import no_ways, setup, setup_of
+from metarun.report.setups import but_test, no_ways, setup, setup_of
 from metarun.run.figures import MOST_GROUPS, figure_of, in_short, main_metric, papers, share, show, source, unit
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
@@ -117,9 +117,11 @@ def figure_cell(run: SavedRun, metric: str) -> Cell:
     figure = figure_of(run.results, metric) if run.results else None
     if run.results is None or figure is None:
         return text(None)
-    split = run.results["protocol"]["split"]
-    shown = show(metric, figure) + ("" if split == "test" else f" ({split})")
-    return Cell(shown, "" if figure["mean"] is None else figure["mean"])
+    return shown(metric, figure, run.results["protocol"]["split"])
+
+
+def shown(metric: str, figure: dict[str, Any], split: str) -> Cell:
+    return Cell(show(metric, figure) + but_test(split), "" if figure["mean"] is None else figure["mean"])
 
 
 def beside_papers(runs: list[SavedRun]) -> Table | None:
@@ -142,17 +144,17 @@ def elsewhere(runs: list[SavedRun]) -> Table | None:
     found: dict[str, dict[str, Cell]] = {}
     for run in runs:
         for name, test in run.part("tests").items():
-            shown = {test["task"].get("shots"): test["figures"]}
-            shown |= {int(shots): other["figures"] for shots, other in test["by_shots"].items()}
-            for shots, figures in shown.items():
+            by_shots = {test["task"].get("shots"): test["figures"]}
+            by_shots |= {int(shots): other["figures"] for shots, other in test["by_shots"].items()}
+            for shots, figures in by_shots.items():
                 words = setup_of(test["task"] | {"shots": shots}, no_ways(run)).words
                 column = words if words.startswith(f"{name},") else f"{name} ({words})"
                 if (figure := figures.get(run.metric)) is not None:
-                    cell = Cell(show(run.metric, figure), "" if figure["mean"] is None else figure["mean"])
-                    found.setdefault(run.name, {})[column] = cell
+                    found.setdefault(run.name, {})[column] = shown(run.metric, figure, run.part("protocol")["split"])
     columns = list(dict.fromkeys(column for cells in found.values() for column in cells))
     tested = [run for run in runs if run.name in found]
-    own = [[text(run.name), text(setup(run, "test").words), figure_cell(run, run.metric)] for run in tested]
+    for_what = [setup(run, "test")._replace(split="").words for run in tested]
+    own = [[text(run.name), text(of), figure_cell(run, run.metric)] for run, of in zip(tested, for_what, strict=True)]
     every = [[found[run.name].get(column, text(None)) for column in columns] for run in tested]
     rows = [[*mine, *others] for mine, others in zip(own, every, strict=True)]
     return Table(["run", "trained for", "there", *columns], rows) if rows else None

@@ -13,7 +13,7 @@ from support import Page, changed
 
 from metarun.config import MOVED, flat
 from metarun.report import charts, experiments, page, paths, runs, tables, written
-from metarun.report.searched import varied
+from metarun.report.searched import searched, varied
 
 
 def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
@@ -260,16 +260,30 @@ def test_the_papers_figures_stand_beside_the_runs_with_who_quotes_them(two_runs,
 
 
 def test_figures_of_validation_say_so(two_runs, tmp_path):
-    shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
+    searched_over = [{"train.seed": seed, "learner.inner_lr": lr} for lr in (0.1, 0.4) for seed in range(2)]
+    found = copies(two_runs / "sinusoid", tmp_path, *({"eval.split": "val"} | one for one in searched_over))
 
     def on_validation(content: Any) -> None:
         content["protocol"]["split"] = "val"
         for name in ("test", "test_by_inner_steps"):
             content[name.replace("test", "val")] = content.pop(name)
+        content["tests"] = {"mine": {"figures": content["val"], "by_inner_steps": {}, "by_shots": {}, "task": {}}}
 
-    changed(tmp_path / "run" / "results.json", on_validation)
-    (found,) = runs.read(paths.find([tmp_path]))
-    assert tables.figure_cell(found, "mse").text.endswith(" (val)")
+    for run in found:
+        changed(run.path / "results.json", on_validation)
+    found = runs.read([*paths.find([tmp_path]), two_runs / "sinusoid"])
+    assert [tables.figure_cell(run, "mse").text.endswith(" (val)") for run in found] == [True] * 4 + [False]
+    together = experiments.groups(found)
+    over_seeds, elsewhere = tables.over_seeds(together), tables.elsewhere(found)
+    assert over_seeds is not None
+    assert {row[1].text for row in over_seeds.rows} == {"sinusoid, 10 shots (val)"}
+    assert elsewhere is not None
+    assert {(row[1].text, row[3].text[-6:]) for row in elsewhere.rows} == {("sinusoid, 10 shots", " (val)")}
+    titles = [chart.title for chart in charts.charts(together)]
+    assert [title for title in titles if "by inner steps" in title] == [
+        "Test mse by inner steps: sinusoid, 10 shots (val)", "Test mse by inner steps: sinusoid, 10 shots"
+    ]  # fmt: skip
+    assert [c.title for c in searched(found)] == ["Test mse by learner.inner_lr: sinusoid, 10 shots (val)"]
 
 
 def test_a_task_with_a_metric_of_its_own_is_summed_up_by_it(two_runs, tmp_path):
