@@ -207,14 +207,11 @@ def summary(
 
 def tell(found: dict[str, Any], keep: str | None) -> None:
     """A test's figures on the terminal, what they are of, and where they are kept."""
-    table = results.table_of(results.figure_rows(found))
-    table.add_section()
     protocol = found["protocol"]
-    if of := episodes_in_short(protocol):
-        table.add_row("tested on", of)
-    table.add_row("held-out tasks", f"{protocol['episodes']:,}, of seed {protocol['seed']}, for 95 % intervals")
-    table.add_row("state", results.state_in_words(found["state"]))
-    console.print(table)
+    told = {"tested on": of} if (of := episodes_in_short(protocol)) else {}
+    told["held-out tasks"] = f"{protocol['episodes']:,}, of seed {protocol['seed']}, for 95 % intervals"
+    told["state"] = results.state_in_words(found["state"])
+    console.print(results.table_of(results.figure_rows(found), told))
     lines = {"run": found["run"]["dir"]}
     lines |= {} if keep is None else {"kept": str(kept_tests.place(Path(found["run"]["dir"]), keep))}
     for name, line in lines.items():

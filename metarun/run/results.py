@@ -121,19 +121,15 @@ Row = tuple[str, str, str, str]  # a name, its value, the paper's, a style
 def tell(found: dict[str, Any], directory: Path) -> None:
     """The end of a run on the terminal: its figures beside the paper's, where its files are, what to try next."""
     training, paper = found["training"], found.get("paper") or {}
-    table = table_of(figure_rows(found), "paper" if paper else "")
-    table.add_section()
-    rows = {
+    told = {
         "held-out tasks": f"{found['protocol']['episodes']:,}, for 95 % intervals",
         "state": state_in_words(found["state"]),
         "meta-steps": f"{training['steps']:,}, {training['meta_batch']} tasks each",
         "minutes": f"{found['speed']['minutes']:.1f}",
     }
     if found.get("privacy"):
-        rows["privacy"] = in_words(found["privacy"])
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+        told["privacy"] = in_words(found["privacy"])
+    console.print(table_of(figure_rows(found), told, "paper" if paper else ""))
 
     lines = {"paper": source(paper)} if paper else {}
     lines |= {  # below the table, so that a long path is not broken and can be copied
@@ -145,14 +141,22 @@ def tell(found: dict[str, Any], directory: Path) -> None:
         console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
 
 
-def table_of(rows: Iterable[Row], beside: str = "") -> Table:
-    """A table of figures, with a column of what stands `beside` them, if that is named."""
+def table_of(figures: Iterable[Row], told: Mapping[str, str], beside: str = "") -> Table:
+    """A test's figures, with a column of what stands `beside` them if that is named; below, what else is `told`."""
     table = Table(box=box.SIMPLE_HEAD, show_header=bool(beside), pad_edge=False)
     for column in ("", "this run", *([beside] if beside else [])):
         table.add_column(column)
-    for name, value, theirs, style in rows:
-        table.add_row(name, Text(value, style=style), *([theirs] if beside else []))
+    for name, value, theirs, style in figures:
+        table.add_row(cell(name), cell(value, style), *([cell(theirs)] if beside else []))
+    table.add_section()
+    for name, value in told.items():
+        table.add_row(cell(name), cell(value))
     return table
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Names that people gave, as they are: nothing of them is markup."""
+    return Text(printable(text), style)
 
 
 def figure_rows(found: dict[str, Any]) -> list[Row]:

@@ -18,7 +18,7 @@ from metarun.run.figures import figure_of, main_metric, show
 from metarun.sweep.made import as_made
 from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
 from metarun.sweep.record import Job, Stand, Sweep
-from metarun.text import one_line
+from metarun.text import one_line, printable
 
 SEED = "train.seed"
 IN_ORDER: tuple[Stand, ...] = ("finished", "running", "stopped", "waiting", "pruned", "failed")
@@ -170,11 +170,11 @@ def of(settings: list[Setting], objective: str) -> Table:
     seeds = any(one.seeds > 1 for one in settings)
     columns = ["validation", f"{settings[0].metric} ± 95 %"]
     for column in (*columns, *(["std of seeds", "seeds"] if seeds else []), "minutes", "jobs"):
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(Text(printable(column)), justify="right", overflow="fold")
     for one in settings[:MOST]:
         std = "" if one.std is None else show(one.metric, {"mean": one.std})
         table.add_row(
-            Text(one.own or "as it is"),
+            Text(printable(one.own or "as it is")),
             "" if one.validation is None else show(objective, {"mean": one.validation}),
             show(one.metric, {"mean": one.mean, "ci95": one.ci95}),
             *([std, str(one.seeds)] if seeds else []),

@@ -1,11 +1,13 @@
 """What a finished run states of itself."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 from support import run_of
 
 from metarun.run.figures import episodes_in_short
-from metarun.run.results import evaluated_on
+from metarun.run.results import evaluated_on, tell
 
 
 def test_a_regression_has_shots_and_no_ways():
@@ -22,3 +24,25 @@ def test_what_is_tested_is_images_as_they_are():
     assert {name: getattr(run.eval_tasks, name) for name in fields} == {
         name: value for name, value in evaluated_on(run).items() if name != "_target_"
     }
+
+
+FOUND: dict[str, Any] = {
+    "protocol": {"split": "test", "metric": "mse", "episodes": 20, "task": {"_target_": "own.Wards"}},
+    "test": {"mse": {"mean": 0.5, "ci95": 0.1}},
+    "test_by_inner_steps": {},
+    "state": {"state": "last", "step": 1},
+    "training": {"steps": 1, "meta_batch": 4, "command": "metarun task=sinusoid"},
+    "speed": {"minutes": 1.0},
+}
+
+
+def told(capsys, **found: Any) -> list[str]:
+    tell({**FOUND, **found}, Path("runs/1"))
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_names_that_people_gave_are_told_as_they_are(capsys):
+    figure = {"mean": 0.25, "ci95": None, "tasks": 1}
+    groups = {"metric": "mse", "level": 0.5, "each": dict.fromkeys(["[/b] x", "ward [north]", "a\x1b[31m"], figure)}
+    lines = told(capsys, test_groups=groups, paper={"source": "x", "figures": {}})
+    assert {"of [/b] x 0.2500", "of ward [north] 0.2500", "of a\\x1b[31m 0.2500"} < set(lines)

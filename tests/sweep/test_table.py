@@ -223,6 +223,10 @@ def test_a_command_to_paste_means_the_directory(swept, tmp_path, directory):
         assert without_hydras_quotes(setting.removeprefix("run.dir=")) == directory
 
 
+def test_a_metric_is_told_by_its_name_whatever_that_is(swept):
+    assert "error [m] ± 95 %" in told(swept("error [m]", ("a=1", 3.0)))
+
+
 def test_at_80_columns_no_setting_is_broken(swept):
     own = [f"train.seed={s} learner.inner_lr=0.0133853 train.steps={n}" for s in (0, 1) for n in (1, 15)]
     sweep = swept("mse", *((one, 3.0) for one in own))
