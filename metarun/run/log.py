@@ -14,17 +14,22 @@ from typing import Any
 from rich.console import Console
 
 from metarun.files import write_atomically
-from metarun.text import printable
+from metarun.text import WIDE, printable
 
 log = logging.getLogger("metarun")
 
 
 class Terminal(Console):
-    """Where lines go; when nobody takes them any more (`metarun ... | head`, a full disk), nowhere: the run goes on."""
+    """Where lines go, as long as they need where that is no terminal.
+
+    When nobody takes them any more (`metarun ... | head`, a full disk), nowhere: the run goes on.
+    """
 
     lost: OSError | None = None  # why they could not be written: `metarun` ends by telling it
 
     def print(self, *objects: Any, **how: Any) -> None:
+        if not self.is_terminal:
+            self.width = WIDE
         try:
             super().print(*objects, **how)
         except OSError as error:

@@ -145,7 +145,7 @@ def table_of(figures: Iterable[Row], told: Mapping[str, str], beside: str = "") 
     """A test's figures, with a column of what stands `beside` them if that is named; below, what else is `told`."""
     table = Table(box=box.SIMPLE_HEAD, show_header=bool(beside), pad_edge=False)
     for column in ("", "this run", *([beside] if beside else [])):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name, value, theirs, style in figures:
         table.add_row(cell(name), cell(value, style), *([cell(theirs)] if beside else []))
     table.add_section()

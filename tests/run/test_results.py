@@ -1,13 +1,15 @@
 """What a finished run states of itself."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from support import run_of
 
 from metarun.run.figures import episodes_in_short
-from metarun.run.results import evaluated_on, tell
+from metarun.run.results import evaluated_on, figure_rows, table_of, tell
 
 
 def test_a_regression_has_shots_and_no_ways():
@@ -46,3 +48,14 @@ def test_names_that_people_gave_are_told_as_they_are(capsys):
     groups = {"metric": "mse", "level": 0.5, "each": dict.fromkeys(["[/b] x", "ward [north]", "a\x1b[31m"], figure)}
     lines = told(capsys, test_groups=groups, paper={"source": "x", "figures": {}})
     assert {"of [/b] x 0.2500", "of ward [north] 0.2500", "of a\\x1b[31m 0.2500"} < set(lines)
+
+
+def test_a_long_name_is_told_whole_in_one_line_where_that_is_no_terminal_and_folded_in_one(capsys):
+    name = "averylongname" * 10
+    tests = {name: {"figures": {"mse": {"mean": 0.25, "ci95": 0.1}}, "by_shots": {}}}
+    assert f"on {name} 0.2500 ± 0.1000" in told(capsys, tests=tests)
+    narrow = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    narrow.print(table_of(figure_rows({**FOUND, "tests": tests}), {}))
+    lines = narrow.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert name in "".join("".join(line.split()[:1]) for line in lines)
