@@ -21,6 +21,8 @@ from metarun.sweep.record import Job, Sweep
 from metarun.text import one_line
 
 SECONDS = 1.0  # between two looks at what other processes are at
+# How a job's process ends that was asked to stop: by a signal itself, where that came before it could hear any.
+STOPPED = (EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Work:
@@ -86,7 +88,7 @@ class Work:
         if code == 0:
             self.ended(job)
             print(f"job {job.number} is done{said(job)}", flush=True)
-        elif code == EXIT_CODE:
+        elif code in STOPPED:
             self.stopped(job)
             print(f"job {job.number} has {'been pruned' if job.number in self.pruned else 'stopped'}", flush=True)
         else:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from metarun.core import ConfigError
 from metarun.run.stop import EXIT_CODE, Interrupted, hearing
-from metarun.sweep.launch import Work, not_alone, process_of
+from metarun.sweep.launch import STOPPED, Work, not_alone, process_of
 from metarun.sweep.record import Job
 
 LOOK = 0.2  # seconds between two looks at a process on this machine
@@ -60,7 +60,7 @@ class Run:
         """Not Popen.wait: `checkpoint` is called in the middle of it, and would wait for ever."""
         while (code := self.process.poll()) is None:
             time.sleep(LOOK)
-        return code
+        return EXIT_CODE if code in STOPPED else code
 
     def checkpoint(self) -> Any:
         """Of a job that is preempted, or whose time is up: what shall be done another time."""

@@ -58,6 +58,26 @@ def test_a_stop_saves_what_is_at_work_and_begins_no_other(made, tmp_path):
     assert [job.stand for job in record.read(tmp_path).jobs] == ["stopped", "stopped", "waiting"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_stopped_before_it_can_hear_a_signal_is_begun_again(tmp_path, monkeypatch, number):
+    """As one whose process has just begun: it has not failed."""
+    sweep = begun(tmp_path, monkeypatch, "well", "well", "well")
+    monkeypatch.setattr(Work, "command", lambda self, job: ["sleep", "60"])
+    launcher = Processes("auto", 1.0)
+    launcher.shares = [ANY] * 2
+
+    def begin_and_stop(work: Work, job: Job, share: Share) -> "subprocess.Popen[bytes]":
+        process = processes.process_of(work.command(job), work.lines(job), {})
+        if job.number == 1:
+            os.kill(os.getpid(), number)  # between the process and its place among those that are told
+        return process
+
+    monkeypatch.setattr(processes, "begin", begin_and_stop)
+    with pytest.raises(Interrupted):
+        launcher.work(Work(sweep, iter(sweep.jobs)))
+    assert [job.stand for job in record.read(tmp_path).jobs] == ["waiting", "waiting", "waiting"]
+
+
 def test_what_is_hopeless_is_stopped_and_counts_as_pruned(made):
     ended = []
     sweep = made(
