@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from metarun.files import WRITING
 
@@ -69,7 +69,8 @@ class Stop:
 def leave(message: str, code: int = EXIT_CODE) -> None:
     """Ends the process here and now, from any thread."""
     plain = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # a live line stands there, and hides the cursor
-    os.write(2, f"{plain}metarun: {message}\n".encode())
+    with suppress(OSError):
+        os.write(2, f"{plain}metarun: {message}\n".encode())
     os._exit(code)
 
 

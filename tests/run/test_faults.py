@@ -1,5 +1,6 @@
 """What happens to long runs, done to them: damaged checkpoints, full disks, signals, names that are not text."""
 
+import errno
 import json
 import os
 import shutil
@@ -68,6 +69,18 @@ def test_a_signal_with_nothing_unsaved_waits_for_a_file_and_says_how_to_go_on(mo
     (told,) = said
     how = "the same command; with the sweep: metarun -m run.dir=S"
     assert told == (f"stopped; nothing was left to save; go on with: {how}", True)
+
+
+def test_standard_error_that_takes_no_line_keeps_no_process_from_its_end(monkeypatch):
+    """The thread that hears signals would die of it, and the process hear none any more."""
+    ended = []
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stop, "os", SimpleNamespace(write=full, _exit=ended.append))
+    stop.leave("stopped")
+    assert ended == [75]
 
 
 def small_state(step: int) -> State:
