@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import metarun
-from metarun import machine
+from metarun import machine, stderr
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.run.figures import commit_in_words
 from metarun.run.rounds import AGREE, FEWEST, agree, enough, interval, middle_half, ratios
@@ -77,7 +77,7 @@ def against(
                 except Refused as error:
                     raise Refused(f"{option}: in that commit {error.line}", error.code) from error
                 must_be_of(every[THERE][-1], there, option)
-                print(progress(every, there), file=sys.stderr, flush=True)
+                stderr.say(f"{progress(every, there)}\n")
         except Refused as error:
             fail(error.line, error.code if error.code in (FAILED, MISTAKE) else FAILED)
     return compared(every, there, settings, machine.taken_by_others(before, machine.cores()))
@@ -247,7 +247,7 @@ def tell(found: Found) -> None:
         console.print(in_words(found), soft_wrap=True, markup=False)
     if found["busy"]:
         share = machine.in_words(found["cores_taken_by_others"])
-        print(f"metarun: the machine is busy: {share} meanwhile; compare again when it is idle", file=sys.stderr)
+        stderr.say(f"metarun: the machine is busy: {share} meanwhile; compare again when it is idle\n")
     print(json.dumps(found), flush=True)
 
 

@@ -1,10 +1,9 @@
 """`metarun eval RUN... [SETTING...]`: runs tested again, under another protocol, with nothing of them touched."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metarun import text
+from metarun import stderr, text
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
 from metarun.command.options import is_directory
@@ -96,9 +95,9 @@ def main(arguments: list[str]) -> None:
                 fail(*test)
             else:
                 which = "" if str(directory) in test.why else f"{directory}: "
-                print(f"metarun: {one_line(which + test.why)}", file=sys.stderr)
+                stderr.say(f"metarun: {one_line(which + test.why)}\n")
         for line in dict.fromkeys(line for test in tests.values() for line in test.told):
-            print(one_line(line), file=sys.stderr)
+            stderr.say(f"{one_line(line)}\n")
         content: dict[str, Any] = {"runs": [], "experiments": []}
         if alone:
             content = tests[found[0]].found

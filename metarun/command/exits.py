@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from metarun import stderr
 from metarun.files import FULL
 from metarun.text import one_line
 
@@ -14,7 +15,7 @@ FAILED, MISTAKE, STOPPED = 1, 2, 75
 
 def fail(message: object, code: int) -> NoReturn:
     """Ends the program with one line on standard error."""
-    print(f"metarun: {one_line(message)}", file=sys.stderr)
+    stderr.say(f"metarun: {one_line(message)}\n")
     sys.exit(code)
 
 

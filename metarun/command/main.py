@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import metarun
+from metarun import stderr
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail, is_of_standard_output
 from metarun.config import GROUPS, choices, describe, going_on, nearest
 
@@ -33,13 +34,14 @@ def main() -> None:
             raise
         lost = error
     except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
-        print("metarun: stopped", file=sys.stderr)
+        stderr.say("metarun: stopped\n")
         code = STOPPED
     if lost := lost or not_told():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(lost, BrokenPipeError):  # metarun --help | head: who reads has enough
-            print(f"metarun: standard output cannot be written ({lost.strerror})", file=sys.stderr)
+            stderr.say(f"metarun: standard output cannot be written ({lost.strerror})\n")
             code = code or FAILED
+    stderr.say("")
     for number in (signal.SIGINT, signal.SIGTERM):  # all is done and told; the interpreter's own end takes its time
         signal.signal(number, signal.SIG_IGN)
     names = ("run.to_wandb", "engine.compiled", "engine.hosts")
@@ -50,20 +52,18 @@ def main() -> None:
         or (compiled is not None and compiled.compiling_ahead())
         or (hosts is not None and hosts.are_several())
     ):
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code if isinstance(code, int) else FAILED)
     sys.exit(code)
 
 
 def not_told() -> OSError | None:
     """Why standard output has not taken all that was told; None: it has."""
-    log = sys.modules.get("metarun.run.log")
+    terminal = sys.modules.get("metarun.run.terminal")
     try:
         sys.stdout.flush()
     except OSError as error:
         return error
-    return None if log is None else log.console.lost
+    return None if terminal is None else terminal.console.lost
 
 
 def command() -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metarun import stderr
 from metarun.command import options
 from metarun.command.exits import FAILED, MISTAKE, STOPPED, fail, is_of_standard_output
 from metarun.config import allowed, conf_dir, explain, going_on, of_place, translate, without_hydras_quotes
@@ -82,7 +83,7 @@ def compose_and_run(command: options.Command) -> None:
         if job.__code__ in [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]:
             if (place := in_users_code(error)) is None:
                 raise  # a fault of metarun's own: the traceback is what mends it
-            traceback.print_exc()
+            stderr.say(traceback.format_exc())
             fail(f"{type(error).__name__} in your own code, {place}: {first_line(error)}", FAILED)
         fail(explain(error, command.settings), MISTAKE)  # Hydra and its parser raise other kinds, too
 
@@ -154,14 +155,14 @@ def job(cfg: "DictConfig") -> str | None:
     except Exception as error:  # a fault of metarun's own: the traceback is what mends it
         if not sweep:
             raise
-        traceback.print_exc()
+        stderr.say(traceback.format_exc())
         place = in_users_code(error)
         why, code = f"{type(error).__name__}{f' in your own code, {place}' if place else ''}: {error}", FAILED
     finally:
         remove_if_unused()
     if not sweep:
         fail(why, code)
-    print(f"metarun: {one_line(why)}", file=sys.stderr)
+    stderr.say(f"metarun: {one_line(why)}\n")
     return one_line(why)
 
 

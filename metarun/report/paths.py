@@ -2,10 +2,10 @@
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from metarun import stderr
 from metarun.core import DataError
 from metarun.text import one_line
 
@@ -25,7 +25,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
     if wrong and not found:
         raise wrong[0]
     for said in wrong:
-        print(f"metarun: {one_line(said)}; left out", file=sys.stderr)
+        stderr.say(f"metarun: {one_line(said)}; left out\n")
     return found
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import metarun
-from metarun import engine, machine
+from metarun import engine, machine, stderr
 from metarun.config.run import Run
 from metarun.run.provenance import commit
 
@@ -95,7 +95,7 @@ def tell(found: dict[str, Any]) -> None:
             table.add_row(name, value)
         Console(stderr=not sys.stdout.isatty(), highlight=False).print(table)
     if found["busy"]:
-        print(busy_line(found["cores_taken_by_others"]), file=sys.stderr)
+        stderr.say(f"{busy_line(found['cores_taken_by_others'])}\n")
     print(json.dumps(found), flush=True)
 
 

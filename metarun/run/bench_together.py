@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from metarun import engine, machine
+from metarun import engine, machine, stderr
 from metarun.config.run import Run
 from metarun.run.bench import busy_line
 from metarun.run.population import chunk
@@ -108,5 +108,5 @@ def tell(found: dict[str, Any]) -> None:
             file=sys.stdout if sys.stdout.isatty() else sys.stderr,
         )
     if found["busy"]:
-        print(busy_line(found["cores_taken_by_others"]), file=sys.stderr)
+        stderr.say(f"{busy_line(found['cores_taken_by_others'])}\n")
     print(json.dumps(found), flush=True)

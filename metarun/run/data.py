@@ -11,8 +11,8 @@ from rich.table import Table
 from metarun.core import ConfigError, Episode, Named, Tasks, Telling
 from metarun.run import separation
 from metarun.run.announce import doubled
-from metarun.run.log import console
 from metarun.run.separation import SPLITS, Finite
+from metarun.run.terminal import console
 from metarun.text import printable
 
 ASKED = ((5, 1), (5, 5))  # ways and shots

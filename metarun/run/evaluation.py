@@ -18,7 +18,7 @@ from metarun.run import domains, kept_tests, purpose, results, separation
 from metarun.run.announce import of_its_data
 from metarun.run.domains import OWN, Domain
 from metarun.run.figures import episodes_in_short
-from metarun.run.log import console, log_on_terminal
+from metarun.run.log import log_on_terminal
 from metarun.run.loggers import without_key
 from metarun.run.meta_test import Tested, everywhere, of_its_classes
 from metarun.run.provenance import made_with
@@ -27,6 +27,7 @@ from metarun.run.restored import saved, stored
 from metarun.run.separation import Part
 from metarun.run.status import Status
 from metarun.run.stop import leave_on_signals
+from metarun.run.terminal import console
 from metarun.text import printable
 
 as_json = kept_tests.as_json

@@ -11,36 +11,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from metarun.files import write_atomically
-from metarun.text import WIDE, printable
+from metarun.run.terminal import console, say
 
 log = logging.getLogger("metarun")
 
-
-class Terminal(Console):
-    """Where lines go, as long as they need where that is no terminal.
-
-    When nobody takes them any more (`metarun ... | head`, a full disk), nowhere: the run goes on.
-    """
-
-    lost: OSError | None = None  # why they could not be written: `metarun` ends by telling it
-
-    def print(self, *objects: Any, **how: Any) -> None:
-        if not self.is_terminal:
-            self.width = WIDE
-        try:
-            super().print(*objects, **how)
-        except OSError as error:
-            self.quiet, self.lost = True, error
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-console = Terminal(highlight=False)
 
 # How the last line of metarun.log begins, unless the run was finished or killed.
 STOPPED, FAILED = "stopped", "failed: "
@@ -56,14 +31,14 @@ _member: ContextVar[Path | None] = ContextVar("member", default=None)
 
 
 class Lines(logging.Handler):
-    """Prints lines above the live one, as they are: what comes from files is not markup."""
+    """Prints lines above the live one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         member = _member.get()
         if member is not None and record.levelno < logging.WARNING:
             return  # of many runs at once what each has to say is too much
         of = "" if member is None else f"{member.name}: "
-        console.print(printable(f"{of}{record.getMessage()}"), markup=False, soft_wrap=True)
+        say(f"{of}{record.getMessage()}")
 
 
 class LogFile(logging.FileHandler):

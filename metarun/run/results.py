@@ -14,13 +14,14 @@ from metarun import engine
 from metarun.config.run import Run, laid_over
 from metarun.run.domains import Domain
 from metarun.run.figures import MOST_GROUPS, figure_of, main_metric, papers, share, show, source
-from metarun.run.log import console, finite
+from metarun.run.log import finite
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.next_command import next_command
 from metarun.run.privacy import in_words, spent
 from metarun.run.provenance import made_with
 from metarun.run.tails import of_groups, of_tasks
+from metarun.run.terminal import console
 from metarun.run.trials import by_step
 from metarun.text import no_option, printable
 

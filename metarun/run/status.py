@@ -9,7 +9,8 @@ from typing import NamedTuple
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from metarun.run.log import console, live
+from metarun.run.log import live
+from metarun.run.terminal import console, say
 from metarun.text import printable
 
 log = logging.getLogger("metarun")
@@ -108,4 +109,4 @@ class Status:
 
 
 def on_the_terminal(text: str) -> None:
-    console.print(printable(text), markup=False, soft_wrap=True)
+    say(text)

@@ -12,10 +12,10 @@ from typing import Any
 from metarun import engine
 from metarun.config import flat
 from metarun.config.run import Run
-from metarun.run.log import console
 from metarun.run.loop import Loop, OutOfTime
 from metarun.run.nonfinite import NotFinite
 from metarun.run.stop import EXIT_CODE, Interrupted, Stop, leave
+from metarun.run.terminal import console
 from metarun.text import first_line
 
 # What may differ between processes: where they are, what they keep, and where their data lie.

@@ -11,12 +11,13 @@ from metarun.core import DataError
 from metarun.files import write_atomically
 from metarun.run import answers, earlier, ending, results, team
 from metarun.run.lock import only_process_in
-from metarun.run.log import FAILED, STOPPED, close_log, console, in_log_file
+from metarun.run.log import FAILED, STOPPED, close_log, in_log_file
 from metarun.run.loop import Loop
 from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
 from metarun.run.status import Status
 from metarun.run.stop import Interrupted, Stopping, raising_on_interrupt, stop_on_signals
+from metarun.run.terminal import console
 from metarun.run.watch import watched
 from metarun.text import first_line, printable
 

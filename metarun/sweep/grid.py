@@ -13,6 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from metarun import stderr
 from metarun.config import key_of
 from metarun.config.resume import MAY_CHANGE
 from metarun.core import ConfigError
@@ -76,7 +77,7 @@ def make(launcher: Launcher, work: Work) -> None:
     try:
         launch(launcher, work)
     except Interrupted:
-        print(f"metarun: stopped and saved; go on with: {work.sweep.going_on}", file=sys.stderr)
+        stderr.say(f"metarun: stopped and saved; go on with: {work.sweep.going_on}\n")
         sys.exit(EXIT_CODE)
 
 
@@ -85,10 +86,10 @@ def tell(sweep: Sweep) -> None:
     table.tell(sweep)
     stands = [job.stand for job in sweep.jobs]
     if failed := stands.count("failed"):
-        print(f"metarun: {failed} of {len(stands)} jobs of the sweep failed", file=sys.stderr)
+        stderr.say(f"metarun: {failed} of {len(stands)} jobs of the sweep failed\n")
         sys.exit(FAILED)
     if left := stands.count("stopped") + stands.count("waiting"):
-        print(f"metarun: {left} of {len(stands)} jobs of the sweep are left to go on with", file=sys.stderr)
+        stderr.say(f"metarun: {left} of {len(stands)} jobs of the sweep are left to go on with\n")
         sys.exit(EXIT_CODE)
 
 

@@ -17,11 +17,11 @@ import pytest
 import yaml
 from support import QUICK, metarun, rows, rows_so_far, saved, start, wait_for
 
-from metarun.command import main
+from metarun.command import exits, main
 from metarun.command.train import tell_of_jax
 from metarun.config import GROUPS, choices
 from metarun.config.run import Run
-from metarun.run import log, results, train
+from metarun.run import log, results, terminal, train
 from metarun.text import console
 
 
@@ -52,14 +52,16 @@ def test_help_of_a_command_is_its_own_however_it_is_asked_for(monkeypatch, capsy
 @pytest.mark.parametrize(
     ("redirected", "code", "says"),
     [
-        (">&-", 0, ""),
-        (">&- 2>&-", 0, ""),
-        (">/dev/full", 1, "metarun: standard output cannot be written (No space left on device)\n"),
-        ("| true", 0, ""),
+        ("--help >&-", 0, ""),
+        ("--help >&- 2>&-", 0, ""),
+        ("--help >/dev/full", 1, "metarun: standard output cannot be written (No space left on device)\n"),
+        ("--help | true", 0, ""),
+        ("no-such 2>/dev/full", 2, ""),
+        ("no-such 2>&1 | true", 2, ""),
     ],
 )
 def test_where_nothing_can_be_told_that_is_one_line_at_most(tmp_path, redirected, code, says):
-    command = f"set -o pipefail; {sys.executable} -P -m metarun --help {redirected}"
+    command = f"set -o pipefail; {sys.executable} -P -m metarun {redirected}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, says)
 
@@ -77,6 +79,26 @@ def test_on_a_full_disk_a_run_goes_on_without_what_it_tells_which_the_end_says(t
     log.close_log()
     assert [line.split()[-1] for line in (tmp_path / "metarun.log").read_text().splitlines()] == ["one", "two"]
     assert main.not_told().errno == errno.ENOSPC
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_on_a_full_disk_the_exit_code_is_what_it_would_be(monkeypatch):
+    with open("/dev/full", "w") as full:  # to close it would raise over what was held back
+        monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(SystemExit) as end:
+            exits.fail("stopped and saved", exits.STOPPED)
+    assert end.value.code == 75
+
+
+def test_who_reads_no_more_of_what_standard_error_has_still_gets_the_standard_output(monkeypatch):
+    read, written = os.pipe()
+    os.close(read)
+    with os.fdopen(written, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+        lines = terminal.Terminal(stderr=True)
+        lines.print("reading")
+        assert (lines.quiet, lines.lost) == (True, None)
+        assert os.fstat(closed.fileno()).st_rdev == os.stat(os.devnull).st_rdev
 
 
 def test_a_reader_of_a_table_who_has_enough_ends_it_as_one_of_lines():
