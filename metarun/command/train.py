@@ -40,6 +40,7 @@ def gone_on_with(command: options.Command) -> options.Command:
     """Of a sweep that run.dir alone names, its own command; of a command that was broken off, with its directory."""
     from metarun import sweep
     from metarun.core import ConfigError
+    from metarun.run.terminal import say
 
     places = [setting.partition("=")[2] for setting in command.settings if setting.startswith("run.dir=")]
     others = [setting for setting in command.settings if not setting.startswith(OF_THE_SWEEP)]
@@ -54,7 +55,7 @@ def gone_on_with(command: options.Command) -> options.Command:
     plain = [option for option in command.options if option not in ("-m", "--multirun")]
     settings, hydras = translate(others, multirun=True), translate(command.settings, multirun=True)
     if not places and (place := sweep.unfinished(SWEEPS, plain, settings, hydras)):
-        print(f"going on with the sweep in {place}; another directory, run.dir=DIR, would begin anew", flush=True)
+        say(f"going on with the sweep in {place}; another directory, run.dir=DIR, would begin anew")
         return command._replace(settings=[*command.settings, of_place(place)])
     return command
 

@@ -16,6 +16,7 @@ from hydra.plugins.launcher import Launcher
 from metarun.config import in_hydras_quotes
 from metarun.run.figures import show
 from metarun.run.stop import EXIT_CODE, PARENT
+from metarun.run.terminal import say
 from metarun.sweep import record, table
 from metarun.sweep.record import Job, Sweep
 from metarun.text import one_line
@@ -81,20 +82,20 @@ class Work:
 
     def begins(self, job: Job) -> None:
         """Says so."""
-        print(f"job {job.number} of {self.sweep.wanted} begins: {self.sweep.own(job)}", flush=True)
+        say(f"job {job.number} of {self.sweep.wanted} begins: {self.sweep.own(job)}")
 
     def over(self, job: Job, code: int) -> None:
         """The process of a job has ended: well, with its state saved to go on with, or because it failed."""
         if code == 0:
             self.ended(job)
-            print(f"job {job.number} is done{said(job)}", flush=True)
+            say(f"job {job.number} is done{said(job)}")
         elif code in STOPPED:
             self.stopped(job)
-            print(f"job {job.number} has {'been pruned' if job.number in self.pruned else 'stopped'}", flush=True)
+            say(f"job {job.number} has {'been pruned' if job.number in self.pruned else 'stopped'}")
         else:
             why = f"killed by {signal.Signals(-code).name}" if code < 0 else last_said(job) or f"exit code {code}"
             self.ended(job, why)
-            print(f"job {job.number} failed: {why}; its lines: {job.log}", flush=True)
+            say(f"job {job.number} failed: {why}; its lines: {job.log}")
 
     def ended(self, job: Job, failed: str | None = None) -> None:
         """Writes down how a job ended: well, or `failed` and why."""

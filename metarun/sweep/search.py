@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from metarun.core import ConfigError
+from metarun.run.terminal import say
 from metarun.sweep import record
 from metarun.sweep.composed import runs
 from metarun.sweep.grid import by_key, make, must_agree, options_of, tell
@@ -80,7 +81,7 @@ class Search(Sweeper):
             important = study.importance(at_work.study)
         if len(important) > 1:
             shares = ", ".join(f"{key} {share:.2f}" for key, share in important.items())
-            print(f"what mattered (PED-ANOVA, shares of 1): {shares}", flush=True)
+            say(f"what mattered (PED-ANOVA, shares of 1): {shares}")
         tell(sweep)
 
     def planned(self, arguments: list[str], space: "Space", directory: Path, there: Sweep | None) -> Sweep:

@@ -15,6 +15,7 @@ from optuna.trial import Trial, TrialState
 from metarun.config.run import Run
 from metarun.core import ConfigError
 from metarun.run.figures import show
+from metarun.run.terminal import say
 from metarun.sweep import record, study
 from metarun.sweep.composed import Mistake, must_be_there, runs
 from metarun.sweep.launch import Work
@@ -65,7 +66,7 @@ class Trials:
             self.added(job)
             record.ended(sweep.directory, job, failed=str(error))
             self.told(job, str(error))
-            print(f"job {number} failed: {error}", flush=True)
+            say(f"job {number} failed: {error}")
             return
         self.added(job)
         self.steps[number] = run.train.steps
@@ -107,7 +108,7 @@ class Trials:
         ):
             return False
         best = show(self.objective.metric, {"mean": self.objective.best(found)})
-        print(f"job {job.number} is hopeless after {max(found):,} of {steps:,} meta-steps: {best}", flush=True)
+        say(f"job {job.number} is hopeless after {max(found):,} of {steps:,} meta-steps: {best}")
         return True
 
     def told(self, job: Job, failed: str | None) -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from stand_in_jobs import begun, stop_once_begun
 
 from metarun.core import ConfigError
+from metarun.run import terminal
 from metarun.run.record import only_process_in
 from metarun.run.stop import EXIT_CODE, PARENT, Interrupted
 from metarun.sweep import launch, processes, record, table
@@ -43,6 +44,16 @@ def test_a_job_that_fails_or_is_killed_takes_no_other_down(made, capfd):
     assert [job.stand for job in sweep.jobs] == ["finished", "failed", "failed", "finished", "finished"]
     assert [job.end.get("failed") for job in sweep.jobs] == [None, "too much", "killed by SIGKILL", None, None]
     assert f"job 1 failed: too much; its lines: {sweep.directory}/1.log" in capfd.readouterr().out
+
+
+def test_a_sweep_whose_lines_nobody_reads_any_more_goes_on(made, monkeypatch):
+    monkeypatch.setattr(terminal.console, "quiet", False)
+    read, written = os.pipe()
+    os.close(read)
+    with os.fdopen(written, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        sweep = made("well", "well", at_once=(ANY,))
+    assert [job.stand for job in sweep.jobs] == ["finished", "finished"]
 
 
 def test_a_job_sees_its_share_alone(made):
