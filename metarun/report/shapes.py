@@ -109,6 +109,7 @@ class Training(BaseModel):
 class Speed(BaseModel):
     minutes: StrictFloat
     tasks_per_s: StrictFloat | None
+    tflop: StrictFloat | None = None  # older runs do not say
 
 
 class Memory(BaseModel):

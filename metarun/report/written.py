@@ -82,6 +82,7 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
         "meta_steps_asked": run.config.get("train.steps"),
         "minutes": speed.get("minutes"),
         "tasks_per_s": speed.get("tasks_per_s"),
+        "tflop": speed.get("tflop"),
         "host_peak_mb": memory.get("host_peak_mb"),
         "device_peak_mb": memory.get("device_peak_mb"),
     }

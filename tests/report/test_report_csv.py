@@ -33,7 +33,7 @@ def four(two_runs, tmp_path):
 
     def change(content):
         content["test"]["accuracy"] = {"mean": 0.7547, "ci95": 0.0156}
-        content["speed"]["tasks_per_s"] = 1026.5
+        content["speed"] |= {"tasks_per_s": 1026.5, "tflop": 0.123456789}
         content["training"]["steps"] = 1026
         content["paper"] = {"source": "A", "figures": {"accuracy": [0.987, 0.004]}}
 
@@ -50,6 +50,7 @@ def test_a_csv_holds_numbers_in_columns_of_their_own_with_the_unit_in_the_name(f
     blobs, sine = by_name["blobs"], by_name["sine"]
     assert (blobs["accuracy_mean_percent"], blobs["accuracy_ci95_percent"]) == ("75.47", "1.56")
     assert (blobs["paper_accuracy_mean_percent"], blobs["paper_accuracy_ci95_percent"]) == ("98.7", "0.4")
+    assert blobs["tflop"] == "0.123456789"
     assert (blobs["ways"], blobs["shots"], blobs["test_tasks"], blobs["tasks_per_s"]) == ("3", "1", "8", "1026.5")
     assert (blobs["meta_steps"], blobs["meta_steps_asked"], blobs["mse_mean"], sine["ways"]) == ("4", "4", "", "")
     mse = json.loads((four / "sine" / "results.json").read_text())["test"]["mse"]
