@@ -188,7 +188,8 @@ def by_group(runs: list[SavedRun]) -> Table | None:
     for run in runs:
         each = (run.tested("groups") or {}).get("each", {})
         if 0 < len(each) <= MOST_GROUPS:
-            figures = {name: Cell(show(run.metric, one), one["mean"] or "") for name, one in each.items()}
+            split = run.part("protocol")["split"]
+            figures = {name: shown(run.metric, one, split) for name, one in each.items()}
             rows.append({"run": text(run.name), "of": text(run.metric)} | figures)
     return in_columns(rows)
 

@@ -286,6 +286,17 @@ def test_figures_of_validation_say_so(two_runs, tmp_path):
     assert [c.title for c in searched(found)] == ["Test mse by learner.inner_lr: sinusoid, 10 shots (val)"]
 
 
+def test_a_group_whose_mean_is_nought_does_not_sort_as_one_without(two_runs, tmp_path):
+    of = {"metric": "accuracy", "level": 0.7, "worst": 0.0, "cvar": 0.0, "mean": 0.25, "worst_group": "a"}
+    means = {"a": 0.0, "b": 0.5, "c": None}
+    each = {name: {"mean": mean, "ci95": 0.0, "tasks": 4} for name, mean in means.items()}
+    shutil.copytree(two_runs / "blobs", tmp_path / "run")
+    changed(tmp_path / "run" / "results.json", lambda content: content.update(test_groups=of | {"each": each}))
+    table = tables.by_group(runs.read(paths.find([tmp_path])))
+    assert table is not None
+    assert (table.columns[2:], [cell.value for cell in table.rows[0][2:]]) == ([*means], [0.0, 0.5, ""])
+
+
 def test_a_task_with_a_metric_of_its_own_is_summed_up_by_it(two_runs, tmp_path):
     shutil.copytree(two_runs / "sinusoid", tmp_path / "run")
     text = (tmp_path / "run" / "results.json").read_text()
