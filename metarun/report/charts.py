@@ -89,8 +89,8 @@ def worst(own: Groups, metric: str) -> list[Chart]:
     for name, of in ((f"{metric}_groups_worst", "the worst group of tasks"), (f"{metric}_cvar", "the worst tasks")):
         lines = partial(means_and, other=name, metric=metric)
         draw = partial(plots.against, x=f"mean {metric}")
-        each = of_each_setup(own, "test", lines, draw, WORST, f"Test {metric} of {of} against the mean", metric)
-        found = found or [chart for chart in each if len(chart.legend) > 1]
+        title, y = f"Test {metric} of {of} against the mean", f"{metric} of the worst"
+        found = found or of_each_setup(own, "test", lines, draw, WORST, title, y)
     return found
 
 
@@ -137,13 +137,13 @@ def of_each_setup(
     groups: Groups, stage: Stage, lines: Callable[[Groups], list[Line]], draw: Callable[..., str],
     part: str, title: str, metric: str, without: tuple[str, ...] = (),
 ) -> list[Chart]:  # fmt: skip
-    """A chart for each setup for which there are lines, with a line for chance where guessing has an accuracy."""
+    """A chart for each setup for which there are lines; with a line for chance, of what is the accuracy itself."""
     scale, percent = unit(metric)
     named = {where: own for where, runs in by_setup(groups, stage, without).items() if (own := lines(runs))}
     said = titles(named)
     found = []
     for where, own in list(named.items())[:MOST_SETUPS]:
-        chance = where.chance if percent else None
+        chance = where.chance if metric == "accuracy" else None
         level = None if chance is None else scale * chance
         drawn = draw(own, y=f"{metric.replace('_', ' ')}{',' if percent else ''}{percent}", chance=level)
         found.append(Chart(part, f"{title.replace('_', ' ')}: {said[where]}", drawn, plots.legend(own, level)))
@@ -178,7 +178,7 @@ def mean_figures(groups: Groups, points: Callable[[SavedRun], Points], scale: fl
 
 
 def means_and(groups: Groups, other: str, metric: str) -> list[Line]:
-    """Of each experiment the mean and another figure, by seed."""
+    """Of each experiment the mean and another figure, by seed; of one alone nothing."""
     found, scale = [], unit(metric)[0]
     for i, (name, runs) in enumerate(groups.items()):
         pairs = [(figure_of(run.results, metric), figure_of(run.results, other)) for run in runs if run.results]
@@ -186,7 +186,7 @@ def means_and(groups: Groups, other: str, metric: str) -> list[Line]:
         if each:
             x, y = (scale * np.array(each)).T
             found.append(Line(i, name, x.tolist(), y.tolist()))
-    return found
+    return found if len(found) > 1 else []
 
 
 def bars(runs: list[SavedRun]) -> list[Bars]:

@@ -91,6 +91,20 @@ def test_a_test_on_other_tasks_than_training_has_a_plot_of_its_own_and_shots_sha
     }
 
 
+def test_the_worst_tasks_stand_against_the_mean_of_several_experiments_without_a_line_for_chance():
+    def tested(mean: float, worst: float) -> Any:
+        tail = {"metric": "accuracy", "level": 0.7, "worst": worst / 2, "cvar": worst}
+        found = {"protocol": {"split": "test"}, "test": {"accuracy": {"mean": mean, "ci95": 0.01}}, "test_tail": tail}
+        return run(results=found)
+
+    one, other = tested(0.8, 0.5), tested(0.7, 0.6)
+    assert titled({"one": [one]}) == {}
+    title = "Test accuracy of the worst tasks against the mean: strokes, 5-way 1-shot"
+    assert titled({"one": [one], "other": [other]}) == {title: ["one", "other"]}
+    lines = charts.means_and({"one": [one], "other": [other]}, "accuracy_cvar", "accuracy")
+    assert [(line.x, line.y) for line in lines] == [([80], [50]), ([70], [60])]
+
+
 def test_setups_that_would_read_alike_are_told_apart():
     one, other = (setups.setup(run(config={"task.split": split}), "val") for split in ("finn", "vinyals"))
     assert list(setups.titles([one, other]).values()) == [
