@@ -3,8 +3,8 @@
 import errno
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,12 +39,19 @@ def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> N
     """
     file = path.resolve() if path.is_symlink() else path
     partial = file.with_name(f".{file.name}.{os.getpid()}") if can_be_replaced(path) else None
-    try:
+    with named(path, partial):
         if partial is None:
             with path.open("wb") as opened:
                 write(opened)
         else:
             write_and_replace(file, partial, write)
+
+
+@contextmanager
+def named(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """An OSError of no file, as a full disk's, or of its `partial` one, has the file's name."""
+    try:
+        yield
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(partial)):
             raise OSError(error.errno, error.strerror, str(path)) from error

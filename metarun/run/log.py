@@ -47,6 +47,10 @@ class LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
+    def close(self) -> None:
+        with suppress(OSError):  # what was held back does not fit either; the file is closed all the same
+            super().close()
+
 
 def open_log(directory: Path, *members: Path) -> None:
     """Sends the program's lines to the terminal and to metarun.log in the run's directory.

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from metarun.config import in_hydras_quotes
 from metarun.config.composed import as_users_write, is_named_by_time
 from metarun.core import ConfigError
+from metarun.files import write_atomically
 from metarun.run.record import only_process_in, taken_anew
 from metarun.sweep import record
 from metarun.sweep.record import Sweep
@@ -33,7 +34,7 @@ def taken(config: DictConfig, planned: Callable[[Path, Sweep | None], Sweep]) ->
         if (now := there(directory)) != before:
             sweep = planned(directory, now)
         if now is None:
-            OmegaConf.save(config, directory / "multirun.yaml")
+            write_atomically(directory / "multirun.yaml", OmegaConf.to_yaml(config))
             record.begin(sweep)
         yield sweep
 

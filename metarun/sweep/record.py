@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from metarun.config import going_on, key_of
 from metarun.core import ConfigError
-from metarun.files import write_atomically
+from metarun.files import named, write_atomically
 from metarun.run.record import is_taken
 
 COMMAND, JOBS = "sweep.json", "jobs.jsonl"
@@ -148,7 +148,7 @@ def ended(directory: Path, job: Job, **how: Any) -> None:
 
 def append(directory: Path, line: str) -> None:
     """A line more, on the disk before this returns. One that a kill has cut off before it stays alone."""
-    with (directory / JOBS).open("a+b") as file:
+    with named(directory / JOBS), (directory / JOBS).open("a+b") as file:
         torn = b""
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)

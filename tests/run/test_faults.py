@@ -19,7 +19,7 @@ from support import SMALL, complete, equal, rows, run_in, start
 
 from metarun.core import ConfigError, DataError, State
 from metarun.files import WRITING
-from metarun.run import checkpoint, loggers, loop, quiet, stop, train
+from metarun.run import checkpoint, log, loggers, loop, quiet, stop, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.log import MetricsFile
 from metarun.run.restored import restored
@@ -81,6 +81,18 @@ def test_standard_error_that_takes_no_line_keeps_no_process_from_its_end(monkeyp
     monkeypatch.setattr(stop, "os", SimpleNamespace(write=full, _exit=ended.append))
     stop.leave("stopped")
     assert ended == [75]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_a_log_that_a_full_disk_cut_short_is_closed_like_another(tmp_path):
+    (tmp_path / "metarun.log").symlink_to("/dev/full")
+    log.open_log(tmp_path)
+    (file,) = [handler for handler in log.log.handlers if isinstance(handler, log.LogFile)]
+    log.log.debug("a line")
+    stream = file.stream
+    log.close_log()
+    assert stream.closed
+    assert log.log.handlers == []
 
 
 def small_state(step: int) -> State:

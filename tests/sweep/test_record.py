@@ -1,5 +1,6 @@
 """What a sweep's directory tells of it, however its process ended."""
 
+import errno
 import json
 import threading
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_jobs_stand_as_their_directories_and_their_last_lines_say(sweep):
     record.ended(sweep.directory, second, seconds=2.0)
     finish(second)
     assert record.read(sweep.directory).jobs[1].stand == "finished"
+
+
+def test_a_full_disk_that_takes_no_line_of_the_record_is_told_with_its_name(sweep, monkeypatch):
+    """An OSError of no file would be standard output's."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(record.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        record.ended(sweep.directory, sweep.jobs[0])
+    assert error.value.filename == str(sweep.directory / "jobs.jsonl")
 
 
 def test_who_looks_at_a_job_that_begins_does_not_make_it_fail(sweep):
