@@ -16,9 +16,8 @@ from jax.sharding import Mesh
 
 from metarun.core import ConfigError, Count, CountOrZero, Positive
 from metarun.engine import hosts
-from metarun.engine.compiled import cpu_features
+from metarun.engine.jax_cache import keep_compiled_programs
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
-from metarun.files import cache_dir
 
 NO_PLUGIN = "jax finds no such device; see metarun's extras cuda12, cuda13, tpu"
 
@@ -185,23 +184,7 @@ def must_be_at_most(devices: int, most: int) -> None:
         raise ConfigError("hardware.devices", devices, f"at most {most} on this CPU, one a core")
 
 
-MOST_COMPILED_BYTES = 2**31
-
-
 def prepare(flags: Mapping[str, str] = MappingProxyType({})) -> None:
     """What a process needs before it touches a device: XLA's flags, these among them, and a place for programs."""
     keep_compiled_programs()
     set_flags({**PATIENT, **RIGHT, **flags})
-
-
-def keep_compiled_programs() -> None:
-    """Programs are compiled once for all runs: into the cache directory, unless JAX_COMPILATION_CACHE_DIR is set.
-
-    With a most size jax locks the directory, so that jobs may share it, and takes away what was not used for longest.
-    Programs of a CPU are kept apart by its features, which they were compiled for.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = cache_dir() / "compiled" / cpu_features()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_compilation_cache_max_size", MOST_COMPILED_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
