@@ -71,9 +71,11 @@ def command() -> None:
     try:
         obey(sys.argv[1:])
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        fail(f"{error.filename}: no file can have so long a name", MISTAKE)
+        if error.errno == errno.ENAMETOOLONG:
+            fail(f"{error.filename}: no file can have so long a name", MISTAKE)
+        if isinstance(error, PermissionError) and error.filename is not None:
+            fail(f"{error.filename} cannot be read or written ({error.strerror})", MISTAKE)
+        raise
 
 
 def obey(arguments: list[str]) -> None:

@@ -22,6 +22,8 @@ def find(paths: Sequence[Path]) -> list[Path]:
             found += [run for run in below(path) if run not in found]
         except DataError as error:
             wrong.append(error)
+        except PermissionError as error:
+            wrong.append(DataError(f"{path}: cannot be read ({error.strerror})"))
     if wrong and not found:
         raise wrong[0]
     for said in wrong:

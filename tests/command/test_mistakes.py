@@ -1,5 +1,7 @@
 """A newcomer's mistakes: each ends in one line that says what is wrong and what to do, and leaves nothing."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -271,6 +273,33 @@ def test_a_name_that_no_file_can_have_is_one_line(tmp_path, monkeypatch, capfd, 
     with pytest.raises(SystemExit) as end:
         main.command()
     assert (end.value.code, capfd.readouterr().err) == (2, f"metarun: {'x' * 300}: no file can have so long a name\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["replay"], "closed/nonfinite/report.json cannot be read or written"),
+        (["export", "--out", "o.zip"], "closed/learner.json cannot be read or written"),
+        (["report"], "closed: cannot be read"),
+    ],
+    ids=["replay", "export", "report"],
+)
+def test_a_directory_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, capfd, words, what):
+    """Whoever runs the tests may read all: what the system would say to others stands for it."""
+    (tmp_path / "closed").mkdir()
+    stat = Path.stat
+
+    def refused(path: Path, **how: bool) -> os.stat_result:
+        if path.parent.name in ("closed", "nonfinite"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(sys, "argv", ["metarun", *words, "closed"])
+    with pytest.raises(SystemExit) as end:
+        main.command()
+    assert (end.value.code, capfd.readouterr().err) == (2, f"metarun: {what} (Permission denied)\n")
 
 
 def test_a_reader_that_has_enough_is_no_mistake(tmp_path):
