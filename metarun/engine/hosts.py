@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -95,7 +96,10 @@ def join(place: Place, told: roll_call.Told, seconds: float) -> None:
         roll_call.present(place.address, place.processes, place.process, told, seconds)
         initialize(place, seconds)
     else:
-        with roll_call.gathered(place.address, place.processes, told, seconds) as let_go, service_outside():
+        with (
+            roll_call.gathered(place.address, place.processes, told, seconds) as let_go,
+            service_outside(place.address),
+        ):
             # The service begins within `initialize`, and would wait there for those who are not let go.
             let_go()
             initialize(place, seconds)
@@ -113,24 +117,28 @@ def initialize(place: Place, seconds: float) -> None:
 
 
 class Service:
-    """jax's coordination service, in the process of metarun.engine.coordinator."""
+    """jax's coordination service, in the process of metarun.engine.coordinator.
 
-    def __init__(self, address: str, processes: int, **_: Any) -> None:
-        command = [sys.executable, "-m", "metarun.engine.coordinator", address, str(processes), str(JAX_PATIENCE)]
+    `given` is the address as the user gave it, and `address` what jax makes of it.
+    """
+
+    def __init__(self, given: str, address: str, processes: int, **_: Any) -> None:
+        command = [sys.executable, "-P", "-m", "metarun.engine.coordinator"]  # -P: no module of the user's directory
+        command += [address, str(processes), str(JAX_PATIENCE)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(command, **pipes, start_new_session=True)  # type: ignore[call-overload]
         if self.process.stdout.readline() != b"ready\n":
-            raise ConfigError("hardware.coordinator", address, "jax's coordination service cannot serve there")
+            raise ConfigError("hardware.coordinator", given, "jax's coordination service cannot serve there")
 
     def shutdown(self) -> None:
         self.process.stdin.close()
 
 
 @contextmanager
-def service_outside() -> Iterator[None]:
-    """As long as it lasts, jax begins its coordination service in a process of its own."""
+def service_outside(given: str) -> Iterator[None]:
+    """As long as it lasts, jax begins its coordination service in a process of its own, at the address `given`."""
     before = _jax.get_distributed_runtime_service
-    _jax.get_distributed_runtime_service = Service
+    _jax.get_distributed_runtime_service = partial(Service, given)
     try:
         yield
     finally:

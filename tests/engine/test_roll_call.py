@@ -1,5 +1,6 @@
 """Processes of one run find each other, or are told in one line why not."""
 
+import shutil
 import socket
 import threading
 from contextlib import suppress
@@ -132,6 +133,24 @@ def test_places_come_from_the_settings_or_from_slurm(monkeypatch):
         monkeypatch.setenv(name, value)
     place = hosts.place_of("auto", "auto", "auto", 1.0)
     assert (place.address.partition(":")[0], place.processes, place.process) == ("node07", 2, 1)
+
+
+def test_the_service_takes_no_module_of_the_users_directory(tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("print('mine')\n")
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    service = hosts.Service(f"here:{port}", f"[::]:{port}", 2)
+    service.process.kill()
+    service.process.wait()
+
+
+def test_where_the_service_cannot_serve_the_address_is_told_as_it_was_given(monkeypatch):
+    monkeypatch.setattr(hosts.sys, "executable", shutil.which("true"))
+    with (
+        hosts.service_outside("here:1234"),
+        pytest.raises(ConfigError, match=r"hardware\.coordinator=here:1234: jax's"),
+    ):
+        hosts._jax.get_distributed_runtime_service("[::]:1234", 2)
 
 
 def test_a_program_that_has_touched_a_device_joins_no_others():
