@@ -42,9 +42,11 @@ def suits(x: Array, kernel: Array, strides: tuple[int, int], pads: Pads) -> bool
 def convolution_3x3(x: Array, kernel: Array, pads: Pads) -> Array:
     """x (n, height, width, c), kernel (3, 3, c, features) -> (n, height', width', features).
 
-    `pads` are 0 to 2 pixels of zeros above and below, left and right. All of jax's transformations pass.
+    `pads` are 0 to 2 pixels of zeros above and below, left and right. All of jax's transformations pass. It is as
+    precise as jax's setting says here, where it is traced, and so are its derivatives: see `product`.
     """
-    return convolution_p.bind(x, kernel, pads=tuple(map(tuple, pads)))
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return convolution_p.bind(x, kernel, pads=tuple(map(tuple, pads)), precision=precision)
 
 
 # Of operands (n, height, width, c) and (3, 3, c, features), or with one more axis in front of both: tasks that each
@@ -63,20 +65,20 @@ def _back(pads: Pads) -> Pads:
     return tuple(tuple(2 - pad for pad in pair) for pair in pads)
 
 
-def _convolution_of_x(y: Array, x: Any, kernel: Array, *, pads: Pads) -> Array:
-    return convolution_p.bind(y, _transposed(kernel), pads=_back(pads))
+def _convolution_of_x(y: Array, x: Any, kernel: Array, *, pads: Pads, **precision: Any) -> Array:
+    return convolution_p.bind(y, _transposed(kernel), pads=_back(pads), **precision)
 
 
-def _convolution_of_kernel(y: Array, x: Array, kernel: Any, *, pads: Pads) -> Array:
-    return correlation_p.bind(x, y, pads=pads)
+def _convolution_of_kernel(y: Array, x: Array, kernel: Any, **how: Any) -> Array:
+    return correlation_p.bind(x, y, **how)
 
 
-def _correlation_of_x(kernel: Array, x: Any, y: Array, *, pads: Pads) -> Array:
-    return convolution_p.bind(y, _transposed(kernel), pads=_back(pads))
+def _correlation_of_x(kernel: Array, x: Any, y: Array, *, pads: Pads, **precision: Any) -> Array:
+    return convolution_p.bind(y, _transposed(kernel), pads=_back(pads), **precision)
 
 
-def _correlation_of_y(kernel: Array, x: Array, y: Any, *, pads: Pads) -> Array:
-    return convolution_p.bind(x, kernel, pads=pads)
+def _correlation_of_y(kernel: Array, x: Array, y: Any, **how: Any) -> Array:
+    return convolution_p.bind(x, kernel, **how)
 
 
 def _in_front(operands: tuple[Array, Array], axes: tuple[int | None, int | None]) -> tuple[Array, Array]:
@@ -89,29 +91,29 @@ def _in_front(operands: tuple[Array, Array], axes: tuple[int | None, int | None]
     return first, second
 
 
-def _batch_each(primitive: Primitive, first: Array, second: Array, pads: Pads) -> tuple[Array, int]:
+def _batch_each(primitive: Primitive, first: Array, second: Array, **how: Any) -> tuple[Array, int]:
     """Operands that both have a new axis in front: it joins the tasks'."""
     if first.ndim == 5:
-        return primitive.bind(first, second, pads=pads), 0
-    y = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in (first, second)), pads=pads)
+        return primitive.bind(first, second, **how), 0
+    y = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in (first, second)), **how)
     return y.reshape(*first.shape[:2], *y.shape[1:]), 0
 
 
 def _batch_convolution(
-    operands: tuple[Array, Array], axes: tuple[int | None, int | None], *, pads: Pads
+    operands: tuple[Array, Array], axes: tuple[int | None, int | None], **how: Any
 ) -> tuple[Array, int]:
     """One kernel for all: the images of all are images of ONE convolution."""
     if axes[1] is not None:
-        return _batch_each(convolution_p, *_in_front(operands, axes), pads)
+        return _batch_each(convolution_p, *_in_front(operands, axes), **how)
     x = jnp.moveaxis(operands[0], axes[0] or 0, -5)  # in front of the images
-    y = convolution_p.bind(x.reshape(*x.shape[:-5], -1, *x.shape[-3:]), operands[1], pads=pads)
+    y = convolution_p.bind(x.reshape(*x.shape[:-5], -1, *x.shape[-3:]), operands[1], **how)
     return y.reshape(*x.shape[:-3], *y.shape[-3:]), x.ndim - 5
 
 
 def _batch_correlation(
-    operands: tuple[Array, Array], axes: tuple[int | None, int | None], *, pads: Pads
+    operands: tuple[Array, Array], axes: tuple[int | None, int | None], **how: Any
 ) -> tuple[Array, int]:
-    return _batch_each(correlation_p, *_in_front(operands, axes), pads)
+    return _batch_each(correlation_p, *_in_front(operands, axes), **how)
 
 
 def _patches(x: Array, kernel: Array, pads: Pads) -> Array:
@@ -167,18 +169,19 @@ def _on_a_cpu(few: Computed, many: Computed) -> Computed:
 
 def _register(primitive: Primitive, computed: Computed, on_a_cpu: Computed, shape: Shape) -> None:
     def lowering(one: Computed) -> Any:
-        def of_all(x: Array, other: Array, *, pads: Pads) -> Array:
+        def of_all(x: Array, other: Array, *, pads: Pads, precision: str | None) -> Array:
             def of_task(x: Array, other: Array) -> Array:
                 return one(x, other, pads)
 
-            return of_task(x, other) if x.ndim == 4 else jax.vmap(of_task)(x, other)
+            with jax.default_matmul_precision(precision):
+                return of_task(x, other) if x.ndim == 4 else jax.vmap(of_task)(x, other)
 
         return mlir.lower_fun(of_all, multiple_results=False)
 
-    def abstract(x: Any, other: Any, *, pads: Pads) -> Any:
+    def abstract(x: Any, other: Any, *, pads: Pads, precision: str | None) -> Any:
         return jax.core.ShapedArray(shape(x.shape, other.shape, pads), x.dtype)
 
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="pads"))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("pads", "precision")))
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, lowering(computed))
     mlir.register_lowering(primitive, lowering(on_a_cpu), platform="cpu")

@@ -13,13 +13,14 @@ from support import GIVEN, composed, no_meta_steps, on_blobs, run_in
 
 import metarun
 from metarun import engine
+from metarun.config.learned import parts
 from metarun.config.run import Run, build_run
 from metarun.core import Batch, ConfigError, Measured
 from metarun.data import Image
 from metarun.engine import EVAL, stream, task_key
 from metarun.learned import Learned, load, loaded
 from metarun.learned.examples import as_inputs, as_targets
-from metarun.learned.programs import SIZES, filled
+from metarun.learned.programs import SIZES, filled, made, net_of, numbers, programs
 from metarun.run import purpose, train
 
 QUICK = ("maml", "protonet", "mann", "cnp")  # make slow takes them all
@@ -51,20 +52,22 @@ def evaluated(run: Run, learned: Learned, tasks: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("precision", "products"), [("float32", "HIGHEST"), ("tf32", "HIGH")])
-def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(precision, products):
-    """Left to themselves a GPU's are tf32, and a TPU's bfloat16."""
-    learned = on_blobs_learned("learner=maml", f"hardware.precision={precision}")
-    adapted = learned.adapt(np.eye(3, *learned.purpose.shape[-1:], dtype=np.float32), list("abc"))
-    key, x = jax.random.key(0), adapted.support_x
-    given = {
-        "adapt": (learned.params, Batch(x, adapted.support_y), key, adapted.numbers),
-        "predict": (adapted.fast, x, adapted.numbers),
-        "alone": (adapted.fast, x, x, adapted.numbers),
-    }
-    for name, arguments in given.items():
-        text = getattr(adapted.programs, name).jitted.lower(*arguments).as_text()
-        assert set(re.findall(r"precision = \[(\w+), \w+\]", text)) == {products}
-        assert text.count("stablehlo.dot_general") == text.count("precision = [")
+@pytest.mark.parametrize("model", [("filters=8",), ("filters=32", "downsample=max_pool")])  # these multiply less
+def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(precision, products, model):
+    """Left to themselves a GPU's are tf32, and a TPU's bfloat16: also those made of what is lowered later."""
+    model = ("model=conv4", "model.norm=layer", *(f"model.{setting}" for setting in model))
+    of = parts(composed("learner=maml", "task=strokes", *model, f"hardware.precision={precision}"), 3, "accuracy")
+    its, net, key = programs(made(of, 3, True)), net_of(made(of, 3, True)), jax.random.key(0)
+    x, support = np.zeros((3, 28, 28, 1), np.float32), Batch(np.zeros((3, 28, 28, 1), np.float32), np.arange(3))
+    params = jax.eval_shape(lambda key: of.learner.init(net, key, x), key)
+    with jax.default_matmul_precision(None):
+        given = {"adapt": (params, support, key, numbers(of.learner, None))}
+        fast = jax.eval_shape(its.adapt.jitted, *given["adapt"])
+        given |= {"predict": (fast, x, given["adapt"][-1]), "alone": (fast, x, x, given["adapt"][-1])}
+        for name, arguments in given.items():
+            text = getattr(its, name).jitted.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+            assert set(re.findall(r"precision = \[(\w+), \w+\]", text)) == {products}
+            assert text.count("stablehlo.dot_general") == text.count("precision = [") > 3
 
 
 @pytest.mark.parametrize(
