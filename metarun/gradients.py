@@ -80,17 +80,19 @@ def step_gradient(loss: Callable[[PyTree], Array], first_order: bool) -> Callabl
 def clipped(grads: PyTree, value: float | None, norm: float | None) -> PyTree:
     """`grads` with every number brought into [-value, value]; then, if all together are longer than `norm`, shortened.
 
-    Differentiable where the gradient is zero, which a norm is not.
+    Shorter ones stay as they are. Differentiable where the gradient is zero, which a norm is not.
     """
     if value is not None:
         grads = jax.tree.map(lambda g: jnp.clip(g, -value, value), grads)
     if norm is not None and jax.tree.leaves(grads):
-        # The squares of some numbers that are finite would not be: those are brought nearer first.
-        huge = jnp.array([jnp.abs(g).max(initial=0.0) > 2.0**60 for g in jax.tree.leaves(grads)]).any()
-        scale = jnp.where(huge, 2.0**-100, 1.0)
+        # The squares of some numbers would be infinite, or nought: those are brought nearer to 1 first.
+        largest = jnp.array([jnp.abs(g).max(initial=0.0) for g in jax.tree.leaves(grads)]).max()
+        _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
+        scale = jnp.ldexp(1.0, jnp.where(jnp.abs(exponent) > 40, -jnp.clip(exponent, -120, 120), 0))
         squares = sum(jnp.square(scale * g).sum() for g in jax.tree.leaves(grads))
-        shorter = norm * jax.lax.rsqrt(jnp.maximum(squares, jnp.where(huge, 0.0, norm**2)))
-        grads = jax.tree.map(lambda g: scale * g * shorter, grads)
+        longer = squares > jnp.square(scale * norm)
+        shorter = jnp.where(longer, norm, 1.0) * jax.lax.rsqrt(jnp.where(longer, squares, 1.0))
+        grads = jax.tree.map(lambda g: jnp.where(longer, scale * g * shorter, g), grads)
     return grads
 
 
