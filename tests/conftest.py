@@ -4,7 +4,6 @@ import gc
 import importlib.util
 import json
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -25,7 +24,6 @@ import numpy as np
 import owned
 import pytest
 import support
-import yaml
 
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 
@@ -34,7 +32,7 @@ if importlib.util.find_spec("gymnax") is None:
 
     sys.modules["gymnax"] = stand_in_gymnax
 
-pytest_plugins = ["folders", "own_files", "serve_fixtures"]
+pytest_plugins = ["folders", "own_files", "quick_hydra", "serve_fixtures"]
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
@@ -57,28 +55,6 @@ QUICK_COMPILATION = {
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
     set_flags(QUICK_COMPILATION | PATIENT | RIGHT)
 jax.devices()  # touched, there are two: else the first test's run would say how many
-
-
-def remembered(load: Callable) -> Callable:
-    """yaml's `load`, which takes a third of Hydra's time, and the same few files are read again and again."""
-    known: dict[tuple[str, str | bytes], bytes] = {}
-
-    def load_once(stream, Loader):
-        text = stream if isinstance(stream, str | bytes) else stream.read()
-        key = (Loader.__name__, text)
-        if key not in known:
-            try:
-                known[key] = pickle.dumps(load(text, Loader))
-            except yaml.YAMLError:
-                if text is not stream:
-                    stream.seek(0)
-                return load(stream, Loader)  # what is wrong, with the name of the file
-        return pickle.loads(known[key])
-
-    return load_once
-
-
-yaml.load = remembered(yaml.load)
 
 
 @pytest.fixture(autouse=True)
