@@ -15,15 +15,16 @@ def figure_of(found: dict[str, Any], name: str) -> dict[str, float] | None:
     Of the main metric also `<metric>_worst` and `<metric>_cvar` of the tasks, and of the means of groups of tasks
     `<metric>_groups`, their mean, `<metric>_groups_worst` and `<metric>_groups_cvar`.
     """
-    split = found["protocol"]["split"]
-    main, _, tail = name.partition("_")
-    if tail in TAILS:
+    split, main = found["protocol"]["split"], main_metric(found)
+    tail = name.removeprefix(f"{main}_")
+    if tail != name and tail in TAILS:
         of = found.get(f"{split}_{TAILS[tail]}") or {}
         value = of.get(tail.removeprefix("groups_").replace("groups", "mean"))
         return {"mean": value} if of.get("metric") == main and value is not None else None
-    metric, after, steps = name.partition("_after_")
-    figures = found.get(f"{split}_by_inner_steps", {}).get(steps, {}) if after else found[split]
-    return figures.get(metric)
+    if name in found[split]:
+        return found[split][name]
+    metric, _, steps = name.rpartition("_after_")
+    return found.get(f"{split}_by_inner_steps", {}).get(steps, {}).get(metric)
 
 
 def commit_in_words(commit: dict[str, Any] | None) -> str:

@@ -166,7 +166,7 @@ def figure_rows(found: dict[str, Any]) -> list[Row]:
     rows = [
         (f"{split} {name.replace('_', ' ')}", show(name, figure), papers(found, name), "bold")
         for name, figure in found[split].items()
-        if "loss" not in name
+        if name in (main, f"{main}_inductive") or "loss" not in name
     ]
 
     def other(name: str, figures: dict[str, Any], theirs: str = "", style: str = "") -> None:

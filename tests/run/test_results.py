@@ -5,10 +5,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 from support import run_of
 
-from metarun.run.figures import episodes_in_short
+from metarun.run.figures import episodes_in_short, figure_of
 from metarun.run.results import evaluated_on, figure_rows, table_of, tell
 
 
@@ -59,3 +60,22 @@ def test_a_long_name_is_told_whole_in_one_line_where_that_is_no_terminal_and_fol
     lines = narrow.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 40
     assert name in "".join("".join(line.split()[:1]) for line in lines)
+
+
+@pytest.mark.parametrize("metric", ["mse", "abs_loss", "loss", "worst", "error_after_all"])
+def test_a_metric_of_any_name_has_all_its_figures(metric):
+    def figure(mean: float) -> dict[str, float]:
+        return {"mean": mean, "ci95": 0.1}
+
+    found = {
+        **FOUND,
+        "protocol": {**FOUND["protocol"], "metric": metric},
+        "test": {"loss": figure(9), "loss_inductive": figure(9)},
+        "test_by_inner_steps": {"5": {metric: figure(3)}},
+        "test_tail": {"metric": metric, "level": 0.5, "worst": 5.0, "cvar": 4.0},
+    }
+    found["test"] |= {metric: figure(1), f"{metric}_inductive": figure(2)}
+    named = {"": 1, "_inductive": 2, "_after_5": 3, "_cvar": 4, "_worst": 5}
+    assert {end: figure_of(found, metric + end)["mean"] for end in named} == named
+    told = ["1.0000 ± 0.1000", "2.0000 ± 0.1000", "5.0000", "4.0000", "3.0000 ± 0.1000"]
+    assert [value for _, value, *_ in figure_rows(found)] == told
