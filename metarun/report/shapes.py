@@ -110,6 +110,7 @@ class Speed(BaseModel):
     minutes: StrictFloat
     tasks_per_s: StrictFloat | None
     tflop: StrictFloat | None = None  # older runs do not say
+    members: StrictInt = 1  # runs that one program made in these minutes
 
 
 class Memory(BaseModel):

@@ -7,7 +7,18 @@ import numpy as np
 from metarun.report.experiments import Groups, differences, is_target, learner, short
 from metarun.report.runs import SavedRun
 from metarun.report.setups import but_test, no_ways, setup, setup_of
-from metarun.run.figures import MOST_GROUPS, figure_of, in_short, main_metric, papers, share, show, source, unit
+from metarun.run.figures import (
+    MOST_GROUPS,
+    figure_of,
+    in_short,
+    main_metric,
+    minutes,
+    papers,
+    share,
+    show,
+    source,
+    unit,
+)
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
 LESSER = (
@@ -85,7 +96,7 @@ def summary_row(run: SavedRun) -> list[Cell]:
         figure_cell(run, f"{metric}_inductive"),
         text(papers(found, metric) or None),
         Cell(steps, float(run.steps)),
-        number(speed.get("minutes"), "{:.1f}"),
+        number(taken := speed.get("minutes"), "" if taken is None else minutes(taken, speed.get("members", 1))),
         number(speed.get("tasks_per_s")),
         number(speed.get("tflop"), "{:.3g}"),
         number(memory.get("host_peak_mb")),

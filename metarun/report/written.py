@@ -81,6 +81,7 @@ def csv_row(run: SavedRun, experiment: str | None) -> dict[str, Any]:
         "meta_steps": run.steps,
         "meta_steps_asked": run.config.get("train.steps"),
         "minutes": speed.get("minutes"),
+        "members": speed.get("members", 1) if speed else None,
         "tasks_per_s": speed.get("tasks_per_s"),
         "tflop": speed.get("tflop"),
         "host_peak_mb": memory.get("host_peak_mb"),

@@ -47,6 +47,11 @@ def show(name: str, figure: Mapping[str, float | None]) -> str:
     return f"{scale * mean:.{digits}f}{'' if ci95 is None else f' ± {scale * ci95:.{digits}f}'}{percent}"
 
 
+def minutes(taken: float, members: int) -> str:
+    """`9.0`, or `9.0 for 3 together`: of runs that were made in one program each has all of its time."""
+    return f"{taken:.1f}" + (f" for {members} together" if members > 1 else "")
+
+
 def share(tail: Mapping[str, Any]) -> str:
     """How large the part of the worst is that a tail mean is of: `30 %`"""
     return f"{100 * (1 - tail['level']):.3g} %"

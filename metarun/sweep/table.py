@@ -14,7 +14,7 @@ from rich.text import Text
 
 from metarun import text
 from metarun.config import key_of, of_place
-from metarun.run.figures import figure_of, main_metric, show
+from metarun.run.figures import figure_of, main_metric, minutes, show
 from metarun.sweep.made import as_made
 from metarun.sweep.objective import Objective, best_validation, direction_of, steps_made
 from metarun.sweep.record import Job, Stand, Sweep
@@ -33,6 +33,7 @@ class Figure(NamedTuple):
     mean: float | None  # None: it is not a number
     ci95: float | None  # half of the 95 % interval over test tasks
     minutes: float | None = None  # that its run has taken, in all processes that were at it
+    members: int = 1  # runs that were made together in those minutes
 
 
 class Setting(NamedTuple):
@@ -47,6 +48,7 @@ class Setting(NamedTuple):
     std: float | None  # over seeds; None with one
     validation: float | None  # the best that each seed had, their mean
     minutes: float | None  # of a job, their mean
+    members: int  # jobs that were made together in those minutes, at most
 
 
 def figure(job: Job) -> Figure | None:
@@ -55,7 +57,8 @@ def figure(job: Job) -> Figure | None:
         found = json.loads((job.directory / "results.json").read_text())
         metric = main_metric(found)
         if (tested := figure_of(found, metric)) is not None:
-            return Figure(metric, tested["mean"], tested.get("ci95"), (found.get("speed") or {}).get("minutes"))
+            speed = found.get("speed") or {}
+            return Figure(metric, tested["mean"], tested.get("ci95"), speed.get("minutes"), speed.get("members", 1))
     return None
 
 
@@ -101,6 +104,7 @@ def setting(own: str, members: list[tuple[Job, Figure]], objective: Objective) -
         None if mean is None or len(means) == 1 else float(np.std(np.array(means, float), ddof=1)),
         mean_of([best_validation(job, objective) for job in jobs]),
         mean_of([reached.minutes for _, reached in members]),
+        max(reached.members for _, reached in members),
     )
 
 
@@ -178,7 +182,7 @@ def of(settings: list[Setting], objective: str) -> Table:
             "" if one.validation is None else show(objective, {"mean": one.validation}),
             show(one.metric, {"mean": one.mean, "ci95": one.ci95}),
             *([std, str(one.seeds)] if seeds else []),
-            "" if one.minutes is None else f"{one.minutes:.1f}",
+            "" if one.minutes is None else minutes(one.minutes, one.members),
             ", ".join(str(job.number) for job in one.jobs[:5]) + (", ..." if len(one.jobs) > 5 else ""),
         )
     return table
@@ -203,7 +207,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
                 "stands": job.stand,
                 "command": again(sweep, job),
                 **({reached.metric: {"mean": reached.mean, "ci95": reached.ci95}} if reached else {}),
-                **({"minutes": reached.minutes} if reached else {}),
+                **({"minutes": reached.minutes, "members": reached.members} if reached else {}),
                 **job.end,
             }
         )

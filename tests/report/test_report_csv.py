@@ -33,7 +33,7 @@ def four(two_runs, tmp_path):
 
     def change(content):
         content["test"]["accuracy"] = {"mean": 0.7547, "ci95": 0.0156}
-        content["speed"] |= {"tasks_per_s": 1026.5, "tflop": 0.123456789}
+        content["speed"] |= {"tasks_per_s": 1026.5, "tflop": 0.123456789, "minutes": 9.0, "members": 3}
         content["training"]["steps"] = 1026
         content["paper"] = {"source": "A", "figures": {"accuracy": [0.987, 0.004]}}
 
@@ -53,6 +53,8 @@ def test_a_csv_holds_numbers_in_columns_of_their_own_with_the_unit_in_the_name(f
     assert blobs["tflop"] == "0.123456789"
     assert (blobs["ways"], blobs["shots"], blobs["test_tasks"], blobs["tasks_per_s"]) == ("3", "1", "8", "1026.5")
     assert (blobs["meta_steps"], blobs["meta_steps_asked"], blobs["mse_mean"], sine["ways"]) == ("4", "4", "", "")
+    assert (blobs["minutes"], blobs["members"], sine["members"]) == ("9.0", "3", "1")
+    assert "| 9.0 for 3 together |" in written.as_markdown(runs.read(paths.find([four])))
     mse = json.loads((four / "sine" / "results.json").read_text())["test"]["mse"]
     assert float(sine["mse_mean"]) == pytest.approx(mse["mean"], rel=1e-9)
     assert float(sine["mse_ci95"]) == pytest.approx(mse["ci95"], rel=1e-9)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
+from support import changed
 
 from metarun.config import without_hydras_quotes
 from metarun.sweep import grid, record, table
@@ -225,6 +226,15 @@ def test_a_command_to_paste_means_the_directory(swept, tmp_path, directory):
 
 def test_a_metric_is_told_by_its_name_whatever_that_is(swept):
     assert "error [m] ± 95 %" in told(swept("error [m]", ("a=1", 3.0)))
+
+
+def test_minutes_of_jobs_that_were_made_together_are_told_as_those_of_all(swept):
+    sweep = swept("mse", ("train.seed=0", 3.0), ("train.seed=1", 2.0))
+    for job in sweep.jobs:
+        changed(job.directory / "results.json", lambda found: found["speed"].update(minutes=9.0, members=2))
+    assert "9.0 for 2 together" in told(sweep)
+    jobs = table.as_json(sweep)["jobs"]
+    assert [(job["minutes"], job["members"]) for job in jobs] == [(9.0, 2)] * 2
 
 
 def test_at_80_columns_no_setting_is_broken(swept):
