@@ -9,8 +9,8 @@ from PIL import Image
 
 from metarun.report import plots
 from metarun.report.runs import SavedRun
-from metarun.run.figures import is_right
-from metarun.run.pictures import PATHS_SHOWN, inputs, is_on_plane, telling
+from metarun.run.figures import in_four_digits, is_right, squared_errors
+from metarun.run.pictures import PATHS_SHOWN, inputs, is_on_plane, left_to_goal, telling
 
 MOST_SHOWN = 100  # examples of an episode
 
@@ -43,7 +43,7 @@ class Fitted(NamedTuple):
 
     @property
     def said(self) -> str:
-        return f"squared error {self.error:.4f}"
+        return f"squared error {in_four_digits(self.error)}"
 
 
 class Travelled(NamedTuple):
@@ -89,8 +89,7 @@ def fitted(e: dict[str, np.ndarray]) -> Fitted | None:
     support = (e["support_x"][:, 0], e["support_y"][:, 0])
     drawn = plots.fitted(e["query_x"][:, 0], e["query_y"][:, 0], support, curves)
     legend = [key for key in plots.FITTED if key.name in ("true", *curves, "support")]
-    error = float(((e["outputs"] - e["query_y"]) ** 2).mean())
-    return Fitted(drawn, legend, error)
+    return Fitted(drawn, legend, float(squared_errors(e["outputs"], e["query_y"]).mean()))
 
 
 def travelled(e: dict[str, np.ndarray]) -> Travelled | None:
@@ -100,9 +99,7 @@ def travelled(e: dict[str, np.ndarray]) -> Travelled | None:
     named = {"before": e.get("before"), "after": e["outputs"]}
     paths = {name: values[:PATHS_SHOWN] for name, values in named.items() if values is not None}
     legend = [key for key in plots.TRAVELLED if key.name in ("goal", *paths)]
-    goal = e["query_y"][0]
-    left = np.linalg.norm(e["outputs"][:, -1] - goal, axis=-1)
-    return Travelled(plots.travelled(goal, paths), legend, float(left.mean()))
+    return Travelled(plots.travelled(e["query_y"][0], paths), legend, left_to_goal(e))
 
 
 def classified(e: dict[str, np.ndarray]) -> Classified:

@@ -5,6 +5,7 @@ All have one width and one size of text; what their lines are called stands belo
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -77,7 +78,9 @@ def svg(draw: Callable[[Axes], object]) -> str:
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     buffer = io.StringIO()
     salt = str(next(COUNT))  # ids of different plots on one page must differ
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}):
+    written = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"})
+    with written, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the text is the browser's, which has others
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor")

@@ -106,6 +106,16 @@ def is_right(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (outputs.argmax(-1) == y) & ~np.isnan(outputs).any(-1)
 
 
+def squared_errors(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of every target. In double precision: the square of a float32 may be none."""
+    return (outputs.astype(float) - y) ** 2
+
+
+def in_four_digits(value: float) -> str:
+    """`0.3512`, `2.5e+60`, or `not a number`."""
+    return f"{value:.4g}" if np.isfinite(value) else "not a number"
+
+
 def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The place of each episode among all, 0 for the best: by the queries that are right, or by the squared error.
 
@@ -114,7 +124,7 @@ def by_success(outputs: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     tasks = len(y)
     if y.dtype.kind == "f":
-        errors = ((outputs.astype(float) - y) ** 2).reshape(tasks, -1).mean(1)
+        errors = squared_errors(outputs, y).reshape(tasks, -1).mean(1)
     else:
         errors = (~is_right(outputs, y)).mean(1)
     return ranked(errors)

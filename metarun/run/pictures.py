@@ -10,7 +10,7 @@ from PIL import Image
 
 from metarun.core import Batch
 from metarun.run.drawn import Drawn, draw_episodes
-from metarun.run.figures import by_success, is_right, unit
+from metarun.run.figures import by_success, in_four_digits, is_right, squared_errors, unit
 
 PATHS_SHOWN = 10  # trajectories of a task
 MOST_DRAWN = 20  # classes of an episode, and examples of a class
@@ -130,7 +130,8 @@ def fitted(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
     axes.plot(x, e["outputs"][order, 0], color="#d55e00", label="after adaptation")
     axes.plot(e["support_x"][:, 0], e["support_y"][:, 0], "o", color="#cc79a7", label="support")
     axes.legend(frameon=False, fontsize=8)
-    return f"mean squared error {float(((e['outputs'] - e['query_y']) ** 2).mean()):.4g}", as_png(figure)
+    error = in_four_digits(squared_errors(e["outputs"], e["query_y"]).mean())
+    return f"mean squared error {error}", as_png(figure)
 
 
 def is_on_plane(e: dict[str, np.ndarray]) -> bool:
@@ -152,8 +153,12 @@ def travelled(e: dict[str, np.ndarray]) -> tuple[str, bytes] | None:
     axes.plot(*goal[:, None], "o", color="black", label="goal")
     axes.set_aspect("equal", adjustable="datalim")
     axes.legend(frameon=False, fontsize=8)
-    left = float(np.linalg.norm(e["outputs"][:, -1] - goal, axis=-1).mean())
-    return f"trajectories end {left:.3g} from the goal", as_png(figure)
+    return f"trajectories end {left_to_goal(e):.3g} from the goal", as_png(figure)
+
+
+def left_to_goal(e: dict[str, np.ndarray]) -> float:
+    """How far from its goal the trajectories of a task on the plane end: the mean."""
+    return float(np.linalg.norm(e["outputs"][:, -1].astype(float) - e["query_y"][0], axis=-1).mean())
 
 
 class Point(NamedTuple):

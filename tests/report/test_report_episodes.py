@@ -134,6 +134,18 @@ def test_an_episode_is_shown_with_what_was_predicted(two_runs):
     assert "1 of 3 right" in caption
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("output", "said"), [(0.5, "0.25"), (1e30, "1e+60"), (np.nan, "not a number"), (np.inf, "not a number")]
+)
+def test_a_regressions_error_is_told_however_large_it_is(output, said):
+    x = np.linspace(0, 1, 4, dtype=np.float32)[:, None]
+    e = {"support_x": x, "support_y": 0 * x, "query_x": x, "query_y": 0 * x}
+    e["outputs"] = np.full_like(x, output)
+    assert episodes.fitted(e).said == f"squared error {said}"
+    assert pictures.fitted(e)[0] == f"mean squared error {said}"
+
+
 def test_of_a_large_episode_the_first_examples_are_shown_and_all_are_counted(two_runs):
     (run,) = runs.read([two_runs / "blobs"])
     most = episodes.MOST_SHOWN

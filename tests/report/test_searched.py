@@ -91,6 +91,12 @@ def words(svg: str) -> list[str]:
     return [part.split(">")[-1] for part in svg.split("</text>")[:-1]]
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_in_any_letters_are_the_browsers_to_draw():
+    (chart,) = searched([run(m, task__path=path) for m, path in ((0.5, "数据甲"), (0.7, "数据乙"))])
+    assert {"数据甲", "数据乙"} < set(words(chart.svg))
+
+
 def test_two_settings_are_a_map_with_the_means_in_it():
     runs = [
         run(0.01 * (10 * steps + lr), learner__inner_lr=lr, learner__inner_steps=steps)
