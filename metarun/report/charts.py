@@ -29,6 +29,7 @@ class Chart(NamedTuple):
     title: str
     svg: str
     legend: list[plots.Key]
+    left_out: str = ""  # after it, in words
 
 
 class Bars(NamedTuple):
@@ -38,6 +39,7 @@ class Bars(NamedTuple):
     title: str
     unit: str
     bars: list[tuple[str, float, float]]  # a run's name, its number, and the bar's length in per cent
+    left_out: str = ""  # in words
 
 
 def charts(groups: Groups) -> list[Chart]:
@@ -147,7 +149,14 @@ def of_each_setup(
         level = None if chance is None else scale * chance
         drawn = draw(own, y=f"{metric.replace('_', ' ')}{',' if percent else ''}{percent}", chance=level)
         found.append(Chart(part, f"{title.replace('_', ' ')}: {said[where]}", drawn, plots.legend(own, level)))
-    return found
+    return ended(found, len(named), "setup")
+
+
+def ended(found: list[Chart], of: int, what: str) -> list[Chart]:
+    """The first charts of so many; the last of them says how many are left out."""
+    if (more := of - len(found)) == 0:
+        return found
+    return [*found[:-1], found[-1]._replace(left_out=f"{more} more {what}{' is' if more == 1 else 's are'} left out")]
 
 
 def curves(groups: Groups, points: Callable[[SavedRun], dict[int, float]], scale: float) -> list[Line]:
@@ -201,7 +210,8 @@ def bars(runs: list[SavedRun]) -> list[Bars]:
         most = max(each.values(), default=0)
         some = [(name, value, 100 * value / most) for name, value in list(each.items())[:MOST_BARS]]
         if some:
-            found.append(Bars(COSTS, title, of, some))
+            left_out = f"The first {len(some)} of {len(each)} runs" if len(some) < len(each) else ""
+            found.append(Bars(COSTS, title, of, some, left_out))
     return found
 
 

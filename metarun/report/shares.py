@@ -8,7 +8,7 @@ import matplotlib.patches
 from matplotlib.axes import Axes
 
 from metarun.report import plots
-from metarun.report.charts import MOST_SETUPS, Chart
+from metarun.report.charts import MOST_SETUPS, Chart, ended
 from metarun.report.runs import SavedRun
 from metarun.run.figures import MOST_GROUPS
 
@@ -25,7 +25,7 @@ def shares(runs: list[SavedRun]) -> list[Chart]:
         for stem, each in of_a_run(run).items():
             drawn = plots.svg(lambda axes, stem=stem, each=each: heat(axes, each, stem))  # type: ignore[misc]
             found.append(Chart(PART, f"Mean share of each {stem} in a task, by group: {run.name}", drawn, []))
-    return found[:MOST_SETUPS]
+    return ended(found[:MOST_SETUPS], len(found), "map")
 
 
 def of_a_run(run: SavedRun) -> dict[str, Shares]:

@@ -46,7 +46,10 @@ def test_many_runs_are_drawn_in_as_many_plots_as_a_dozen(two_runs, tmp_path, mon
     assert len(experiments.groups(found)) == 50
     text = page.html(found)
     assert "50 runs" in text
-    assert text.count('class="plot"') == page.html(found[:12]).count('class="plot"')
+    twelve = page.html(found[:12])
+    assert text.count('class="plot"') == twelve.count('class="plot"')
+    assert text.count("The first 40 of 50 runs") == text.count('class="bars"') > 0
+    assert "The first" not in Page(twelve).text
     assert len(re.findall(r"learner.inner_lr: \d", text)) == 50  # the settings of each
 
 

@@ -105,6 +105,14 @@ def test_the_worst_tasks_stand_against_the_mean_of_several_experiments_without_a
     assert [(line.x, line.y) for line in lines] == [([80], [50]), ([70], [60])]
 
 
+def test_of_many_setups_the_first_have_charts_and_the_last_of_these_says_how_many_have_none():
+    every = {str(n): [run(rows=rows("val", accuracy=[0.3]), config={"task.ways": n})] for n in range(2, 16)}
+    drawn = charts.charts(every)
+    assert [chart.left_out for chart in drawn] == [*[""] * 11, "2 more setups are left out"]
+    assert charts.ended(drawn[:1], 2, "map")[0].left_out == "1 more map is left out"
+    assert charts.charts({"2": every["2"]})[0].left_out == ""
+
+
 def test_setups_that_would_read_alike_are_told_apart():
     one, other = (setups.setup(run(config={"task.split": split}), "val") for split in ("finn", "vinyals"))
     assert list(setups.titles([one, other]).values()) == [
