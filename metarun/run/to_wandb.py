@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from metarun.core import Tracked, Tracker, rises
+from metarun.files import write_atomically
 from metarun.run import display
 from metarun.run.log import finite
 from metarun.run.loggers import reason
@@ -81,10 +82,11 @@ class WandbRun:
         self.settings, self.of, self.folder = settings, of, of.directory / "wandb"
         self.folder.mkdir(parents=True, exist_ok=True)
         id_file = self.folder / "run_id"
-        shown = display.kept(self.folder / "display.json", of, begun=id_file.exists())
-        if new := not id_file.exists():
-            id_file.write_text(secrets.token_hex(4))
-        own = id_file.read_text().strip()
+        own = id_file.read_text().strip() if id_file.exists() else ""
+        shown = display.kept(self.folder / "display.json", of, begun=bool(own))
+        if new := not own:
+            own = secrets.token_hex(4)
+            write_atomically(id_file, own)
 
         def start(mode: str, id: str) -> Any:
             return wandb.init(
@@ -113,8 +115,8 @@ class WandbRun:
             mode = "offline"
         self.run, mode = begin(start, mode, own)
         if new:
-            id_file.write_text(self.run.id)
             own = self.run.id
+            write_atomically(id_file, own)
         if mode == "offline":
             to_own = "" if self.run.id == own else f"--id {own} "
             log.info(f"W&B: offline; upload later with: wandb sync {to_own}{Path(self.run.dir).parent}")

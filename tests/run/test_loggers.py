@@ -262,8 +262,9 @@ def test_where_wandb_cannot_be_reached_one_waits_and_all_are_logged_offline_the_
     def id_of(name: str) -> str:
         return (tmp_path / name / "wandb" / "run_id").read_text()
 
-    (tmp_path / "begun/wandb").mkdir(parents=True)
-    (tmp_path / "begun/wandb/run_id").write_text("earlier")
+    for name, known in {"begun": "earlier", "new": ""}.items():  # of the second a full disk took no letter
+        (tmp_path / name / "wandb").mkdir(parents=True)
+        (tmp_path / name / "wandb" / "run_id").write_text(known)
     members = {name: opened(name) for name in ("begun", "new")}
     assert asked == ["online", "offline", "offline"]
     assert f"wandb sync --id earlier {Path(members['begun'].run.dir).parent}" in caplog.text
