@@ -103,6 +103,7 @@ def read(arguments: list[str]) -> Asked:
 def written(asked: Asked, shown: "Shown") -> Path:
     """Where two episodes now are, as a picture or as text. Ends the program if they cannot be written."""
     from metarun import report
+    from metarun.files import write_atomically, write_bytes_atomically
 
     tasks, ways = shown.tasks, getattr(shown.tasks, "ways", None) if shown.names[0] else None
     size = f"{tasks.shots} shots" if ways is None else f"{ways}-way {tasks.shots}-shot"
@@ -114,9 +115,10 @@ def written(asked: Asked, shown: "Shown") -> Path:
     path = asked.out or free(Path(f"{asked.task}-episodes.{'png' if images else 'txt'}"))
     try:
         if images:
-            report.draw_episodes(drawn, path)
+            form = path.suffix.removeprefix(".") or "png"
+            write_bytes_atomically(path, lambda file: report.draw_episodes(drawn, file, form))
         else:
-            path.write_text(report.episodes_as_text(drawn))
+            write_atomically(path, report.episodes_as_text(drawn))
     except OSError as error:
         fail(f"data: {path} cannot be written ({error.strerror})", FAILED)
     except ValueError as error:  # a format that matplotlib does not know

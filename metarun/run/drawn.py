@@ -1,7 +1,6 @@
 """Episodes as a data set gives them, for people: images as a picture, all else as text."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -35,8 +34,11 @@ def of_class(batch: Batch, label: int) -> np.ndarray:
     return np.asarray(batch.x)[np.asarray(batch.y) == label]
 
 
-def draw_episodes(episodes: Sequence[Drawn], path: Path | BinaryIO) -> None:
-    """Writes a picture of episodes of images: a row a class, its support first, a gap, then its queries."""
+def draw_episodes(episodes: Sequence[Drawn], file: BinaryIO, form: str = "png") -> None:
+    """Writes a picture of episodes of images: a row a class, its support first, a gap, then its queries.
+
+    Raises ValueError for a form that matplotlib does not know.
+    """
     sheets = [sheet(episode) for episode in episodes]
     sizes = [
         (sheet.shape[1] / side(e) * INCHES, sheet.shape[0] / side(e) * INCHES)
@@ -61,7 +63,7 @@ def draw_episodes(episodes: Sequence[Drawn], path: Path | BinaryIO) -> None:
             said = figure.text(*at, shortened(one_line(name)), color=INK, fontsize=8, ha="right", va="center")
             said.set_parse_math(False)
         top -= h + 0.1
-    figure.savefig(path, dpi=110)
+    figure.savefig(file, dpi=110, format=form)
 
 
 def shortened(name: str) -> str:

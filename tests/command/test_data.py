@@ -1,5 +1,7 @@
 """`metarun data`: what is told of a data set, and the episodes that are shown."""
 
+import errno
+import os
 import sys
 from types import SimpleNamespace
 
@@ -62,6 +64,21 @@ def test_it_tells_what_is_there_and_draws_two_episodes(command, small_folder, tm
     assert (tmp_path / "folder-episodes.png").read_bytes() == first
     assert command("task=sinusoid", "--out=waves.txt").endswith("two episodes of train: waves.txt\n")
     assert (tmp_path / "waves.txt").read_text().startswith("episode 1 of train: 5 shots\n\n  support\n    ")
+
+
+def test_on_a_full_disk_nothing_is_left_of_what_was_to_be_shown(command, small_folder, tmp_path, monkeypatch, capfd):
+    """A part of it would be there already when the same command is given again."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for words in (["folder", f"task.path={small_folder}", "--out=a.png"], ["sinusoid", "--out=a.txt"]):
+        with pytest.raises(SystemExit) as end:
+            command(*words)
+        assert end.value.code == 1
+        assert f"metarun: data: {words[-1][6:]} cannot be written (No space left on device)\n" in capfd.readouterr().err
+    assert not list(tmp_path.glob("*a.*"))
 
 
 def test_a_class_in_two_splits_is_damaged_data(command, tmp_path, capfd):
