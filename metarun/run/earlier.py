@@ -14,7 +14,7 @@ from metarun.files import read_yaml, write_bytes_atomically
 
 log = logging.getLogger("metarun")
 
-# What belongs to one test. The results go first: without them the run counts as not tested.
+# What belongs to one test. The results go last: as long as they are there, what a kill has cut short is done again.
 FILES = ("results.json", "classes.json", "examples.npz")
 
 
@@ -66,14 +66,24 @@ def set_aside(directory: Path, config: dict[str, Any], trained: bool) -> None:
     steps, count = str(before[0]), itertools.count
     longer = before[0] != config["train"]["steps"]
     stems = itertools.chain([steps], (f"{steps}-{n}" for n in count(2))) if longer else (str(n) for n in count(1))
-    stem = next(stem for stem in stems if not any(named(directory / f, stem).exists() for f in (*FILES, "config.yaml")))
     config_before = (directory / "config.yaml").read_bytes()
+    stem = next(stem for stem in stems if is_free(directory, stem, config_before))
     write_bytes_atomically(named(directory / "config.yaml", stem), lambda file: file.write(config_before))
-    for file in (directory / name for name in FILES):
+    for file in (directory / name for name in reversed(FILES)):
         if file.exists():
             file.rename(named(file, stem))
     if tested:
         log.info(f"the results that were there are now {named(results, stem)}")
+
+
+def is_free(directory: Path, stem: str, config: bytes) -> bool:
+    """Whether nothing has the names of `stem`, or but a part of what would get them, after a kill came between."""
+    copy, results = (named(directory / file, stem) for file in ("config.yaml", FILES[0]))
+    if copy.exists():
+        rest = [directory / file for file in FILES[1:]]
+        cut_short = copy.read_bytes() == config and (directory / FILES[0]).exists() and not results.exists()
+        return cut_short and not any(file.exists() and named(file, stem).exists() for file in rest)
+    return not any(named(directory / file, stem).exists() for file in FILES)
 
 
 def named(file: Path, stem: str) -> Path:

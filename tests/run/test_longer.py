@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +197,34 @@ def test_results_set_aside_take_no_others_place(tmp_path):
     (tmp_path / "results.json").write_text("c")
     earlier.set_aside(tmp_path, composed("train.steps=10"), trained=True)
     assert (tmp_path / "results.json").read_text() == "c"
+
+
+@pytest.mark.parametrize("steps", [10, 20], ids=["tested again", "made longer"])
+def test_results_of_which_a_kill_left_some_where_they_were_are_set_aside_together(tmp_path, monkeypatch, steps):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(composed("train.steps=10")))
+    names = ("results.json", "classes.json", "examples.npz")
+    for name in names:
+        (tmp_path / name).write_text("a")
+    config, rename = composed(f"train.steps={steps}", "eval.episodes=50"), Path.rename
+
+    def set_aside(at_most: int) -> None:
+        left = iter(range(at_most))
+
+        def renamed(file: Path, to: Path) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            rename(file, to)
+
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(Path, "rename", renamed)
+            earlier.set_aside(tmp_path, config, trained=True)
+
+    for at_most in (1, 1, 3):
+        assert (tmp_path / "results.json").read_text() == "a"
+        set_aside(at_most)
+    stem = "1" if steps == 10 else "10"
+    aside = [str(earlier.named(Path(name), stem)) for name in (*names, "config.yaml")]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*aside, "config.yaml"])
 
 
 def test_on_a_full_disk_a_run_is_made_no_longer_and_stays_as_it_is(tmp_path, monkeypatch):
