@@ -1,4 +1,27 @@
-from metarun.command.main import main
+"""The program, as `metarun` and as `python -m metarun`: a signal ends it in one line while it is still being loaded."""
+
+import os
+import signal
+from contextlib import suppress
+
+STOPPED = 75  # as metarun.command.exits has it, which is yet to be loaded
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stopped)
+    from metarun.command.main import main as command_line
+
+    command_line()
+
+
+def stopped(*_: object) -> None:
+    """At once: what an exception would become in the middle of an import nobody knows."""
+    with suppress(OSError):
+        os.write(2, b"metarun: stopped\n")
+    os._exit(STOPPED)
+
 
 if __name__ == "__main__":
     main()

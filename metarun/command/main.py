@@ -21,6 +21,9 @@ VERBS = ("adapt", "bench", "data", "eval", "export", "predict", "ready", "replay
 def main() -> None:
     """The console script."""
     code: int | str | None = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed, as some daemons start programs
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process is there)
@@ -33,7 +36,7 @@ def main() -> None:
         if not is_of_standard_output(error):
             raise
         lost = error
-    except KeyboardInterrupt:  # a run at work hears of it otherwise: metarun.run.stop
+    except KeyboardInterrupt:  # by either signal; a run at work hears of them otherwise: metarun.run.stop
         stderr.say("metarun: stopped\n")
         code = STOPPED
     if lost := lost or not_told():

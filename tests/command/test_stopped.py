@@ -84,6 +84,30 @@ def test_a_kept_learner_is_whole_or_not_there_and_its_place_stays_free(tmp_path,
         keep(one, tmp_path / "mine")
 
 
+SIGNALLED = """
+import signal, sys
+from metarun.__main__ import main
+
+class Signalled:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            signal.raise_signal({number})
+
+sys.argv = ["metarun", "report", "--help"]
+sys.meta_path.insert(0, Signalled())
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["metarun.command.main", "metarun.command.report"])
+def test_while_a_command_is_being_loaded_a_signal_ends_it_in_one_line(tmp_path, module, number):
+    program = SIGNALLED.format(module=module, number=int(number))
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", STOPPED)
+
+
 def is_listening(process: subprocess.Popen) -> bool:
     """Whether it hears SIGTERM yet (Linux)."""
     caught = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigCgt" in line)
@@ -156,7 +180,8 @@ def test_stopped_at_random_beside_spinning_processes(drawings, tmp_path, verb):
                 _, error = process.communicate(timeout=60)
             good = 0 if verb == "serve" else 75
             expected = {signal.SIGKILL: (-number, "")}.get(number, (good, "" if verb == "serve" else STOPPED))
-            assert (process.returncode, error) in (expected, (GOOD[verb], "")), f"signal {number}"
+            early = (-number, "") if number == signal.SIGKILL else (75, STOPPED)  # before the verb itself hears it
+            assert (process.returncode, error) in (expected, early, (GOOD[verb], "")), f"signal {number}"
             assert number == signal.SIGKILL or set(cwd.glob(".*")) == hidden
             ends[process.returncode] += 1
             must_be_whole()
