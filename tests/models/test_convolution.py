@@ -191,22 +191,24 @@ def test_winograds_way_multiplies_less_on_a_cpu_and_is_nowhere_else():
     ],
 )
 def test_what_does_not_suit_winograds_way_is_patches_times_a_matrix(x, kernel, strides, padding):
-    point = jnp.ones(x), jnp.ones(kernel)
+    point = np.ones(x, np.float32), np.ones(kernel, np.float32)
     program = str(jax.make_jaxpr(lambda *of: convolve(*of, strides, padding))(*point))
     assert "convolution_3x3" not in program
-    np.testing.assert_allclose(convolve(*point, strides, padding), reference(*point, strides, padding), rtol=1e-5)
+    both = jax.jit(lambda *of: [f(*of, strides, padding) for f in (convolve, reference)])
+    np.testing.assert_allclose(*both(*point), rtol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"stride": 2}, {"side": 1, "use_bias": False}, {"dtype": "bfloat16"}])
 def test_a_convolution_is_flaxs_and_begins_as_it_does(settings):
-    x = jax.random.normal(jax.random.key(0), (5, 9, 8, 3))
+    x = np.float32(np.random.default_rng(0).normal(size=(5, 9, 8, 3)))
     side, stride, rest = settings.get("side", 3), settings.get("stride", 1), ("use_bias", "dtype")
     same = {name: value for name, value in settings.items() if name in rest}
     ours, theirs = Convolution(4, **settings), nn.Conv(4, (side, side), stride, **same)
-    params = theirs.init(jax.random.key(1), x)
-    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), params)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-    y, expected = computed(ours.apply(params, x)), theirs.apply(params, x)
+    begun = jax.jit(lambda key: [layer.init(jax.random.clone(key), x) for layer in (ours, theirs)])
+    mine, params = begun(jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, mine, params)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1), params)
+    y, expected = jax.jit(lambda params, x: (computed(ours.apply(params, x)), theirs.apply(params, x)))(params, x)
     assert y.dtype == expected.dtype
     np.testing.assert_allclose(
         y.astype(np.float32), expected.astype(np.float32), rtol=0.02 if "dtype" in settings else 1e-5, atol=1e-5

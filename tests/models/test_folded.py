@@ -37,7 +37,7 @@ def one_after_the_other(strides, then):
 
 
 def of_shapes(*shapes):
-    return tuple(jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    return tuple(np.random.default_rng(i).normal(size=shape) for i, shape in enumerate(shapes))
 
 
 @pytest.mark.parametrize("block", [None, 4], ids=["all at once", "in blocks"])
@@ -63,7 +63,7 @@ def test_in_float32_it_is_as_exact_as_the_two():
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 8))
     point = 230 + 20 * smooth, kernel - kernel.mean((0, 1, 2), keepdims=True), jnp.ones(8), jnp.zeros(8)
     with jax.enable_x64(True):
-        exact = one_after_the_other((1, 1), nn.relu)(*(np.asarray(leaf, np.float64) for leaf in point))
+        exact = jax.jit(one_after_the_other((1, 1), nn.relu))(*(np.asarray(leaf, np.float64) for leaf in point))
     of_one, of_two = (
         np.abs(np.asarray(f((1, 1), nn.relu)(*point)) - np.asarray(exact)).max() for f in (in_one, one_after_the_other)
     )
@@ -72,20 +72,24 @@ def test_in_float32_it_is_as_exact_as_the_two():
 
 def test_slopes_and_a_large_kernel_that_sees_none_of_them_give_numbers():
     """The variance is nought, and by rounding less than that for some of the features."""
-    down, across = jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0), indexing="ij")
-    slopes = jnp.stack([jnp.ones((8, 8)), down, across], axis=-1)
-    x = slopes @ jax.random.uniform(jax.random.key(0), (30, 1, 3, 3))  # (30, 8, 8, 3)
+    down, across = np.meshgrid(np.arange(8.0), np.arange(8.0), indexing="ij")
+    slopes = np.stack([np.ones((8, 8)), down, across], axis=-1)
+    x = np.float32(slopes @ np.random.default_rng(1).uniform(size=(30, 1, 3, 3)))  # (30, 8, 8, 3)
     kernel = 1e4 * np.random.default_rng(0).normal(size=(9, 3 * 64))
     seen, _ = np.linalg.qr(slopes[:3, :3].reshape(9, 3))
-    kernel = jnp.array((kernel - seen @ (seen.T @ kernel)).reshape(3, 3, 3, 64), x.dtype)
+    kernel = np.float32((kernel - seen @ (seen.T @ kernel)).reshape(3, 3, 3, 64))
     inner = (0, 0), (0, 0)  # no window with an edge
 
-    def f(kernel, scale, bias):
+    @jax.jit
+    def found(x, kernel, scale, bias):
+        return jax.value_and_grad(f, argnums=(1, 2, 3))(x, kernel, scale, bias)
+
+    def f(x, kernel, scale, bias):
         of = Convolved(x, kernel, None, (1, 1), inner)
         return folded.folded(of, scale, bias, EPSILON, nn.relu).sum()
 
-    found = jax.value_and_grad(f, argnums=(0, 1, 2))(kernel, jnp.ones(64), jnp.zeros(64))
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    numbers = found(x, kernel, np.ones(64, np.float32), np.zeros(64, np.float32))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(numbers))
 
 
 @pytest.mark.parametrize(
@@ -100,15 +104,22 @@ def test_slopes_and_a_large_kernel_that_sees_none_of_them_give_numbers():
     ],
 )
 def test_what_is_folded_and_that_the_layers_give_the_same(side, channels, dtype, kind, folds, monkeypatch):
-    x = jax.random.normal(jax.random.key(0), (5, 6, 6, channels))
+    x = np.float32(np.random.default_rng(0).normal(size=(5, 6, 6, channels)))
     convolution, normalisation = Convolution(4, side, dtype=dtype), Normalisation(kind)
-    params = convolution.init(jax.random.key(1), x)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-    of = convolution.apply(params, x)
-    norm = jax.tree.map(lambda leaf: leaf + 0.5, normalisation.init(jax.random.key(2), of))
 
-    assert (kind == "batch" and folded.suits(of)) == folds
-    y = normalisation.apply(norm, of, pooled)
+    @jax.jit
+    def begun(k_params, k_norm):
+        params = jax.tree.map(lambda leaf: leaf + 0.1, convolution.init(k_params, x))
+        norm = normalisation.init(k_norm, convolution.apply(params, x))
+        return params, jax.tree.map(lambda leaf: leaf + 0.5, norm)
+
+    def applied(params, norm, x, folds):
+        of = convolution.apply(params, x)
+        assert (kind == "batch" and folded.suits(of)) == folds
+        return normalisation.apply(norm, of, pooled)
+
+    given = (*begun(jax.random.key(1), jax.random.key(2)), x)
+    y = jax.jit(lambda *given: applied(*given, folds))(*given)
     monkeypatch.setattr(folded, "FEW", 0)
-    expected = normalisation.apply(norm, of, pooled)
+    expected = jax.jit(lambda *given: applied(*given, False))(*given)
     np.testing.assert_array_equal(y, expected) if not folds else np.testing.assert_allclose(y, expected, atol=1e-5)

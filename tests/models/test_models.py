@@ -38,7 +38,7 @@ def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
             for axis, size in ((inner[i], 3), (outer[i], 2)):
                 shape = shape if axis is None else (*shape[:axis], size, *shape[axis:])
             shapes.append(shape)
-        point, direction = (tuple(jnp.array(draw.normal(size=shape), jnp.float32) for shape in shapes) for _ in "pd")
+        point, direction = (tuple(np.float32(draw.normal(size=shape)) for shape in shapes) for _ in "pd")
 
         def mapped(f, inner=inner, outer=outer):
             for axes in (inner, outer):
@@ -122,19 +122,21 @@ def test_max_pools_derivative_is_that_of_the_largest_whatever_is_fused_with_it(s
 
 @pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("layer", (1, 2, 3))])
 def test_normalisation_leaves_mean_0_and_variance_1(kind, axes):
-    x = 3 + 2 * jax.random.normal(jax.random.key(0), (6, 5, 5, 4))
+    x = np.float32(3 + 2 * np.random.default_rng(0).normal(size=(6, 5, 5, 4)))
     layer = Normalisation(kind)
-    y = layer.apply(layer.init(jax.random.key(1), x), x)
+    y = np.asarray(jax.jit(lambda key, x: layer.apply(layer.init(key, x), x))(jax.random.key(1), x))
     np.testing.assert_allclose(y.mean(axes), 0, atol=1e-5)
     np.testing.assert_allclose(y.var(axes), 1, atol=1e-2)
 
 
 def test_normalisation_scales_then_shifts():
-    x = jax.random.normal(jax.random.key(0), (6, 4))
-    params = {"params": {"scale": jnp.full(4, 2.0), "bias": jnp.full(4, 5.0)}}
-    plain = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
-    layer = Normalisation("batch")
-    np.testing.assert_allclose(layer.apply(params, x), 2 * layer.apply(plain, x) + 5, rtol=1e-5)
+    x = np.float32(np.random.default_rng(0).normal(size=(6, 4)))
+    apply = jax.jit(Normalisation("batch").apply)
+    scaled, plain = (
+        np.asarray(apply({"params": {"scale": np.full(4, scale, np.float32), "bias": np.full(4, bias, np.float32)}}, x))
+        for scale, bias in ((2, 5), (1, 0))
+    )
+    np.testing.assert_allclose(scaled, 2 * plain + 5, rtol=1e-5)
 
 
 def test_the_papers_variants_have_their_papers_sizes():
@@ -158,18 +160,18 @@ def test_the_papers_variants_have_their_papers_sizes():
 
 
 def test_an_untrained_adapter_gives_what_it_was_given_and_a_trained_one_adds_to_it():
-    x = jax.random.normal(jax.random.key(0), (5, 6))
+    draw = np.random.default_rng(0)
+    x, up = np.float32(draw.normal(size=(5, 6))), np.float32(draw.normal(size=(3, 6)))
     features = Adapter(hidden=3, scale=4.0, n_out=None)
-    params = jax.jit(features.init)(jax.random.key(1), x)
-    np.testing.assert_allclose(features.apply(params, x), 4 * x, rtol=1e-6)
-    up = jax.random.normal(jax.random.key(2), (3, 6))
-    found = params["params"] | {"up": {"kernel": up, "bias": jnp.ones(6)}, "scale": jnp.array(2.0)}
+    params, apply = jax.device_get(jax.jit(features.init)(jax.random.key(1), x)), jax.jit(features.apply)
+    np.testing.assert_allclose(apply(params, x), 4 * x, rtol=1e-6)
+    found = params["params"] | {"up": {"kernel": up, "bias": np.ones(6, np.float32)}, "scale": np.float32(2.0)}
     down = np.maximum(x @ found["down"]["kernel"] + found["down"]["bias"][None], 0)
-    np.testing.assert_allclose(features.apply({"params": found}, x), 2 * (x + down @ up + 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(apply({"params": found}, x), 2 * (x + down @ up + 1), rtol=1e-4, atol=1e-5)
     head = Adapter(hidden=3, scale=1.0, n_out=2)
-    params = head.init(jax.random.key(3), x)["params"]
+    params = jax.device_get(jax.jit(head.init)(jax.random.key(3), x)["params"])
     expected = x @ params["head"]["kernel"] + params["head"]["bias"][None]
-    np.testing.assert_allclose(head.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(head.apply)({"params": params}, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_conv4_and_the_mlp_are_what_their_papers_say():
@@ -177,28 +179,30 @@ def test_conv4_and_the_mlp_are_what_their_papers_say():
 
     def normalised(x):
         axes = tuple(range(x.ndim - 1))
-        return (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-3)
+        return (x - x.mean(axes, keepdims=True)) / (x.var(axes, keepdims=True) + 1e-3) ** 0.5
 
-    k_x, k_params, k_mlp = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(k_x, (3, 17, 16, 2))
+    k_params, k_mlp = jax.random.split(jax.random.key(0))
+    x = np.float32(np.random.default_rng(0).normal(size=(3, 17, 16, 2)))
     for downsample in ("stride", "max_pool"):
         conv4 = Conv4(4, downsample, "batch", None)
         params = jax.jit(conv4.init)(jax.random.clone(k_params), x)
-        expected, strides = x, (2, 2) if downsample == "stride" else (1, 1)
-        for i in range(4):
-            layer = params["params"][f"conv{i}"]
-            convolved = np.asarray(
-                reference(expected, layer["kernel"], strides, "SAME") + layer["bias"].reshape(1, 1, 1, 4)
-            )
-            expected = jnp.asarray(np.maximum(normalised(convolved), 0))
-            expected = expected if downsample == "stride" else nn.max_pool(expected, (2, 2), strides=(2, 2))
-        expected = expected.mean((1, 2)) if downsample == "stride" else expected.reshape(3, -1)
-        np.testing.assert_allclose(jax.jit(conv4.apply)(params, x), expected, rtol=1e-3, atol=1e-4)
+
+        @jax.jit
+        def by_the_paper(params, x, downsample=downsample):
+            strides = (2, 2) if downsample == "stride" else (1, 1)
+            for i in range(4):
+                layer = params["params"][f"conv{i}"]
+                convolved = reference(x, layer["kernel"], strides, "SAME") + layer["bias"].reshape(1, 1, 1, 4)
+                x = nn.relu(normalised(convolved))
+                x = x if downsample == "stride" else nn.max_pool(x, (2, 2), strides=(2, 2))
+            return x.mean((1, 2)) if downsample == "stride" else x.reshape(3, -1)
+
+        np.testing.assert_allclose(jax.jit(conv4.apply)(params, x), by_the_paper(params, x), rtol=1e-3, atol=1e-4)
 
     mlp = MLP((6,), "batch", 2)
     params = jax.jit(mlp.init)(k_mlp, x)
-    p = jax.tree.map(np.asarray, params["params"])
-    hidden = np.maximum(normalised(np.asarray(x).reshape(3, -1) @ p["dense0"]["kernel"]), 0)
+    p = jax.device_get(params["params"])
+    hidden = np.maximum(normalised(x.reshape(3, -1) @ p["dense0"]["kernel"]), 0)
     expected = hidden @ p["head"]["kernel"] + p["head"]["bias"]
     np.testing.assert_allclose(jax.jit(mlp.apply)(params, x), expected, rtol=1e-3, atol=1e-4)
 
