@@ -42,35 +42,42 @@ def memory_of(heads: int, sharpness: float, usage_decay: float, **how) -> MANN:
 
 
 def blank_carry(slots: int, width: int, heads: int) -> Carry:
-    return Carry(
-        lstm=(jnp.zeros(1), jnp.zeros(1)), memory=jnp.zeros((slots, width)), usage=jnp.zeros(slots),
-        read_weights=jnp.zeros((heads, slots)), read=jnp.zeros(heads * width),
-    )  # fmt: skip
+    shapes = Carry(
+        lstm=((1,), (1,)), memory=(slots, width), usage=(slots,), read_weights=(heads, slots), read=(heads * width,)
+    )
+    return jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda v: type(v[0]) is int)
+
+
+def accessed_once(mann: MANN, carry: Carry, key, gate: float) -> Carry:
+    """The memory after one step whose head reads and writes `key`, in one program."""
+    key = np.array([key], np.float32)
+    return jax.device_get(jax.jit(mann.access)(carry, key, key, np.full((1, 1), gate, np.float32)))
 
 
 def test_a_memory_read_back_after_one_write_returns_what_was_written():
     """Every empty slot has similarity 0 and the written one 1, so it is read with weight e^b / (e^b + slots - 1)."""
-    key = jnp.array([[3.0, -4.0, 12.0]])
+    key = np.array([3.0, -4.0, 12.0])
     for sharpness in (1.0, 40.0):
-        carry = memory_of(1, sharpness, 0.9).access(blank_carry(8, 3, 1), key, key, jnp.zeros((1, 1)))
-        expected = np.exp(sharpness) / (np.exp(sharpness) + 7) * key[0]
+        carry = accessed_once(memory_of(1, sharpness, 0.9), blank_carry(8, 3, 1), key, 0.0)
+        expected = np.exp(sharpness) / (np.exp(sharpness) + 7) * key
         np.testing.assert_allclose(carry.read, expected, rtol=1e-4)
 
 
 def test_writes_go_to_the_least_used_slots_and_zero_them_first():
-    carry = blank_carry(4, 2, 1)._replace(usage=jnp.array([0.5, 0.1, 0.9, 0.3]), memory=jnp.full((4, 2), 7.0))
-    np.testing.assert_array_equal(least_used(carry.usage, 2), [[0, 1, 0, 0], [0, 0, 0, 1]])
-    key = jnp.array([[1.0, 2.0]])
-    after = memory_of(1, 1.0, 0.9).access(carry, key, key, jnp.zeros((1, 1)))
+    usage, memory = np.array([0.5, 0.1, 0.9, 0.3], np.float32), np.full((4, 2), 7, np.float32)
+    carry = blank_carry(4, 2, 1)._replace(usage=usage, memory=memory)
+    least = jax.jit(lambda usage: least_used(usage, 2))(usage)
+    np.testing.assert_array_equal(least, [[0, 1, 0, 0], [0, 0, 0, 1]])
+    after = accessed_once(memory_of(1, 1.0, 0.9), carry, [1.0, 2.0], 0.0)
     np.testing.assert_allclose(after.memory, [[7, 7], [1, 2], [7, 7], [7, 7]])
 
 
 def test_the_gate_chooses_between_the_slots_just_read_and_the_least_used():
-    carry = blank_carry(3, 2, 1)._replace(usage=jnp.array([1.0, 1.0, 0.0]), read_weights=jnp.array([[1.0, 0.0, 0.0]]))
-    key = jnp.array([[4.0, 8.0]])
-    after = memory_of(1, 1.0, 0.5).access(carry, key, key, jnp.full((1, 1), 0.25))
+    usage, read_weights = np.array([1, 1, 0], np.float32), np.array([[1, 0, 0]], np.float32)
+    carry = blank_carry(3, 2, 1)._replace(usage=usage, read_weights=read_weights)
+    after = accessed_once(memory_of(1, 1.0, 0.5), carry, [4.0, 8.0], 0.25)
     np.testing.assert_allclose(after.memory, [[1, 2], [0, 0], [3, 6]], rtol=1e-6)  # eq. 7 and 8
-    expected = 0.5 * carry.usage + after.read_weights.sum(0) + jnp.array([0.25, 0.0, 0.75])  # eq. 5
+    expected = 0.5 * carry.usage + after.read_weights.sum(0) + np.array([0.25, 0.0, 0.75])  # eq. 5
     np.testing.assert_allclose(after.usage, expected, rtol=1e-6)
 
 
@@ -107,7 +114,7 @@ def test_a_memory_of_four_heads_is_numpys(addressed, free, emptied):
     memory, usage, read_weights = (np.asarray(part, np.float64) for part in carry[1:4])
     for _ in range(5):
         keys, written, gates = draw.normal(size=(4, 3)), draw.normal(size=(4, 3)), draw.uniform(size=4)
-        given = (jnp.array(part, jnp.float32) for part in (keys, written, gates[:, None]))
+        given = (np.float32(part) for part in (keys, written, gates[:, None]))
         carry = access(carry, *given)
         memory, usage, read_weights, read = accessed(memory, usage, read_weights, keys, written, gates, mann)
         close(carry[1:4], (memory, usage, read_weights), rtol=1e-3, atol=1e-4)
@@ -152,12 +159,14 @@ def test_an_lstm_is_flaxs_and_forgets_little_at_the_start():
     params = params_of(learner)["cell"]
     np.testing.assert_array_equal(params["lstm"]["hf"]["bias"], np.full(8, 1.5))
     assert not np.any(params["lstm"]["hi"]["bias"])
-    inputs = jax.random.normal(jax.random.key(3), (5, 9))
-    (_, last), outputs = sequence.steps(learner.reader(), {"cell": params}, learner.reader().blank, inputs)
-    carry = (jnp.zeros(8), jnp.zeros(8))
-    for x, output in zip(inputs, outputs, strict=True):
-        carry, hidden = nn.OptimizedLSTMCell(8).apply({"params": params["lstm"]}, carry, x)
-        expected = hidden @ params["labels"]["kernel"] + params["labels"]["bias"]
+    inputs = np.float32(np.random.default_rng(0).normal(size=(5, 9)))
+    read = jax.jit(lambda inputs: sequence.steps(learner.reader(), {"cell": params}, learner.reader().blank, inputs))
+    step = jax.jit(lambda carry, x: nn.OptimizedLSTMCell(8).apply({"params": params["lstm"]}, carry, x))
+    (_, last), outputs = read(inputs)
+    carry = (np.zeros(8, np.float32), np.zeros(8, np.float32))
+    for x, output in zip(inputs, np.asarray(outputs), strict=True):
+        carry, hidden = jax.device_get(step(carry, x))
+        expected = hidden @ np.asarray(params["labels"]["kernel"]) + np.asarray(params["labels"]["bias"])
         np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(last, hidden, rtol=1e-5, atol=1e-6)
 
@@ -188,7 +197,7 @@ def test_matrices_have_the_derivative_of_every_step(learner):
 
 
 def test_labels_come_one_step_late():
-    inputs, last = sequence.one_step_late(jnp.array([[7.0], [8.0], [9.0]]), jnp.eye(3)[jnp.array([2, 0, 1])])
+    inputs, last = jax.jit(sequence.one_step_late)(np.float32([[7], [8], [9]]), np.float32(np.eye(3)[[2, 0, 1]]))
     np.testing.assert_array_equal(inputs, [[7, 0, 0, 0], [8, 0, 0, 1], [9, 1, 0, 0]])
     np.testing.assert_array_equal(last, [0, 1, 0])
 
@@ -237,9 +246,13 @@ def test_training_reads_labels_as_the_learner_says():
     for learner, sequence_of in ((OWN, lambda e, k: sequence.drawn(e, k, WAYS)), (MANN_, sequence.whole)):
         mine = learner if learner is OWN else dataclasses.replace(OWN, labels="balanced")
         _, metrics = jax.jit(lambda *a, mine=mine: mine.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
-        read = sequence_of(one_of(batch), jax.random.key(3))
-        outputs = jax.jit(lambda read, mine=mine: sequence.read(mine.reader(), NET, params, read)[1][:, :WAYS])(read)
-        np.testing.assert_allclose(metrics["loss"], NET.loss(outputs, read.y)[0], rtol=1e-5)
+
+        @jax.jit
+        def loss(key, mine=mine, sequence_of=sequence_of):
+            read = sequence_of(Episode(SUPPORT, QUERY), key)
+            return NET.loss(sequence.read(mine.reader(), NET, params, read)[1][:, :WAYS], read.y)[0]
+
+        np.testing.assert_allclose(metrics["loss"], loss(jax.random.key(3)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("learner", READERS)
@@ -295,21 +308,21 @@ def test_strings_are_five_letters_of_five_and_no_two_classes_of_an_episode_have_
 
 
 def test_a_strings_probability_is_its_letters_product_and_the_likeliest_of_all_is_right():
-    outputs = jax.random.normal(jax.random.key(0), (7, 25)) * 2
-    every = all_strings()
+    outputs = np.float32(np.random.default_rng(0).normal(size=(7, 25)) * 2)
+    every = np.float32(all_strings())
     shares = np.exp(np.asarray(outputs).reshape(7, 5, 5))
     shares /= shares.sum(-1, keepdims=True)
     expected = [[np.prod((share * string.reshape(5, 5)).sum(-1)) for string in every[::100]] for share in shares]
-    found = label_codes.log_probabilities(outputs, jnp.array(every))
+    found = np.asarray(jax.jit(label_codes.log_probabilities)(outputs, every))
     np.testing.assert_allclose(np.exp(found[:, ::100]), expected, rtol=1e-4)
     np.testing.assert_allclose(np.exp(found).sum(1), 1, rtol=1e-4)
-    best = jnp.array(every)[found.argmax(1)]
-    assert label_codes.are_right(outputs, best).all()
-    all_but_one = best.at[:, 20:].set(jnp.roll(best[:, 20:], 1, axis=1))
-    assert not label_codes.are_right(outputs, all_but_one).any()
-    names = jnp.concatenate([best[:2], jnp.array(every[:1])])
-    loss, metrics = label_codes.loss(outputs[:3], jnp.array([0, 1, 2]), names)
-    np.testing.assert_allclose(loss, -found[jnp.arange(3), jnp.array([*found.argmax(1)[:2], 0])].mean(), rtol=1e-5)
+    best, are_right = every[found.argmax(1)], jax.jit(label_codes.are_right)
+    assert are_right(outputs, best).all()
+    all_but_one = np.concatenate([best[:, :20], np.roll(best[:, 20:], 1, axis=1)], axis=1)
+    assert not are_right(outputs, all_but_one).any()
+    names = np.concatenate([best[:2], every[:1]])
+    loss, metrics = jax.jit(label_codes.loss)(outputs[:3], np.array([0, 1, 2]), names)
+    np.testing.assert_allclose(loss, -found[np.arange(3), [*found.argmax(1)[:2], 0]].mean(), rtol=1e-5)
     np.testing.assert_allclose([metrics["loss"], metrics["accuracy"]], [loss, 2 / 3], rtol=1e-6)
 
 
@@ -353,7 +366,7 @@ def test_with_strings_an_episodes_classes_are_called_by_them_in_what_is_read_and
 
 
 def test_features_are_standardised_one_example_at_a_time():
-    x = np.asarray(3 + 2 * SUPPORT.x)
+    x = 3 + 2 * np.asarray(SUPPORT.x)
     expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-3)
     np.testing.assert_allclose(sequence.embed(NET, {}, x), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(sequence.embed(NET, {}, x, standardise=False), x)
