@@ -5,6 +5,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+GIVEN_UP = ("inactive_file", "active_file", "slab_reclaimable")  # of what a group has: caches, as soon as it wants more
+
 
 def free_device_bytes(mesh: Mesh) -> int | None:
     """What each of the mesh's devices may hold; a CPU's share the host's memory. None where unknown."""
@@ -23,5 +25,7 @@ def free_host_bytes() -> int | None:
         free.append(int(meminfo["MemAvailable"].split()[0]) * 1024)
     with suppress(OSError, ValueError):  # no such group, or a limit of "max"
         group = Path("/sys/fs/cgroup")
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        most, has = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        of_which = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free.append(min(most, most - has + sum(int(of_which.get(name, 0)) for name in GIVEN_UP)))
     return min(free, default=None)

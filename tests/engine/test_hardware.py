@@ -286,3 +286,13 @@ def test_a_bench_repeats_a_short_meta_step_often_and_a_long_one_seldom(monkeypat
         assert json.loads(out) == found
         assert err.startswith(says)
         assert bool(err) == bool(says)
+
+
+@pytest.mark.parametrize(("anonymous", "cached", "free"), [(6, 1, 2), (0, 8, 8), (1, 9, 8)])
+def test_a_groups_caches_are_free_as_far_as_its_limit(anonymous, cached, free, monkeypatch):
+    """A download, or a build, fills a container's memory with what is given up as soon as a program wants it."""
+    stat = f"anon {anonymous}\ninactive_file {cached - 1}\nactive_file 1\nslab_reclaimable 0\nsock 5\n"
+    told = {"memory.max": "8\n", "memory.current": f"{min(8, anonymous + cached)}\n", "memory.stat": stat}
+    told |= {"meminfo": "MemTotal: 9 kB\nMemAvailable: 9 kB\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path: told[path.name])
+    assert engine.free_host_bytes() == free
