@@ -232,7 +232,10 @@ def embed(net: Net, encoder: PyTree, x: Array, standardise: bool = True) -> Arra
     as it is.
     """
     z = net.features(encoder, x)
-    return jax.nn.standardize(z, epsilon=1e-3) if standardise and z.shape[1] > 1 else z
+    if not standardise or z.shape[1] == 1:
+        return z
+    centred = z - z.mean(1, keepdims=True)  # first: of E[z^2] - E[z]^2 nothing is left where all numbers are large
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(1, keepdims=True) + 1e-3)
 
 
 def told(reader: Reader, y: Array, strings: Array | None) -> Array:
