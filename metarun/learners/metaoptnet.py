@@ -23,7 +23,7 @@ def svm(gram: Array, onehot: Array, c: float, iterations: int) -> Array:
     """
     # The largest row sum bounds the largest eigenvalue. The floor is for features that are all zero.
     step = 1 / jax.lax.stop_gradient(jnp.maximum(jnp.abs(gram).sum(1).max(), 1e-6))
-    project = jax.vmap(lambda row: optax.projections.projection_simplex(row, c))
+    project = jax.vmap(lambda row: optax.projections.projection_simplex(row, c).astype(row.dtype))
 
     def iterate(carry: tuple[Array, Array], momentum: Array) -> tuple[tuple[Array, Array], None]:
         beta, ahead = carry
@@ -33,7 +33,7 @@ def svm(gram: Array, onehot: Array, c: float, iterations: int) -> Array:
     t = [1.0]
     for _ in range(iterations):
         t.append((1 + (1 + 4 * t[-1] ** 2) ** 0.5) / 2)
-    momenta = jnp.array([(now - 1) / later for now, later in pairwise(t)])
+    momenta = jnp.array([(now - 1) / later for now, later in pairwise(t)], gram.dtype)
     start = c * onehot  # alpha = 0: from the middle of the simplex, features with a large mean are far from solved
     (beta, _), _ = jax.lax.scan(iterate, (start, start), momenta)
     return c * onehot - beta

@@ -70,8 +70,9 @@ def test_a_regression_gives_targets_and_inner_steps_are_as_asked_for():
         exported.learner(learned, ways=3)
 
 
-def test_it_is_in_the_models_numbers_where_jax_has_larger_ones():
-    learned = on_blobs_learned("learner=protonet", "hardware.devices=1")
+@pytest.mark.parametrize("name", ["protonet", "metaoptnet"])
+def test_it_is_in_the_models_numbers_where_jax_has_larger_ones(name):
+    learned = on_blobs_learned(f"learner={name}", "hardware.devices=1")
     with jax.enable_x64(True):
         one = exported.learner(learned, platforms=CPU)
     assert one.told["output"]["dtype"] == "float32"
