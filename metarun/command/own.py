@@ -19,7 +19,7 @@ JSON, CSV, QUERIES = "--json", "--csv", "--queries"
 FILES = {JSON: "FILE", CSV: "FILE"}
 CHOICES = {QUERIES: ("alone", "together"), "--state": ("best", "last")}
 # Numbers from 0 to so many, as of metarun.learned.learner.MOST.
-WHOLE = {"--inner-steps": 2**31 - 1, "--seed": 2**63 - 1, "--ways": 2**31 - 1, "--shots": 2**31 - 1}
+WHOLE = {"--inner-steps": 2**31 - 1, "--seed": 2**32 - 1, "--ways": 2**31 - 1, "--shots": 2**31 - 1}
 
 
 class Given(NamedTuple):

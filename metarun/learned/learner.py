@@ -17,7 +17,7 @@ from metarun.run.purpose import Purpose
 from metarun.text import one_line
 
 Queries = Literal["alone", "together"]  # what a query's prediction may depend on beside the support set
-MOST = {"inner_steps": 2**31 - 1, "seed": 2**63 - 1, "ways": 2**31 - 1, "shots": 2**31 - 1}  # of jax, whose they become
+MOST = {"inner_steps": 2**31 - 1, "seed": 2**32 - 1, "ways": 2**31 - 1, "shots": 2**31 - 1}  # of jax, whose they become
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -51,7 +51,7 @@ MISTAKES = {
     "RUN GOOD --state best": "/run was kept with one state; leave it out",
     "RUN GOOD --inner-steps -1": "adapt --inner-steps -1: must be a whole number from 0 to 2,147,483,647",
     "RUN GOOD --inner-steps 99999999999": "adapt --inner-steps 99999999999: must be a whole number from 0 to 2,147,",
-    "RUN GOOD --seed 12345678901234567890": "adapt --seed 12345678901234567890: must be a whole number from 0 to 9,2",
+    "RUN GOOD --seed 12345678901234567890": "adapt --seed 12345678901234567890: must be a whole number from 0 to 4,2",
     "RUN GOOD --seed x": "adapt --seed x: must be a whole number from 0 to",
     "run GOOD": "run=run: holds no run (no config.yaml); name a run's directory",
     "gone GOOD": "run=gone: no such directory, and none of metarun ready's",
