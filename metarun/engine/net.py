@@ -68,7 +68,11 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
     data, trained = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes])
     k_episode, k_init, k_adapt = jax.eval_shape(lambda: tuple(jax.random.split(jax.random.key(0), 3)))
     episode = jax.eval_shape(tasks.sample, data, k_episode)
-    own = jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
+
+    def learned(learner: Learner) -> PyTree:
+        return jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
+
+    own = learned(learner)
     params = own if trained is None else trained
 
     def predict(params: PyTree, episode: Episode, key: Key, traced: dict[str, Any] | None = None) -> Array:
@@ -79,6 +83,14 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
     refused = ConfigError("eval.learner", "(its settings)", "they change what is learned; set them under learner")
     if jax.tree.structure(own) != jax.tree.structure(params):  # type: ignore[operator]
         raise refused
+    if trained is not None:
+        steps = getattr(learner, "inner_steps", None)
+        longer = own if steps is None else learned(dataclasses.replace(learner, inner_steps=steps + 1))  # type: ignore[type-var]
+        # What has a row for each inner step may have other many: an evaluation may take more steps, or fewer.
+        of_steps = jax.tree.map(lambda a, b: a.shape != b.shape, own, longer)
+        alike = jax.tree.map(lambda a, b, by_step: by_step or a.shape == b.shape, own, trained, of_steps)
+        if not all(jax.tree.leaves(alike)):
+            raise refused
     try:
         outputs = jax.eval_shape(predict, params, episode, k_adapt)
     except (KeyError, TypeError, ValueError, ScopeParamShapeError) as error:

@@ -145,7 +145,7 @@ class Hierarchical:
     def measure(self, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
         """How much of the task each leaf has: leaf_1, leaf_2, ..."""
         shares = self.assignment(params, self.embedding(net, params, episode.support, key)[0])
-        return {f"leaf_{i + 1}": shares[i] for i in range(self.tree[0])}
+        return {f"leaf_{i + 1}": shares[i] for i in range(len(shares))}
 
 
 def dense(key: Key, d: int, k: int) -> PyTree:

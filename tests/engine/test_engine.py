@@ -233,6 +233,7 @@ def test_a_fast_evaluation_asks_for_no_more_at_a_time_than_has_its_place(monkeyp
         ("learner=protonet", "++eval.learner.learn_temperature=true"),
         ("learner=mamlpp", "++eval.learner.learn_inner_lr=false"),
         ("learner=lstm", "++eval.learner.units=7"),
+        ("learner=hierarchical", "++eval.learner.tree=[6,2]"),  # which would compute with those of [4, 2]
     ],
 )
 def test_evaluation_may_not_change_what_is_learned(overrides):
@@ -243,6 +244,15 @@ def test_evaluation_may_not_change_what_is_learned(overrides):
     engine.check_shapes(run.learner, net, run.tasks, data, shapes)
     with pytest.raises(ConfigError, match="they change what is learned"):
         engine.check_shapes(run.eval_learner, net, run.tasks, data, shapes)
+
+
+def test_evaluation_may_take_more_steps_than_what_is_learned_has_rows_for():
+    run = run_of("model=mlp", "model.hidden=[8]", "learner=mamlpp", "++eval.learner.inner_steps=9")
+    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
+    data = run.tasks.load("train")
+    shapes = engine.check_shapes(run.learner, net, run.tasks, data)
+    found = engine.check_shapes(run.eval_learner, net, run.tasks, data, shapes)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, shapes)
 
 
 @dataclass(frozen=True)
