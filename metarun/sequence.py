@@ -53,9 +53,11 @@ def told_width(code: Code, ways: int) -> int:
     return ways if code == "one_hot" else label_codes.WIDTH
 
 
-def check(learner: object, label_width: int, tasks: Tasks) -> None:
-    """Raises ConfigError unless the tasks are classifications of at most `label_width` ways."""
+def check(learner: object, label_width: int, tasks: Tasks, code: Code = "one_hot") -> None:
+    """Raises ConfigError unless the tasks are classifications of at most `label_width` ways, each with a label."""
     must_classify(learner, tasks)
+    if code == "strings" and tasks.n_out > label_codes.STRINGS:
+        raise ConfigError("task.ways", tasks.n_out, f"at most {label_codes.STRINGS}: there are no more strings")
     if tasks.n_out > label_width:
         raise ConfigError(
             "learner.label_width", label_width, f"at least {tasks.n_out}, the task's ways: it is the most there may be"

@@ -25,7 +25,7 @@ class LSTM:
     network = "encoder"
 
     def check(self, tasks: Tasks) -> None:
-        sequence.check(self, self.label_width, tasks)
+        sequence.check(self, self.label_width, tasks, self.code)
 
     def width(self, n_out: int) -> None:
         """None: the model is an encoder."""

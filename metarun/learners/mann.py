@@ -83,7 +83,7 @@ class MANN:
             raise ConfigError("heads", self.heads, f"at most {self.memory[0]}, the slots of the memory")
 
     def check(self, tasks: Tasks) -> None:
-        sequence.check(self, self.label_width, tasks)
+        sequence.check(self, self.label_width, tasks, self.code)
 
     def width(self, n_out: int) -> None:
         """None: the model is an encoder."""

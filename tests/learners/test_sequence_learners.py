@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections import Counter
 from functools import cache, partial
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ import pytest
 from support import close, identity, one_of
 
 from metarun import label_codes, sequence
-from metarun.core import Batch, Episode
+from metarun.core import Batch, ConfigError, Episode
 from metarun.learners.attention import Attention
 from metarun.learners.lstm import LSTM
 from metarun.learners.mann import MANN, Carry, least_used
@@ -441,3 +442,11 @@ def test_fewer_ways_than_labels_leave_the_surplus_out():
     assert init["cell"]["labels"]["bias"].shape == (WAYS,)
     predict = lambda: MANN_.predict(NET, MANN_.adapt(NET, params, SUPPORT, jax.random.key(4)), QUERY.x)  # noqa: E731
     assert jax.eval_shape(predict).shape == (6, WAYS)
+
+
+def test_there_are_no_more_ways_than_strings():
+    tasks = SimpleNamespace(metric="accuracy", n_out=3126)
+    sequence.check(LSTM(units=8, label_width=4000), 4000, tasks)
+    sequence.check(LSTM(units=8, label_width=4000), 4000, SimpleNamespace(metric="accuracy", n_out=3125), "strings")
+    with pytest.raises(ConfigError, match=r"^task\.ways=3126: at most 3125: there are no more strings"):
+        LSTM(units=8, label_width=4000, code="strings").check(tasks)
