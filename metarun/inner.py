@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import MinLen
 
 from metarun.core import (
     Act,
@@ -28,7 +29,7 @@ from metarun.gradients import how, step_gradient
 
 Reduction = Literal["mean", "sum_over_shots"]
 InnerOptimizer = Literal["sgd", "adam"]
-InnerRate = Positive | tuple[Positive, ...]
+InnerRate = Positive | Annotated[tuple[Positive, ...], MinLen(1)]
 
 
 def support_loss(

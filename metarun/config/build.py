@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pydantic
-from annotated_types import Gt
+from annotated_types import Gt, MinLen
 
 from metarun.config.conf import GROUPS, MOVED, allowed, nearest
 from metarun.core import Collecting, ConfigError, CountOrZero, NonNegative
@@ -246,7 +246,8 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
 def tuples(value: Any, kind: Any) -> Any:
     """yaml knows lists only; a frozen dataclass needs tuples, which are hashable."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    of_tuples = [one for one in kinds if get_origin(one) is tuple]
+    bare = [get_args(one)[0] if get_origin(one) is Annotated else one for one in kinds]
+    of_tuples = [one for one in bare if get_origin(one) is tuple]
     if not (isinstance(value, list) and of_tuples):
         return value
     within = [arg for arg in get_args(of_tuples[0]) if arg is not Ellipsis]
@@ -260,6 +261,8 @@ INT32 = 2**31  # the bound of every count, which is worth telling only who comes
 def describe(kind: Any) -> str:
     """A type and its range in words: `an integer >= 1`, `one of mean, sum_over_shots`."""
     origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated and isinstance(args[1], MinLen):
+        return f"a list of {args[1].min_length} or more, each {describe(get_args(args[0])[0])}"
     if origin is Annotated:
         limits = [
             f"{sign} {getattr(limit, name)}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Lt, MinLen
 
 from metarun import inner
 from metarun.core import Array, Batch, Count, Episode, Key, Metrics, Net, PyTree, Tasks, examples, must_be_given
@@ -22,7 +22,7 @@ class CNP:
     decoder takes all r_k at once; one decoder for each makes the labels' order immaterial.
     """
 
-    encoder: tuple[Count, ...]  # hidden units of h; the last is the size of r
+    encoder: Annotated[tuple[Count, ...], MinLen(1)]  # hidden units of h; the last is the size of r
     decoder: tuple[Count, ...]  # hidden units of g
     min_sigma: Annotated[float, Gt(0), Lt(1)]  # the least standard deviation
     network = "embedding"

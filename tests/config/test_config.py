@@ -49,6 +49,7 @@ MISTAKES = [
     ("++eval.learner.inner_step=9", "eval.learner.inner_step=9", "did you mean inner_steps?"),
     ("learner.inner_lr=0", "learner.inner_lr=0", "a number > 0"),
     ("learner.inner_lr=nan", "learner.inner_lr=nan", "a number > 0, and finite"),
+    ("learner.inner_lr=[]", "learner.inner_lr=[]", "a number > 0 or a list of 1 or more, each a number > 0"),
     ("learner.inner_loss=median", "learner.inner_loss=median", "one of mean, sum_over_shots"),
     ("learner.first_order=1", "learner.first_order=1", "true or false"),
     ("~learner.inner_lr", "learner.inner_lr=(nothing)", "a number > 0"),
