@@ -98,7 +98,7 @@ def one_by_one(f, axes):
     ("size", "padding", "block"),
     [
         ((5, 8, 7), "SAME", None),
-        ((19, 8, 7), "SAME", 2),  # and a rest of one
+        ((23, 8, 7), "SAME", 2),  # and a rest of one
         ((4, 11, 8), "VALID", None),
         ((4, 7, 9), [(0, 2), (2, 1)], None),
         ((1, 6, 6), "SAME", None),  # too few for Winograd's way
