@@ -83,13 +83,11 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
     refused = ConfigError("eval.learner", "(its settings)", "they change what is learned; set them under learner")
     if jax.tree.structure(own) != jax.tree.structure(params):  # type: ignore[operator]
         raise refused
-    if trained is not None:
+    if (mine := shapes_in(own)) != (theirs := shapes_in(params)):
+        # What has a row for each inner step may have more, or fewer: an evaluation may take other steps.
         steps = getattr(learner, "inner_steps", None)
         longer = own if steps is None else learned(dataclasses.replace(learner, inner_steps=steps + 1))  # type: ignore[type-var]
-        # What has a row for each inner step may have other many: an evaluation may take more steps, or fewer.
-        of_steps = jax.tree.map(lambda a, b: a.shape != b.shape, own, longer)
-        alike = jax.tree.map(lambda a, b, by_step: by_step or a.shape == b.shape, own, trained, of_steps)
-        if not all(jax.tree.leaves(alike)):
+        if any(a != b and a == c for a, b, c in zip(mine, theirs, shapes_in(longer), strict=True)):
             raise refused
     try:
         outputs = jax.eval_shape(predict, params, episode, k_adapt)
@@ -111,6 +109,10 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
                 "loop with metarun.inner.loop or jax.lax.fori_loop",
             ) from error
     return params
+
+
+def shapes_in(tree: PyTree) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
 def input_of(tasks: Tasks, data: PyTree) -> jax.ShapeDtypeStruct:

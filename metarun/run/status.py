@@ -47,7 +47,7 @@ class Status:
         self.of = of
         self.now: Now | None = None
         self.told = 0.0  # when a line last said where the run is
-        self.say: Callable[[str], object] = on_the_terminal
+        self.say: Callable[[str], object] = say
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.tell, name="status", daemon=True)
         self.line = Progress(
@@ -106,7 +106,3 @@ class Status:
             if at - now.since >= now.quiet and at - self.told >= (max(AGAIN, now.quiet) if again else APART):
                 self.say(now.in_words(at - now.since))
                 said, self.told = now, at
-
-
-def on_the_terminal(text: str) -> None:
-    say(text)
