@@ -72,6 +72,14 @@ def test_a_run_is_whole_if_all_of_its_stretches_are(tmp_path):
 
 
 def test_minutes_of_runs_that_were_made_together_are_those_of_all():
+    alone = {
+        "protocol": {"split": "test", "task": {}}, "test": {}, "test_by_inner_steps": {}, "state": {"state": "last"},
+        "speed": {"minutes": 9.0}, "machine": {"devices": 1, "device": "cpu"}, "commit": None, "date": "2026-11-28",
+        "training": {},
+    }  # fmt: skip
+    together = alone | {"speed": {"minutes": 9.0, "members": 3}}
+    assert "members" not in results_memory.the_rows_part(alone)
+    assert results_page.minutes([results_memory.the_rows_part(together)] * 3) == "9.0 for 3 together"
     assert results_page.minutes([{"minutes": 1.0}, {"minutes": 2.0}]) == "1.5"
     assert results_page.minutes([{"minutes": 9.0, "members": 3}] * 3) == "9.0 for 3 together"
 
