@@ -105,7 +105,7 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
                 "learner.inner_steps",
                 inner_steps,
                 "is an abstract int32 when evaluation is compiled, once for every number of steps, so no Python loop, "
-                f"shape or condition may depend on it in {type(learner).__name__}.adapt or predict: "
+                f"shape or condition may depend on it in {type(learner).__name__}.adapt, predict or __post_init__: "
                 "loop with metarun.inner.loop or jax.lax.fori_loop",
             ) from error
     return params

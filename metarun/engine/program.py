@@ -52,7 +52,12 @@ class Shape:
 
 
 def numbers_of(component: Any) -> dict[str, float]:
-    """A component's floats: what a sweep varies, and a compiled program can take as arguments."""
+    """A component's floats: what a sweep varies, and a compiled program can take as arguments.
+
+    None of one with a `__post_init__`: that checks them, or derives others from them, and must see what they are.
+    """
+    if hasattr(component, "__post_init__"):
+        return {}
     values = {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}
     return {name: value for name, value in values.items() if isinstance(value, float)}
 
