@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from metarun.config.loggers import must_be_there
-from metarun.config.overrides import key_of
+from metarun.config.overrides import PLACE, going_on, key_of
 from metarun.config.resume import MAY_CHANGE, resume
 from metarun.config.run import Run, build_run, resolve
 from metarun.core import ConfigError
@@ -22,14 +22,20 @@ def checked(cfg: DictConfig, directory: Path) -> Run:
     named = [key for key in given if key != "run.dir"]
     resolved = resolve(cfg)
     begun = (directory / "config.yaml").exists()
-    run = build_run(resume(directory, resolved, named) if begun else resolved)
+    try:
+        run = build_run(resume(directory, resolved, named) if begun else resolved)
+    except ConfigError as error:
+        if not begun or error.key != PLACE or PLACE in named:
+            raise
+        how = f"{error.allowed}; if the data have moved: {going_on(directory)} {PLACE}=WHERE"
+        raise ConfigError(PLACE, error.given, how) from error
     must_be_there(run.loggers)
     if begun:
         return run
     if any((directory / "checkpoints").glob("*/*")):
         gone = "has checkpoints, and the config.yaml that tells what they are of is gone; put it back, or name another"
         raise ConfigError("run.dir", directory, gone)
-    if "run.dir" in given and all(f"{key}.".startswith(MAY_CHANGE) for key in named):
+    if "run.dir" in given and all(f"{key}.".startswith((*MAY_CHANGE, "eval.")) for key in named):
         raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
     return run
 

@@ -9,6 +9,7 @@ from metarun.config.conf import GROUPS, choices, conf_dir, flat, nearest
 
 PLUGINS = "; what Hydra's plugins add to that (hydra-optuna-sweeper, say) is there once they are installed"
 OF_A_SEARCH = ("trials", "sampler", "seed", "objective", "direction", "pruner")  # sweep.KEY: what a grid has not
+PLACE = "task.path"  # of data of one's own: of a run that is there, when they have moved
 LAID_OVER = ("train.task", "eval.task", "eval.tasks", "eval.learner")  # not in the yaml until they are named
 
 WITHIN = ("augment", "encoder")  # chosen by name within a task
@@ -32,7 +33,8 @@ def spare(setting: str, multirun: bool) -> list[str]:
         return []  # as it is by default
     if key.lstrip("+") == "hydra.run.dir":
         return spare(f"run.dir={value}", multirun)  # Hydra's directory is the run's
-    if key.startswith(tuple(f"{group}." for group in LAID_OVER)) or (key in LAID_OVER and value.startswith("{")):
+    laid_over = key.startswith(tuple(f"{group}." for group in LAID_OVER))
+    if key == PLACE or laid_over or (key in LAID_OVER and value.startswith("{")):
         return [f"++{setting}"]
     if key.split(".")[0] in GROUPS and "." in key and value.startswith("{"):
         return [f"~{key}", f"+{setting}"]  # it takes the place of the yaml's; Hydra would add to that

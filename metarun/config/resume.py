@@ -12,6 +12,7 @@ from metarun.config.build import locate
 from metarun.config.conf import conf_dir, flat
 from metarun.config.domains import OF_AN_EPISODE, complete
 from metarun.config.loggers import is_several
+from metarun.config.overrides import PLACE
 from metarun.config.run import SECTIONS
 from metarun.config.settings import Eval
 from metarun.core import ConfigError
@@ -28,8 +29,8 @@ OF_THE_TEST = (
     "eval.tasks",
 )  # fmt: skip
 # What a test of its own may set of a run (`metarun eval`): how it is tested, where, and how fast.
-OF_A_TEST = ("eval.", "hardware.", "data_dir.", "inner.mode.", "inner.unroll.", "inner.remat.")
-ALLOWED = "eval.*, hardware.*, data_dir, inner.mode, inner.unroll, inner.remat"
+OF_A_TEST = ("eval.", "hardware.", "data_dir.", f"{PLACE}.", "inner.mode.", "inner.unroll.", "inner.remat.")
+ALLOWED = f"eval.*, hardware.*, data_dir, {PLACE}, inner.mode, inner.unroll, inner.remat"
 PERIODS = ("train.log_every", "train.eval_every", "train.save_every")
 # A command that chooses one of these tells of a whole run; one that does not, of changes to the run that is there.
 WHOLE = {"task", "learner", "model", "optimizer", "experiment"}
@@ -39,12 +40,14 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     """The configuration with which to go on with the run in `directory`; `named` are the command's keys but run.dir.
 
     A command without a choice of what is trained (WHOLE) is about the run that is there: its configuration with these
-    keys of `config`. With such a choice `config` must be the run's. Either may change what changes no result; make the
-    run longer, by train.steps; and test a finished run again, by eval. Raises ConfigError for all other changes.
+    keys of `config`, of which one may say where its data are now: that they are the same is seen when they are read.
+    With such a choice `config` must be the run's. Either may change what changes no result; make the run longer, by
+    train.steps; and test a finished run again, by eval. Raises ConfigError for all other changes.
     """
     stored = read(directory, config)
     if not WHOLE & set(named):
         config = changed(stored, config, ["run.dir", *named])
+        stored = changed(stored, config, [PLACE]) if PLACE in named and PLACE in flat(stored) else stored
     config = complete(config)
     before, now = flat(stored), flat(config)
     differing = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
@@ -174,6 +177,8 @@ def tested_otherwise(stored: dict[str, Any], config: dict[str, Any], named: Coll
     Data that were in its data_dir are in the new one. Raises ConfigError.
     """
     found = changed(stored, config, named)
+    if PLACE in named and PLACE not in flat(stored):
+        raise ConfigError(PLACE, config["task"]["path"], "is no key of the run's task, whose data are of no path")
     if "data_dir" in named:
         evaluation = found["eval"]
         tasks = {name: moved(values, stored["data_dir"], found) for name, values in evaluation["tasks"].items()}

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from metarun import engine
+from metarun.config.overrides import PLACE
 from metarun.config.resume import tested_otherwise
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, PyTree
@@ -117,7 +118,8 @@ def to_be_tested(config: dict[str, Any]) -> Run:
     except ConfigError as error:
         if error.key not in ("task.path", "task.data_dir"):
             raise
-        needed = f"{error.allowed}; a test needs the run's own data, too, to be apart from training's: put them there"
+        where = f"put them there, or say where they are, {'data_dir' if error.key == 'task.data_dir' else PLACE}=WHERE"
+        needed = f"{error.allowed}; a test needs the run's own data, too, to be apart from training's: {where}"
         raise ConfigError(error.key, error.given, needed) from error
 
 

@@ -34,6 +34,7 @@ MISTAKES = [
     (["-m", "run.dir=SWEEP"], "run.dir=SWEEP: no such directory; name a sweep's directory"),
     (["--package", "learner"], "--package: says nothing of what to run"),
     (["run.dir=TYPO", "logger=none", "hardware.devices=1"], "run.dir=TYPO: holds no run to go on with"),
+    (["run.dir=TYPO", "eval.shots=[1,5]"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir="], "run.dir=: names no directory; left out"),
     (["run.dir=null"], "run.dir=null: names no directory; left out"),
     (["++run.dir=''"], "++run.dir='': names no directory; left out"),

@@ -174,11 +174,11 @@ def test_data_that_were_in_the_runs_data_dir_are_in_the_new_one():
 REFUSED = [
     ("train.steps=5", "train.steps=5: is the run's, and stays as it is; a test may set eval.*, hardware.*"),
     ("task.ways=3", "task.ways=3: is the run's, and stays as it is; a test may set eval.*, hardware.*, data_dir, "
-     "inner.mode, inner.unroll, inner.remat; to test so, eval.task.ways=3"),
+     "task.path, inner.mode, inner.unroll, inner.remat; to test so, eval.task.ways=3"),
     ("task=omniglot", "task=omniglot: is the run's, and stays as it is; a test may set eval.*, hardware.*, data_dir, "
-     "inner.mode, inner.unroll, inner.remat; on other data, 'eval.tasks={omniglot: {}}'"),
+     "task.path, inner.mode, inner.unroll, inner.remat; on other data, 'eval.tasks={omniglot: {}}'"),
     ("ways=3", "ways=3: is the run's, and stays as it is; a test may set eval.*, hardware.*, data_dir, "
-     "inner.mode, inner.unroll, inner.remat; to test so, eval.task.ways=3"),
+     "task.path, inner.mode, inner.unroll, inner.remat; to test so, eval.task.ways=3"),
     ("episodes=1", "episodes=1: no such key; use eval.episodes=1"),
     ("+learner.inner_steps=2", "learner.inner_steps=2: is the run's"),
     ("model.hidden=[4]", "model.hidden=[4]: is the run's"),
@@ -186,6 +186,8 @@ REFUSED = [
     ("run.name=x", "run.name=x: is the run's"),
     ("inner.clip_norm=1", "inner.clip_norm=1: is the run's"),
     ("data_dirs=x", "data_dirs=x: is the run's"),
+    ("task.paths=x", "task.paths=x: is the run's"),
+    ("task.path=x", "task.path=x: is no key of the run's task, whose data are of no path"),
     ("eval={episodes: 3}", "eval={episodes: 3}: is the run's"),
     ("eval.episode=5", "eval.episode: no such key; did you mean episodes?"),
     ("eval.episodes=1", "eval.episodes=1: "),

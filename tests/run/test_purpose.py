@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import owned
 import pytest
 from support import composed, no_meta_steps, placed
 
@@ -76,3 +77,33 @@ def test_what_is_known_of_the_data_decides_and_what_is_not_known_refuses_nothing
     assert line.startswith("training's examples are not, to the last bit, those")
     for unknown in (None, [], {"val": ["c", "d"]}, {"train": None}, {"train": []}):  # of earlier versions, or damaged
         purpose.must_be_learned_from(told | {"data": unknown, "prepares": "other"}, now)
+
+
+def test_data_that_moved_are_told_where_they_are_and_other_data_are_refused_there(ended, tmp_path):
+    owned.points(tmp_path)
+    of_points = ("task=arrays", "task.path=points.npz", "model=mlp", "model.hidden=[4]", "train.save_every=1")
+    assert ended(*of_points, *SMALL, "run.dir=RUN").code == 0
+    figure = results(tmp_path)["test"]
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "points.npz").rename(tmp_path / "moved" / "points.npz")
+    again = ended("run.dir=RUN", "eval.inductive=all")
+    assert again.code == 2
+    assert (
+        "task.path=points.npz: no such file; if the data have moved: metarun run.dir=RUN task.path=WHERE" in again.err
+    )
+    assert ended("eval", "RUN").err.endswith("put them there, or say where they are, task.path=WHERE\n")
+
+    ended("eval", "RUN", "task.path=moved/points.npz", "--json", "told.json")
+    assert json.loads((tmp_path / "told.json").read_text())["test"] == figure
+    assert ended("run.dir=RUN", "task.path=moved/points.npz", "eval.inductive=all").code == 0
+    assert results(tmp_path)["test"]["accuracy"] == figure["accuracy"]
+    assert ended("run.dir=RUN", "eval.inductive=none").code == 0  # it is known by now
+
+    x, y = np.random.default_rng(1).normal(size=(300, 2)), np.repeat(np.arange(25), 12)
+    np.savez(tmp_path / "other.npz", x=x, y=y)
+    other = ended("run.dir=RUN", "task.path=other.npz", "train.steps=2")
+    assert (other.code, "are not those that the run began with" in other.err) == (1, True)
+
+
+def results(folder):
+    return json.loads((folder / "RUN" / "results.json").read_text())
