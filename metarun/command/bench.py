@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.words import value_of
 from metarun.config import conf_dir, explain, translate
 
 HELP = """
@@ -99,12 +100,11 @@ def read(arguments: list[str]) -> Asked:
     settings, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if not argument.startswith("-"):
             settings.append(argument)
         elif name in WANTS:
-            value = value if equals else "".join(rest[:1])
-            rest = rest if equals else rest[1:]
+            value = value_of(argument, rest)
             if not value or value.startswith("-"):
                 fail(f"{name}: {WANTS[name]}", MISTAKE)
             values[name] = value

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from metarun.command.exits import FAILED, MISTAKE, fail
+from metarun.command.words import value_of
 from metarun.config import choices, conf_dir, explain, translate
 from metarun.text import first_line
 
@@ -78,10 +79,9 @@ def read(arguments: list[str]) -> Asked:
     out, rest = None, list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if name == "--out":
-            value = value if equals else "".join(rest[:1])
-            rest = rest if equals else rest[1:]
+            value = value_of(argument, rest)
             if not value or value.startswith("-"):
                 fail("data --out: names no file; give one: metarun data omniglot --out episodes.png", MISTAKE)
             out = Path(value)

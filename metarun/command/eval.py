@@ -7,6 +7,7 @@ from metarun import stderr, text
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
 from metarun.command.options import is_directory
+from metarun.command.words import value_of
 from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line, printable
 
@@ -208,10 +209,9 @@ def read(arguments: list[str]) -> Asked:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if name in WANTS:
-            value = value if equals else "".join(rest[:1])
-            rest = rest if equals else rest[1:]
+            value = value_of(argument, rest)
             if not value or (value.startswith("-") and value != "-"):
                 fail(f"eval {name}: {WANTS[name]}", MISTAKE)
             values[name] = value

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
 from metarun.command.files import must_be_writable
+from metarun.command.words import value_of
 from metarun.text import one_line
 
 if TYPE_CHECKING:
@@ -74,14 +75,13 @@ def read(arguments: list[str]) -> tuple[Path, dict[str, str]]:
     paths, values, rest = [], {}, list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if not argument.startswith("-"):
             paths.append(argument)
         elif name not in OPTIONS:
             fail(f"export {argument}: no such option; allowed: {', '.join(OPTIONS)}", MISTAKE)
-        elif value := value if equals else "".join(rest[:1]):
+        elif value := value_of(argument, rest):
             values[name] = value
-            rest = rest if equals else rest[1:]
         else:
             fail(f"export {name}: is given no value; metarun export --help tells of it", MISTAKE)
     if len(paths) != 1:

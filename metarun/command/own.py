@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metarun import text as terminal
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable
+from metarun.command.words import value_of
 from metarun.config import nearest
 from metarun.text import one_line
 
@@ -36,7 +37,7 @@ def read(verb: str, what: str, arguments: list[str], known: Mapping[str, str]) -
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if not argument.startswith("--"):
             if argument.startswith("-"):
                 fail(f"{verb} {argument}: no such option; allowed: {', '.join(known)}", MISTAKE)
@@ -45,9 +46,7 @@ def read(verb: str, what: str, arguments: list[str], known: Mapping[str, str]) -
         if name not in known:
             near = nearest(name, list(known))
             fail(f"{verb} {name}: no such option; {near}", MISTAKE)
-        if not equals:
-            value, rest = "".join(rest[:1]), rest[1:]
-        if not value or (value.startswith("--") and not equals):
+        if not (value := value_of(argument, rest)):
             fail(f"{verb} {name}: needs a value: {name} {known[name]}", MISTAKE)
         if name in options:
             fail(f"{verb} {name}: stands there twice", MISTAKE)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
+from metarun.command.words import value_of
 from metarun.text import one_line
 
 HELP = """
@@ -53,14 +54,13 @@ def read(arguments: list[str]) -> tuple[list[Path], dict[str, Path]]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if name not in (OUT, CSV, MARKDOWN):
             if argument.startswith("-"):
                 fail(f"report {argument}: no such option; allowed: {OUT} FILE, {CSV} FILE, {MARKDOWN} FILE", MISTAKE)
             paths.append(Path(argument))
-        elif value := value if equals else "".join(rest[:1]):
+        elif value := value_of(argument, rest):
             files[name] = must_be_writable("report", name, Path(value))
-            rest = rest if equals else rest[1:]
         else:
             fail(f"report {name}: names no file; give one: metarun report RUN {name} FILE", MISTAKE)
     if not paths:

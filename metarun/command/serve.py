@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from metarun.command.exits import MISTAKE, fail
+from metarun.command.words import value_of
 
 HELP = """
 metarun serve RUN [--port N] [--no-open]
@@ -63,12 +64,11 @@ def read(arguments: list[str]) -> tuple[str, int | None, bool]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if argument == "--no-open":
             opens = False
         elif name == "--port":
-            value = value if equals else "".join(rest[:1])
-            rest = rest if equals else rest[1:]
+            value = value_of(argument, rest)
             if not (value.isascii() and value.isdecimal() and len(value) < 6 and int(value) < 2**16):
                 fail(f"serve --port {value}: must be an integer from 0 to 65535", MISTAKE)
             port = int(value)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from metarun.command.exits import MISTAKE, fail
 from metarun.command.files import must_be_writable, write
+from metarun.command.words import value_of
 
 HELP = """
 metarun sweep DIR [--json FILE]
@@ -49,11 +50,10 @@ def read(arguments: list[str]) -> tuple[Path, Path | None]:
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        name, equals, value = argument.partition("=")
+        name = argument.partition("=")[0]
         if name == JSON:
-            if not (value := value if equals else "".join(rest[:1])):
+            if not (value := value_of(argument, rest)):
                 fail(f"sweep {JSON}: wants a file", MISTAKE)
-            rest = rest if equals else rest[1:]
             file = must_be_writable("sweep", JSON, Path(value))
         elif argument.startswith("-"):
             fail(f"sweep {argument}: no such option; allowed: {JSON} FILE", MISTAKE)

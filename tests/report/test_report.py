@@ -63,6 +63,7 @@ def test_many_runs_are_drawn_in_as_many_plots_as_a_dozen(two_runs, tmp_path, mon
         ([".", "--out"], "report --out: names no file"),
         ([".", "--out="], "report --out: names no file"),
         ([".", "--out", ""], "report --out: names no file"),
+        ([".", "--out", "--csv", "runs.csv"], "report --out: names no file"),
         ([".", "--csv", "."], "report --csv .: is a directory"),
     ],
 )
