@@ -4,9 +4,9 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from metarun.command.composed import composed
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.words import value_of
-from metarun.config import conf_dir, explain, translate
 
 HELP = """
 metarun bench [--trace DIR] [SETTING...]
@@ -57,16 +57,7 @@ def main(arguments: list[str]) -> None:
 
         against.main(commit, settings, rounds)
         return
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    overrides = translate(settings)
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose("config", overrides=["run.dir=null", f"run.name={' '.join(settings)!r}", *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, settings), MISTAKE)
+    cfg = composed(settings, " ".join(settings))
 
     from metarun.config.population import axes_of, is_asked_for
     from metarun.config.run import build_run, resolve

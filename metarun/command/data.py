@@ -4,9 +4,10 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from metarun.command.composed import composed
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.words import value_of
-from metarun.config import choices, conf_dir, explain, translate
+from metarun.config import choices
 from metarun.text import first_line
 
 if TYPE_CHECKING:
@@ -43,15 +44,7 @@ class Asked(NamedTuple):
 def main(arguments: list[str]) -> None:
     """Heavy imports wait until the arguments have been read."""
     asked = read(arguments)
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose("config", overrides=["run.dir=null", "run.name=data", *translate(asked.settings)])
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, asked.settings), MISTAKE)
+    cfg = composed(asked.settings, "data")
 
     from metarun.config.run import build_tasks, resolve
     from metarun.core import ConfigError, DataError

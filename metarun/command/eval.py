@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarun import stderr, text
+from metarun.command.composed import composed
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
 from metarun.command.options import is_directory
 from metarun.command.words import value_of
-from metarun.config import conf_dir, explain, translate
 from metarun.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> None:
     from metarun import report
     from metarun.config.composed import as_users_write
     from metarun.config.resume import must_be_of_a_test
+    from metarun.config.run import resolve
     from metarun.core import ConfigError, DataError
     from metarun.run import evaluation, kept_tests
 
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> None:
         keys = must_be_of_a_test(asked.settings)
         if asked.keep is not None:
             kept_tests.place(Path(), asked.keep)
-        config = composed(asked.settings)
+        config = resolve(composed(asked.settings, "eval"))
         learners, runs = without_a_run(asked)
         found = [*learners, *(report.find(runs) if runs else [])]
     except (ConfigError, DataError) as error:
@@ -136,6 +137,7 @@ def without_a_run(asked: Asked) -> tuple[list[Path], list[Path]]:
 def known_of(path: Path, keys: list[str], config: dict[str, Any]) -> tuple["Known", list[str]]:
     """A learner that stands apart from its run, and what is to be told of it. Raises ConfigError and DataError."""
     from metarun.config.resume import as_today
+    from metarun.config.run import resolve
     from metarun.core import ConfigError
     from metarun.learned.learner import Adapted
     from metarun.learned.loaded import found
@@ -150,7 +152,7 @@ def known_of(path: Path, keys: list[str], config: dict[str, Any]) -> tuple["Know
         raise ConfigError(
             "run", path, "was kept by an earlier metarun, without all that a test needs; keep it again, or name its run"
         )
-    whole = composed([])
+    whole = resolve(composed([], "eval"))
     stored = {**whole, **learned.config, "run": {**whole["run"], "dir": str(path), "name": path.name}}
     here = {"data_dir": whole["data_dir"]}  # of a learner that is from elsewhere
     stored |= here if stored["data_dir"] is None else {}
@@ -184,21 +186,6 @@ def tested(
         if error.filename is None:
             raise
         return Failed(f"{error.filename} cannot be read or written ({error.strerror})", FAILED)
-
-
-def composed(settings: list[str]) -> dict[str, Any]:
-    """The configuration of which the settings are taken. Ends the program over what is none."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from metarun.config.run import resolve
-
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return resolve(compose("config", overrides=["run.dir=null", "run.name=eval", *translate(settings)]))
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, settings), MISTAKE)
 
 
 def read(arguments: list[str]) -> Asked:
