@@ -12,8 +12,7 @@ from metarun.core import ConfigError, Episode, Named, Tasks, Telling
 from metarun.run import separation
 from metarun.run.announce import doubled
 from metarun.run.separation import SPLITS, Finite
-from metarun.run.terminal import console
-from metarun.text import printable
+from metarun.run.terminal import console, say
 
 ASKED = ((5, 1), (5, 5))  # ways and shots
 MOST = {"ways": 10, "shots": 5, "queries": 6}  # of an episode that is shown
@@ -107,7 +106,7 @@ def tell(name: str, tasks: Any, seen: Seen) -> None:
         if why[split]
     ]
     for line in (*lines, *seen.told):
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def tell_separation(tasks: Any, seen: Seen) -> None:
@@ -116,9 +115,7 @@ def tell_separation(tasks: Any, seen: Seen) -> None:
     if found is None:
         return
     line = doubled(found) if found["duplicate_examples_across_splits"] else "no example stands in two splits"
-    console.print(
-        printable(f"no {seen.kind} stand in two splits; {line}"), markup=False, highlight=False, soft_wrap=True
-    )
+    say(f"no {seen.kind} stand in two splits; {line}")
 
 
 class Shown(NamedTuple):

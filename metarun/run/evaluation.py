@@ -28,8 +28,7 @@ from metarun.run.restored import saved, stored
 from metarun.run.separation import Part
 from metarun.run.status import Status
 from metarun.run.stop import leave_on_signals
-from metarun.run.terminal import console
-from metarun.text import printable
+from metarun.run.terminal import console, say
 
 as_json = kept_tests.as_json
 
@@ -218,4 +217,4 @@ def tell(found: dict[str, Any], keep: str | None) -> None:
     lines = {"run": found["run"]["dir"]}
     lines |= {} if keep is None else {"kept": str(kept_tests.place(Path(found["run"]["dir"]), keep))}
     for name, line in lines.items():
-        console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
+        say(f"{name:<12}{line}")

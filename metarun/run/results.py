@@ -21,7 +21,7 @@ from metarun.run.next_command import next_command
 from metarun.run.privacy import in_words, spent
 from metarun.run.provenance import made_with
 from metarun.run.tails import of_groups, of_tasks
-from metarun.run.terminal import console
+from metarun.run.terminal import console, say
 from metarun.run.trials import by_step
 from metarun.text import no_option, printable
 
@@ -139,7 +139,7 @@ def tell(found: dict[str, Any], directory: Path) -> None:
         "try next": next_command(found, directory),
     }
     for name, line in lines.items():
-        console.print(printable(f"{name:<12}{line}"), markup=False, soft_wrap=True)
+        say(f"{name:<12}{line}")
 
 
 def table_of(figures: Iterable[Row], told: Mapping[str, str], beside: str = "") -> Table:

@@ -17,9 +17,9 @@ from metarun.run.meta_test import Tested
 from metarun.run.nonfinite import NotFinite
 from metarun.run.status import Status
 from metarun.run.stop import Interrupted, Stopping, raising_on_interrupt, stop_on_signals
-from metarun.run.terminal import console
+from metarun.run.terminal import say
 from metarun.run.watch import watched
-from metarun.text import first_line, printable
+from metarun.text import first_line
 
 __all__ = ["Interrupted", "NotFinite", "NotWritten", "close_log", "raising_on_interrupt", "train"]
 
@@ -81,7 +81,7 @@ def at_work(run: Run, others: team.Others, stopping: Stopping | None) -> dict[st
 
 def earlier_results(directory: Path) -> dict[str, Any]:
     """The results of a run that is finished. Raises DataError if they are damaged."""
-    console.print(printable(f"{directory} is finished; its figures again:"), markup=False)
+    say(f"{directory} is finished; its figures again:")
     try:
         found = json.loads((directory / "results.json").read_text())
         if not isinstance(found, dict) or "protocol" not in found:
