@@ -4,7 +4,7 @@ import os
 import signal
 from contextlib import suppress
 
-STOPPED = 75  # as metarun.command.exits has it, which is yet to be loaded
+from metarun.exit_codes import STOPPED
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from pages import results as results_page
 from pages.known import beside, experiments, folder_of, keep, known, longest, presets
 from pages.runs import METARUN, make, work_through
 
-from metarun.command.exits import FAILED, STOPPED
+from metarun.exit_codes import FAILED, STOPPED
 from metarun.files import write_atomically
 
 PLAN = Path(__file__).with_name("plan.yaml")

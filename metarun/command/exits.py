@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from metarun import stderr
+from metarun.exit_codes import FAILED, MISTAKE, STOPPED
 from metarun.files import FULL
 from metarun.text import one_line
 
-# 0 done; 1 the run failed; 2 a mistake in the command; 75 stopped and saved: give the same command again.
-FAILED, MISTAKE, STOPPED = 1, 2, 75
+__all__ = ["FAILED", "MISTAKE", "STOPPED", "fail", "in_one_line", "is_of_standard_output"]
 
 
 def fail(message: object, code: int) -> NoReturn:

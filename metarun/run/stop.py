@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
+from metarun import exit_codes
 from metarun.files import WRITING
 
-# A scheduler that requeues on this code (EX_TEMPFAIL) goes on with the run by giving the same command again.
-EXIT_CODE = 75
 SECONDS_TO_WRITE = 10  # that a stopped process waits for a file to be whole
 # The variable by which a sweep's process tells those of its jobs who it is: without it they have no business left.
 PARENT = "METARUN_SWEEP_PROCESS"
@@ -66,7 +65,7 @@ class Stop:
         self.received = True
 
 
-def leave(message: str, code: int = EXIT_CODE) -> None:
+def leave(message: str, code: int = exit_codes.STOPPED) -> None:
     """Ends the process here and now, from any thread."""
     plain = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # a live line stands there, and hides the cursor
     with suppress(OSError):

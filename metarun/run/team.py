@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from metarun import engine
+from metarun import engine, exit_codes
 from metarun.config import flat
 from metarun.config.run import Run
 from metarun.run.loop import Loop, OutOfTime
 from metarun.run.nonfinite import NotFinite
-from metarun.run.stop import EXIT_CODE, Interrupted, Stop, leave
+from metarun.run.stop import Interrupted, Stop, leave
 from metarun.run.terminal import console
 from metarun.text import first_line
 
@@ -22,7 +22,6 @@ from metarun.text import first_line
 OWN = ("run.", "logger", "data_dir", "task.data_dir", "paper", "hardware.coordinator", "hardware.process",
        "hardware.join_seconds")  # fmt: skip
 VERSIONS = ("metarun", "jax", "jaxlib")
-FAILED = 1  # exit code, as of a run that failed by itself
 SECONDS_TO_COME_TO_REST = 2.0  # that the main thread is given before its state is saved
 
 
@@ -97,7 +96,7 @@ class Others:
             newest = self.loop.checkpoints.on_disk()
             saved = "; nothing is saved" if newest is None else f"; saved is meta-step {newest}"
             saved += f" of {self.loop.run.train.steps}"
-        leave(f"{why}{saved}; the same commands go on", FAILED if has_failed else EXIT_CODE)
+        leave(f"{why}{saved}; the same commands go on", exit_codes.FAILED if has_failed else exit_codes.STOPPED)
 
     def give_up(self) -> None:
         """After an error, in the main thread: if that is because another has gone, this process ends here.

@@ -13,18 +13,16 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from metarun import stderr
+from metarun import exit_codes, stderr
 from metarun.config import key_of
 from metarun.config.resume import MAY_CHANGE
 from metarun.core import ConfigError
-from metarun.run.stop import EXIT_CODE, Interrupted
+from metarun.run.stop import Interrupted
 from metarun.sweep import record, table
 from metarun.sweep.composed import combinations, directories, must_be_there
 from metarun.sweep.launch import Work, launch
 from metarun.sweep.place import settings_of_hydra, taken
 from metarun.sweep.record import Job, Sweep
-
-FAILED = 1  # the exit code of a sweep of which a job failed
 
 
 class Grid(Sweeper):
@@ -78,7 +76,7 @@ def make(launcher: Launcher, work: Work) -> None:
         launch(launcher, work)
     except Interrupted:
         stderr.say(f"metarun: stopped and saved; go on with: {work.sweep.going_on}\n")
-        sys.exit(EXIT_CODE)
+        sys.exit(exit_codes.STOPPED)
 
 
 def tell(sweep: Sweep) -> None:
@@ -87,10 +85,10 @@ def tell(sweep: Sweep) -> None:
     stands = [job.stand for job in sweep.jobs]
     if failed := stands.count("failed"):
         stderr.say(f"metarun: {failed} of {len(stands)} jobs of the sweep failed\n")
-        sys.exit(FAILED)
+        sys.exit(exit_codes.FAILED)
     if left := stands.count("stopped") + stands.count("waiting"):
         stderr.say(f"metarun: {left} of {len(stands)} jobs of the sweep are left to go on with\n")
-        sys.exit(EXIT_CODE)
+        sys.exit(exit_codes.STOPPED)
 
 
 def alike(sweep: Sweep, arguments: Sequence[str], every: Sequence[tuple[str, ...]]) -> Sweep:

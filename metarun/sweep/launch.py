@@ -13,9 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 
+from metarun import exit_codes
 from metarun.config import in_hydras_quotes
 from metarun.run.figures import show
-from metarun.run.stop import EXIT_CODE, PARENT
+from metarun.run.stop import PARENT
 from metarun.run.terminal import say
 from metarun.sweep import record, table
 from metarun.sweep.record import Job, Sweep
@@ -23,7 +24,7 @@ from metarun.text import one_line
 
 SECONDS = 1.0  # between two looks at what other processes are at
 # How a job's process ends that was asked to stop: by a signal itself, where that came before it could hear any.
-STOPPED = (EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)
+STOPPED = (exit_codes.STOPPED, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Work:

@@ -12,8 +12,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from metarun import exit_codes
 from metarun.core import ConfigError
-from metarun.run.stop import EXIT_CODE, Interrupted, hearing
+from metarun.run.stop import Interrupted, hearing
 from metarun.sweep.launch import Work, not_alone, process_of
 from metarun.sweep.record import Job
 from metarun.text import first_line
@@ -128,4 +129,4 @@ def code_of(ray: Any, ended: Any) -> int:
     try:
         return int(ray.get(ended))
     except ray.exceptions.RayError:  # it was cancelled, or its machine is gone for good
-        return EXIT_CODE
+        return exit_codes.STOPPED

@@ -13,8 +13,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from metarun import exit_codes
 from metarun.core import ConfigError
-from metarun.run.stop import EXIT_CODE, Interrupted, hearing
+from metarun.run.stop import Interrupted, hearing
 from metarun.sweep.launch import STOPPED, Work, not_alone, process_of
 from metarun.sweep.record import Job
 
@@ -48,19 +49,19 @@ class Run:
         signal.signal(signal.SIGTERM, terminate)
         try:
             code = self.ends()  # in the middle of which submitit requeues a job whose time is up
-            if code == EXIT_CODE and terminated and state_of(submitit.JobEnvironment().job_id) != "RUNNING":
-                os._exit(EXIT_CODE)
-            if code == EXIT_CODE:
+            if code == exit_codes.STOPPED and terminated and state_of(submitit.JobEnvironment().job_id) != "RUNNING":
+                os._exit(exit_codes.STOPPED)
+            if code == exit_codes.STOPPED:
                 signal.raise_signal(preempted)  # submitit asks for `checkpoint`, and requeues
         except subprocess.CalledProcessError:  # `scontrol requeue` got the signal that ends the job, once it was heard
-            os._exit(EXIT_CODE)
+            os._exit(exit_codes.STOPPED)
         return code
 
     def ends(self) -> int:
         """Not Popen.wait: `checkpoint` is called in the middle of it, and would wait for ever."""
         while (code := self.process.poll()) is None:
             time.sleep(LOOK)
-        return EXIT_CODE if code in STOPPED else code
+        return exit_codes.STOPPED if code in STOPPED else code
 
     def checkpoint(self) -> Any:
         """Of a job that is preempted, or whose time is up: what shall be done another time."""
@@ -169,11 +170,11 @@ class Slurm(Launcher):
 def code_of(submitted: Any) -> int:
     """The exit code of a job's process that is over."""
     if not submitted.done():  # preempted, and not requeued: submitit would wait for its result for ever
-        return EXIT_CODE
+        return exit_codes.STOPPED
     try:
         return int(submitted.result())
     except Exception:  # submitit's own: it was cancelled, or its machine is gone
-        return EXIT_CODE
+        return exit_codes.STOPPED
 
 
 def wait(seconds: float, asked: list[int]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pages.known import beside
 
-from metarun.command.exits import FAILED
+from metarun.exit_codes import FAILED
 
 METARUN = [sys.executable, "-P", "-m", "metarun"]
 

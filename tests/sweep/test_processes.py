@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from stand_in_jobs import begun, stop_once_begun
 
 from metarun.core import ConfigError
+from metarun.exit_codes import STOPPED
 from metarun.run import terminal
 from metarun.run.record import only_process_in
-from metarun.run.stop import EXIT_CODE, PARENT, Interrupted
+from metarun.run.stop import PARENT, Interrupted
 from metarun.sweep import launch, processes, record, table
 from metarun.sweep.launch import Work
 from metarun.sweep.processes import GB, Processes, Share, number_of_jobs, shares
@@ -136,7 +137,7 @@ def test_a_job_that_failed_and_is_begun_once_more_has_no_longer_failed(tmp_path)
     work = Work(sweep, iter([job]))
     assert work.next() == job
     assert record.read(tmp_path).jobs[0].stand == "stopped"  # as a kill would leave it
-    work.over(job, EXIT_CODE)
+    work.over(job, STOPPED)
     assert record.read(tmp_path).jobs[0].stand == "stopped"
 
 
