@@ -10,7 +10,7 @@ from metarun import engine
 from metarun.core import ConfigError, Count, CountOrZero, Positive
 
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-Share = Annotated[float, Ge(0), Lt(1)]
+Tail = Annotated[float, Ge(0), Lt(1)]  # of all, a share that leaves some
 Period = Count | Literal["auto"]
 
 # Far above what has been published, and below what makes a machine silent for minutes: a host array has a row for each.
@@ -27,7 +27,7 @@ class Train:
     steps: Count
     meta_batch: MetaBatch
     selection: Literal["uniform", "hard", "curriculum"]  # of a meta-step's tasks, from candidates: see engine.Selection
-    tail: Share  # of the candidates that are left out
+    tail: Tail  # of the candidates that are left out
     hardest_at: Count | None  # the meta-step from which a curriculum takes the hardest; None: the last
     task: dict[str, Any]  # where training's episodes differ: more ways, more shots
     init_from: str | None  # a run whose parameters to start from
@@ -98,7 +98,7 @@ class Eval:
     inner_steps: tuple[CountOrZero, ...]
     shots: tuple[Count, ...]
     inductive: engine.Inductive
-    tail: Share
+    tail: Tail
     task: dict[str, Any]
     learner: dict[str, Any]
     tasks: dict[str, dict[str, Any]]  # other domains for the test, by their names

@@ -1,12 +1,11 @@
 """Memory-augmented neural networks with least-recently-used access. Santoro et al. 2016."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Le
 
 from metarun import sequence
 from metarun.core import (
@@ -21,6 +20,7 @@ from metarun.core import (
     NonNegative,
     Positive,
     PyTree,
+    Share,
     Tasks,
 )
 from metarun.label_codes import Code
@@ -62,7 +62,7 @@ class MANN:
     units: Count  # of the LSTM controller
     memory: tuple[Count, Count]  # slots, and the width of a slot
     heads: Count  # that read and write
-    usage_decay: Annotated[float, Ge(0), Le(1)]  # gamma
+    usage_decay: Share  # gamma
     sharpness: Positive  # similarities are multiplied by it before the softmax; equation 3 has 1
     label_width: Count  # most ways there may be
     # As runs were that have no key for it; so are all the next.

@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Le
 
-from metarun.core import Array, Batch, ConfigError, CountOrZero, Episode, Key, PyTree
+from metarun.core import Array, Batch, ConfigError, CountOrZero, Episode, Key, PyTree, Share
 from metarun.tasks import classes
-
-Part = Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,9 @@ class Augment:
     rotate: Annotated[float, Ge(0), Le(180)]  # by at most so many degrees, either way; black comes in from outside
     crop: CountOrZero  # pixels of a black frame, of which with the image a window of its size is kept
     flip: bool  # left and right exchanged, or not, evenly
-    brightness: Part  # times 1 - this to 1 + this
-    contrast: Part  # likewise, the distance from the image's mean grey
-    saturation: Part  # likewise, each pixel's distance from its grey
+    brightness: Share  # times 1 - this to 1 + this
+    contrast: Share  # likewise, the distance from the image's mean grey
+    saturation: Share  # likewise, each pixel's distance from its grey
     cutout: CountOrZero  # pixels, the side of a square made black, wholly within the image
 
     @property
