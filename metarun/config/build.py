@@ -114,10 +114,10 @@ def split(key: str, values: Mapping[str, Any], floats_apart: bool) -> tuple[Reci
     settings: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping) and "_target_" not in value:
-            settings[name] = flax.core.freeze(dict(value))  # a recipe is hashable
-        elif isinstance(value, Mapping):
+        if is_component(value):
             settings[name], numbers[name] = split(f"{key}.{name}", value, floats_apart)
+        elif isinstance(value, Mapping):
+            settings[name] = flax.core.freeze(dict(value))  # a recipe is hashable
         elif floats_apart and isinstance(value, float):
             numbers[name] = value
         elif name != "_target_":
@@ -147,10 +147,10 @@ def locate(key: str, name: str) -> Callable[..., Any]:
         elif isinstance(error, SyntaxError) or (missing is not None and not f"{module}.".startswith(f"{missing}.")):
             raise ConfigError(key, name, f"its module cannot be imported ({first_line(error)})") from error
         raise ConfigError(key, name, f"no such class ({error}){hint}") from error
-    is_component = inspect.isclass(found) and dataclasses.is_dataclass(found)
+    is_a_component = inspect.isclass(found) and dataclasses.is_dataclass(found)
     if module == "optax" and not (inspect.isfunction(found) and attribute in vars(importlib.import_module("optax"))):
         raise ConfigError(key, name, "an optimizer or a schedule of optax, e.g. optax.adam")
-    if module.startswith("metarun.") and not (is_component and found.__module__ == module):
+    if module.startswith("metarun.") and not (is_a_component and found.__module__ == module):
         raise ConfigError(key, name, "a component's class, e.g. metarun.learners.maml.MAML")
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarun.config.build import build, locate, unknown
+from metarun.config.build import build, is_component, locate, unknown
 from metarun.config.conf import choices, conf_dir, flat, nearest
 from metarun.core import ConfigError, Learner, Prepares, Tasks
 from metarun.data import Columns, Encoder
@@ -33,16 +33,12 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         return config
     if not isinstance(asked, Mapping):
         raise ConfigError("eval.tasks", asked, f"must be a group of tasks, each with its settings: {EXAMPLE}")
-    if all(is_whole(values) for values in asked.values()):
+    if all(map(is_component, asked.values())):
         return config
     whole = {
-        name: values if is_whole(values) else expanded(name, values or {}, config) for name, values in asked.items()
+        name: values if is_component(values) else expanded(name, values or {}, config) for name, values in asked.items()
     }
     return {**config, "eval": {**evaluation, "tasks": whole}}
-
-
-def is_whole(values: object) -> bool:
-    return isinstance(values, Mapping) and "_target_" in values
 
 
 def expanded(name: Any, values: Any, config: dict[str, Any]) -> dict[str, Any]:

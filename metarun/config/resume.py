@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from metarun.config.build import locate
+from metarun.config.build import is_component, locate
 from metarun.config.conf import conf_dir, flat
 from metarun.config.domains import OF_AN_EPISODE, complete
 from metarun.config.loggers import is_several
@@ -126,10 +126,7 @@ def as_it_was(group: str, values: dict[str, Any]) -> dict[str, Any]:
         and "program" not in field.metadata
     }
     as_in_yaml = {name: list(value) if isinstance(value, tuple) else value for name, value in had.items()}
-    own = {
-        key: as_it_was(f"{group}.{key}", value) if isinstance(value, dict) and "_target_" in value else value
-        for key, value in values.items()
-    }
+    own = {key: as_it_was(f"{group}.{key}", value) if is_component(value) else value for key, value in values.items()}
     return {**as_in_yaml, **own}
 
 

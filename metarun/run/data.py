@@ -9,9 +9,10 @@ from rich import box
 from rich.table import Table
 
 from metarun.core import ConfigError, Episode, Named, Tasks, Telling
+from metarun.data import SPLITS
 from metarun.run import separation
 from metarun.run.announce import doubled
-from metarun.run.separation import SPLITS, Finite
+from metarun.run.separation import Finite
 from metarun.run.terminal import console, say
 
 ASKED = ((5, 1), (5, 5))  # ways and shots

@@ -14,10 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from metarun.core import DataError, PyTree
-from metarun.data import let_go
+from metarun.data import SPLITS, let_go
 from metarun.files import cache_dir, write_atomically
-
-SPLITS = ("train", "val", "test")
 
 
 @runtime_checkable
