@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from metarun.run.record import FAILED, STOPPED, is_taken, last_line
+from metarun.run.record import FAILED, STOPPED, is_taken, last_line, newest_in
 
 # From the best to the worst: in this order a report shows runs.
 IN_ORDER = ("finished", "running", "stopped", "not a number", "crashed", "damaged")
@@ -37,7 +37,7 @@ def status(path: Path, unreadable: Sequence[str], step: int) -> Status:
         return Status("crashed", "a call to the devices hung: stacks.txt")
     if last.startswith(FAILED):
         return Status("crashed", last.removeprefix(FAILED))
-    saved = newest_checkpoint(path)
+    saved = newest_in(path / "checkpoints" / "last") or 0
     if last.startswith(STOPPED) or saved >= step:
         return Status("stopped")
     kept = f"of meta-step {saved:,}" if saved else "none"
@@ -48,9 +48,3 @@ def hung(path: Path) -> bool:
     """Whether a call hung, and nobody has gone on with the run since."""
     stacks, log = path / "stacks.txt", path / "metarun.log"
     return stacks.exists() and (not log.exists() or stacks.stat().st_mtime >= log.stat().st_mtime)
-
-
-def newest_checkpoint(path: Path) -> int:
-    """The meta-step that the run can go on from; 0 if there is none."""
-    found = (path / "checkpoints" / "last").glob("*")
-    return max((int(one.name) for one in found if one.name.isdecimal()), default=0)

@@ -19,13 +19,14 @@ from metarun.core import ConfigError, Key, PyTree, State, Tasks, Tracked, Tracke
 from metarun.files import write_atomically
 from metarun.run import display, domains, earlier, purpose, separation
 from metarun.run.announce import announce
-from metarun.run.checkpoint import Checkpoints, newest_in
+from metarun.run.checkpoint import Checkpoints
 from metarun.run.clock import Clock
 from metarun.run.domains import Domain
 from metarun.run.log import MetricsFile, open_log
 from metarun.run.loggers import Trackers, without_key
 from metarun.run.no_checkpoints import NoCheckpoints
 from metarun.run.provenance import gone_on, of_two_precisions
+from metarun.run.series import newest_in
 from metarun.run.status import Status
 from metarun.run.stop import Stop
 from metarun.run.transfer import Transfer, no_run, start_from

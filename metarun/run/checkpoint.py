@@ -15,6 +15,7 @@ from metarun import engine
 from metarun.core import DataError, PyTree, State
 from metarun.files import write_atomically
 from metarun.run import quiet  # noqa: F401
+from metarun.run.series import newest_in
 from metarun.text import first_line
 
 log = logging.getLogger("metarun")
@@ -242,11 +243,6 @@ def unused(path: Path) -> Path:
     """`path`, or it with a number if there is such a thing already."""
     numbered = (path.with_name(f"{path.name}-{i}") for i in range(2, 1000))
     return next(candidate for candidate in (path, *numbered) if not candidate.exists())
-
-
-def newest_in(series: Path) -> int | None:
-    """The newest meta-step of a series whose save is complete; None if there is none."""
-    return max((int(path.name) for path in series.glob("*") if path.name.isdigit()), default=None)
 
 
 def save_tree(path: Path, tree: PyTree) -> None:

@@ -13,6 +13,7 @@ from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, DataError, PyTree, State
 from metarun.files import read_yaml
 from metarun.run.checkpoint import digest, on_host, restore_tree, sign
+from metarun.run.series import newest_in, steps_in
 from metarun.text import first_line
 
 STATES = ("best", "last")
@@ -55,10 +56,9 @@ def saved(config: dict[str, Any], directory: Path, state: Literal["best", "last"
     series = directory / "checkpoints"
     damaged = ""
     for _ in range(TRIES):
-        steps = [int(path.name) for path in (series / "last").glob("*") if path.name.isdigit()]
-        if not steps:
+        if not (steps := steps_in(series / "last")):
             raise ConfigError("run", directory, "has saved nothing yet (checkpoints/last is empty); wait, or train it")
-        for step in sorted(steps, reverse=True):
+        for step in reversed(steps):
             try:
                 return at(config, series, step, state)
             except Exception as error:  # a damaged file may raise anything, and so does one that is dropped meanwhile
@@ -94,7 +94,7 @@ def files_of_best(directory: Path) -> list[Path]:
     They may be copied to another directory: it can be loaded, tested again and started from.
     """
     series = directory / "checkpoints"
-    newest = max((int(path.name) for path in (series / "last").glob("*") if path.name.isdigit()), default=None)
+    newest = newest_in(series / "last")
     host = series / "last" / str(newest) / "host"
     best = json.loads((host / "metadata").read_text())["best"] if newest is not None else None
     if best is None:

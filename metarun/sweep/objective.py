@@ -10,7 +10,7 @@ import yaml
 
 from metarun.core import Collecting, ConfigError, Tasks, rises
 from metarun.files import read_yaml
-from metarun.run.record import read_rows
+from metarun.run.record import newest_in, read_rows
 from metarun.sweep.record import Job
 
 Direction = Literal["maximize", "minimize"]
@@ -78,6 +78,5 @@ def steps_made(directory: Path) -> tuple[int, int]:
     """How many meta-steps a run has made and saved, and how many it was to make; 0 and 0 if that cannot be read."""
     with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
         steps = int(read_yaml(directory / "config.yaml")["train"]["steps"])
-        saved = [int(one.name) for one in (directory / "checkpoints" / "last").glob("*") if one.name.isdigit()]
-        return max(saved, default=0), steps
+        return newest_in(directory / "checkpoints" / "last") or 0, steps
     return 0, 0

@@ -12,7 +12,7 @@ from filelock import FileLock
 from support import composed, placed, rows, rows_so_far, saved, start, wait_for
 
 from metarun.run import train
-from metarun.run.checkpoint import newest_in
+from metarun.run.series import newest_in
 
 RUN = ("task=sinusoid", "learner=fomaml", "learner.inner_steps=1", "model.hidden=[8]", "train.meta_batch=8",
        "eval.episodes=8", "eval.val_episodes=8", "eval.inner_steps=[]", "hardware.task_chunk=1",
