@@ -27,9 +27,9 @@ def read_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that whoever reads it finds either the old content or the new, whole."""
-    write_bytes_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes_atomically(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
 
 
 def write_bytes_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -7,6 +7,7 @@ from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
 from metarun.command.files import must_be_writable
 from metarun.command.words import value_of
+from metarun.files import write_atomically
 from metarun.text import one_line
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def export(path: Path, values: dict[str, str], files: dict[str, Path]) -> None:
         wrote(files["--out"], lambda file: exported.write(file, made), summary(made))
     if "--weights" in files:
         content = weights(learned.params)
-        wrote(files["--weights"], lambda file: exported.put(file, content), "all that was learned")
+        wrote(files["--weights"], lambda file: write_atomically(file, content), "all that was learned")
 
 
 def read(arguments: list[str]) -> tuple[Path, dict[str, str]]:

@@ -136,11 +136,6 @@ def write(file: Path, one: Exported) -> None:
     write_bytes_atomically(file, zipped)
 
 
-def put(file: Path, content: bytes) -> None:
-    """A file of these bytes, whole or not at all. Raises OSError."""
-    write_bytes_atomically(file, lambda file: file.write(content))
-
-
 def reader() -> dict[str, bytes]:
     """The modules of flatbuffers, and its licence, which is jax's, too."""
     there = [path for path in importlib.metadata.files(READER) or [] if path.parent.name == READER]

@@ -16,7 +16,7 @@ from safetensors.numpy import save as bytes_of
 
 import metarun
 from metarun.core import ConfigError, DataError, PyTree
-from metarun.files import WRITING, write_bytes_atomically
+from metarun.files import WRITING, write_atomically
 from metarun.learned.learner import Adapted, Learned
 from metarun.run import purpose
 from metarun.text import first_line, one_line
@@ -90,9 +90,9 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     """
     if directory.exists():
         for name, content in old_contents(directory).items():
-            put(before(directory / name), content)
+            write_atomically(before(directory / name), content)
         for name, content in contents.items():
-            put(directory / name, content)
+            write_atomically(directory / name, content)
         for name in (WEIGHTS, SUPPORT):
             before(directory / name).unlink(missing_ok=True)
         return
@@ -101,7 +101,7 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     try:
         partial.mkdir(parents=True)
         for name, content in contents.items():
-            put(partial / name, content)
+            write_atomically(partial / name, content)
         partial.replace(place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -129,10 +129,6 @@ def content_of(file: Path, sha256: str) -> bytes:
         if hashlib.sha256(content).hexdigest() == sha256:
             return content
     raise ValueError(f"{file.name} is not what was written")
-
-
-def put(path: Path, content: bytes) -> None:
-    write_bytes_atomically(path, lambda file: file.write(content))
 
 
 def flat(params: PyTree) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import yaml
 
 from metarun.config import conf_dir, flat
 from metarun.config.resume import is_domains_place, up_to_date
-from metarun.files import read_yaml, write_bytes_atomically
+from metarun.files import read_yaml, write_atomically
 
 log = logging.getLogger("metarun")
 
@@ -68,7 +68,7 @@ def set_aside(directory: Path, config: dict[str, Any], trained: bool) -> None:
     stems = itertools.chain([steps], (f"{steps}-{n}" for n in count(2))) if longer else (str(n) for n in count(1))
     config_before = (directory / "config.yaml").read_bytes()
     stem = next(stem for stem in stems if is_free(directory, stem, config_before))
-    write_bytes_atomically(named(directory / "config.yaml", stem), lambda file: file.write(config_before))
+    write_atomically(named(directory / "config.yaml", stem), config_before)
     for file in (directory / name for name in reversed(FILES)):
         if file.exists():
             file.rename(named(file, stem))

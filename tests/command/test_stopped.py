@@ -59,17 +59,17 @@ def test_a_kept_learner_is_whole_or_not_there_and_its_place_stays_free(tmp_path,
     learned = load(untrained("protonet", tmp_path / "run", "task=strokes"))
     x = np.random.default_rng(0).random((4, *learned.purpose.shape), np.float32)
     one, other = (learned.adapt(x, labels) for labels in (list("abab"), list("aabb")))
-    put = kept.put
+    write = kept.write_atomically
 
     def broken_off(path: Path, content: bytes) -> None:
         if path.name == kept.TOLD:
             raise KeyboardInterrupt
-        put(path, content)
+        write(path, content)
 
     for directory in (tmp_path / "new", tmp_path / "empty"):
         if directory.name == "empty":
             directory.mkdir()
-        monkeypatch.setattr(kept, "put", broken_off)
+        monkeypatch.setattr(kept, "write_atomically", broken_off)
         with pytest.raises(KeyboardInterrupt):
             keep(one, directory)
         monkeypatch.undo()
