@@ -57,6 +57,14 @@ class Begun(NamedTuple):
     tracker: Tracker
 
 
+class Loaded(NamedTuple):
+    """A run's data, on the host."""
+
+    data: dict[str, PyTree]  # to train on ("train"), to select by ("val"), to test on ("eval")
+    separation: dict[str, Any] | None  # see separation.check
+    domains: dict[str, Domain]  # others to test on
+
+
 class Shared(NamedTuple):
     """What is of no one run, but of all that share their programs."""
 
@@ -87,12 +95,12 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     status.at("loading the data")
     loaded = load(run)
     mesh = run.hardware.set_up(run.train.meta_batch)
-    source = source_of(run, mesh, loaded[0]["train"])
+    source = source_of(run, mesh, loaded.data["train"])
     open_log(directory)
     status.opened()
-    opened = open_directory(run, mesh, loaded[0]["train"], loaded[1], source)
+    opened = open_directory(run, mesh, loaded, source)
     stop.how_to_go_on = going_on(directory)
-    watch.saved = lambda: saved_in_words(run, directory, opened.checkpoints)
+    watch.saved = lambda: saved_in_words(run, directory, opened.checkpoints.on_disk())
 
     watch.at("placing the data on the devices")
     shared = place(run, loaded, mesh)
@@ -112,11 +120,10 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     return begun
 
 
-def place(run: Run, loaded: tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, Domain]], mesh: Mesh) -> Shared:
+def place(run: Run, loaded: Loaded, mesh: Mesh) -> Shared:
     """What `load` has found, on the devices."""
-    data, separate, others = loaded
-    size, platform = engine.episode_size(run.eval_tasks, data["eval"]), mesh.devices.flat[0].platform
-    held = engine.held(run.hardware.data, with_tasks(run, data), mesh)
+    size, platform = engine.episode_size(run.eval_tasks, loaded.data["eval"]), mesh.devices.flat[0].platform
+    held = engine.held(run.hardware.data, with_tasks(run, loaded.data), mesh)
     engine.must_be_whole(run.shape.selection, held["train"], run.hardware.data)
     if run.private.users is not None and engine.is_on_host(held["train"]):
         allowed = "leaves data of this size on the host, and private users are drawn from them on the device: device"
@@ -124,8 +131,8 @@ def place(run: Run, loaded: tuple[dict[str, PyTree], dict[str, Any] | None, dict
     return Shared(
         mesh=mesh,
         data=held,
-        separation=separate,
-        domains=others,
+        separation=loaded.separation,
+        domains=loaded.domains,
         eval_chunk=run.hardware.chunk_of_evaluation(run.train.meta_batch // mesh.size, size, platform),
     )
 
@@ -201,13 +208,8 @@ def source_of(run: Run, mesh: Mesh, train: PyTree) -> Transfer | None:
     return start_from(run.learner, engine.shapes_of_first_state(run.shape, mesh, train, run.numbers).params, source)
 
 
-def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, Domain]]:
-    """The data to train on ("train"), to select by ("val") and to test on ("eval"), and how they are separate.
-
-    And of other domains to test on.
-
-    Raises DataError, and ConfigError for a model that does not fit the data.
-    """
+def load(run: Run) -> Loaded:
+    """All of it, compared and checked. Raises DataError, and ConfigError for a model that does not fit the data."""
     data = {"train": run.tasks.load("train"), "val": run.eval_tasks.load("val"), "test": run.eval_tasks.load("test")}
     separate = separation.check({"train": run.tasks, "val": run.eval_tasks, "test": run.eval_tasks}, data)
     shapes = engine.check_shapes(run.learner, engine.nets(run.shape)[0], run.tasks, data["train"])
@@ -216,7 +218,7 @@ def load(run: Run) -> tuple[dict[str, PyTree], dict[str, Any] | None, dict[str, 
     found = {"train": data["train"], "val": data["val"], "eval": data[run.eval.split]}
     elsewhere = {name: (run.domains[name], domain.data) for name, domain in others.items()}
     engine.must_have_examples(run.hardware.data, with_tasks(run, found) | elsewhere)
-    return found, separate, others
+    return Loaded(found, separate, others)
 
 
 def with_tasks(run: Run, data: dict[str, PyTree]) -> dict[str, tuple[Tasks, PyTree]]:
@@ -224,22 +226,19 @@ def with_tasks(run: Run, data: dict[str, PyTree]) -> dict[str, tuple[Tasks, PyTr
     return {split: (run.tasks if split == "train" else run.eval_tasks, data[split]) for split in data}
 
 
-def open_directory(
-    run: Run, mesh: Mesh, train: PyTree, separate: dict[str, Any] | None, source: Transfer | None
-) -> Opened:
+def open_directory(run: Run, mesh: Mesh, loaded: Loaded, source: Transfer | None) -> Opened:
     """The configuration that runs it again, and what it is for; results of another test, or of fewer steps, step aside.
 
-    `train` is the data to train on, `separate` what `load` found of the splits. Nothing is written before all that
-    there is has been read and checked. Raises DataError if nothing saved is whole, or if a run that has begun would go
-    on with other data.
+    Nothing is written before all that there is has been read and checked. Raises DataError if nothing saved is whole,
+    or if a run that has begun would go on with other data.
     """
-    directory = Path(run.info.dir)
+    directory, train = Path(run.info.dir), loaded.data["train"]
     checkpoints = Checkpoints(directory / "checkpoints") if engine.hosts.is_first() else NoCheckpoints()
     saved = None
     if not checkpoints.is_empty():
         saved = checkpoints.restore(engine.shapes_of_first_state(run.shape, mesh, train, run.numbers))
     trained = saved is not None and int(saved[0].step) == run.train.steps and not saved[1].get("unvalidated", False)
-    here = purpose.here(run.tasks, train, separate, run.eval_tasks)
+    here = purpose.here(run.tasks, train, loaded.separation, run.eval_tasks)
     there = purpose.told(directory) if saved is not None else None
     changed = (purpose.must_be_learned_from if trained else purpose.must_be_as_before)(there, here)
     if changed:
@@ -301,8 +300,7 @@ def first_or_saved(run: Run, mesh: Mesh, data: PyTree, opened: Opened) -> tuple[
     return state, host
 
 
-def saved_in_words(run: Run, directory: Path, checkpoints: Checkpoints | NoCheckpoints) -> str:
-    """What is saved, and the command that goes on from there."""
-    newest = checkpoints.on_disk()
+def saved_in_words(run: Run, directory: Path, newest: int | None) -> str:
+    """The newest meta-step that is saved, and the command that goes on from there."""
     saved = "nothing is saved" if newest is None else f"saved is meta-step {newest} of {run.train.steps}"
     return f"{saved}; go on with: {going_on(directory)}"

@@ -72,17 +72,15 @@ class Population:
         status.at("loading the data")
         loaded = beginning.load(self.first)
         mesh = self.first.hardware.set_up(self.first.train.meta_batch)
-        train, separate = loaded[0]["train"], loaded[1]
-        sources = [beginning.source_of(run, mesh, train) for run in runs]
+        sources = [beginning.source_of(run, mesh, loaded.data["train"]) for run in runs]
         open_log(directory, *(Path(run.info.dir) for run in runs))
         status.opened()
         opened = [
-            beginning.open_directory(run, mesh, train, separate, source)
-            for run, source in zip(runs, sources, strict=True)
+            beginning.open_directory(run, mesh, loaded, source) for run, source in zip(runs, sources, strict=True)
         ]
         begun()
         stop.how_to_go_on = going_on(directory)
-        watch.saved = lambda: saved_in_words(self.first, directory, opened)
+        watch.saved = lambda: beginning.saved_in_words(self.first, directory, saved_by_all(opened))
         watch.at("placing the data on the devices")
         self.shared = beginning.place(self.first, loaded, mesh)
         must_be_on_devices(self.first, self.shared)
@@ -93,7 +91,7 @@ class Population:
             for run, one in zip(runs, opened, strict=True)
         ]
         self.mesh = engine.of_members(mesh, len(runs))
-        self.task_chunk = chunk(self.first, self.mesh, loaded[0]["train"], len(runs))
+        self.task_chunk = chunk(self.first, self.mesh, loaded.data["train"], len(runs))
         for member in self.members:
             member.task_chunk = self.task_chunk
         self.state = engine.stacked([member.state for member in self.members], self.mesh)
@@ -362,8 +360,8 @@ def stopped(population: Population, directory: Path) -> Exception:
     )
 
 
-def saved_in_words(run: Run, directory: Path, opened: Sequence[Opened]) -> str:
-    """What is saved of all of them, and the command that goes on from there."""
-    newest = [one.checkpoints.on_disk() for one in opened]
-    saved = "nothing is saved" if None in newest else f"saved is meta-step {min(newest)} of {run.train.steps}"  # type: ignore[type-var]
-    return f"{saved}; go on with: {going_on(directory)}"
+def saved_by_all(opened: Sequence[Opened]) -> int | None:
+    """The newest meta-step up to which all of them are saved; None if one of them is not."""
+    steps = [one.checkpoints.on_disk() for one in opened]
+    known = [step for step in steps if step is not None]
+    return min(known) if len(known) == len(steps) else None
