@@ -10,7 +10,7 @@ from metarun.report import shapes
 from metarun.report.experiments import groups
 from metarun.report.runs import SavedRun, read
 from metarun.report.tables import Cell, OverSeeds, Table, figure_cell, of_seeds, text
-from metarun.run.figures import figure_of, in_short, unit
+from metarun.run.figures import figure_of, in_short, show
 
 
 class Tested(NamedTuple):
@@ -59,7 +59,7 @@ def compared(tests: Mapping[Path, Tested]) -> Compared:
             {
                 "name": name,
                 "runs": [tests[run.path].found["run"]["dir"] for run in members],
-                "over_seeds": in_units(seeds),
+                "over_seeds": None if seeds is None else seeds._asdict(),
             }
             for name, members, seeds in together
         ],
@@ -81,33 +81,15 @@ def row_of(run: SavedRun, name: str) -> list[Cell]:
 
 def gathered(name: str, run: SavedRun, seeds: OverSeeds) -> list[Cell]:
     """The row of an experiment's seeds, `run` being one of them."""
-    percent = unit(seeds.metric)[1]
-    digits = 2 if percent else 4
-    interval = "" if seeds.ci95 is None else f" ± {seeds.ci95:.{digits}f}"
     return [
         text(name),
         text(f"{seeds.seeds} seeds"),
-        Cell(f"{seeds.mean:.{digits}f}{interval}{percent}", seeds.mean),
-        Cell(f"{seeds.std:.{digits}f}{percent}", seeds.std),
+        Cell(show(seeds.metric, {"mean": seeds.mean, "ci95": seeds.ci95}), seeds.mean),
+        Cell(show(seeds.metric, {"mean": seeds.std}), seeds.std),
         text(None),
         text(None),
         text(in_short(run.part("protocol"))),
     ]
-
-
-def in_units(seeds: OverSeeds | None) -> dict[str, Any] | None:
-    """As results.json has figures: an accuracy from 0 to 1."""
-    if seeds is None:
-        return None
-    scale = unit(seeds.metric)[0]
-    ci95 = None if seeds.ci95 is None else seeds.ci95 / scale
-    return {
-        "metric": seeds.metric,
-        "seeds": seeds.seeds,
-        "mean": seeds.mean / scale,
-        "std": seeds.std / scale,
-        "ci95": ci95,
-    }
 
 
 def place(run: SavedRun) -> tuple[str, float]:
@@ -117,7 +99,7 @@ def place(run: SavedRun) -> tuple[str, float]:
 
 
 def place_of_mean(members: list[SavedRun], seeds: OverSeeds | None) -> tuple[str, float]:
-    return place(members[0]) if seeds is None else in_order(seeds.metric, seeds.mean / unit(seeds.metric)[0])
+    return place(members[0]) if seeds is None else in_order(seeds.metric, seeds.mean)
 
 
 def in_order(metric: str, mean: float | None) -> tuple[str, float]:

@@ -17,7 +17,6 @@ from metarun.run.figures import (
     share,
     show,
     source,
-    unit,
 )
 
 # Columns of the summary that give way where a page is too narrow for all, the first one first.
@@ -235,7 +234,7 @@ def whys(runs: list[SavedRun]) -> Table | None:
 
 
 class OverSeeds(NamedTuple):
-    """What the seeds of an experiment reached, in the unit that is shown."""
+    """What the seeds of an experiment reached, in the unit of results.json: accuracies are from 0 to 1."""
 
     metric: str
     seeds: int  # a seed that was run twice counts once, with its mean
@@ -254,10 +253,9 @@ def of_seeds(members: list[SavedRun]) -> OverSeeds | None:
             found.setdefault(str(run.config.get("train.seed")), []).append(figure)
     if len(found) < 2:
         return None
-    scale, _ = unit(metric)
-    means = [scale * np.mean([figure["mean"] for figure in figures]) for figures in found.values()]
+    means = [np.mean([figure["mean"] for figure in figures]) for figures in found.values()]
     intervals = [ci95 for figures in found.values() for figure in figures if (ci95 := figure.get("ci95")) is not None]
-    ci95 = float(scale * np.mean(intervals)) if intervals else None
+    ci95 = float(np.mean(intervals)) if intervals else None
     return OverSeeds(metric, len(found), float(np.mean(means)), float(np.std(means, ddof=1)), ci95)
 
 
@@ -266,10 +264,12 @@ def over_seeds(together: Groups) -> Table | None:
     rows = []
     for name, members in together.items():
         if (found := of_seeds(members)) is not None:
-            percent = unit(found.metric)[1]
-            form = f"{{:.{2 if percent else 4}f}}{percent}"
-            figures = [number(found.mean, form), number(found.std, form), number(found.ci95, f"± {form}")]
-            rows.append([text(name), text(setup(members[0], "test").words), number(found.seeds), *figures])
+            mean, std = (Cell(show(found.metric, {"mean": one}), one) for one in (found.mean, found.std))
+            half, ci95 = text(None), found.ci95
+            if ci95 is not None:
+                half = Cell(f"± {show(found.metric, {'mean': ci95})}", ci95)
+            tested_on = text(setup(members[0], "test").words)
+            rows.append([text(name), tested_on, number(found.seeds), mean, std, half])
     columns = ["experiment", "tested on", "seeds", "mean over seeds", "std over seeds", "95 % interval over tasks"]
     return Table(columns, rows) if rows else None
 

@@ -145,7 +145,7 @@ def test_over_seeds_figures_are_those_that_are_computed_by_hand(two_runs, tmp_pa
     (members,) = experiments.groups(runs.read(paths.find([tmp_path]))).values()
     assert len(members) == 5
     found = tables.of_seeds(members)
-    assert found == ("accuracy", 3, pytest.approx(67), pytest.approx(57**0.5), pytest.approx(3))
+    assert found == ("accuracy", 3, pytest.approx(0.67), pytest.approx(0.57**0.5 / 10), pytest.approx(0.03))
     (row,) = tables.over_seeds({"one": members}).rows
     assert [cell.text for cell in row[3:]] == ["67.00 %", "7.55 %", "± 3.00 %"]
     assert tables.over_seeds({"one": members[:1]}) is None
