@@ -26,6 +26,7 @@ NAMED = 12  # lines with a name; the others are grey
 WIDTH, HEIGHT = 4.0, 2.6  # inches: 384 pixels of the page, so that its columns hold plots as large as they are drawn
 TEXT = 9.0  # points: 12 pixels
 UNEQUAL, FAR = 8, 100  # times: lengths, and errors, that differ by more stand on a logarithmic axis
+RANDOM, BEST = -1, -2  # places of what stands beside experiments' lines: before theirs
 
 
 class Line(NamedTuple):
@@ -97,11 +98,7 @@ def curves(lines: Sequence[Line], y: str, chance: float | None = None) -> str:
     """Lines over meta-steps, with bands; the axis is logarithmic where some are much longer than others."""
 
     def draw(axes: Axes) -> None:
-        for line in (line for line in lines if line.place < NAMED):
-            axes.plot(line.x, line.y, marker="o" if len(line.x) == 1 else "", markersize=4, **style(line.place))
-            if line.spread is not None:
-                axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
-        in_grey(axes, lines)
+        with_bands(axes, lines)
         at_chance(axes, chance)
         far_apart(axes, lines, chance)
         lengths = [line.x[-1] for line in lines]
@@ -110,7 +107,7 @@ def curves(lines: Sequence[Line], y: str, chance: float | None = None) -> str:
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")  # not as powers, whose text is smaller
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("meta-steps")
-        axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
+        axes.set_ylabel(no_mathematics(y))
 
     return svg(draw)
 
@@ -127,7 +124,7 @@ def points(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -
         at_chance(axes, chance)
         far_apart(axes, lines, chance)
         axes.set_xlabel(x)
-        axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
+        axes.set_ylabel(no_mathematics(y))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return svg(draw)
@@ -137,19 +134,11 @@ def over(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -> 
     """Lines with bands over the steps of something, on plain axes; `chance` has no place here."""
 
     def draw(axes: Axes) -> None:
-        for line in (line for line in lines if line.place < NAMED):
-            axes.plot(line.x, line.y, marker="o" if len(line.x) == 1 else "", markersize=4, **style(line.place))
-            if line.spread is not None:
-                axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
-        in_grey(axes, lines)
+        with_bands(axes, lines)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
     return svg(draw)
-
-
-# Beside experiments' lines: places before theirs.
-RANDOM, BEST = -1, -2
 
 
 def against(lines: Sequence[Line], x: str, y: str, chance: float | None = None) -> str:
@@ -160,9 +149,18 @@ def against(lines: Sequence[Line], x: str, y: str, chance: float | None = None) 
             colour = style(line.place)["color"] if line.place < NAMED else INK
             axes.plot(line.x, line.y, "o", color=colour, markersize=5, alpha=1 if line.place < NAMED else 0.3)
         axes.set_xlabel(x)
-        axes.set_ylabel(y.replace("$", r"\$"))  # no mathematics
+        axes.set_ylabel(no_mathematics(y))
 
     return svg(draw)
+
+
+def with_bands(axes: Axes, lines: Sequence[Line]) -> None:
+    """Lines, and bands where they are the means of several."""
+    for line in (line for line in lines if line.place < NAMED):
+        axes.plot(line.x, line.y, marker="o" if len(line.x) == 1 else "", markersize=4, **style(line.place))
+        if line.spread is not None:
+            axes.fill_between(line.x, *line.spread, alpha=0.2, color=style(line.place)["color"], linewidth=0)
+    in_grey(axes, lines)
 
 
 def in_grey(axes: Axes, lines: Sequence[Line]) -> None:
@@ -171,6 +169,11 @@ def in_grey(axes: Axes, lines: Sequence[Line]) -> None:
     if paths:
         axes.add_collection(LineCollection(paths, colors=INK, alpha=0.3, linewidths=0.8, zorder=1))
         axes.autoscale_view()
+
+
+def no_mathematics(text: str) -> str:
+    """A text that matplotlib writes as it is."""
+    return text.replace("$", r"\$")
 
 
 def far_apart(axes: Axes, lines: Sequence[Line], chance: float | None) -> None:

@@ -11,7 +11,7 @@ from metarun.core import rises
 from metarun.report import plots
 from metarun.report.charts import Chart
 from metarun.report.experiments import asked_for, differences, is_choice, is_target, of_the_experiment, short
-from metarun.report.plots import INK
+from metarun.report.plots import INK, no_mathematics
 from metarun.report.runs import SavedRun
 from metarun.report.setups import Setup, setup, titles
 from metarun.run.figures import figure_of, unit
@@ -199,7 +199,3 @@ def parallel(axes: Axes, tried: Sequence[Tried], names: Sequence[str], label: st
 def ranks(tried: Sequence[Tried]) -> list[float]:
     """A shade for each, the best last: by place, since one that diverged would make the others alike."""
     return np.linspace(WORST, BEST, len(tried)).tolist()
-
-
-def no_mathematics(text: str) -> str:
-    return text.replace("$", r"\$")

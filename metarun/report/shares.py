@@ -54,5 +54,5 @@ def heat(axes: Axes, each: Shares, stem: str) -> None:
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(len(each) - 0.5, -0.5)  # the first group above
     axes.set_xticks(range(columns), [f"{i + 1}" for i in range(columns)])
-    axes.set_yticks(range(len(each)), [name.replace("_", " ").replace("$", r"\$") for name in each])
+    axes.set_yticks(range(len(each)), [plots.no_mathematics(name.replace("_", " ")) for name in each])
     axes.set_xlabel(stem)
