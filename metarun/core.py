@@ -437,10 +437,15 @@ def is_collected(metric: str) -> bool:
     return metric.startswith("return")
 
 
+def name_of(component: object) -> str:
+    """What a component is called on the command line: as the file that its class is in."""
+    return type(component).__module__.rpartition(".")[2]
+
+
 def must_be_given(learner: object, tasks: Tasks) -> None:
     """Raises ConfigError if the tasks' examples are to be collected, for a learner that does not act."""
     if isinstance(tasks, Collecting):
-        name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
+        name, task = map(name_of, (learner, tasks))
         raise ConfigError("learner", name, f"does not act, and {task} has to be acted in")
 
 
@@ -448,6 +453,6 @@ def must_classify(learner: object, tasks: Tasks) -> None:
     """Raises ConfigError unless the tasks are classifications."""
     must_be_given(learner, tasks)
     if tasks.metric != "accuracy":
-        name, task = (type(part).__module__.rpartition(".")[2] for part in (learner, tasks))
+        name, task = map(name_of, (learner, tasks))
         what = "is a regression" if tasks.metric == "mse" else f"has the metric {tasks.metric!r}, not 'accuracy'"
         raise ConfigError("learner", name, f"classifies, and {task} {what}; use maml, cnp or another")

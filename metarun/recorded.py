@@ -24,6 +24,7 @@ from metarun.core import (
     Tasks,
     Valuing,
     memoryless,
+    name_of,
 )
 
 
@@ -79,7 +80,7 @@ class SeesTasks(Protocol):
 
 def check(optimizer: SeesTasks, learner: Learner, tasks: Tasks) -> None:
     """Raises ConfigError unless such an optimizer can be told of such a learner's meta-steps on such tasks."""
-    task, name = (type(part).__module__.rpartition(".")[2] for part in (tasks, learner))
+    task, name = map(name_of, (tasks, learner))
     if not isinstance(tasks, Collecting):
         raise ConfigError("optimizer", optimizer.name, f"is for policies, and {task} has none; use adam or sgd")
     if not isinstance(learner, ThroughAdapt):

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarun.config.build import build, is_component, locate, unknown
 from metarun.config.conf import choices, conf_dir, flat, nearest
-from metarun.core import ConfigError, Learner, Prepares, Tasks
+from metarun.core import ConfigError, Learner, Prepares, Tasks, name_of
 from metarun.data import Columns, Encoder
 from metarun.text import first_line
 
@@ -102,7 +102,7 @@ def build_domains(
         key = f"eval.tasks.{name}"
         is_alike = locate(f"{key}._target_", values.get("_target_", "")) is type(trained)
         tasks: Any = build(key, values, kind=Tasks, columns=columns if is_alike else None)
-        what = type(tasks).__module__.rpartition(".")[2]
+        what = name_of(tasks)
         if tasks.metric != trained.metric:
             kinds = {"accuracy": "classifications", "mse": "regressions", "return": "to be acted in"}
             theirs, ours = (kinds.get(one.metric, one.metric) for one in (tasks, trained))

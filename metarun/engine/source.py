@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from metarun.core import Array, ConfigError, Key, PyTree, Tasks
+from metarun.core import Array, ConfigError, Key, PyTree, Tasks, name_of
 from metarun.data import look_up
 from metarun.engine import hosts
 from metarun.engine.compiled import Program, described
@@ -194,12 +194,8 @@ def must_have_examples(where: Where, data: Mapping[str, tuple[Tasks, PyTree]]) -
     if where == "host":
         for tasks, of_split in data.values():
             if not can_be_gathered(tasks, of_split):
-                name = type(tasks).__module__.rpartition(".")[2]
-                raise ConfigError(
-                    "hardware.data",
-                    "host",
-                    f"{name} has no pool of examples that each episode draws from once; use auto or device",
-                )
+                why = "has no pool of examples that each episode draws from once; use auto or device"
+                raise ConfigError("hardware.data", "host", f"{name_of(tasks)} {why}")
 
 
 def held(where: Where, data: Mapping[str, tuple[Tasks, PyTree]], mesh: Mesh, ahead: bool = False) -> dict[str, PyTree]:

@@ -21,6 +21,7 @@ from metarun.core import (
     Tasks,
     examples,
     memoryless,
+    name_of,
 )
 
 
@@ -44,8 +45,8 @@ class Finetune:
 
     def check(self, tasks: Tasks) -> None:
         if tasks.metric == "accuracy" and tasks.n_classes("train") is None:
-            name = type(tasks).__module__.rpartition(".")[2]
-            raise ConfigError("learner", "finetune", f"trains on all classes, and {name} has no end; set task.pool=200")
+            allowed = f"trains on all classes, and {name_of(tasks)} has no end; set task.pool=200"
+            raise ConfigError("learner", "finetune", allowed)
 
     def width(self, n_out: int) -> int:
         return n_out

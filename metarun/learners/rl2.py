@@ -22,6 +22,7 @@ from metarun.core import (
     PyTree,
     Share,
     Tasks,
+    name_of,
 )
 from metarun.memories import Memory
 
@@ -57,8 +58,7 @@ class RL2:
 
     def check(self, tasks: Tasks) -> None:
         if not isinstance(tasks, InTrials):
-            task = type(tasks).__module__.rpartition(".")[2]
-            allowed = f"learns within trials that tell of rewards, as bandits have, and {task} has none"
+            allowed = f"learns within trials that tell of rewards, as bandits have, and {name_of(tasks)} has none"
             raise ConfigError("learner", "rl2", allowed)
 
     def width(self, n_out: int) -> None:

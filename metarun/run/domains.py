@@ -9,7 +9,7 @@ from flax.errors import FlaxError
 
 from metarun import engine
 from metarun.config.run import Run
-from metarun.core import ConfigError, PyTree
+from metarun.core import ConfigError, PyTree, name_of
 from metarun.run import separation
 from metarun.run.separation import Part
 from metarun.text import first_line
@@ -58,7 +58,7 @@ def must_be_taken(run: Run, key: str, train: PyTree, loaded: PyTree, trained: Py
         engine.check_shapes(run.eval_learner, engine.nets(run.shape)[1], tasks, loaded, trained)
     except (ConfigError, FlaxError, KeyError, TypeError, ValueError) as error:
         taken, given = engine.input_of(run.tasks, train), engine.input_of(tasks, loaded)
-        what = type(tasks).__module__.rpartition(".")[2]
+        what = name_of(tasks)
         if (taken.shape, taken.dtype) == (given.shape, given.dtype):
             if key == OWN:  # it says what it is that does not fit
                 raise
