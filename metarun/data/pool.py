@@ -1,6 +1,6 @@
 """Examples in classes (or in groups: a user, a patient, a machine), each stored once, and the draws from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,13 +19,6 @@ class Pool(NamedTuple):
     y: Array | np.ndarray | None = None  # (examples, d) float32: targets, where the examples have some
     # Where drawn rows stand in x and y, if these hold what one episode draws and nothing else.
     places: Callable[[Array], Array] | None = None
-
-
-def pool_of(classes: Sequence[np.ndarray], targets: Sequence[np.ndarray] | None = None) -> Pool:
-    """Each class's examples (n, ...), and their targets (n, d) if they have some, as a pool."""
-    size = np.array([len(found) for found in classes], np.int32)
-    first = np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int32)
-    return Pool(np.concatenate(classes), first, size, None if targets is None else np.concatenate(targets))
 
 
 class Classes(NamedTuple):

@@ -14,7 +14,6 @@ from metarun import report
 from metarun.command import main
 from metarun.config.run import build_tasks
 from metarun.core import Batch
-from metarun.data import pool_of
 from metarun.run import data, drawn
 
 
@@ -123,9 +122,9 @@ def test_the_sheet_has_each_image_in_its_classes_row_support_first():
 
 
 def test_text_is_told_by_the_text_it_was_made_from_and_targets_by_their_numbers():
-    pool = pool_of([np.eye(2, dtype=np.float32)])
-    batch = Batch(np.eye(2, dtype=np.float32), np.array([0, 0]))
-    originals = {row.tobytes(): text for row, text in zip(pool.x, ("where is\nmy card", ""), strict=True)}
+    x = np.eye(2, dtype=np.float32)
+    batch = Batch(x, np.array([0, 0]))
+    originals = {row.tobytes(): text for row, text in zip(x, ("where is\nmy card", ""), strict=True)}
     lines = report.episodes_as_text([report.Drawn("one", batch, batch, ["cards"], originals)]).splitlines()
     assert lines[2:5] == ["  support", "    cards  where is my card", "    cards  0 1"]
     targets = Batch(np.arange(10.0)[None], np.array([[0.5, 2]]))

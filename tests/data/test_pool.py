@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarun.data import Classes, choose, draw, examples_of, large_enough, pool_of
+from metarun.data import Classes, Pool, choose, draw, examples_of, large_enough
 
 EVENLY = 45.1  # of chi-squared with 15 degrees of freedom, but one time in 13,000
 
@@ -41,7 +41,8 @@ SIZES = (4, 7, 16, 5, 40)
 
 def unequal():
     """Classes of `SIZES`; an example's number tells its class and its place."""
-    return pool_of([100 * c + np.arange(size) for c, size in enumerate(SIZES)])
+    x = np.concatenate([100 * c + np.arange(size) for c, size in enumerate(SIZES)])
+    return Pool(x, np.array([0, 4, 11, 27, 32], np.int32), np.array(SIZES, np.int32))
 
 
 def test_classes_of_all_sizes_are_equally_likely_and_so_is_each_of_a_classs_examples():
