@@ -77,10 +77,6 @@ class Work:
 
         return asked
 
-    def lines(self, job: Job) -> Path:
-        """The file beside its directory to which the lines of a job's process go."""
-        return job.directory.with_name(f"{job.directory.name}.log")
-
     def begins(self, job: Job) -> None:
         """Says so."""
         say(f"job {job.number} of {self.sweep.wanted} begins: {self.sweep.own(job)}")

@@ -96,7 +96,7 @@ def begin(work: Work, job: Job, share: Share) -> "subprocess.Popen[bytes]":
     """A job's process, with its share."""
     work.begins(job)
     with on_cores(share.cores):
-        return process_of(work.command(job), work.lines(job), share.environment())
+        return process_of(work.command(job), job.lines, share.environment())
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class Ray(Launcher):
                         more = bool(work.elsewhere)
                         break
                     work.begins(job)
-                    queued[task.remote(work.command(job), work.lines(job))] = job
+                    queued[task.remote(work.command(job), job.lines)] = job
                 if not queued:  # others are at all that is left
                     time.sleep(LOOK)
                 for ended in ray.wait(list(queued), timeout=LOOK)[0] if queued else ():

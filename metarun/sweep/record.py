@@ -45,10 +45,14 @@ class Job(NamedTuple):
         return "stopped" if (self.directory / "config.yaml").exists() else "waiting"
 
     @property
+    def lines(self) -> Path:
+        """The file beside its directory to which the lines of a process of its own go."""
+        return self.directory.with_name(f"{self.directory.name}.log")
+
+    @property
     def log(self) -> Path:
-        """Where its lines are: beside its directory those of a process of its own."""
-        own = self.directory.with_name(f"{self.directory.name}.log")
-        return own if own.exists() else self.directory / "metarun.log"
+        """Where its lines are."""
+        return self.lines if self.lines.exists() else self.directory / "metarun.log"
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Slurm(Launcher):
                     work.begins(job)
                 if fresh:
                     with executor.batch():  # one array
-                        queued += [(job, executor.submit(Run(work.command(job), work.lines(job)))) for job in fresh]
+                        queued += [(job, executor.submit(Run(work.command(job), job.lines))) for job in fresh]
                 for job, submitted in list(queued):
                     if self.is_over(submitted):
                         queued.remove((job, submitted))

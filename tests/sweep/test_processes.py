@@ -79,7 +79,7 @@ def test_a_job_that_is_stopped_before_it_can_hear_a_signal_is_begun_again(tmp_pa
     launcher.shares = [ANY] * 2
 
     def begin_and_stop(work: Work, job: Job, share: Share) -> "subprocess.Popen[bytes]":
-        process = processes.process_of(work.command(job), work.lines(job), {})
+        process = processes.process_of(work.command(job), job.lines, {})
         if job.number == 1:
             os.kill(os.getpid(), number)  # between the process and its place among those that are told
         return process
