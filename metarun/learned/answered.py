@@ -13,7 +13,7 @@ from metarun.learned.learner import Adapted, Queries
 from metarun.learned.own_task import QUERY, of_option
 
 MOST_IN_CURVE = 2_000  # examples: with more, to adapt again and again takes long
-CURVE = (0, 1, 3, 5)  # inner steps, beside the learner's own
+CURVE = (0, 1, 3, 5)  # inner steps after which it is told how things stand, beside the learner's own number
 
 
 class Classified(NamedTuple):

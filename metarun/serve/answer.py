@@ -6,11 +6,11 @@ import numpy as np
 
 from metarun.core import ConfigError
 from metarun.learned import Adapted, Learned, as_inputs
+from metarun.learned.answered import CURVE
 from metarun.serve.asked import Asked
 from metarun.serve.examples import Images, Texts
 from metarun.serve.refused import Refused
 
-STEPS = (0, 1, 3, 5)  # after which it is told how things stand, beside the learner's own number
 NEAREST = 3  # support examples
 AT_ONCE = 4  # queries of a call: one program answers any number
 
@@ -25,7 +25,7 @@ def answer(learned: Learned, examples: Images | Texts, asked: Asked) -> dict[str
     rank = np.argsort(np.argsort(np.array(asked.classes, object)))
     trained: int | None = getattr(learned.parts.learner, "inner_steps", None)
     own = (trained or 0) if asked.inner_steps is None else asked.inner_steps
-    steps = [] if trained is None else sorted({*STEPS, own})
+    steps = [] if trained is None else sorted({*CURVE, own})
     each: list[int | None] = [*steps] or [asked.inner_steps]
     try:
         ends = [learned.adapt(support, rank[asked.labels], inner_steps=n) for n in each]
