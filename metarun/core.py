@@ -89,9 +89,8 @@ class Policy(NamedTuple):
 class Act(NamedTuple):
     """A policy as it acts in n trajectories side by side, step after step."""
 
-    answer: Callable[
-        [PyTree, Array], tuple[Array, PyTree]
-    ]  # memory, observations (n, ...) -> outputs (n, n_out), memory
+    # memory, observations (n, ...) -> outputs (n, n_out), memory
+    answer: Callable[[PyTree, Array], tuple[Array, PyTree]]
     memory: PyTree = ()  # at the trajectories' start, leaves (n, ...)
 
 

@@ -206,9 +206,8 @@ def _one_for_all(steps: Array, step: Callable[[Array | int, PyTree], PyTree], ca
     Left to itself jax would carry a copy of its own for each of them, and go the whole way with all.
     """
     carry = jax.tree.map(jnp.asarray, carry)
-    traced = jax.make_jaxpr(step)(
-        jnp.int32(0), carry
-    )  # a batching rule may not close over values: they become arguments
+    # A batching rule may not close over values: they become arguments.
+    traced = jax.make_jaxpr(step)(jnp.int32(0), carry)
     structure = jax.tree.structure(carry)
 
     def between(first: Array | int, end: Array, carry: PyTree, outside: list[Any]) -> PyTree:

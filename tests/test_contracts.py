@@ -197,9 +197,8 @@ def test_a_model_says_whether_its_outputs_depend_on_each_other(model, norm):
     assert np.allclose(outputs[1:], changed[1:], atol=1e-6) != module.transductive
 
 
-@pytest.mark.parametrize(
-    "optimizer", [name for name in choices("optimizer") if name not in ("ppo", "trpo")]
-)  # see tasks
+# ppo and trpo go by trajectories: their own tests, and those of tasks that act.
+@pytest.mark.parametrize("optimizer", [name for name in choices("optimizer") if name not in ("ppo", "trpo")])
 def test_an_optimizer_goes_downhill(optimizer):
     update = build("optimizer", composed(f"optimizer={optimizer}")["optimizer"])
     x = jnp.array(1.0)

@@ -151,6 +151,6 @@ def help_text() -> str:
     width = 1 + max(len(choice) for group in GROUPS for choice in choices(group))
     for group in GROUPS:
         lines += ["", f"{group}="]
-        lines += [f"  {choice:<{width}}{describe(group, choice)}" for choice in choices(group)] or ["  (none yet)"]
+        lines += [f"  {choice:<{width}}{describe(group, choice)}" for choice in choices(group)]
     lines += ["", "All keys with their values: metarun --cfg job; of one group: metarun --cfg job --package learner"]
     return "\n".join(lines)

@@ -59,9 +59,10 @@ def expanded(name: Any, values: Any, config: dict[str, Any]) -> dict[str, Any]:
         given["fractions"] = [0.0, *([1.0, 0.0] if evaluation["split"] == "val" else [0.0, 1.0])]
     try:
         merged = OmegaConf.create({**config, "task": OmegaConf.merge(base, given, values)})
-        found: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)["task"]  # type: ignore
+        resolved: Any = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}.task", choice, first_line(error)) from error
+    found: dict[str, Any] = resolved["task"]
     if missing := next((part for part, value in flat(found).items() if value == "???"), None):
         raise ConfigError(f"{key}.{missing}", "(nothing)", "needs a value")
     return found

@@ -20,9 +20,8 @@ START = 2**16  # characters of a file that tell how its cells are separated
 BLOCK = 4096  # rows that are turned into columns at a time: one by one takes twice as long
 MOST_TOLD = 5  # of a kind, in a line
 
-Column = (
-    list[str] | np.ndarray
-)  # text, "" where a cell has no value; or numbers, float64 or integers, NaN where it has none
+# Text, "" where a cell has no value; or numbers, float64 or integers, NaN where it has none.
+Column = list[str] | np.ndarray
 
 
 class Table(NamedTuple):

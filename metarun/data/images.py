@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from metarun.text import first_line
+
+if TYPE_CHECKING:
+    from PIL import Image as Pillow
 
 FORMATS = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
@@ -37,9 +40,8 @@ class Image:
 
     side: Annotated[int, Ge(4), Le(1024)]  # pixels
     colour: Literal["grey", "rgb"]
-    fit: Literal[
-        "crop", "stretch", "pad"
-    ]  # one that is no square: its middle, all of it, or all of it in a black frame
+    # One that is no square: its middle, all of it drawn out, or all of it in a black frame.
+    fit: Literal["crop", "stretch", "pad"]
     invert: bool  # dark ink on white paper becomes light on black
 
     @property
@@ -80,7 +82,7 @@ def kind_of(mode: str) -> str:
     return "grey of 16 bits" if mode.startswith("I;16") else "grey" if mode in ("1", "L", "LA") else "in colour"
 
 
-def in_eight_bits(image):  # type: ignore[no-untyped-def]
+def in_eight_bits(image: "Pillow.Image") -> "Pillow.Image":
     """The image with 8 bits a colour: one of 16 scaled, where Pillow would cut off what is brighter than 255."""
     if image.mode.startswith("I;16"):
         from PIL import Image as Pillow

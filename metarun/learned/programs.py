@@ -24,9 +24,8 @@ class Programs(NamedTuple):
 
     adapt: engine.Program  # (params, support, key, numbers) -> what the learner knows after it
     predict: engine.Program  # (fast, x (n, ...), numbers) -> outputs (n, n_out), of all x together
-    alone: (
-        engine.Program
-    )  # (fast, support x, x (n, ...), numbers) -> outputs (n, n_out), of each with the support alone
+    # (fast, support x, x (n, ...), numbers) -> outputs (n, n_out), of each with the support alone
+    alone: engine.Program
 
 
 @dataclasses.dataclass(frozen=True)

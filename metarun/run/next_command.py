@@ -11,7 +11,7 @@ from metarun.files import read_yaml
 from metarun.text import no_option
 
 OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.", "hydra.job.num=")
-STROKES, SINUSOID = ".Strokes", ".Sinusoid"  # the tasks that need no data
+STROKES, SINUSOID = ".Strokes", ".Sinusoid"  # made-up tasks after which a real one comes
 
 
 def next_command(found: dict[str, Any], directory: Path) -> str:

@@ -23,7 +23,8 @@ from metarun.files import write_atomically
 from metarun.run import population
 from metarun.run.stop import Stopping
 from metarun.sweep import record, table
-from metarun.sweep.grid import options_of, settings_of_hydra
+from metarun.sweep.grid import options_of
+from metarun.sweep.place import settings_of_hydra
 from metarun.sweep.record import Job, Sweep
 
 RESULTS = "results.json"  # what all have come to together

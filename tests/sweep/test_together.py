@@ -86,10 +86,8 @@ def test_a_runs_trackers_are_told_of_which_sweep_it_is_and_what_sets_it_apart(tm
         return stand_in(runs, *rest)
 
     monkeypatch.setattr(population, "train", hearing)
-    for settings in (
-        (*SETTINGS, "train.population=learner.inner_lr=0.1,0.2", "train.seeds=[3]"),
-        (),
-    ):  # then it goes on
+    begins = (*SETTINGS, "train.population=learner.inner_lr=0.1,0.2", "train.seeds=[3]")
+    for settings in (begins, ()):  # then it goes on
         made(tmp_path, *settings)
         assert {of.sweep.directory for of in told} == {str(tmp_path)}
         own = [[one for one in of.settings if one not in of.sweep.common] for of in told]
