@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pages.marks import write_between
+from pages.parts import ask_for_parts
 from pages.runs import make, write_as_they_end
 from pages.tables import table
 
@@ -120,12 +121,10 @@ def page(directory: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    ask_for_parts(parser, PARTS)
     parser.add_argument("--dir", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--table-only", action="store_true")
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"{', '.join(sorted(unknown))}: no such part; allowed: {', '.join(PARTS)}")
     jobs = [partial(run, part, one, given.dir) for part in given.parts or PARTS for one in PARTS[part].departures]
     return write_as_they_end([] if given.table_only else jobs, lambda: write_between(PAGE, "ablation", page(given.dir)))
 

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pages.parts import ask_for_parts
+
 from metarun.files import write_atomically
 from metarun.learned import keep, load, ready
 from metarun.learned.kept import TOLD
@@ -76,7 +78,7 @@ def make(name: str, plan: Plan, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("runs/ready"))
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(PLANS)}; all by default")
+    ask_for_parts(parser, PLANS, "names")
     given = parser.parse_args()
     for name in given.names or PLANS:
         make(name, PLANS[name], given.dir)

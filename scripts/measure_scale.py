@@ -24,6 +24,7 @@ from measure_sweeps import TINY, made
 from pages import collective
 from pages.collective import Link
 from pages.marks import write_between
+from pages.parts import ask_for_parts
 from pages.tables import table
 from soak import METARUN
 
@@ -263,10 +264,8 @@ def main() -> None:
         all_reduce(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    ask_for_parts(parser, PARTS)
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"{', '.join(sorted(unknown))}: no such part; allowed: {', '.join(PARTS)}")
     FOUND.mkdir(parents=True, exist_ok=True)
     for name in given.parts or PARTS:
         before, began = machine.cores(), f"{os.cpu_count()} cores, {platform.platform()}"

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from pages.marks import write_between
+from pages.parts import ask_for_parts
 from pages.tables import table
 from soak import METARUN, arrays
 
@@ -250,10 +251,8 @@ PARTS = {"killed": killed, "launchers": launchers, "overhead": overhead, "record
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    ask_for_parts(parser, PARTS)
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
-        parser.error(f"{', '.join(sorted(unknown))}: no such part; allowed: {', '.join(PARTS)}")
     FOUND.mkdir(parents=True, exist_ok=True)
     for name in given.parts or PARTS:
         text = PARTS[name]()

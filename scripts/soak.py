@@ -1,7 +1,7 @@
 """Does to runs what happens to long ones, many times over, and writes docs/reliability.md: `make soak`, over an hour.
 
-`python scripts/soak.py PART...` does some parts only: kills, host, configurations, endurance, tests. What each found
-is kept in runs/soak/, from which the page is written.
+`python scripts/soak.py PART...` does some parts only: kills, host, busy, endurance, configurations, tests. What each
+found is kept in runs/soak/, from which the page is written.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.tree_util import keystr, tree_leaves_with_path
 from pages.marks import between, write_between
+from pages.parts import ask_for_parts
 
 from metarun.run.figures import commit_in_words
 from metarun.run.provenance import commit
@@ -321,7 +322,7 @@ def page() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
+    ask_for_parts(parser, PARTS)
     parser.add_argument("--tree", type=Path, help="busy: another commit's checkout, to see what that one does")
     given = parser.parse_args()
     FOUND.mkdir(parents=True, exist_ok=True)
