@@ -1,6 +1,7 @@
 """Breaks sweeps off and measures what they cost, into docs/sweeps.md: `make sweeps`, about half an hour on two cores.
 
-`python scripts/measure_sweeps.py PART...` does some parts only: killed, launchers, overhead, record, seeds.
+`python scripts/measure_sweeps.py PART...` does some parts only: killed, launchers, overhead, record, seeds; the
+page's others stay as they are.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pages.marks import write_between
@@ -30,7 +30,6 @@ from metarun.run.figures import commit_in_words
 from metarun.run.provenance import commit
 
 ROOT = Path(__file__).parents[1]
-FOUND = ROOT / "runs" / "sweeps"
 PAGE = ROOT / "docs" / "sweeps.md"
 TINY = ["task=sinusoid", "model.hidden=[8]", "train.meta_batch=4", "eval.episodes=8", "eval.val_episodes=8",
         "eval.inner_steps=[]", "hardware.task_chunk=4", "logger=none"]  # fmt: skip
@@ -253,18 +252,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask_for_parts(parser, PARTS)
     given = parser.parse_args()
-    FOUND.mkdir(parents=True, exist_ok=True)
+    (ROOT / "runs").mkdir(exist_ok=True)
     for name in given.parts or PARTS:
         text = PARTS[name]()
         print(text, flush=True)
+        where = f"{os.cpu_count()} cores, {platform.platform()}, {commit_in_words(commit())}"
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        said: dict[str, Any] = {"text": text, "commit": commit_in_words(commit()), "date": date}
-        (FOUND / f"{name}.json").write_text(json.dumps(said))
-    found = {name: json.loads(file.read_text()) for name in PARTS if (file := FOUND / f"{name}.json").exists()}
-    cores = f"{os.cpu_count()} cores, {platform.platform()}"
-    for name, said in found.items():
-        measured = f"`python scripts/measure_sweeps.py {name}`, {cores}, {said['commit']}, {said['date']}."
-        write_between(PAGE, name, f"{said['text']}\n\n{measured}")
+        write_between(PAGE, name, f"{text}\n\n`python scripts/measure_sweeps.py {name}`, {where}, {date}.")
 
 
 if __name__ == "__main__":
