@@ -6,6 +6,7 @@ has the checked objects.
 
 from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest
 from metarun.config.overrides import (
+    PLACE,
     explain,
     going_on,
     in_hydras_quotes,
@@ -19,7 +20,7 @@ from metarun.config.overrides import (
 from metarun.config.sections import written
 
 __all__ = [
-    "GROUPS", "MOVED", "allowed",
+    "GROUPS", "MOVED", "PLACE", "allowed",
     "choices", "conf_dir", "describe", "explain", "flat", "going_on", "in_hydras_quotes", "key_of", "keys_named",
     "nearest", "of_place", "translate", "without_hydras_quotes", "words_of", "written",
 ]  # fmt: skip

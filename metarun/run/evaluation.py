@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from metarun import engine
-from metarun.config.overrides import PLACE
+from metarun.config import PLACE
 from metarun.config.resume import tested_otherwise
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, PyTree
