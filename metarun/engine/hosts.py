@@ -54,6 +54,7 @@ class Team:
     state: str = AT_WORK  # told with every sign of life
     why: str = ""  # it has failed
     over: threading.Event = field(default_factory=threading.Event)
+    telling: threading.Lock = field(default_factory=threading.Lock)
 
 
 _team: Team | None = None
@@ -231,11 +232,15 @@ def look_after(hear_stop: Callable[[], object], lost: Callable[[str, bool], obje
 
 
 def beat(team: Team) -> None:
-    """One sign of life; where nobody hears it, that is the others' to tell."""
-    team.beats += 1
-    text = json.dumps([team.beats, team.state, team.why])
-    with suppress(Exception):
-        team.client.key_value_set(f"metarun/lives/{team.place.process}", text, allow_overwrite=True)
+    """One sign of life; where nobody hears it, that is the others' to tell.
+
+    One after another: of two threads' the later one stays, and would hide that the process has failed.
+    """
+    with team.telling:
+        team.beats += 1
+        text = json.dumps([team.beats, team.state, team.why])
+        with suppress(Exception):
+            team.client.key_value_set(f"metarun/lives/{team.place.process}", text, allow_overwrite=True)
 
 
 def ask_to_stop() -> None:

@@ -1,9 +1,11 @@
 """Processes of one run find each other, or are told in one line why not."""
 
+import json
 import shutil
 import socket
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -164,3 +166,26 @@ def test_what_is_agreed_in_one_process_is_its_own():
     assert hosts.agreed(value) is value
     assert hosts.is_first()
     assert hosts.count() == 1
+
+
+def test_a_sign_of_life_that_is_on_its_way_hides_no_failure_that_is_told_meanwhile(monkeypatch):
+    told, on_its_way, may_arrive = {}, threading.Event(), threading.Event()
+
+    def arrives(key: str, text: str, allow_overwrite: bool) -> None:
+        if hosts.AT_WORK in text:
+            on_its_way.set()
+            may_arrive.wait(SECONDS)
+        told[key] = text
+
+    team = hosts.Team(Place("here:1", 2, 0), SimpleNamespace(key_value_set=arrives))
+    monkeypatch.setattr(hosts, "_team", team)
+    beating = threading.Thread(target=hosts.beat, args=(team,))
+    failing = threading.Thread(target=hosts.part, args=("no disk",))
+    beating.start()
+    on_its_way.wait(SECONDS)
+    failing.start()
+    failing.join(0.2)
+    may_arrive.set()
+    for thread in (beating, failing):
+        thread.join()
+    assert json.loads(told["metarun/lives/0"])[1:] == [hosts.FAILED, "process 0 of 2: no disk"]
