@@ -92,7 +92,7 @@ def clipped(grads: PyTree, value: float | None, norm: float | None) -> PyTree:
         squares = sum(jnp.square(scale * g).sum() for g in jax.tree.leaves(grads))
         longer = squares > jnp.square(scale * norm)
         shorter = jnp.where(longer, norm, 1.0) * jax.lax.rsqrt(jnp.where(longer, squares, 1.0))
-        grads = jax.tree.map(lambda g: jnp.where(longer, scale * g * shorter, g), grads)
+        grads = jax.tree.map(lambda g: jnp.where(longer, (scale * g * shorter).astype(g.dtype), g), grads)
     return grads
 
 

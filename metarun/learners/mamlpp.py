@@ -83,7 +83,7 @@ class MAMLPP:
         if not self.learn_inner_lr:
             return jax.tree.map(lambda p, g: p - self.inner_lr * g, theta, grads)
         step_size = jax.tree.map(lambda leaf: leaf[jnp.clip(i, 0, len(leaf) - 1)], params["alpha"])
-        return jax.tree.map(lambda p, a, g: p - a * g, theta, step_size, grads)
+        return jax.tree.map(lambda p, a, g: p - (a * g).astype(p.dtype), theta, step_size, grads)
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         def step(i: Array | int, theta: PyTree) -> PyTree:

@@ -349,6 +349,20 @@ def test_inner_adam_has_no_momentum_and_is_the_textbooks():
     np.testing.assert_allclose(end, 1.0 - 0.1 * a / abs(a) - 0.1 * b / np.sqrt(v / (1 - 0.999**2)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_mamlpp_leaves_a_models_parameters_of_the_type_they_are_of(learned):
+    mamlpp = dataclasses.replace(MAMLPP_OFF, inner_steps=3, learn_inner_lr=learned)
+    halves = NET._replace(init=lambda *a: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), NET.init(*a)))
+    params = jax.device_get(begun(mamlpp, halves))  # as saved ones are: of no weak type
+    support = one_of(BATCH).support
+
+    def adapt(params, steps):
+        return dataclasses.replace(mamlpp, inner_steps=steps).adapt(halves, params, support, keys()[0])
+
+    adapted = jax.eval_shape(adapt, params, np.int32(3))  # as an evaluation has it
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(adapted)} == {"bfloat16"}
+
+
 @pytest.mark.parametrize("first_order", [False, True])
 def test_inner_adam_stays_finite_where_gradients_are_zero_also_in_the_meta_gradient(first_order):
     update = inner.optimizer("adam", 0.1, first_order)

@@ -135,6 +135,12 @@ def test_clipping_is_the_closed_form_and_differentiable_at_zero():
     np.testing.assert_allclose(slope, np.eye(2))
 
 
+def test_what_is_clipped_is_of_the_type_that_it_was():
+    grads = {"a": jnp.array([3.0, -4.0], jnp.bfloat16), "b": jnp.array([12.0])}
+    shortened = gradients.clipped(grads, 11.0, 6.5)
+    assert jax.tree.map(lambda leaf: str(leaf.dtype), shortened) == {"a": "bfloat16", "b": "float32"}
+
+
 @pytest.mark.parametrize("size", [1e-37, 1e-20, 1e-3, 1.0, 1e11, 1e19, 1e30])
 def test_clipping_is_the_closed_form_whatever_the_size_of_gradients_and_of_the_bound(size):
     """Also where the squares of either are more, or less, than a float32 holds; to the second derivative."""
