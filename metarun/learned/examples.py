@@ -63,9 +63,10 @@ def of_type(name: str, x: np.ndarray, wanted: np.dtype) -> np.ndarray:
         raise ConfigError(
             name, f"row {rows[0]}", f"holds what is no finite number (so do {len(rows)} of {len(x)} rows)"
         )
-    if wanted.kind in "iu" and (other := taken != x).any():
-        row, limits = int(np.flatnonzero(other.reshape(len(x), -1).any(1))[0]), np.iinfo(wanted)
-        allowed = f"must be whole numbers from {limits.min:,} to {limits.max:,}, as in training ({wanted})"
+    if wanted.kind in "iub" and (other := taken != x).any():
+        row = int(np.flatnonzero(other.reshape(len(x), -1).any(1))[0])
+        least, most = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+        allowed = f"must be whole numbers from {least:,} to {most:,}, as in training ({wanted})"
         raise ConfigError(name, f"{x[other][0]} in row {row}", allowed)
     return taken
 

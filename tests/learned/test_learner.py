@@ -212,6 +212,15 @@ def test_what_learned_from_integers_is_given_no_others_in_silence(x, said):
         as_inputs("x", x, OF_INTEGERS)
 
 
+def test_what_learned_from_truth_values_is_given_no_others_in_silence():
+    of_truth_values = purpose.Purpose((2,), "bool", "accuracy", 2, None)
+    assert as_inputs("x", [[1.0, 0.0]], of_truth_values).tolist() == [[True, False]]
+    with pytest.raises(
+        ConfigError, match=r"x=0\.2 in row 1: must be whole numbers from 0 to 1, as in training \(bool\)"
+    ):
+        as_inputs("x", [[0.0, 1.0], [0.2, 1.0]], of_truth_values)
+
+
 def test_whole_numbers_are_integers_whatever_their_type():
     extremes = [[-(2**31), 2**31 - 1]]
     for dtype in (np.float64, np.int64, np.int32):
