@@ -42,10 +42,10 @@ def parts(config: dict[str, Any], n_out: int, metric: str) -> Parts:
 
 
 def loss_of(config: dict[str, Any], metric: str) -> Loss:
-    """metarun's tasks have one of two; a user's may have one of its own."""
+    """metarun's tasks have one of two; a user's may have one of its own, by its settings: evaluation's."""
     if config["task"]["_target_"].startswith("metarun."):
         return losses.cross_entropy if metric == "accuracy" else losses.squared_error
-    return build("task", config["task"], kind=Tasks).loss
+    return build("eval.task", laid_over(config["task"], config["eval"]["task"]), kind=Tasks).loss
 
 
 def optimizer_of(config: dict[str, Any]) -> Any:

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blobs import Blobs
 from support import GIVEN, composed, no_meta_steps, on_blobs, run_in
 
 import metarun
-from metarun import engine
+from metarun import engine, losses
 from metarun.config.learned import parts
 from metarun.config.run import Run, build_run
 from metarun.core import Batch, ConfigError, Measured
@@ -87,6 +88,28 @@ def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(nam
             np.testing.assert_allclose(adapted.outputs(query.x, queries), outputs[index], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(adapted.predict(query.x), names[outputs[index].argmax(-1)])
         np.testing.assert_allclose(adapted.predict_proba(query.x), jax.nn.softmax(outputs[index]), atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothed(Blobs):
+    """A user's tasks, whose loss is by their settings."""
+
+    smoothing: float
+
+    def loss(self, outputs, y):
+        return losses.smoothed(losses.cross_entropy, self.smoothing)(outputs, y)
+
+
+def test_it_adapts_by_the_loss_of_the_evaluations_tasks(monkeypatch):
+    monkeypatch.setenv("METARUN_ALLOW", f"blobs,{__name__}")
+    values = on_blobs("learner=maml", "hardware.devices=1", "++eval.task.smoothing=0.5")
+    values["task"] |= {"_target_": f"{__name__}.Smoothed", "smoothing": 0.0}
+    run = build_run(values)
+    learned = learned_of(run)
+    k_episode, _ = task_key(stream(run.eval.seed, EVAL), jnp.int32(0))
+    support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), k_episode)
+    outputs = learned.adapt(support.x, support.y).outputs(query.x)
+    np.testing.assert_allclose(outputs, evaluated(run, learned, 1)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_others():
