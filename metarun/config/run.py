@@ -87,7 +87,7 @@ class Run:
         """What the test tells; a model whose predictions do not depend on their company has no inductive ones."""
         return engine.Asked(
             after=len(self.other_steps),
-            inductive=self.eval.inductive if getattr(self.model, "transductive", False) else "none",
+            inductive=self.eval.inductive if engine.is_transductive(self.model) else "none",
         )
 
     @property

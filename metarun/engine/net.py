@@ -52,6 +52,11 @@ def net_for(
     )
 
 
+def is_transductive(model: Any) -> bool:
+    """Whether a model's outputs may depend on what is predicted beside: of one that does not say, they may."""
+    return getattr(model, "transductive", True)
+
+
 def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained: PyTree = None) -> PyTree:
     """Raises ConfigError if model, learner and tasks do not fit together. Traces only: touches no device.
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import export
 
 import metarun
+from metarun import engine
 from metarun.config.learned import Parts
 from metarun.config.run import laid_over
 from metarun.core import Array, Batch, ConfigError, Learner, PyTree
@@ -167,7 +168,7 @@ def predicting(learner: Learner, net: Any, fast: PyTree, support_x: Any, parts: 
 
     if queries not in ("alone", "together"):
         raise ConfigError("queries", queries, "must be one of: alone, together")
-    if not getattr(parts.model, "transductive", False):
+    if not engine.is_transductive(parts.model):
         return in_blocks(together)
     return together if queries == "together" else in_blocks(beside_the_support_set)
 
@@ -276,7 +277,7 @@ def about(
         "inputs": [described(name, value) for name, value in zip(names, exported.in_avals, strict=True)],
         "output": outputs[0],
         **({"further_output": outputs[1]} if learned.uncertain else {}),
-        "queries": queries if getattr(learned.parts.model, "transductive", False) else "alone",
+        "queries": queries if engine.is_transductive(learned.parts.model) else "alone",
         "inner_steps": own if inner_steps is None else inner_steps,
         "preprocessing": purpose.as_json(learned.purpose)["prepares"],
         "platforms": list(exported.platforms),

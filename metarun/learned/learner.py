@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import jax
 import numpy as np
 
+from metarun import engine
 from metarun.config.learned import Parts, parts
 from metarun.core import Batch, ConfigError, Key, PyTree, Uncertain, is_collected
 from metarun.data import Columns, is_by_columns
@@ -127,7 +128,7 @@ class Adapted:
         if queries not in ("alone", "together"):
             raise ConfigError("queries", queries, "must be one of: alone, together")
         x = as_inputs("x", x, self.learned.purpose)
-        transductive = getattr(self.learned.parts.model, "transductive", False)
+        transductive = engine.is_transductive(self.learned.parts.model)
         if queries == "together" and transductive:
             return np.asarray(called(self.programs.predict, (self.fast, x, self.numbers), len(x)))
         found = []

@@ -99,7 +99,7 @@ def protocol(run: Run, splits: Iterable[str], separation: dict[str, Any] | None)
         "task": evaluated_on(run),
         "learner": {**run.config["learner"], **run.eval.learner},
         "interval": "ci95: 1.96 standard errors of the mean over tasks",
-        "transductive": getattr(run.model, "transductive", False),
+        "transductive": engine.is_transductive(run.model),
         "classes": {split: tasks[split].digest(split) for split in splits},
         "separation": separation,
     }

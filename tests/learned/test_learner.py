@@ -5,6 +5,7 @@ import re
 from enum import Enum
 from functools import cache
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,28 @@ def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(nam
             np.testing.assert_allclose(adapted.outputs(query.x, queries), outputs[index], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(adapted.predict(query.x), names[outputs[index].argmax(-1)])
         np.testing.assert_allclose(adapted.predict_proba(query.x), jax.nn.softmax(outputs[index]), atol=1e-5)
+
+
+class Silent(nn.Module):
+    """A user's model that normalises by its batch, and does not say so."""
+
+    n_out: int | None
+
+    @nn.compact
+    def __call__(self, x):
+        z = nn.relu(x - x.mean(0, keepdims=True))
+        return z if self.n_out is None else nn.Dense(self.n_out, name="head")(z)
+
+
+def test_a_model_that_does_not_say_what_its_outputs_depend_on_has_figures_of_each_query_alone(monkeypatch):
+    monkeypatch.setenv("METARUN_ALLOW", f"blobs,{__name__}")
+    run = build_run(on_blobs("learner=protonet") | {"model": {"_target_": f"{__name__}.Silent"}})
+    assert run.asked.inductive == run.eval.inductive != "none"
+    support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
+    adapted = learned_of(run).adapt(support.x, support.y)
+    every, one = (adapted.outputs(x, "alone") for x in (query.x, query.x[:1]))
+    np.testing.assert_allclose(every[:1], one, atol=1e-5)
+    assert not np.allclose(every, adapted.outputs(query.x, "together"), atol=1e-2)
 
 
 @dataclasses.dataclass(frozen=True)
