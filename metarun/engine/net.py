@@ -77,6 +77,7 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
     def learned(learner: Learner) -> PyTree:
         return jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
 
+    must_have_answers(tasks, episode)
     own = learned(learner)
     params = own if trained is None else trained
 
@@ -114,6 +115,21 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
                 "loop with metarun.inner.loop or jax.lax.fori_loop",
             ) from error
     return params
+
+
+def must_have_answers(tasks: Tasks, episode: Episode) -> None:
+    """Raises ConfigError for labels that are no integers, and for a regression's targets that are no floats of numpy's.
+
+    What is made of a test tells them apart so.
+    """
+    for name, batch in {"support": episode.support, "query": episode.query}.items():
+        if isinstance(tasks, Collecting):
+            return
+        kind, labels = np.dtype(batch.y.dtype).kind, tasks.metric == "accuracy"
+        if kind not in "iu" if labels else batch.y.ndim == 2 and kind != "f":
+            wanted = "labels (n,) are int32" if labels else "targets (n, d) are float32"
+            allowed = f"gives {name}.y {batch.y.shape} of {batch.y.dtype}, and {wanted}"
+            raise ConfigError("task", type(tasks).__name__, allowed)
 
 
 def shapes_in(tree: PyTree) -> list[tuple[int, ...]]:

@@ -255,6 +255,36 @@ def test_evaluation_may_take_more_steps_than_what_is_learned_has_rows_for():
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, shapes)
 
 
+@pytest.mark.parametrize(
+    ("task", "dtype", "said"),
+    [
+        ("sinusoid", "int32", "task=Sinusoid: gives support.y (10, 1) of int32, and targets (n, d) are float32"),
+        ("sinusoid", "bfloat16", "task=Sinusoid: gives support.y (10, 1) of bfloat16, and targets (n, d) are float32"),
+        ("strokes", "float32", "task=Strokes: gives support.y (5,) of float32, and labels (n,) are int32"),
+        ("strokes", "uint8", None),
+        ("sinusoid", "float16", None),
+    ],
+)
+def test_answers_of_a_kind_that_a_test_cannot_be_told_of_are_refused_before_training(task, dtype, said, monkeypatch):
+    run = run_of(f"task={task}", "model=mlp", "model.hidden=[8]")
+    net = make_net(run.model, run.tasks, run.tasks.n_out)
+    sample = type(run.tasks).sample
+
+    def other(self, data, key):
+        episode = sample(self, data, key)
+        parts = (batch._replace(y=batch.y.astype(dtype)) for batch in (episode.support, episode.query))
+        return Episode(*parts, *episode[2:])
+
+    monkeypatch.setattr(type(run.tasks), "sample", other)
+    engine.check_shapes.__globals__["_fitting"].cache_clear()
+    if said is None:
+        engine.check_shapes(run.learner, net, run.tasks, run.tasks.load("train"))
+        return
+    with pytest.raises(ConfigError) as refused:
+        engine.check_shapes(run.learner, net, run.tasks, run.tasks.load("train"))
+    assert str(refused.value) == said
+
+
 @dataclass(frozen=True)
 class Looping:
     """A user's learner that has a field `inner_steps`, and loops over it as `how` says."""
