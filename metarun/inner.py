@@ -14,6 +14,7 @@ from metarun.core import (
     Act,
     Array,
     Batch,
+    ConfigError,
     Episode,
     Key,
     Learner,
@@ -93,6 +94,14 @@ def fit_head(
         support = Batch(net.features(params, support.x), support.y)
     apply = linear if net.collect is given and is_linear else whole
     return {**params, "head": fit(net, support, key, reduction, params["head"], update, steps, first_order, apply)}
+
+
+def must_have_head(params: PyTree, learner: str) -> PyTree:
+    """A model's `params`, for a learner whose `adapt` is `fit_head`. Raises ConfigError if no layer is named so."""
+    if "head" not in params:
+        layers = ", ".join(sorted(params)) or "no layers"
+        raise ConfigError("model", f"({layers})", f"needs a last layer named head, which {learner} adapts")
+    return params
 
 
 QUERIES = 2**31 - 1  # in the place of an inner step, for what is collected after the last one

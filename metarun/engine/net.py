@@ -35,16 +35,25 @@ def make_net(model: Any, tasks: Tasks, width: int | None) -> Net:
 def net_for(
     model: Any, width: int | None, loss: Loss, n_out: int, classification: bool, n_classes: int | None = None
 ) -> Net:
-    """The same without the tasks: their loss, outputs and kind; `n_classes` is for training."""
+    """The same without the tasks: their loss, outputs and kind; `n_classes` is for training.
+
+    Its functions raise ConfigError, where they are traced, for a model that is not what `metarun.models` says.
+    """
     body = model.clone(n_out=None)
 
-    def out(x: Array) -> Array:
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    def out(whose: Any, params: PyTree, x: Array) -> Array:
+        y = whose.apply({"params": params}, x)
+        shape = getattr(y, "shape", f"a {type(y).__name__}")
+        if len(shape) != 2 or shape[0] != x.shape[0]:  # an exported program's number of queries is not known
+            what = "outputs" if whose is model else "features, which it gives where n_out is None,"
+            allowed = f"gives {shape} where {what} are an array ({x.shape[0]}, d), a row for each input"
+            raise ConfigError("model", type(model).__name__, allowed)
+        return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
     return Net(
-        init=lambda key, x: model.init(key, x).get("params", {}),
-        apply=lambda params, x: out(model.apply({"params": params}, x)[:, :width]),
-        features=lambda params, x: out(body.apply({"params": params}, x)),
+        init=lambda key, x: parameters(model, model.init(key, x)),
+        apply=lambda params, x: out(model, params, x)[:, :width],
+        features=lambda params, x: out(body, params, x),
         loss=loss,
         n_out=n_out,
         classification=classification,
@@ -55,6 +64,19 @@ def net_for(
 def is_transductive(model: Any) -> bool:
     """Whether a model's outputs may depend on what is predicted beside: of one that does not say, they may."""
     return getattr(model, "transductive", True)
+
+
+def parameters(model: Any, variables: PyTree) -> PyTree:
+    """Of what flax has initialised. Raises ConfigError for what cannot be learned by gradients, or has a state."""
+    name, params = type(model).__name__, variables.get("params", {})
+    if "batch_stats" in variables:
+        allowed = "keeps running statistics, and models here have no state; use metarun.models.layers.Normalisation"
+        raise ConfigError("model", name, allowed)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ConfigError("model", name, f"has the parameter {where} of {leaf.dtype}; only floats can be learned")
+    return params
 
 
 def check_shapes(learner: Learner, net: Net, tasks: Tasks, data: PyTree, trained: PyTree = None) -> PyTree:

@@ -27,7 +27,7 @@ class ANIL:
         return n_out
 
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
-        return net.init(key, x)
+        return inner.must_have_head(net.init(key, x), "anil")
 
     def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
         update = inner.optimizer(self.inner_optimizer, self.inner_lr, self.first_order)

@@ -54,6 +54,8 @@ class Finetune:
     def init(self, net: Net, key: Key, x: Array) -> PyTree:
         k_net, k_classes = jax.random.split(key)
         params = {"net": net.init(k_net, x)}
+        if self.adapts == "head":
+            inner.must_have_head(params["net"], "finetune with adapts=head")
         if net.classification:
             assert net.n_classes is not None
             d = net.features(params["net"], x).shape[1]

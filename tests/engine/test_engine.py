@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cache
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -253,6 +254,53 @@ def test_evaluation_may_take_more_steps_than_what_is_learned_has_rows_for():
     shapes = engine.check_shapes(run.learner, net, run.tasks, data)
     found = engine.check_shapes(run.eval_learner, net, run.tasks, data, shapes)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, shapes)
+
+
+class Own(nn.Module):
+    """A user's model that is not what a model is, as `how` says."""
+
+    how: str
+    n_out: int | None
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        if self.how == "statistics":
+            x = nn.BatchNorm(use_running_average=False)(x)
+        if self.how == "an integer":
+            x = x * self.param("shift", lambda key: jnp.int32(3))
+        x = nn.Dense(4)(x)
+        if self.n_out is not None:
+            x = nn.Dense(self.n_out, name="last" if self.how == "no head" else "head")(x)
+        return {"a tuple": (x, x), "maps": x[:, None], "one row": x[:1]}.get(self.how, x)
+
+
+@pytest.mark.parametrize(
+    ("how", "learner", "said"),
+    [
+        ("a tuple", "maml", "model=Own: gives a tuple where outputs are an array (5, d), a row for each input"),
+        ("maps", "protonet", "model=Own: gives (20, 1, 4) where features, which it gives where n_out is None, are"),
+        ("one row", "maml", "model=Own: gives (1, 5) where outputs are an array (5, d), a row for each input"),
+        (
+            "statistics",
+            "maml",
+            "model=Own: keeps running statistics, and models here have no state; use metarun.models",
+        ),
+        ("an integer", "maml", "model=Own: has the parameter shift of int32; only floats can be learned"),
+        ("no head", "anil", "model=(Dense_0, last): needs a last layer named head, which anil adapts"),
+        (
+            "no head",
+            "finetune",
+            "model=(Dense_0, last): needs a last layer named head, which finetune with adapts=head",
+        ),
+    ],
+)
+def test_a_model_that_breaks_its_contract_is_refused_in_a_line_before_training(how, learner, said):
+    run = run_of(f"learner={learner}", "task.pool=20")
+    net = make_net(Own(how, run.learner.width(5)), run.tasks, run.learner.width(5))
+    with pytest.raises(ConfigError) as refused:
+        engine.check_shapes(run.learner, net, run.tasks, run.tasks.load("train"))
+    assert str(refused.value).startswith(said)
 
 
 @pytest.mark.parametrize(
