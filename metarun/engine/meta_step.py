@@ -171,6 +171,7 @@ def make_meta_steps(
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
                 k_step, own_noise = jax.random.fold_in(k_train, state.step), numbers["private"]["noise"]
                 grads, metrics = noised(private, means, k_step, own_noise, meta_batch)
+                grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
             fine = is_finite(metrics)
             if not for_outer and guard.clip_value is not None:
                 fine &= is_finite(grads)  # which bounds make finite numbers of

@@ -231,6 +231,31 @@ def test_a_user_is_drawn_no_more_often_than_is_counted():
         Private(1.0, 1.0, 2**31 - 1, 1e-10).must_fit(64)
 
 
+def test_a_meta_gradient_in_bfloat16_is_no_longer_than_the_clip_either():
+    """Its length in bfloat16 is up to half a per cent off: of these it was 1.0048."""
+
+    def meta_grad(tasks, keys):
+        return {"w": tasks[0]}, {"loss": jnp.float32(0)}
+
+    tasks = jax.random.normal(jax.random.key(0), (40, 200)).astype(jnp.bfloat16)
+    clipped = jax.jit(jax.vmap(lambda *task: clipped_each(meta_grad, *(part[None] for part in task), 1.0)[0]["w"]))
+    found = clipped(tasks, jax.random.split(jax.random.key(1), 40), jnp.ones(40, bool))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+
+
+def test_meta_steps_with_noise_leave_parameters_of_the_type_that_they_are_of():
+    run = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[8]", "train.private.clip=1", "train.private.noise=1")
+    net = engine.nets(run.shape)[0]
+    halves = net._replace(init=lambda *a: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), net.init(*a)))
+    given = run.learner, halves, run.tasks, run.optimizer
+    state = jax.eval_shape(make_start(*given).jitted, (), run.numbers, engine.stream(0, engine.INIT))
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
+    program = make_meta_steps(*given, mesh, 2, 1, run.inner, run.train.guard, private=run.private)
+    after, _ = jax.eval_shape(program.jitted, state, (), run.numbers, engine.stream(0, engine.TRAIN), jnp.int32(1))
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+
+
 def test_a_task_without_a_finite_meta_gradient_is_as_one_that_is_not_there():
     def meta_grad(episodes, keys):
         g = episodes.mean(0)
