@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import re
 import shlex
@@ -27,6 +28,8 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed, as some daemons start programs
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process is there)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: what its encoding lacks, ± in ASCII, is spelt
+        sys.stdout.reconfigure(errors="backslashreplace")
     lost: OSError | None = None
     try:
         command()

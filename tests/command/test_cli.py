@@ -66,6 +66,13 @@ def test_where_nothing_can_be_told_that_is_one_line_at_most(tmp_path, redirected
     assert (done.returncode, done.stderr) == (code, says)
 
 
+def test_what_an_encoding_lacks_is_spelt_on_standard_output(tmp_path):
+    script = "from metarun.command import main\nmain.command = lambda: print('58 ± 2 %')\nmain.main()"
+    process = start(cwd=tmp_path, program=("-c", script), PYTHONIOENCODING="ascii")
+    out, err = process.communicate(timeout=240)
+    assert (process.returncode, out, err) == (0, "58 \\xb1 2 %\n", "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
 def test_on_a_full_disk_a_run_goes_on_without_what_it_tells_which_the_end_says(tmp_path, monkeypatch):
     for name in ("quiet", "lost"):
