@@ -31,7 +31,12 @@ def only_process_in(directory: Path) -> Iterator[None]:
 
 
 def made(directory: Path) -> None:
-    """Makes a run's directory, unless it is there. Raises ConfigError where there can be none."""
+    """Makes a run's directory, unless it is there. Raises ConfigError where there can be none, or none to save in."""
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError as error:  # orbax refuses it, and yaml would not read it back
+        what = "has bytes in its path that are no UTF-8, with which nothing can be saved; name another"
+        raise ConfigError("run.dir", directory.absolute(), what) from error
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

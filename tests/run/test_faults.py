@@ -21,6 +21,7 @@ from metarun.core import ConfigError, DataError, State
 from metarun.files import WRITING
 from metarun.run import checkpoint, log, loggers, loop, quiet, stop, train
 from metarun.run.checkpoint import Checkpoints
+from metarun.run.lock import only_process_in
 from metarun.run.log import MetricsFile
 from metarun.run.restored import restored
 from metarun.run.stop import Interrupted, Stop
@@ -433,3 +434,11 @@ def test_a_directory_that_cannot_be_written_is_one_line(ended):
     assert said.code == 2
     assert said.err.startswith("metarun: run.dir: /proc/run cannot be made")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.getfilesystemencoding() != "utf-8", reason="of names in UTF-8")
+def test_a_directory_with_a_name_that_no_checkpoint_can_have_is_refused(tmp_path):
+    place = tmp_path / os.fsdecode(b"caf\xe9") / "run"  # in Latin-1
+    with pytest.raises(ConfigError, match="bytes in its path that are no UTF-8"), only_process_in(place):
+        pass
+    assert not any(tmp_path.iterdir())
