@@ -92,6 +92,8 @@ def obey(arguments: list[str]) -> None:
         print(verb(about).HELP.strip() if about else help_text())
     elif "--version" in arguments:
         print(f"metarun {metarun.__version__}")
+    elif is_gone():
+        fail("the directory that this command was given in is there no more; go to another: cd", MISTAKE)
     elif first in VERBS:
         verb(first).main(arguments[1:])
     elif re.fullmatch(r"[a-z]+", first):
@@ -101,6 +103,15 @@ def obey(arguments: list[str]) -> None:
         fail(f"{late}: a command comes first: metarun {late} {rest}", MISTAKE)
     else:
         verb("train").main(arguments)
+
+
+def is_gone() -> bool:
+    """Whether the working directory was deleted under the shell that stands in it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def verb(name: str) -> Any:

@@ -303,6 +303,20 @@ def test_a_directory_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, cap
     assert (end.value.code, capfd.readouterr().err) == (2, f"metarun: {what} (Permission denied)\n")
 
 
+@pytest.mark.parametrize("words", [["eval", "runs"], ["report", "runs"], ["learner=maml"], ["-m", "learner=maml"]])
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path, monkeypatch, capfd, words):
+    monkeypatch.chdir(tmp_path)  # and back, in the end
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "argv", ["metarun", *words])
+    with pytest.raises(SystemExit) as end:
+        main.command()
+    said = "metarun: the directory that this command was given in is there no more; go to another: cd\n"
+    assert (end.value.code, capfd.readouterr().err) == (2, said)
+
+
 def test_a_reader_that_has_enough_is_no_mistake(tmp_path):
     process = start("--hydra-help", cwd=tmp_path)
     process.stdout.close()  # before the first line, as `| head -0` would
