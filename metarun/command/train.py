@@ -1,5 +1,6 @@
 """`metarun [overrides]`: trains and tests one run or, with -m, one for every combination."""
 
+import errno
 import os
 import sys
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 SWEEPS = Path("runs/multirun")  # where conf/config.yaml has them
+LIMITS = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)  # of memory, threads and open files: no disk's fault
 OF_THE_SWEEP = ("run.dir=", *options.OF_A_SWEEP)  # not of its runs
 
 
@@ -203,6 +205,8 @@ def many(cfg: "DictConfig", directory: Path) -> None:
 
 def of_the_disk(error: OSError) -> tuple[str, int]:
     """What to say of a run's directory that cannot be written, and the exit code."""
+    if error.errno in LIMITS:
+        return f"the machine, or a limit of it (ulimit -a), gives this process no more: {error.strerror}", FAILED
     if error.filename is None and error.errno is None:
         return f"{type(error).__name__}: {first_line(error)}", FAILED  # of no disk: a download, say
     if error.filename is None:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import pytest
 from support import SMALL, complete, equal, rows, run_in, start
 
+from metarun.command.train import of_the_disk
 from metarun.core import ConfigError, DataError, State
 from metarun.files import WRITING
 from metarun.run import checkpoint, log, loggers, loop, quiet, stop, train
@@ -442,3 +443,10 @@ def test_a_directory_with_a_name_that_no_checkpoint_can_have_is_refused(tmp_path
     with pytest.raises(ConfigError, match="bytes in its path that are no UTF-8"), only_process_in(place):
         pass
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE])
+def test_what_a_process_is_given_no_more_of_is_not_laid_to_the_runs_directory(number):
+    for told in (OSError(number, os.strerror(number)), OSError(number, os.strerror(number), "a/file")):
+        said = f"the machine, or a limit of it (ulimit -a), gives this process no more: {os.strerror(number)}"
+        assert of_the_disk(told) == (said, 1)
