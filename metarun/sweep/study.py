@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from metarun.core import ConfigError
 from metarun.sweep.objective import Direction
 from metarun.sweep.space import Space
+from metarun.text import first_line
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -34,8 +35,16 @@ WARMUP = 0.2  # of its meta-steps that a trial has before it is pruned
 
 
 def opened(directory: Path, direction: Direction) -> Study:
-    """The study in a sweep's directory, which this process has for itself; a new one if there is none."""
-    return study_in(mended(directory / JOURNAL), direction)
+    """The study in a sweep's directory, which this process has for itself; a new one if there is none.
+
+    Raises ConfigError for a journal that was damaged otherwise than by a kill.
+    """
+    file = mended(directory / JOURNAL)
+    try:
+        return study_in(file, direction)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:  # of lines that are none of Optuna's
+        what = f"its {JOURNAL} is damaged ({first_line(error)}); put back a whole one, or name another directory"
+        raise ConfigError("run.dir", directory, what) from error
 
 
 def in_memory() -> Study:

@@ -325,6 +325,14 @@ def test_an_end_that_a_kill_kept_from_the_study_is_told_later(search, tmp_path, 
     assert states(tmp_path)[0] == {"finished": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}[how]
 
 
+@pytest.mark.parametrize("line", ["none of Optuna's", "{}", "[]", "1"])
+def test_a_journal_that_is_damaged_otherwise_is_called_so(tmp_path, line):
+    (tmp_path / study.JOURNAL).write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match=r"its optuna.journal is damaged \(.*\); put back a whole one"):
+        study.opened(tmp_path, "minimize")
+    assert (tmp_path / study.JOURNAL).read_text().startswith(f"{line}\n")
+
+
 def test_a_journal_that_a_kill_has_cut_off_is_gone_on_with(search, tmp_path):
     search(tmp_path, 4, Launcher(killed_in=3))
     journal = tmp_path / study.JOURNAL
