@@ -180,7 +180,7 @@ def read(directory: Path) -> Sweep:
     except FileNotFoundError as error:
         what = f"holds no sweep (no {COMMAND})" if directory.is_dir() else "no such directory"
         raise ConfigError("run.dir", directory, f"{what}; name a sweep's directory") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError("run.dir", directory, f"its {COMMAND} or {JOBS} cannot be read ({error!r})") from error
     return Sweep(directory, options, settings, sweeper, jobs, sweeping, search, beside)
 

@@ -100,6 +100,7 @@ def test_what_sets_jobs_apart(sweep):
         (record.COMMAND, '{"format": 1}', "its sweep.json or jobs.jsonl cannot be read"),
         (record.COMMAND, '{"format": 99}', "in format 99 of another version"),
         (record.JOBS, '{"settings": []}\n', "its sweep.json or jobs.jsonl cannot be read"),
+        (record.JOBS, "null\n", "its sweep.json or jobs.jsonl cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_told_in_one_line(sweep, file, text, says):
