@@ -10,9 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from metarun.config.loggers import must_be_there
 from metarun.config.overrides import PLACE, going_on, key_of
-from metarun.config.resume import MAY_CHANGE, resume
+from metarun.config.resume import MAY_CHANGE, PERIODS, resume
 from metarun.config.run import Run, build_run, resolve
 from metarun.core import ConfigError
+
+# A command of nothing else is about a run that has begun: goes on with it, makes it longer, tests it again.
+OF_A_RUN_THERE = (*MAY_CHANGE, "eval.", "train.steps.", *PERIODS)
 
 
 def checked(cfg: DictConfig, directory: Path) -> Run:
@@ -35,7 +38,7 @@ def checked(cfg: DictConfig, directory: Path) -> Run:
     if any((directory / "checkpoints").glob("*/*")):
         gone = "has checkpoints, and the config.yaml that tells what they are of is gone; put it back, or name another"
         raise ConfigError("run.dir", directory, gone)
-    if "run.dir" in given and all(f"{key}.".startswith((*MAY_CHANGE, "eval.")) for key in named):
+    if "run.dir" in given and all(f"{key}.".startswith(OF_A_RUN_THERE) for key in named):
         raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
     return run
 

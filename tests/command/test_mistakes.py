@@ -35,6 +35,7 @@ MISTAKES = [
     (["--package", "learner"], "--package: says nothing of what to run"),
     (["run.dir=TYPO", "logger=none", "hardware.devices=1"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir=TYPO", "eval.shots=[1,5]"], "run.dir=TYPO: holds no run to go on with"),
+    (["run.dir=TYPO", "train.steps=6000", "train.save_every=100"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir="], "run.dir=: names no directory; left out"),
     (["run.dir=null"], "run.dir=null: names no directory; left out"),
     (["++run.dir=''"], "++run.dir='': names no directory; left out"),
