@@ -38,7 +38,7 @@ def checked(cfg: DictConfig, directory: Path) -> Run:
     if any((directory / "checkpoints").glob("*/*")):
         gone = "has checkpoints, and the config.yaml that tells what they are of is gone; put it back, or name another"
         raise ConfigError("run.dir", directory, gone)
-    alone = OmegaConf.is_missing(HydraConfig.instance().cfg.hydra.job, "num")  # no sweep has given it a directory
+    alone = OmegaConf.is_missing(HydraConfig.get().job, "num")  # no sweep has given it a directory
     if alone and "run.dir" in given and all(f"{key}.".startswith(OF_A_RUN_THERE) for key in named):
         raise ConfigError("run.dir", directory, "holds no run to go on with; to start one there, add task= or learner=")
     return run
