@@ -37,7 +37,8 @@ MISTAKES = [
     (["run.dir=TYPO", "eval.shots=[1,5]"], "run.dir=TYPO: holds no run to go on with"),
     (["run.dir=TYPO", "train.steps=6000", "train.save_every=100"], "run.dir=TYPO: holds no run to go on with"),
     # a job of a sweep has a directory, and may have no setting but these: it is not refused for that
-    (["run.dir=JOB", "hydra.job.num=0", "train.steps=1", "hardware.platform=tpu"], "hardware.platform=tpu: not usable here"),
+    (["run.dir=JOB", "hydra.job.num=0", "train.steps=1", "eval.tasks={x:{task:omniglot,data_dir:/nowhere}}"],
+     "data_dir=/nowhere: no such folder"),
     (["run.dir="], "run.dir=: names no directory; left out"),
     (["run.dir=null"], "run.dir=null: names no directory; left out"),
     (["++run.dir=''"], "++run.dir='': names no directory; left out"),
