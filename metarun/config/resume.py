@@ -47,6 +47,7 @@ def resume(directory: Path, config: dict[str, Any], named: Collection[str]) -> d
     stored = read(directory, config)
     if not WHOLE & set(named):
         config = changed(stored, config, ["run.dir", *named])
+        config = at_new_place(config, stored["data_dir"]) if "data_dir" in named else config
         stored = changed(stored, config, [PLACE]) if PLACE in named and PLACE in flat(stored) else stored
     config = complete(config)
     before, now = flat(stored), flat(config)
@@ -176,11 +177,14 @@ def tested_otherwise(stored: dict[str, Any], config: dict[str, Any], named: Coll
     found = changed(stored, config, named)
     if PLACE in named and PLACE not in flat(stored):
         raise ConfigError(PLACE, config["task"]["path"], "is no key of the run's task, whose data are of no path")
-    if "data_dir" in named:
-        evaluation = found["eval"]
-        tasks = {name: moved(values, stored["data_dir"], found) for name, values in evaluation["tasks"].items()}
-        found |= {"task": moved(found["task"], stored["data_dir"], found), "eval": {**evaluation, "tasks": tasks}}
-    return complete(found)
+    return complete(at_new_place(found, stored["data_dir"]) if "data_dir" in named else found)
+
+
+def at_new_place(config: dict[str, Any], before: str | None) -> dict[str, Any]:
+    """A configuration whose data_dir was `before`: what is read from there, in training or in a test, is in the new."""
+    evaluation = config["eval"]
+    tasks = {name: moved(values, before, config) for name, values in evaluation["tasks"].items()}
+    return {**config, "task": moved(config["task"], before, config), "eval": {**evaluation, "tasks": tasks}}
 
 
 def moved(task: Any, before: str | None, config: dict[str, Any]) -> Any:

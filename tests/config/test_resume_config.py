@@ -7,6 +7,7 @@ import yaml
 from support import composed
 
 from metarun.command.from_python import run_of
+from metarun.config.domains import complete
 from metarun.config.resume import resume
 from metarun.config.run import build_run
 from metarun.core import ConfigError
@@ -37,6 +38,18 @@ def test_a_command_without_a_learner_or_task_is_about_the_run_that_is_there(tmp_
     assert (changed["train"]["steps"], changed["run"]["max_minutes"], changed["hardware"]["devices"]) == (20, 5, 1)
     assert changed["logger"]["_target_"].endswith("NoLogger")
     assert changed["learner"] == stored["learner"]
+
+
+def test_a_run_whose_data_were_moved_goes_on_with_them_where_they_are_now(tmp_path):
+    """By data_dir alone, which stands in the task's settings and in those of what it is tested on besides."""
+    on = "++eval.tasks={clinc150: {}, apart: {task: omniglot, data_dir: /apart}}"
+    stored = complete(composed("task=omniglot", "train.steps=20", "data_dir=/before", on))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    again = given(tmp_path, "data_dir=/now")
+    places = {name: one["data_dir"] for name, one in again["eval"]["tasks"].items()}
+    assert (again["data_dir"], again["task"]["data_dir"]) == ("/now", "/now")
+    assert places == {"clinc150": "/now", "apart": "/apart"}
+    assert given(tmp_path, "data_dir=/before") == given(tmp_path) == stored
 
 
 def test_another_configuration_is_refused_by_the_keys_that_the_command_names(tmp_path):
