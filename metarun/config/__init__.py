@@ -4,7 +4,7 @@ Two doors: this one has what is known before a command is understood, and import
 has the checked objects.
 """
 
-from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest
+from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest, settings_of
 from metarun.config.overrides import (
     PLACE,
     explain,
@@ -22,5 +22,5 @@ from metarun.config.sections import written
 __all__ = [
     "GROUPS", "MOVED", "PLACE", "allowed",
     "choices", "conf_dir", "describe", "explain", "flat", "going_on", "in_hydras_quotes", "key_of", "keys_named",
-    "nearest", "of_place", "translate", "without_hydras_quotes", "words_of", "written",
+    "nearest", "of_place", "settings_of", "translate", "without_hydras_quotes", "words_of", "written",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from metarun.config.build import is_component, locate
-from metarun.config.conf import conf_dir, flat
+from metarun.config.conf import choices, conf_dir, flat, settings_of
 from metarun.config.domains import OF_AN_EPISODE, complete
 from metarun.config.loggers import is_several
 from metarun.config.overrides import PLACE
@@ -260,11 +260,9 @@ def of_validation(key: str) -> bool:
 def learners_numbers(config: dict[str, Any], number: Any) -> list[str]:
     """The keys that have this number in the yaml of the configuration's learner, if it is one of metarun's."""
     package, _, name = str(config.get("learner._target_")).rpartition(".")[0].rpartition(".")
-    file = conf_dir() / "learner" / f"{name}.yaml"
-    if package != "metarun.learners" or not file.exists():
+    if package != "metarun.learners" or name not in choices("learner"):
         return []
-    content = read_yaml(file)
-    return [f"learner.{key}" for key, value in flat(content.get("learner", content)).items() if value == number]
+    return [f"learner.{key}" for key, value in flat(settings_of("learner", name)).items() if value == number]
 
 
 def another(directory: Path, wrong: list[str], before: dict[str, Any], named: Collection[str]) -> ConfigError:

@@ -6,9 +6,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metarun.config.build import build
-from metarun.config.conf import choices, conf_dir
+from metarun.config.conf import choices, settings_of
 from metarun.core import Collecting, ConfigError, Learner, Tasks
-from metarun.files import read_yaml
 
 
 def check(learner: Learner, tasks: Tasks, config: Mapping[str, Any]) -> None:
@@ -27,7 +26,7 @@ def learners_for(tasks: Tasks, config: Mapping[str, Any]) -> list[str]:
     found = []
     whole = OmegaConf.create(dict(config))
     for name in choices("learner"):
-        whole["learner"] = OmegaConf.merge(*settings_of(name))
+        whole["learner"] = settings_of("learner", name)
         values: Any = OmegaConf.to_container(whole["learner"], resolve=True)
         try:
             build("learner", values, kind=Learner).check(tasks)
@@ -35,11 +34,3 @@ def learners_for(tasks: Tasks, config: Mapping[str, Any]) -> list[str]:
             continue
         found.append(name)
     return found
-
-
-def settings_of(name: str) -> list[dict[str, Any]]:
-    """What a learner's yaml says of it, after what those say that it is laid over. Hydra would take 70 ms."""
-    values = read_yaml(conf_dir() / "learner" / f"{name}.yaml")
-    bases = [base for base in values.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
-    own = values if "_target_" in values or "learner" not in values else values["learner"]
-    return [*(part for base in bases for part in settings_of(base)), own]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metarun.config import choices, conf_dir, flat, words_of
-from metarun.files import read_yaml
+from metarun.config import choices, flat, settings_of, words_of
 from metarun.text import no_option
 
 OF_A_PLACE = ("run.dir=", "hydra.run.dir=", "hydra.sweep.", "hydra.job.num=")
@@ -57,16 +56,9 @@ def chosen(group: str, values: Mapping[str, Any]) -> list[str]:
     known, differing = flat(values), {}
     module = str(values.get("_target_")).rpartition(".")[0].rpartition(".")[2]
     for choice in choices(group):
-        of_choice = of_yaml(group, choice)
+        of_choice = flat(settings_of(group, choice))
         if of_choice.get("_target_") == values.get("_target_"):
-            count = sum(known.get(key, value) != value for key, value in of_choice.items())
+            own = {key: value for key, value in of_choice.items() if "${" not in str(value)}  # not of other groups
+            count = sum(known.get(key, value) != value for key, value in own.items())
             differing[choice] = (count, choice != module)
     return [f"{group}={min(differing, key=lambda choice: differing[choice])}"] if differing else []
-
-
-def of_yaml(group: str, choice: str) -> dict[str, Any]:
-    """A choice's settings, with those of the choice that it builds on; not what refers to other groups."""
-    content = read_yaml(conf_dir() / group / f"{choice}.yaml")
-    bases = [base for base in content.pop("defaults", []) if isinstance(base, str) and base != "_self_"]
-    own = {key: value for key, value in flat(content.get(group, content)).items() if "${" not in str(value)}
-    return {key: value for base in bases for key, value in of_yaml(group, base).items()} | own
