@@ -8,7 +8,7 @@ from metarun.data.arrays import arrays_in, with_groups
 from metarun.data.cache import cached, empty
 from metarun.data.encoders import Encoder
 from metarun.data.features import Columns
-from metarun.data.fetch import download
+from metarun.data.fetch import download, fetched
 from metarun.data.folder import images_in
 from metarun.data.images import Image
 from metarun.data.local import find, must_be_a_folder
@@ -24,8 +24,8 @@ from metarun.data.texts import by_label, must_be_an_encoder, texts_in
 
 __all__ = [
     "SPLITS", "Classes", "Columns", "Encoder", "Found", "Image", "Own", "Pool", "Roles", "arrays_in", "arrays_of_task",
-    "by_label", "cached", "choose", "columns_in", "download", "draw", "empty", "examples_of", "find", "images_in",
-    "images_of_task", "is_arrays", "is_by_columns", "large_enough", "let_go", "look_up", "must_be_a_folder",
-    "must_be_an_encoder", "must_be_fractions", "read_anew", "rows_by_columns", "rows_of_task", "table_in",
-    "texts_in", "texts_of_task", "with_groups",
+    "by_label", "cached", "choose", "columns_in", "download", "draw", "empty", "examples_of", "fetched", "find",
+    "images_in", "images_of_task", "is_arrays", "is_by_columns", "large_enough", "let_go", "look_up",
+    "must_be_a_folder", "must_be_an_encoder", "must_be_fractions", "read_anew", "rows_by_columns", "rows_of_task",
+    "table_in", "texts_in", "texts_of_task", "with_groups",
 ]  # fmt: skip

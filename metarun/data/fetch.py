@@ -1,9 +1,23 @@
 """Data sets that are fetched: once, into the cache directory."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from metarun.core import DataError
 from metarun.files import cache_dir
+
+Content = TypeVar("Content")
+
+
+def fetched(url: str, name: str, data_dir: str | None, read: Callable[[Path], Content]) -> Content:
+    """What `read` makes of the file at `url`, which goes if that raises DataError. See `download`. Raises DataError."""
+    path = download(url, name, data_dir)
+    try:
+        return read(path)
+    except DataError:
+        path.unlink(missing_ok=True)  # what was delivered is not the data set: the next try downloads again
+        raise
 
 
 def download(url: str, name: str, data_dir: str | None) -> Path:

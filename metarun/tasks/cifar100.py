@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metarun.core import DataError
-from metarun.data import SPLITS, Classes, Found, Image, Pool, cached, download, empty, find
+from metarun.data import SPLITS, Classes, Found, Image, Pool, cached, empty, fetched, find
 from metarun.tasks.published import Facts
 from metarun.text import first_line
 
@@ -61,7 +61,7 @@ def found(name: str, data_dir: str | None) -> Found:
     shape = (len(order) * EACH, SIDE, SIDE, 3)
 
     def make(place: Path) -> dict[str, np.ndarray]:
-        rows = records(folder / ARCHIVE) if folder is not None else downloaded(data_dir)
+        rows = records(folder / ARCHIVE) if folder else fetched(HOME + ARCHIVE, "cifar100", data_dir, records)
         images = empty(place, "images", shape, np.uint8)
         for i, label in enumerate(order):
             of_class = rows[rows[:, 1] == LABELS.index(label), 2:]
@@ -80,16 +80,6 @@ def found(name: str, data_dir: str | None) -> Found:
         classes[split] = Classes(names, Pool(images[start:end], first, np.full(len(names), EACH, np.int32)))
         start = end
     return Found(classes, (), f"{name} {content}")
-
-
-def downloaded(data_dir: str | None) -> np.ndarray:
-    """The archive's `records`, fetched from its authors. Raises DataError."""
-    path = download(HOME + ARCHIVE, "cifar100", data_dir)
-    try:
-        return records(path)
-    except DataError:
-        path.unlink(missing_ok=True)  # what was delivered is not the data set: the next try downloads again
-        raise
 
 
 def records(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from annotated_types import Ge, Le
 
 from metarun import losses
 from metarun.core import Array, ConfigError, Count, DataError, Episode, Key, Metrics, PyTree, Ways
-from metarun.data import Image, Pool, cached, download, draw, find
+from metarun.data import Image, Pool, cached, draw, fetched, find
 from metarun.tasks.episode import by_class
 
 SIDE = 28
@@ -221,12 +221,7 @@ def load_drawings(data_dir: str | None) -> tuple[list[str], np.ndarray]:
     def part(archive: Archive) -> dict[str, np.ndarray]:
         if folder is not None:
             return read(folder / archive.name, archive)
-        path = download(HOME + archive.name, "omniglot", data_dir)
-        try:
-            return read(path, archive)
-        except DataError:
-            path.unlink(missing_ok=True)  # what was delivered is not the data set: the next try downloads again
-            raise
+        return fetched(HOME + archive.name, "omniglot", data_dir, partial(read, archive=archive))
 
     def decode(_: Path) -> dict[str, np.ndarray]:
         parts = [part(archive) for archive in (BACKGROUND, EVALUATION)]

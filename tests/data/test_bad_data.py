@@ -119,7 +119,7 @@ def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
         delivered.write_text("<html>please log in</html>")
         return delivered
 
-    monkeypatch.setattr(omniglot, "download", download)
+    monkeypatch.setattr("metarun.data.fetch.download", download)
     with pytest.raises(DataError, match=r"is not Omniglot's images_background\.zip"):
         omniglot.load_drawings(None)
     assert not delivered.exists()

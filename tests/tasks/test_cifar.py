@@ -170,7 +170,7 @@ def test_half_an_archive_and_none_are_refused_and_a_downloaded_one_is_fetched_ag
         assert (folder / NAME).exists()  # it is the user's
     fetched = folder.parent / "fetched.tar.gz"
     fetched.write_bytes(b"<html>")
-    monkeypatch.setattr(cifar100, "download", lambda *_: fetched)
+    monkeypatch.setattr("metarun.data.fetch.download", lambda *_: fetched)
     (folder / NAME).unlink()
     with pytest.raises(DataError, match="it cannot be read"):
         images(folder)
