@@ -160,11 +160,16 @@ def shapes_in(tree: PyTree) -> list[tuple[int, ...]]:
 
 def input_of(tasks: Tasks, data: PyTree) -> jax.ShapeDtypeStruct:
     """What stands for one example, as a model sees it. Traces only."""
-    episode = jax.eval_shape(lambda data: tasks.sample(at(data, 0, 0), jax.random.key(0)), data)
-    return jax.ShapeDtypeStruct(episode.support.x.shape[1:], episode.support.x.dtype)
+    x = shapes_of_episode(tasks, data).support.x
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
 def episode_size(tasks: Tasks, data: PyTree) -> int:
     """How many numbers the inputs of one episode have. Traces only."""
-    episode = jax.eval_shape(lambda data: tasks.sample(at(data, 0, 0), jax.random.key(0)), data)
+    episode = shapes_of_episode(tasks, data)
     return episode.support.x.size + episode.query.x.size
+
+
+def shapes_of_episode(tasks: Tasks, data: PyTree) -> Episode:
+    """The shapes of an episode."""
+    return jax.eval_shape(lambda data: tasks.sample(at(data, 0, 0), jax.random.key(0)), data)
