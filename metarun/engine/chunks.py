@@ -78,12 +78,17 @@ def must_fit(meta_steps: Program, mesh: Mesh, *arguments: PyTree) -> None:
     """
     with out_of_memory():
         needed = meta_steps.executable(*arguments).temporary_bytes
-    free = hosts.agreed(free_host_bytes()) if mesh.devices.flat[0].platform == "cpu" else None
+    free = free_of_cpu(mesh)
     if free is None or needed is None:  # XLA does not tell everywhere
         return
     most = 2 * needed * len(mesh.local_devices)  # while a call runs, the next one is sent
     if most > free:
         raise OutOfMemory(f"{most / 2**30:.1f} GiB where {free / 2**30:.1f} are free")
+
+
+def free_of_cpu(mesh: Mesh) -> int | None:
+    """What a CPU's devices may still take together; None of others, and where unknown."""
+    return hosts.agreed(free_host_bytes()) if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: int) -> State:
@@ -94,8 +99,7 @@ def first_state(shape: Shape, mesh: Mesh, data: PyTree, numbers: Numbers, seed: 
     start, k_init = programs(shape, mesh, 1).start, stream(seed, INIT)
     arguments = (for_episodes(shape.tasks, data, of_first_state, k_init, np.zeros(1)), numbers, k_init)
     size = start.output_bytes(*arguments)
-    free = hosts.agreed(free_host_bytes()) if mesh.devices.flat[0].platform == "cpu" else None
-    here = len(mesh.local_devices)
+    free, here = free_of_cpu(mesh), len(mesh.local_devices)
     if free is not None and size * here > free:
         each = f"{size / 2**30:,.1f} GiB of parameters and optimizer's state on each of {here} devices"
         raise OutOfMemory(f"{each}, where {free / 2**30:.1f} are free")
