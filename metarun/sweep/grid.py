@@ -11,7 +11,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from metarun import exit_codes, stderr
 from metarun.config import key_of
@@ -21,7 +21,7 @@ from metarun.run.stop import Interrupted
 from metarun.sweep import record, table
 from metarun.sweep.composed import combinations, directories, must_be_there
 from metarun.sweep.launch import Work, launch
-from metarun.sweep.place import settings_of_hydra, taken
+from metarun.sweep.place import asked_for, settings_of_hydra, taken
 from metarun.sweep.record import Job, Sweep
 
 
@@ -50,15 +50,12 @@ class Grid(Sweeper):
 
     def planned(self, arguments: list[str], directory: Path, there: Sweep | None) -> Sweep:
         """The sweep that is `there` in the directory, or a new one; what it has left to make is sound."""
-        options = options_of(sys.argv[1:], self.config)
         every = dict(enumerate(combinations(self.config, arguments, self.params)))
         common = set.intersection(*map(set, every.values())) if len(every) > 1 else set()
         if there is None:
             places = directories(self.config, every, common)
             jobs = tuple(Job(n, tuple(every[n]), place) for n, place in zip(every, places, strict=True))
-            hydras = settings_of_hydra(self.config)
-            sweeping, beside = record.sweeping_of(hydras), record.beside_of(hydras)
-            return Sweep(directory, options, tuple(arguments), "grid", jobs, sweeping, beside=beside)
+            return replace(asked_for(self.config, directory, arguments, "grid"), jobs=jobs)
         before = alike(there, arguments, [tuple(each) for each in every.values()])
         left = list(self.left(before))
         must_be_there(left, directories(self.config, {job.number: list(job.settings) for job in left}, common))
@@ -122,14 +119,3 @@ def how(sweep: Sweep) -> str:
 def by_key(settings: Sequence[str]) -> dict[str, str]:
     """`["+a.b=1,2"]` -> `{"a.b": "1,2"}`"""
     return {key_of(setting): setting.partition("=")[2] for setting in settings}
-
-
-def options_of(words: Sequence[str], config: DictConfig) -> tuple[str, ...]:
-    """Of a command's words Hydra's options, with their values."""
-    left = list(words)
-    overrides = config.hydra.overrides
-    for part in (overrides.task, overrides.hydra):
-        for setting in OmegaConf.to_container(part, resolve=False):  # type: ignore[union-attr]
-            if setting in left:
-                left.remove(str(setting))
-    return tuple(word for word in left if word not in ("-m", "--multirun"))

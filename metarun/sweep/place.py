@@ -1,6 +1,7 @@
 """A sweep's directory: it is planned before there is one, and written once that is this process's alone."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def there(directory: Path) -> Sweep | None:
 def settings_of_hydra(config: DictConfig) -> list[str]:
     """Of a command's settings those of Hydra itself."""
     return OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)  # type: ignore[return-value]
+
+
+def options_of(config: DictConfig) -> tuple[str, ...]:
+    """Of this process's command Hydra's options, with their values."""
+    left = sys.argv[1:]
+    overrides = config.hydra.overrides
+    for part in (overrides.task, overrides.hydra):
+        for setting in OmegaConf.to_container(part, resolve=False):  # type: ignore[union-attr]
+            if setting in left:
+                left.remove(str(setting))
+    return tuple(word for word in left if word not in ("-m", "--multirun"))
+
+
+def asked_for(config: DictConfig, directory: Path, arguments: Sequence[str], sweeper: str) -> Sweep:
+    """The sweep that this process's command would begin, without its jobs."""
+    hydras = settings_of_hydra(config)
+    sweeping, beside = record.sweeping_of(hydras), record.beside_of(hydras)
+    return Sweep(directory, options_of(config), tuple(arguments), sweeper, sweeping=sweeping, beside=beside)
 
 
 def name(config: DictConfig, directory: Path) -> None:

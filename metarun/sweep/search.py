@@ -18,9 +18,9 @@ from metarun.core import ConfigError
 from metarun.run.terminal import say
 from metarun.sweep import record
 from metarun.sweep.composed import runs
-from metarun.sweep.grid import by_key, make, must_agree, options_of, tell
+from metarun.sweep.grid import by_key, make, must_agree, tell
 from metarun.sweep.objective import direction_of, must_be_validated
-from metarun.sweep.place import settings_of_hydra, taken
+from metarun.sweep.place import asked_for, settings_of_hydra, taken
 from metarun.sweep.record import Sweep
 
 if TYPE_CHECKING:
@@ -104,10 +104,7 @@ class Search(Sweeper):
             "direction": direction_of(metric) if direction == "auto" else direction,
             "space": space.text,
         }
-        options = options_of(sys.argv[1:], self.config)
-        hydras = settings_of_hydra(self.config)
-        sweeping, beside = record.sweeping_of(hydras), record.beside_of(hydras)
-        return Sweep(directory, options, tuple(arguments), "optuna", (), sweeping, search, beside)
+        return replace(asked_for(self.config, directory, arguments, "optuna"), search=search)
 
     def number_of_trials(self, space: "Space", auto: int) -> int:
         """How many there shall be: no more than there are combinations. Raises ConfigError."""

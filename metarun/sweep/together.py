@@ -23,8 +23,7 @@ from metarun.files import write_atomically
 from metarun.run import population
 from metarun.run.stop import Stopping
 from metarun.sweep import record, table
-from metarun.sweep.grid import options_of
-from metarun.sweep.place import settings_of_hydra
+from metarun.sweep.place import options_of, settings_of_hydra
 from metarun.sweep.record import Job, Sweep
 
 RESULTS = "results.json"  # what all have come to together
@@ -101,8 +100,7 @@ def planned(cfg: DictConfig, directory: Path) -> tuple[list[Member], Sweep]:
     members = config.members(cfg, directory)
     jobs = tuple(Job(n, one.settings, Path(one.run.info.dir)) for n, one in enumerate(members))
     composed: Any = HydraConfig.instance().cfg
-    options = options_of(sys.argv[1:], composed)
-    beside = record.beside_of(settings_of_hydra(composed))
+    options, beside = options_of(composed), record.beside_of(settings_of_hydra(composed))
     return members, Sweep(directory, options, axes([one.settings for one in members]), "grid", jobs, beside=beside)
 
 
