@@ -30,8 +30,6 @@ from metarun.run.status import Status
 from metarun.run.stop import leave_on_signals
 from metarun.run.terminal import console, say
 
-as_json = kept_tests.as_json
-
 
 class Loaded(NamedTuple):
     """The data of a test, on the host, and how they are separate from training's."""

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 
 from metarun.config import conf_dir
 from metarun.config.learned import optimizer_of
 from metarun.config.resume import read
-from metarun.config.run import Run, build_run
 from metarun.core import ConfigError, DataError, PyTree, State
 from metarun.files import read_yaml
 from metarun.run.checkpoint import digest, on_host, restore_tree, sign
@@ -18,14 +17,6 @@ from metarun.text import first_line
 
 STATES = ("best", "last")
 TRIES = 3  # a run that is at work drops what it has saved before
-
-
-class Restored(NamedTuple):
-    """A run, the parameters that it learned (on the host), and which of its states they are of."""
-
-    run: Run
-    params: PyTree
-    used: dict[str, Any]  # as results.json has it: {"state": "best", "step": ...}
 
 
 def stored(directory: Path) -> dict[str, Any]:
@@ -39,18 +30,12 @@ def stored(directory: Path) -> dict[str, Any]:
     return {**found, "run": {**found["run"], "dir": str(directory)}}
 
 
-def restored(directory: Path, state: Literal["best", "last"] | None = None) -> Restored:
-    """The learner of the run in `directory`: its best state on validation, its last, or the one that its test uses.
-
-    Raises ConfigError for what is no run, or has saved nothing yet; DataError if what it saved is damaged.
-    """
-    config = stored(directory)
-    run = build_run(config)
-    return Restored(run, *saved(config, directory, run.eval.state if state is None else state))
-
-
 def saved(config: dict[str, Any], directory: Path, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
-    """The parameters of the newest whole state that tells of them, and which state that is. Raises as `restored`."""
+    """The parameters (on the host) of the newest whole state that tells of them, and which state that is.
+
+    That is as results.json has it: {"state": "best", "step": ...}. Raises ConfigError where nothing is saved yet,
+    DataError if what is saved is damaged.
+    """
     if state not in STATES:
         raise ConfigError("state", state, f"must be one of: {', '.join(STATES)}")
     series = directory / "checkpoints"

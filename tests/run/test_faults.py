@@ -20,11 +20,11 @@ from support import SMALL, complete, equal, rows, run_in, start
 from metarun.command.train import of_the_disk
 from metarun.core import ConfigError, DataError, State
 from metarun.files import WRITING
+from metarun.learned import load
 from metarun.run import checkpoint, log, loggers, loop, quiet, stop, train
 from metarun.run.checkpoint import Checkpoints
 from metarun.run.lock import only_process_in
 from metarun.run.log import MetricsFile
-from metarun.run.restored import restored
 from metarun.run.stop import Interrupted, Stop
 from metarun.text import first_line, one_line
 
@@ -57,7 +57,7 @@ def test_a_run_stopped_in_a_validation_goes_on_to_the_same_end(tmp_path, monkeyp
             train.train(run_in(tmp_path / "broken", *settings))
     broken = train.train(run_in(tmp_path / "broken", *settings))
     assert broken["test"] == whole["test"]
-    assert broken["state"] == whole["state"] == restored(tmp_path / "broken").used
+    assert broken["state"] == whole["state"] == load(tmp_path / "broken").used
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
 
 

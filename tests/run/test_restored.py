@@ -12,7 +12,6 @@ from metarun.core import ConfigError, DataError
 from metarun.learned import load
 from metarun.run import train
 from metarun.run.checkpoint import Checkpoints
-from metarun.run.restored import restored
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def finished(tmp_path_factory):
 
 def test_the_best_state_and_the_last_are_those_that_the_run_had(finished):
     directory, results = finished
-    best, last = restored(directory), restored(directory, "last")
+    best, last = load(directory), load(directory, "last")
     assert best.used == results["state"]
     assert last.used == {"state": "last", "step": 30}
     on_disk = saved(directory)
@@ -44,13 +43,13 @@ def test_a_damaged_state_gives_way_to_the_one_before_it_and_with_none_left_it_is
     shutil.copytree(finished[0], directory)
     host = directory / "checkpoints" / "last" / "30" / "host" / "metadata"
     changed(host, lambda content: content.update(seconds=1e9))
-    assert restored(directory, "last").used == {"state": "last", "step": 20}
+    assert load(directory, "last").used == {"state": "last", "step": 20}
     host = directory / "checkpoints" / "last" / "20" / "host" / "metadata"
     host.write_text(json.dumps({}))
     with pytest.raises(
         DataError, match=r"holds no whole checkpoint: .*last/30 \(its digest is not that of its content"
     ):
-        restored(directory, "last")
+        load(directory, "last")
 
 
 def test_a_best_state_that_is_not_there_is_missing(finished, tmp_path):
@@ -58,7 +57,7 @@ def test_a_best_state_that_is_not_there_is_missing(finished, tmp_path):
     shutil.copytree(finished[0], directory)
     shutil.rmtree(directory / "checkpoints" / "best")
     with pytest.raises(DataError, match=r"holds no whole checkpoint: .*last/30 \(.*checkpoints/best/\d+ is missing\)"):
-        restored(directory, "best")
+        load(directory, "best")
 
 
 def test_parameters_of_another_content_are_not_believed(finished, tmp_path):
@@ -69,22 +68,21 @@ def test_parameters_of_another_content_are_not_believed(finished, tmp_path):
     shutil.rmtree(best / str(steps[-1]) / "default")
     shutil.copytree(best / str(steps[-2]) / "default", best / str(steps[-1]) / "default")
     with pytest.raises(DataError, match="its digest is not that of its content"):
-        restored(directory)
+        load(directory)
 
 
 def test_what_is_no_run_or_has_saved_nothing_is_told_in_one_line(finished, tmp_path):
     with pytest.raises(ConfigError, match=r"no such directory; name a run's directory"):
-        restored(tmp_path / "nothing")
+        load(tmp_path / "nothing")
     (tmp_path / "one").mkdir()
     with pytest.raises(ConfigError, match=r"holds no run \(no config.yaml\)"):
-        restored(tmp_path / "one")
+        load(tmp_path / "one")
     shutil.copy(finished[0] / "config.yaml", tmp_path / "one")
     with pytest.raises(ConfigError, match="has saved nothing yet"):
-        restored(tmp_path / "one")
+        load(tmp_path / "one")
 
 
 @pytest.mark.parametrize("state", ["Best", "worst", ""])
 def test_a_state_that_there_is_not_is_never_taken_for_another(finished, state):
-    for read in (restored, load):
-        with pytest.raises(ConfigError, match=f"state={state}: must be one of: best, last"):
-            read(finished[0], state)
+    with pytest.raises(ConfigError, match=f"state={state}: must be one of: best, last"):
+        load(finished[0], state)

@@ -9,8 +9,8 @@ from support import changed, complete, equal, on_blobs, placed, run_of, to_yaml
 from metarun import engine
 from metarun.core import ConfigError, DataError
 from metarun.engine.net import make_net
+from metarun.learned import load
 from metarun.run import begin, train, transfer
-from metarun.run.restored import restored
 from metarun.run.transfer import by_layer, match, network_of, start_from
 
 
@@ -67,7 +67,7 @@ def test_a_run_starts_from_anothers_network_and_says_so(tmp_path, capsys):
     run_in(tmp_path / "mann", "learner=mann", f"train.init_from={tmp_path / 'maml'}", "optimizer.learning_rate=1e-30")
     said = " ".join(capsys.readouterr().out.split())
     assert f"from {tmp_path / 'maml'}: encoder/dense0 (bias, kernel); as initialised: cell/gate" in said
-    before, after = (restored(tmp_path / name, "best").params for name in ("maml", "mann"))
+    before, after = (load(tmp_path / name, "best").params for name in ("maml", "mann"))
     np.testing.assert_allclose(after["encoder"]["dense0"]["kernel"], before["dense0"]["kernel"], atol=1e-7)
 
 
@@ -101,7 +101,7 @@ def test_a_source_that_was_changed_is_refused_by_its_digests_and_an_older_whole_
     first, last = sorted(complete(source), key=lambda path: int(path.name))
     changed(last / "host" / "metadata", lambda host: host.update(best=None))
     run_in(tmp_path / "run", "learner=protonet", f"train.init_from={source}", "optimizer.learning_rate=1e-30")
-    equal(restored(tmp_path / "run", "best").params, restored(source, "best").params)
+    equal(load(tmp_path / "run", "best").params, load(source, "best").params)
     for file in (source / "checkpoints" / "best").rglob("*ocdbt*"):
         if file.is_file():
             file.write_text("")

@@ -11,7 +11,7 @@ from metarun.config import choices
 from metarun.core import ConfigError, memoryless
 from metarun.engine.net import check_shapes, make_net
 from metarun.run import train
-from metarun.run.restored import restored
+from metarun.run.restored import saved, stored
 
 SMALL = (
     "task=navigation", "task.shots=2", "task.queries=2", "task.horizon=5", "model.hidden=[4]",
@@ -69,7 +69,7 @@ def test_results_depend_on_neither_chunks_nor_devices(tmp_path, optimizer):
     for name, (devices, chunk) in ways.items():
         how = (f"hardware.devices={devices}", f"hardware.task_chunk={chunk}", "eval.inner_steps=[]")
         train.train(placed(composed(*SMALL, "learner=maml", f"optimizer={optimizer}", *damped, *how), tmp_path / name))
-    one, two = (restored(tmp_path / name, "last").params for name in ways)
+    one, two = (saved(stored(tmp_path / name), tmp_path / name, "last")[0] for name in ways)
     close(one, two, rtol=1e-3, atol=1e-4)
 
 
