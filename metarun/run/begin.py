@@ -37,26 +37,6 @@ log = logging.getLogger("metarun")
 COMMAND = "command.json"  # beside config.yaml: it tells how the run was begun, before anything is saved
 
 
-class Begun(NamedTuple):
-    """All that is there before this process makes its first meta-step."""
-
-    directory: Path
-    mesh: Mesh
-    data: dict[str, PyTree]  # to train on ("train"), to select by ("val"), to test on ("eval"): as `engine.held`
-    parts: engine.Source  # of the first of them, for the meta-steps
-    separation: dict[str, Any] | None  # see separation.check
-    domains: dict[str, Domain]  # others to test on
-    k_train: Key
-    k_eval: dict[str, Key]  # of "val" and of "eval"
-    checkpoints: Checkpoints | NoCheckpoints
-    state: State
-    host: dict[str, Any]  # what is saved beside the state
-    task_chunk: int
-    eval_chunk: int
-    metrics_file: MetricsFile
-    tracker: Tracker
-
-
 class Loaded(NamedTuple):
     """A run's data, on the host."""
 
@@ -69,7 +49,7 @@ class Shared(NamedTuple):
     """What is of no one run, but of all that share their programs."""
 
     mesh: Mesh
-    data: dict[str, PyTree]  # as in Begun
+    data: dict[str, PyTree]  # those of Loaded, as `engine.held`
     separation: dict[str, Any] | None
     domains: dict[str, Domain]
     eval_chunk: int
@@ -83,6 +63,21 @@ class Opened(NamedTuple):
     checkpoints: Checkpoints | NoCheckpoints
     saved: tuple[State, dict[str, Any]] | None  # the newest state; None: it begins
     source: Transfer | None  # what it then takes of another run
+
+
+class Begun(NamedTuple):
+    """All that is there before this process makes its first meta-step."""
+
+    opened: Opened
+    shared: Shared
+    parts: engine.Source  # of the data to train on, for the meta-steps
+    k_train: Key
+    k_eval: dict[str, Key]  # of "val" and of "eval"
+    state: State
+    host: dict[str, Any]  # what is saved beside the state
+    task_chunk: int
+    metrics_file: MetricsFile
+    tracker: Tracker
 
 
 def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> Begun:
@@ -157,19 +152,14 @@ def go_on(
     unfinished = "val" if host["unvalidated"] else None
     status.at("opening the logger")
     return Begun(
-        directory=opened.directory,
-        mesh=shared.mesh,
-        data=shared.data,
+        opened=opened,
+        shared=shared,
         parts=parts,
-        separation=shared.separation,
-        domains=shared.domains,
         k_train=k_train,
         k_eval=k_eval,
-        checkpoints=opened.checkpoints,
         state=state,
         host=host,
         task_chunk=chunk,
-        eval_chunk=shared.eval_chunk,
         metrics_file=MetricsFile(opened.directory / "metrics.jsonl", int(state.step), unfinished),
         tracker=Trackers(run.loggers, tracked(run, host["command"], int(state.step))),
     )

@@ -49,15 +49,13 @@ class Loop:
         """With all that `begin` makes ready."""
         self.run, self.stop, self.watch, self.status, self.clock = run, stop, watch, status, Clock()
         begun = make_ready(run, stop, watch, status, self.clock)
-        self.directory, self.checkpoints = begun.directory, begun.checkpoints
-        self.mesh, self.data, self.separation = begun.mesh, begun.data, begun.separation
-        self.domains = begun.domains
-        self.parts = begun.parts
+        self.directory, self.checkpoints = begun.opened.directory, begun.opened.checkpoints
+        self.mesh, self.data, self.separation, self.domains, self.eval_chunk = begun.shared
+        self.parts, self.task_chunk = begun.parts, begun.task_chunk
         self.k_train, self.k_eval = begun.k_train, begun.k_eval
         self.state, self.host, self.step = begun.state, begun.host, int(begun.state.step)
         self.began = (self.step, self.host["unvalidated"])
         self.seconds_before = self.host["seconds"]
-        self.task_chunk, self.eval_chunk = begun.task_chunk, begun.eval_chunk
         self.evaluated: set[tuple[engine.Shape, str]] = set()  # what evaluations are compiled for
         self.metrics_file, self.tracker = begun.metrics_file, begun.tracker
         self.newest: State | None = None  # of several processes: what can be saved when another has gone
