@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from metarun.command.composed import composed
 from metarun.command.exits import FAILED, MISTAKE, fail
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 
 HELP = """
 metarun bench [--trace DIR] [SETTING...]
@@ -88,14 +88,12 @@ def main(arguments: list[str]) -> None:
 def read(arguments: list[str]) -> Asked:
     """The command line in its parts. Ends the program over what is no option."""
     values: dict[str, str] = {}
-    settings, rest = [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name = argument.partition("=")[0]
+    settings = []
+    for argument, name, value_of in each_word(arguments):
         if not argument.startswith("-"):
             settings.append(argument)
         elif name in WANTS:
-            value = value_of(argument, rest)
+            value = value_of()
             if not value or value.startswith("-"):
                 fail(f"{name}: {WANTS[name]}", MISTAKE)
             values[name] = value

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metarun.command.composed import composed
 from metarun.command.exits import FAILED, MISTAKE, fail
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 from metarun.config import choices
 from metarun.text import first_line
 
@@ -69,19 +69,17 @@ def main(arguments: list[str]) -> None:
 def read(arguments: list[str]) -> Asked:
     """The command line in its parts. Ends the program over what is no option, or names no task."""
     settings: list[str] = []
-    out, rest = None, list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name, equals, _ = argument.partition("=")
+    out = None
+    for argument, name, value_of in each_word(arguments):
         if name == "--out":
-            value = value_of(argument, rest)
+            value = value_of()
             if not value or value.startswith("-"):
                 fail("data --out: names no file; give one: metarun data omniglot --out episodes.png", MISTAKE)
             out = Path(value)
         elif argument.startswith("-"):
             fail(f"data {name}: no such option; allowed: --out FILE; a setting has no dashes: task=omniglot", MISTAKE)
         else:
-            settings.append(argument if equals else f"task={argument}")
+            settings.append(argument if "=" in argument else f"task={argument}")
     tasks = [setting.removeprefix("task=") for setting in settings if setting.startswith("task=")]
     if len(tasks) != 1:
         said = "names no task" if not tasks else f"names {len(tasks)} tasks, {', '.join(tasks)}"

@@ -8,7 +8,7 @@ from metarun.command.composed import composed
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
 from metarun.command.options import is_directory
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 from metarun.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -193,18 +193,15 @@ def read(arguments: list[str]) -> Asked:
     values: dict[str, str] = {}
     runs: list[Path] = []
     settings: list[str] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name, equals, _ = argument.partition("=")
+    for argument, name, value_of in each_word(arguments):
         if name in WANTS:
-            value = value_of(argument, rest)
+            value = value_of()
             if not value or (value.startswith("-") and value != "-"):
                 fail(f"eval {name}: {WANTS[name]}", MISTAKE)
             values[name] = value
         elif argument.startswith("-"):
             fail(f"eval {name}: no such option; allowed: --json FILE, --keep NAME; a setting has no dashes", MISTAKE)
-        elif equals and not is_directory(argument):
+        elif "=" in argument and not is_directory(argument):
             settings.append(argument)
         else:
             runs.append(Path(argument))

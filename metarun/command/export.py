@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from metarun.command import own
 from metarun.command.exits import FAILED, MISTAKE, fail, in_one_line
 from metarun.command.files import must_be_writable
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 from metarun.files import write_atomically
 from metarun.text import one_line
 
@@ -73,15 +73,13 @@ def export(path: Path, values: dict[str, str], files: dict[str, Path]) -> None:
 
 def read(arguments: list[str]) -> tuple[Path, dict[str, str]]:
     """What is to be exported, and the value of each option."""
-    paths, values, rest = [], {}, list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name = argument.partition("=")[0]
+    paths, values = [], {}
+    for argument, name, value_of in each_word(arguments):
         if not argument.startswith("-"):
             paths.append(argument)
         elif name not in OPTIONS:
             fail(f"export {argument}: no such option; allowed: {', '.join(OPTIONS)}", MISTAKE)
-        elif value := value_of(argument, rest):
+        elif value := value_of():
             values[name] = value
         else:
             fail(f"export {name}: is given no value; metarun export --help tells of it", MISTAKE)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metarun import text as terminal
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 from metarun.config import nearest
 from metarun.text import one_line
 
@@ -34,10 +34,7 @@ def read(verb: str, what: str, arguments: list[str], known: Mapping[str, str]) -
     """The command line in its parts; `known` has each option's value in words. Ends the program over a mistake."""
     options: dict[str, Any] = {}
     paths: list[str] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name = argument.partition("=")[0]
+    for argument, name, value_of in each_word(arguments):
         if not argument.startswith("--"):
             if argument.startswith("-"):
                 fail(f"{verb} {argument}: no such option; allowed: {', '.join(known)}", MISTAKE)
@@ -46,7 +43,7 @@ def read(verb: str, what: str, arguments: list[str], known: Mapping[str, str]) -
         if name not in known:
             near = nearest(name, list(known))
             fail(f"{verb} {name}: no such option; {near}", MISTAKE)
-        if not (value := value_of(argument, rest)):
+        if not (value := value_of()):
             fail(f"{verb} {name}: needs a value: {name} {known[name]}", MISTAKE)
         if name in options:
             fail(f"{verb} {name}: stands there twice", MISTAKE)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from metarun.command.exits import FAILED, MISTAKE, fail
 from metarun.command.files import must_be_writable, write
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 from metarun.text import one_line
 
 HELP = """
@@ -51,15 +51,12 @@ def read(arguments: list[str]) -> tuple[list[Path], dict[str, Path]]:
     """The runs' paths, and the file of each option."""
     files: dict[str, Path] = {}
     paths: list[Path] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name = argument.partition("=")[0]
+    for argument, name, value_of in each_word(arguments):
         if name not in (OUT, CSV, MARKDOWN):
             if argument.startswith("-"):
                 fail(f"report {argument}: no such option; allowed: {OUT} FILE, {CSV} FILE, {MARKDOWN} FILE", MISTAKE)
             paths.append(Path(argument))
-        elif value := value_of(argument, rest):
+        elif value := value_of():
             files[name] = must_be_writable("report", name, Path(value))
         else:
             fail(f"report {name}: names no file; give one: metarun report RUN {name} FILE", MISTAKE)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from metarun.command.exits import MISTAKE, fail
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 
 HELP = """
 metarun serve RUN [--port N] [--no-open]
@@ -61,14 +61,11 @@ def read(arguments: list[str]) -> tuple[str, int | None, bool]:
     """The run, the port if one is given, and whether a browser opens the page."""
     runs: list[str] = []
     port, opens = None, True
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name = argument.partition("=")[0]
+    for argument, name, value_of in each_word(arguments):
         if argument == "--no-open":
             opens = False
         elif name == "--port":
-            value = value_of(argument, rest)
+            value = value_of()
             if not (value.isascii() and value.isdecimal() and len(value) < 6 and int(value) < 2**16):
                 fail(f"serve --port {value}: must be an integer from 0 to 65535", MISTAKE)
             port = int(value)

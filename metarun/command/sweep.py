@@ -5,7 +5,7 @@ from pathlib import Path
 
 from metarun.command.exits import MISTAKE, fail
 from metarun.command.files import must_be_writable, write
-from metarun.command.words import value_of
+from metarun.command.words import each_word
 
 HELP = """
 metarun sweep DIR [--json FILE]
@@ -47,12 +47,9 @@ def read(arguments: list[str]) -> tuple[Path, Path | None]:
     """The sweep's directory, and the file for all of it. Ends the program over a mistake."""
     directories: list[Path] = []
     file: Path | None = None
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        name = argument.partition("=")[0]
+    for argument, name, value_of in each_word(arguments):
         if name == JSON:
-            if not (value := value_of(argument, rest)):
+            if not (value := value_of()):
                 fail(f"sweep {JSON}: wants a file", MISTAKE)
             file = must_be_writable("sweep", JSON, Path(value))
         elif argument.startswith("-"):

@@ -1,12 +1,23 @@
 """The words of a command line."""
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-def value_of(argument: str, rest: list[str]) -> str:
-    """What an option is given: after its equals sign, or by the next word, which is then taken off the `rest`.
 
-    Nothing where it is given nothing: another option is no value.
+def each_word(arguments: Sequence[str]) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """Each word, its name, which is what stands before an equals sign, and what tells the value of an option.
+
+    That stands after the equals sign, or it is the next word, which then comes no more. It is empty where there is
+    none: another option is no value.
     """
-    _, equals, value = argument.partition("=")
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        yield word, word.partition("=")[0], partial(value_of, word, rest)
+
+
+def value_of(word: str, rest: list[str]) -> str:
+    _, equals, value = word.partition("=")
     if equals:
         return value
     return rest.pop(0) if rest and not rest[0].startswith("--") else ""
