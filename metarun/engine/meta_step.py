@@ -119,24 +119,19 @@ def make_meta_steps(
             every = jax.lax.all_gather(jax.lax.map(scores, mine).reshape(-1), "tasks", tiled=True)
             return chosen(selection, meta_batch, every[: selection.candidates], state.step)
 
-        def chunk_grad(state: State, indices: Array) -> tuple[PyTree, Metrics]:
-            episodes, k_adapts = drawn(state, indices)
+        def meta_grad(state: State, episodes: Episode, k_adapts: Key) -> tuple[PyTree, Metrics]:
             with differentiated(how):
                 return own.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
         def chunk_of_clipped(state: State, private: Private, clip: float, indices: Array) -> tuple[PyTree, ...]:
             k_episodes, k_adapts, users, counts = task_keys(private, k_train, state.step, indices, meta_batch)
 
-            def meta_grad(episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
-                with differentiated(how):
-                    return own.meta_grad(net, state.params, episodes, keys, state.step)
-
             def means() -> tuple[PyTree, ...]:
                 def of_user(i: Array, user: Array, key: Key) -> Episode:
                     return episode_of(private, tasks, at(data, state.step, i), user, key)
 
                 episodes = jax.vmap(of_user)(indices, users, k_episodes)
-                return clipped_each(meta_grad, episodes, k_adapts, counts, clip)
+                return clipped_each(partial(meta_grad, state), episodes, k_adapts, counts, clip)
 
             return only_if(counts.any(), means)  # of users there may be fewer than tasks: those that count come first
 
@@ -165,7 +160,7 @@ def make_meta_steps(
                 with differentiated(how):
                     grads, metrics, for_outer["problem"] = seen(state, outer, chunks, first)
             elif private is None or private.clip is None:
-                grads, metrics = jax.lax.pmean(mean_over(lambda indices: chunk_grad(state, indices), chunks), "tasks")
+                grads, metrics = jax.lax.pmean(mean_over(lambda i: meta_grad(state, *drawn(state, i)), chunks), "tasks")
             else:
                 of_chunk = partial(chunk_of_clipped, state, private, private.clip)
                 means = jax.lax.pmean(mean_over(of_chunk, chunks), "tasks")
