@@ -67,11 +67,6 @@ def read(paths: Iterable[Path]) -> list[SavedRun]:
     return sorted(runs, key=lambda run: IN_ORDER.index(run.status))
 
 
-def damaged(runs: Iterable[SavedRun]) -> list[str]:
-    """A line for each run that cannot be read: its path, and why."""
-    return [one_line(f"{run.path}: damaged: {run.why}") for run in runs if run.status == "damaged"]
-
-
 def read_one(path: Path, name: str) -> SavedRun:
     missing: list[str] = []
 

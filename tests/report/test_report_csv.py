@@ -90,10 +90,8 @@ def test_runs_of_which_none_can_be_read_are_each_named_with_why(two_runs, tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_bytes(b"\xff\xfe" if name in "ab" else b"x: [")
     found = runs.read(paths.find([tmp_path]))
-    said = runs.damaged(found)
-    assert [line.partition(":")[0] for line in said] == [str((tmp_path / name).resolve()) for name in "abcdef"]
-    assert all(": damaged: config.yaml cannot be read (" in line and "\n" not in line for line in said)
-    assert [run.status for run in found] == ["damaged"] * 6
+    assert [(run.path, run.status) for run in found] == [((tmp_path / name).resolve(), "damaged") for name in "abcdef"]
+    assert all(run.why.startswith("config.yaml cannot be read (") and "\n" not in run.why for run in found)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         report.main(["a", "b", "c", "d", "e", "f", "--out", "o.html", "--csv", "o.csv", "--markdown", "o.md"])

@@ -12,6 +12,7 @@ from metarun.config.domains import complete
 from metarun.config.run import Run, build_run
 from metarun.core import ConfigError
 from metarun.engine.compiled import signature_of
+from metarun.engine.send import to_be_placed
 from metarun.run import begin, domains, train
 from metarun.run.loop import Loop
 
@@ -73,7 +74,7 @@ def test_what_is_selected_by_stays_the_runs_own(tmp_path, monkeypatch):
 def test_a_program_compiled_ahead_is_the_one_that_the_placed_data_call():
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("tasks",))
     data = {"x": np.arange(6, dtype=np.int64).reshape(2, 3), "n": np.float32(2), "y": jax.numpy.ones(3)}
-    there, ahead = engine.placed(data, mesh), engine.to_be_placed(data, mesh)
+    there, ahead = engine.placed(data, mesh), to_be_placed(data, mesh)
     assert signature_of((ahead,)) == signature_of((there,))
     made = jax.jit(lambda data: data["x"].sum() * data["n"]).lower(ahead).compile()
     assert float(made(there)) == 30
