@@ -6,7 +6,7 @@ what was seen before. The classes of an episode have a new random order, so labe
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -39,6 +39,12 @@ class Reader(NamedTuple):
     code: Code
 
 
+class Reads(Protocol):
+    """A learner that reads episodes: `init`, `adapt`, `predict`, `meta_grad` and `measure` here are its methods."""
+
+    def reader(self) -> Reader: ...
+
+
 class Memory(NamedTuple):
     """What a reader knows after a support set."""
 
@@ -64,16 +70,18 @@ def check(learner: object, label_width: int, tasks: Tasks, code: Code = "one_hot
         )
 
 
-def init(reader: Reader, net: Net, key: Key, x: Array) -> PyTree:
+def init(self: Reads, net: Net, key: Key, x: Array) -> PyTree:
     """{"encoder": the model's parameters, "cell": the reader's}."""
+    reader = self.reader()
     k_encoder, k_cell = jax.random.split(key)
     encoder = net.init(k_encoder, x)
     width = jax.eval_shape(net.features, encoder, x).shape[1]
     return {"encoder": encoder, "cell": reader.init(k_cell, width + reader.label_width)}
 
 
-def adapt(reader: Reader, net: Net, params: PyTree, support: Batch, key: Key) -> Memory:
+def adapt(self: Reads, net: Net, params: PyTree, support: Batch, key: Key) -> Memory:
     """The reader's memory after the support set, read in a random order."""
+    reader = self.reader()
     key, strings = named(reader, key, net.n_out)
     carry, _, label = read(reader, net, params, shuffled(support, key), strings)
     return Memory(params, carry, label, strings)
@@ -87,8 +95,9 @@ def named(reader: Reader, key: Key, ways: int) -> tuple[Key, Array | None]:
     return key, label_codes.drawn(k_strings, ways)
 
 
-def predict(reader: Reader, net: Net, memory: Memory, x: Array) -> Array:
+def predict(self: Reads, net: Net, memory: Memory, x: Array) -> Array:
     """x (n, ...) -> logits (n, net.n_out): each query is one more step from the memory, and leaves no trace in it."""
+    reader = self.reader()
     z = embed(net, memory.params["encoder"], x, reader.standardise)
 
     def one(z: Array) -> Array:
@@ -98,11 +107,14 @@ def predict(reader: Reader, net: Net, memory: Memory, x: Array) -> Array:
     return outputs[:, : net.n_out] if memory.strings is None else label_codes.log_probabilities(outputs, memory.strings)
 
 
-def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys: Key) -> tuple[PyTree, Metrics]:
+def meta_grad(
+    self: Reads, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array
+) -> tuple[PyTree, Metrics]:
     """The gradient of the loss at every step of the sequences, and metrics: means over tasks.
 
     The sequences go side by side through ONE scan, in whose products their rows stand together.
     """
+    reader = self.reader()
     sequence = partial(drawn, ways=net.n_out) if reader.labels == "iid" else whole
     keys, strings = jax.vmap(partial(named, reader, ways=net.n_out))(keys)
     x, y = jax.vmap(sequence)(episodes, keys)
@@ -118,8 +130,9 @@ def meta_grad(reader: Reader, net: Net, params: PyTree, episodes: Episode, keys:
     return jax.grad(mean_loss, has_aux=True)(params)
 
 
-def measure(reader: Reader, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
+def measure(self: Reads, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
     """Accuracy by instance over the whole episode as one sequence, as the paper reports it."""
+    reader = self.reader()
     key, strings = named(reader, key, net.n_out)
     batch = whole(episode, key)
     outputs = read(reader, net, params, batch, strings)[1]

@@ -8,21 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from metarun import sequence
-from metarun.core import (
-    Array,
-    Batch,
-    ConfigError,
-    Count,
-    Episode,
-    Key,
-    Metrics,
-    Net,
-    NonNegative,
-    Positive,
-    PyTree,
-    Share,
-    Tasks,
-)
+from metarun.core import Array, ConfigError, Count, Key, NonNegative, Positive, PyTree, Share, Tasks
 from metarun.label_codes import Code
 
 
@@ -159,17 +145,5 @@ class MANN:
         read = read_weights @ memory  # eq. 4
         return Carry(carry.lstm, memory, usage, read_weights, read.reshape(*read.shape[:-2], -1))
 
-    def init(self, net: Net, key: Key, x: Array) -> PyTree:
-        return sequence.init(self.reader(), net, key, x)
-
-    def adapt(self, net: Net, params: PyTree, support: Batch, key: Key) -> PyTree:
-        return sequence.adapt(self.reader(), net, params, support, key)
-
-    def predict(self, net: Net, fast: PyTree, x: Array) -> Array:
-        return sequence.predict(self.reader(), net, fast, x)
-
-    def meta_grad(self, net: Net, params: PyTree, episodes: Episode, keys: Key, step: Array) -> tuple[PyTree, Metrics]:
-        return sequence.meta_grad(self.reader(), net, params, episodes, keys)
-
-    def measure(self, net: Net, params: PyTree, episode: Episode, key: Key) -> Metrics:
-        return sequence.measure(self.reader(), net, params, episode, key)
+    init, adapt, predict = sequence.init, sequence.adapt, sequence.predict
+    meta_grad, measure = sequence.meta_grad, sequence.measure
