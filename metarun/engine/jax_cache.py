@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from filelock import FileLock
 
-from metarun.engine.compiled import cpu_features
+from metarun.engine.executables import cpu_features
 from metarun.files import cache_dir
 
 MOST_COMPILED_BYTES = 2**31

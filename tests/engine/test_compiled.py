@@ -19,8 +19,9 @@ from support import GIVEN, on_blobs, run_of
 from metarun import engine
 from metarun.config import choices
 from metarun.config.run import build_run
-from metarun.engine import compiled
-from metarun.engine.compiled import Indescribable, Program, description, keep, load
+from metarun.engine import compiled, executables
+from metarun.engine.compiled import Indescribable, Program, description
+from metarun.engine.executables import keep, load
 from metarun.engine.program import programs
 
 
@@ -113,10 +114,10 @@ def test_another_code_is_another_executable(tmp_path, monkeypatch):
     found = []
     for code in ("a = 1", "a = 2", "a = 1"):
         file.write_text(code)
-        monkeypatch.setattr(compiled.metarun, "__file__", str(file))
-        compiled.surroundings.cache_clear()
-        found.append(compiled.surroundings())
-    compiled.surroundings.cache_clear()
+        monkeypatch.setattr(executables.metarun, "__file__", str(file))
+        executables.surroundings.cache_clear()
+        found.append(executables.surroundings())
+    executables.surroundings.cache_clear()
     assert found[0] == found[2] != found[1]
 
 
@@ -248,7 +249,7 @@ def test_what_was_not_used_for_longest_goes_first(cache, counted, monkeypatch):
         newest = max(cache.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         time.sleep(0.02)
     size = newest.stat().st_size
-    monkeypatch.setattr(compiled, "MOST_BYTES", 2.5 * size)
+    monkeypatch.setattr(executables, "MOST_BYTES", 2.5 * size)
     program, _ = counted("test 3")
     executable = program.executable(jnp.ones(3), {"y": np.float32(1)})
     assert len(list(cache.iterdir())) == 2
