@@ -26,10 +26,9 @@ from metarun.run.log import MetricsFile, open_log
 from metarun.run.loggers import Trackers, without_key
 from metarun.run.no_checkpoints import NoCheckpoints
 from metarun.run.provenance import gone_on, of_two_precisions
-from metarun.run.series import newest_in
 from metarun.run.status import Status
 from metarun.run.stop import Stop
-from metarun.run.transfer import Transfer, no_run, start_from
+from metarun.run.transfer import Transfer, must_have_a_source, source_of
 from metarun.run.watch import Watch
 
 log = logging.getLogger("metarun")
@@ -86,7 +85,7 @@ def begin(run: Run, stop: Stop, watch: Watch, status: Status, clock: Clock) -> B
     Raises ConfigError and DataError, before there is anything of the run but for checkpoints that are damaged.
     """
     directory = Path(run.info.dir)
-    must_have_a_source(run, directory)
+    must_have_a_source(run)
     status.at("loading the data")
     loaded = load(run)
     mesh = run.hardware.set_up(run.train.meta_batch)
@@ -175,27 +174,6 @@ def tracked(run: Run, command: str, step: int) -> Tracked:
     directory, name, tags = Path(run.info.dir), run.info.name, run.info.tags
     settings, sweep = display.of_this_job() if run.settings is None else (run.settings, run.sweep)
     return Tracked(directory, run.config, name, tags, run.tasks.metric, command, step, settings, sweep)
-
-
-def must_have_a_source(run: Run, directory: Path) -> None:
-    """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
-    source = begins_from(run, directory)
-    if source is not None and not (source / "checkpoints").is_dir():
-        raise no_run(source)
-
-
-def begins_from(run: Run, directory: Path) -> Path | None:
-    """The run whose parameters this one starts from: by the process that hands them out, and with nothing saved."""
-    begins = engine.hosts.is_first() and newest_in(directory / "checkpoints" / "last") is None
-    return Path(run.train.init_from) if run.train.init_from is not None and begins else None
-
-
-def source_of(run: Run, mesh: Mesh, train: PyTree) -> Transfer | None:
-    """What the run takes of another's parameters, if it begins from one. Raises ConfigError and DataError."""
-    source = begins_from(run, Path(run.info.dir))
-    if source is None:
-        return None
-    return start_from(run.learner, engine.shapes_of_first_state(run.shape, mesh, train, run.numbers).params, source)
 
 
 def load(run: Run) -> Loaded:

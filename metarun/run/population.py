@@ -34,6 +34,7 @@ from metarun.run.nonfinite import NotFinite
 from metarun.run.status import AGAIN, Status
 from metarun.run.stop import Interrupted, Stop, Stopping, stop_on_signals
 from metarun.run.train import NotWritten, write
+from metarun.run.transfer import must_have_a_source, source_of
 from metarun.run.watch import Watch, watched
 from metarun.text import first_line
 
@@ -68,11 +69,11 @@ class Population:
         """
         self.stop, self.watch, self.status, self.first = stop, watch, status, runs[0]
         for run in runs:
-            beginning.must_have_a_source(run, Path(run.info.dir))
+            must_have_a_source(run)
         status.at("loading the data")
         loaded = beginning.load(self.first)
         mesh = self.first.hardware.set_up(self.first.train.meta_batch)
-        sources = [beginning.source_of(run, mesh, loaded.data["train"]) for run in runs]
+        sources = [source_of(run, mesh, loaded.data["train"]) for run in runs]
         open_log(directory, *(Path(run.info.dir) for run in runs))
         status.opened()
         opened = [

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from metarun import engine
 from metarun.config.learned import learner_of
+from metarun.config.run import Run
 from metarun.core import ConfigError, Holding, Learner, PyTree
 from metarun.run.restored import saved, stored
+from metarun.run.series import newest_in
 
 
 class Transfer(NamedTuple):
@@ -39,6 +43,27 @@ def by_layer(paths: Iterable[str]) -> str:
     return ", ".join(f"{layer} ({names})" if layer else names for layer, names in told)
 
 
+def must_have_a_source(run: Run) -> None:
+    """Raises ConfigError if the run is to begin from another that is not there, before there is anything of it."""
+    source = begins_from(run)
+    if source is not None and not (source / "checkpoints").is_dir():
+        raise ConfigError("train.init_from", source, "holds no run with saved parameters; give a run's directory")
+
+
+def begins_from(run: Run) -> Path | None:
+    """The run whose parameters this one starts from: by the process that hands them out, and with nothing saved."""
+    begins = engine.hosts.is_first() and newest_in(Path(run.info.dir) / "checkpoints" / "last") is None
+    return Path(run.train.init_from) if run.train.init_from is not None and begins else None
+
+
+def source_of(run: Run, mesh: Mesh, train: PyTree) -> Transfer | None:
+    """What the run takes of another's parameters, if it begins from one. Raises ConfigError and DataError."""
+    source = begins_from(run)
+    if source is None:
+        return None
+    return start_from(run.learner, engine.shapes_of_first_state(run.shape, mesh, train, run.numbers).params, source)
+
+
 def start_from(learner: Learner, params: PyTree, directory: Path) -> Transfer:
     """The learner's `params`, or their shapes, with what the run in `directory` has of them.
 
@@ -60,10 +85,6 @@ def start_from(learner: Learner, params: PyTree, directory: Path) -> Transfer:
             "train.init_from", directory, f"has nothing that agrees in name and shape; needed: {have}; there: {had}"
         )
     return found
-
-
-def no_run(directory: Path) -> ConfigError:
-    return ConfigError("train.init_from", directory, "holds no run with saved parameters; give a run's directory")
 
 
 def network_of(learner: Learner) -> str:

@@ -10,7 +10,7 @@ from metarun import engine
 from metarun.core import ConfigError, DataError
 from metarun.engine.net import make_net
 from metarun.learned import load
-from metarun.run import begin, train, transfer
+from metarun.run import train, transfer
 from metarun.run.transfer import by_layer, match, network_of, start_from
 
 
@@ -87,10 +87,10 @@ def test_a_start_from_nothing_is_refused_in_one_line(tmp_path, there):
 def test_of_several_processes_the_first_alone_needs_the_source(tmp_path, monkeypatch):
     run = placed(on_blobs(*SMALL, "train.init_from=nowhere"), tmp_path)
     with pytest.raises(ConfigError, match=r"train\.init_from=nowhere"):
-        begin.must_have_a_source(run, tmp_path)
+        transfer.must_have_a_source(run)
     monkeypatch.setattr(engine.hosts, "is_first", lambda: False)
-    begin.must_have_a_source(run, tmp_path)
-    assert begin.source_of(run, None, None) is None
+    transfer.must_have_a_source(run)
+    assert transfer.source_of(run, None, None) is None
 
 
 # What comes of the arrays that nobody waits for any more finds the loop closed.
