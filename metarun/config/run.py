@@ -142,22 +142,7 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         "eval.learner",
         laid_over(config["learner"], known("eval.learner", evaluation.learner, config["learner"])),
     )
-    parts = [("train", tasks, "train.task", train.task)]
-    parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in (*selected_by, evaluation.split)]
-    for shots in evaluation.shots:
-        if not hasattr(eval_tasks, "shots"):
-            raise ConfigError("eval.shots", list(evaluation.shots), "[], as the task has no key shots")
-        parts.append((evaluation.split, with_shots(eval_tasks, shots), "eval", {"shots": shots}))
-    for split, distribution, own, overrides in parts:
-        try:
-            distribution.check(split)
-        except ConfigError as error:
-            # The key to change is the one that set the value: the task's, unless the split has its own.
-            of_its_own = bool(set(error.key.split("+")) & set(overrides))
-            if of_its_own and own == "train.task":
-                whose = "training's own, by your settings or the learner's yaml"
-                error = ConfigError(error.key, error.given, f"{error.allowed}; it is {whose}")
-            raise error.under(own if of_its_own else "task") from None
+    must_give_episodes(tasks, train, eval_tasks, evaluation, selected_by)
     private = among_users(private, tasks, train, hardware)
     must_be_encoded_alike("eval.task", eval_tasks, tasks)
     serving.check(learner, tasks, config)
@@ -197,6 +182,28 @@ def build_run(config: dict[str, Any], selected_by: Collection[str] = ("val",)) -
         info=build("run", config["run"], RunInfo),
         config=config,
     )
+
+
+def must_give_episodes(
+    tasks: Tasks, train: Train, eval_tasks: Tasks, evaluation: Eval, selected_by: Collection[str]
+) -> None:
+    """Raises ConfigError, by the key to change, unless there are episodes to train on, to select by and to test on."""
+    parts = [("train", tasks, "train.task", train.task)]
+    parts += [(split, eval_tasks, "eval.task", evaluation.task) for split in (*selected_by, evaluation.split)]
+    for shots in evaluation.shots:
+        if not hasattr(eval_tasks, "shots"):
+            raise ConfigError("eval.shots", list(evaluation.shots), "[], as the task has no key shots")
+        parts.append((evaluation.split, with_shots(eval_tasks, shots), "eval", {"shots": shots}))
+    for split, distribution, own, overrides in parts:
+        try:
+            distribution.check(split)
+        except ConfigError as error:
+            # The key to change is the one that set the value: the task's, unless the split has its own.
+            of_its_own = bool(set(error.key.split("+")) & set(overrides))
+            if of_its_own and own == "train.task":
+                whose = "training's own, by your settings or the learner's yaml"
+                error = ConfigError(error.key, error.given, f"{error.allowed}; it is {whose}")
+            raise error.under(own if of_its_own else "task") from None
 
 
 def check_kept(kept: tuple[str, ...], optimizer: dict[str, Any], private: engine.Private) -> None:
