@@ -61,14 +61,9 @@ class Gymnax:
     metric = "return"
     described_elsewhere = True  # in another package, or the user's own environment
 
-    check = fits
-    sample = sampled
-    n_classes = acting.n_classes
-    load = acting.load
-    digest = acting.digest
-    collect = acting.collect
-    loss = acting.loss
-    inner_loss = acting.inner_loss
+    check, sample = fits, sampled
+    n_classes, load, digest = acting.n_classes, acting.load, acting.digest
+    collect, loss, inner_loss = acting.collect, acting.loss, acting.inner_loss
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vary", varied(self.env, self.vary))  # a frozen dataclass has to be hashable
@@ -140,15 +135,9 @@ class GymnaxTrials:
     metric = "return"
     described_elsewhere = True
 
-    check = fits
-    sample = sampled
-    n_classes = acting.n_classes
-    load = acting.load
-    digest = acting.digest
-    collect = acting.collect
-    loss = acting.loss
-    inner_loss = acting.inner_loss
-    by_step = acting.by_step
+    check, sample = fits, sampled
+    n_classes, load, digest = acting.n_classes, acting.load, acting.digest
+    collect, loss, inner_loss, by_step = acting.collect, acting.loss, acting.inner_loss, acting.by_step
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vary", varied(self.env, self.vary))
@@ -171,9 +160,7 @@ class GymnaxTrials:
     def horizon(self) -> int:
         return self.steps * self.episodes
 
-    @property
-    def trial(self) -> int:
-        return self.horizon
+    trial = horizon
 
     def reset(self, goal: PyTree, key: Key) -> Now:
         zero, nothing = jnp.zeros((), jnp.int32), jnp.zeros(())

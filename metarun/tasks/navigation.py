@@ -30,12 +30,8 @@ class Navigation:
     metric = "return"
     policy = GAUSSIAN
 
-    n_classes = acting.n_classes
-    load = acting.load
-    digest = acting.digest
-    collect = acting.collect
-    loss = acting.loss
-    inner_loss = acting.inner_loss
+    n_classes, load, digest = acting.n_classes, acting.load, acting.digest
+    collect, loss, inner_loss = acting.collect, acting.loss, acting.inner_loss
 
     def check(self, split: str) -> None:
         """Every split draws from the same square of goals."""

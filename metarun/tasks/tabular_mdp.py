@@ -45,13 +45,8 @@ class TabularMDP:
     metric = "return"
     policy = CATEGORICAL
 
-    n_classes = acting.n_classes
-    load = acting.load
-    digest = acting.digest
-    collect = acting.collect
-    loss = acting.loss
-    inner_loss = acting.inner_loss
-    by_step = acting.by_step
+    n_classes, load, digest = acting.n_classes, acting.load, acting.digest
+    collect, loss, inner_loss, by_step = acting.collect, acting.loss, acting.inner_loss, acting.by_step
 
     @property
     def n_out(self) -> int:
@@ -61,9 +56,7 @@ class TabularMDP:
     def horizon(self) -> int:
         return self.steps * self.episodes
 
-    @property
-    def trial(self) -> int:
-        return self.horizon
+    trial = horizon
 
     def check(self, split: str) -> None:
         """Every split draws from the same tables."""
