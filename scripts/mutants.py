@@ -33,6 +33,7 @@ LIST = ROOT / "scripts" / "mutants.toml"
 PAGE = ROOT / "docs" / "mutants.md"
 COPIED = ("conf", "docs", "metarun", "scripts", "tests", "pyproject.toml")
 SECONDS = 300  # for the tests of one mutant
+NO_PROGRAM = ("E   NameError:", "E   UnboundLocalError:")  # which any test would notice
 
 Verdict = Literal["killed", "killed by the clock", "survived", "changes nothing", "broken"]
 
@@ -138,9 +139,9 @@ def tried(mutant: Mutant, root: Path, pytest: Pytest, seconds: float = SECONDS) 
         return Tried("killed by the clock", said)
     if code == 0:
         return Tried("changes nothing" if mutant.equivalent else "survived", said)
-    if code == 1 and mutant.equivalent is None:
+    if code == 1 and mutant.equivalent is None and not any(error in said for error in NO_PROGRAM):
         return Tried("killed", said)
-    return Tried("broken", said)  # nothing was collected, or it was said to change nothing
+    return Tried("broken", said)  # nothing was collected, it was said to change nothing, or what it names is not there
 
 
 def copied(folder: Path) -> Path:

@@ -43,6 +43,7 @@ def tree(tmp_path) -> Path:
         ("x**2", None, "survived"),
         ("x * 2", "the product of two numbers knows no order", "changes nothing"),
         ("3 * x", "wrongly said", "broken"),
+        ("y * 2", None, "broken"),  # there is no y
         ("__import__('time').sleep(60)", None, "killed by the clock"),
         ("2 * x\n\n\nimport nowhere", None, "broken"),  # nothing is collected: the tests have noticed nothing
     ],
