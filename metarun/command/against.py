@@ -42,15 +42,17 @@ def main(commit: str, settings: list[str], most: int) -> None:
 
 @contextmanager
 def all_as_ctrl_c() -> Iterator[None]:
-    """Signals that would end the program at once end it as Ctrl-C does: what is checked out is removed then, too."""
+    """Signals that would end the program at once raise KeyboardInterrupt: what is checked out is removed then, too."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    told = signal.set_wakeup_fd(-1)  # the thread that would end the program: metarun.run.stop
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
+        signal.set_wakeup_fd(told)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -26,19 +26,13 @@ def is_of_standard_output(error: OSError) -> bool:
 
 @contextmanager
 def in_one_line(verb: str = "") -> Iterator[None]:
-    """What is wrong with a setting or with data ends the program, and so does a signal, each in one line.
+    """What is wrong with a setting or with data ends the program in one line."""
+    from metarun.core import ConfigError, DataError
 
-    Signals are heard by a thread: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
-    """
-    from metarun.run.stop import leave_on_signals
-
-    with leave_on_signals():
-        from metarun.core import ConfigError, DataError
-
-        of = f"{verb}: " if verb else ""
-        try:
-            yield
-        except ConfigError as error:
-            fail(f"{of}{error}", MISTAKE)
-        except DataError as error:
-            fail(f"{of}{error}", FAILED)
+    of = f"{verb}: " if verb else ""
+    try:
+        yield
+    except ConfigError as error:
+        fail(f"{of}{error}", MISTAKE)
+    except DataError as error:
+        fail(f"{of}{error}", FAILED)

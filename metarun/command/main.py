@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,7 +40,7 @@ def main() -> None:
         if not is_of_standard_output(error):
             raise
         lost = error
-    except KeyboardInterrupt:  # by either signal; a run at work hears of them otherwise: metarun.run.stop
+    except KeyboardInterrupt:  # by either signal, before a command hears of them, or of bench --against
         stderr.say("metarun: stopped\n")
         code = STOPPED
     if lost := lost or not_told():
@@ -95,14 +96,26 @@ def obey(arguments: list[str]) -> None:
     elif is_gone():
         fail("the directory that this command was given in is there no more; go to another: cd", MISTAKE)
     elif first in VERBS:
-        verb(first).main(arguments[1:])
+        heard(verb(first).main, arguments[1:])
     elif re.fullmatch(r"[a-z]+", first):
         no_such_command(first)
     elif late := next((word for word in arguments if word in VERBS), ""):
         rest = shlex.join(word for word in arguments if word != late)
         fail(f"{late}: a command comes first: metarun {late} {rest}", MISTAKE)
     else:
-        verb("train").main(arguments)
+        heard(verb("train").main, arguments)
+
+
+def heard(main: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """A command, which a signal ends at once: by a thread that hears it.
+
+    What a KeyboardInterrupt would become in the middle of an import nobody knows; and one that comes in a callback of
+    jax's is told of and goes no further.
+    """
+    from metarun.run.stop import leave_on_signals
+
+    with leave_on_signals():
+        main(arguments)
 
 
 def is_gone() -> bool:

@@ -31,7 +31,6 @@ def main(arguments: list[str]) -> None:
     run, port, opens = read(arguments)
     from metarun.run.stop import leave_on_signals
 
-    # By a thread that hears them: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
     with leave_on_signals(end):
         try:
             from metarun import serve

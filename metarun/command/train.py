@@ -33,9 +33,7 @@ def main(arguments: list[str]) -> None:
         command = gone_on_with(command)
     options.must_be_settings(command)
     stop_without_parent()
-    # By a thread that hears them: a KeyboardInterrupt may come in a callback of jax's, which tells of it and goes on.
-    with leave_on_signals():
-        compose_and_run(command)
+    compose_and_run(command)
 
 
 def gone_on_with(command: options.Command) -> options.Command:

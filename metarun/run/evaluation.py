@@ -27,7 +27,6 @@ from metarun.run.purpose import Purpose
 from metarun.run.restored import saved, stored
 from metarun.run.separation import Part
 from metarun.run.status import Status
-from metarun.run.stop import leave_on_signals
 from metarun.run.terminal import console, say
 
 
@@ -59,13 +58,12 @@ class Evaluated(NamedTuple):
 
 @contextmanager
 def on_terminal(errors: bool) -> Iterator[None]:
-    """What is told goes to the terminal, by standard error if `errors`; Ctrl-C ends the process at once."""
+    """What is told goes to the terminal, by standard error if `errors`."""
     log_on_terminal(errors)
-    with leave_on_signals():
-        try:
-            yield
-        finally:
-            console.stderr = False
+    try:
+        yield
+    finally:
+        console.stderr = False
 
 
 def evaluate(

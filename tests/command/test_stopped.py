@@ -197,26 +197,34 @@ def test_stopped_at_random_beside_spinning_processes(drawings, tmp_path, verb):
     print(f"{verb}: {dict(ends)}")
 
 
-def test_a_signal_that_comes_in_a_callback_of_the_garbage_collector_is_not_lost(tmp_path):
-    """jax has such a callback; what is raised there is told of and goes no further."""
-    program = """
+SIGNALLED_IN_A_CALLBACK = """
 import gc, signal, sys, time
-from metarun.command import train
+from metarun.command.main import main
 
 def signalled(*_):
     gc.callbacks.remove(signalled)
     signal.raise_signal(signal.SIGINT)
 
-def composed(command):
-    gc.callbacks.append(signalled)
-    gc.collect()
-    time.sleep(20)
-    print("went on")
+class Signalled:
+    def find_spec(self, name, *_):
+        if name == "jax":
+            gc.callbacks.append(signalled)
+            gc.collect()
+            time.sleep(20)
+            print("went on")
 
-train.compose_and_run = composed
-train.main(["task=sinusoid"])
+sys.meta_path.insert(0, Signalled())
+main()
 """
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (75, "", "metarun: stopped\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["task=sinusoid", "-m task=sinusoid", "data sinusoid", "eval a", "report a", "sweep a", "bench task=sinusoid"],
+)
+def test_a_signal_that_comes_in_a_callback_of_the_garbage_collector_is_not_lost(tmp_path, words):
+    """jax has such a callback; what is raised there is told of and goes no further."""
+    command = [sys.executable, "-P", "-c", SIGNALLED_IN_A_CALLBACK, *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, STOPPED)
+    assert "went on" not in done.stdout
