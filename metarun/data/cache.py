@@ -28,7 +28,7 @@ def cached(name: str, make: Callable[[Path], Arrays], is_whole: Callable[[Arrays
     if (found := read(place)) is not None and is_whole(found):
         return found
     remove_left(place)
-    partial = place.with_name(f"{beginning(place)}{os.getpid()}.partial")
+    partial = beside(place)
     try:
         partial.mkdir(parents=True)
     except OSError:
@@ -52,8 +52,13 @@ def cached(name: str, make: Callable[[Path], Arrays], is_whole: Callable[[Arrays
 
 
 def beginning(place: Path) -> str:
-    """Of the names under which processes of this machine fill the folder that becomes `place`; theirs follow."""
+    """Of the names under which processes of this machine fill a folder with what becomes `place`; theirs follow."""
     return f".{place.name}.{socket.gethostname()}-"
+
+
+def beside(place: Path) -> Path:
+    """The folder that this process fills."""
+    return place.with_name(f"{beginning(place)}{os.getpid()}.partial")
 
 
 def remove_left(place: Path) -> None:

@@ -1,10 +1,12 @@
 """Data sets that are fetched: once, into the cache directory."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from metarun.core import DataError
+from metarun.data.cache import beside, remove_left
 from metarun.files import cache_dir
 
 Content = TypeVar("Content")
@@ -25,16 +27,21 @@ def download(url: str, name: str, data_dir: str | None) -> Path:
 
     `data_dir` is where the file was looked for before, to be told if it cannot be had.
 
-    A file appears under its own name only once it is complete, so an interrupted download leaves none.
+    A file appears under its own name only once it is complete. What a download leaves that is killed the next removes.
     """
-    import pooch
-
     folder = cache_dir() / name
     target = folder / url.rsplit("/", 1)[1]
+    if target.exists():
+        return target
+    import pooch
+
+    remove_left(target)
+    partial = beside(target)
     pooch.get_logger().setLevel("WARNING")
     try:
         fetch = pooch.HTTPDownloader(progressbar=True, timeout=30)
-        return Path(pooch.retrieve(url, known_hash=None, fname=target.name, path=folder, downloader=fetch))
+        fetched = pooch.retrieve(url, known_hash=None, fname=target.name, path=partial, downloader=fetch)
+        return Path(fetched).replace(target)
     except Exception as error:  # requests, urllib3 and the disk each raise their own
         elsewhere = (
             f"nor in {Path(data_dir) / name}" if data_dir else "and neither data_dir= nor METARUN_DATA_DIR is set"
@@ -43,3 +50,5 @@ def download(url: str, name: str, data_dir: str | None) -> Path:
             f"no {name} data: {target.name} is not in {folder} {elsewhere}, and {url} could not be fetched "
             f"({type(error).__name__}); get it there by hand, or take task=strokes, which needs no data"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

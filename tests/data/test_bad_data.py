@@ -1,6 +1,8 @@
 """Data that cannot be right: bad archives, broken downloads, splits that share what they must not."""
 
 import shutil
+import signal
+import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from support import serve, start
 
 from metarun.core import DataError
+from metarun.data import download
 from metarun.run import separation
 from metarun.run.separation import Part
 from metarun.tasks import omniglot
@@ -115,11 +118,11 @@ def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
     delivered = tmp_path / "images_background.zip"
 
-    def download(url, name, data_dir):
+    def other(url, name, data_dir):
         delivered.write_text("<html>please log in</html>")
         return delivered
 
-    monkeypatch.setattr("metarun.data.fetch.download", download)
+    monkeypatch.setattr("metarun.data.fetch.download", other)
     with pytest.raises(DataError, match=r"is not Omniglot's images_background\.zip"):
         omniglot.load_drawings(None)
     assert not delivered.exists()
@@ -131,6 +134,7 @@ class Mirror:
     def __init__(self, folder: Path) -> None:
         self.how = "well"
         self.asked: list[str] = []
+        self.stalled, self.goes_on = threading.Event(), threading.Event()
         mirror = self
 
         class Server(BaseHTTPRequestHandler):
@@ -142,7 +146,10 @@ class Mirror:
                 self.send_response(404 if mirror.how == "nothing" else 200)
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content[: len(content) // 2] if mirror.how == "half" else content)
+                self.wfile.write(content if mirror.how in ("well", "something else") else content[: len(content) // 2])
+                if mirror.how == "stalls":
+                    mirror.stalled.set()
+                    mirror.goes_on.wait(60)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -194,6 +201,25 @@ def test_after_a_download_that_broke_the_next_try_works(mirror, tmp_path, omnigl
     omniglot.load_drawings(None)  # kept
     assert len(mirror.asked) == asked
     assert not [name for name in files(tmp_path / "cache") if "partial" in name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_of_a_download_that_a_signal_ends_nothing_is_left_after_the_next(mirror, tmp_path, number):
+    mirror.how = "stalls"
+    code = (
+        "import sys; from metarun.data import download; from metarun.run.stop import leave_on_signals\n"
+        "with leave_on_signals():\n download(sys.argv[1], 'omniglot', None)"
+    )
+    url = f"{mirror.url}images_evaluation.zip"
+    process = start(url, cwd=tmp_path, program=("-c", code))
+    assert mirror.stalled.wait(60)
+    process.send_signal(number)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else 75)
+    mirror.how = "well"
+    mirror.goes_on.set()
+    fetched = download(url, "omniglot", None)
+    assert zipfile.is_zipfile(fetched)
+    assert list((tmp_path / "cache" / "omniglot").iterdir()) == [fetched]
 
 
 @pytest.mark.slow
