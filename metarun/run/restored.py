@@ -1,6 +1,7 @@
 """What a run has learned, to be used elsewhere: read, with nothing of the run touched, also while it goes on."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from metarun.files import read_yaml
 from metarun.run.checkpoint import digest, on_host, restore_tree, sign
 from metarun.run.series import newest_in, steps_in
 from metarun.text import first_line
+
+log = logging.getLogger("metarun")
 
 STATES = ("best", "last")
 TRIES = 3  # a run that is at work drops what it has saved before
@@ -33,21 +36,25 @@ def stored(directory: Path) -> dict[str, Any]:
 def saved(config: dict[str, Any], directory: Path, state: Literal["best", "last"]) -> tuple[PyTree, dict[str, Any]]:
     """The parameters (on the host) of the newest whole state that tells of them, and which state that is.
 
-    That is as results.json has it: {"state": "best", "step": ...}. Raises ConfigError where nothing is saved yet,
-    DataError if what is saved is damaged.
+    That is as results.json has it: {"state": "best", "step": ...}. A newer one that is not whole is named. Raises
+    ConfigError where nothing is saved yet, DataError if what is saved is damaged.
     """
     if state not in STATES:
         raise ConfigError("state", state, f"must be one of: {', '.join(STATES)}")
     series = directory / "checkpoints"
-    damaged = ""
     for _ in range(TRIES):
+        damaged = ""
         if not (steps := steps_in(series / "last")):
             raise ConfigError("run", directory, "has saved nothing yet (checkpoints/last is empty); wait, or train it")
         for step in reversed(steps):
             try:
-                return at(config, series, step, state)
+                found = at(config, series, step, state)
             except Exception as error:  # a damaged file may raise anything, and so does one that is dropped meanwhile
                 damaged = damaged or f"{series / 'last' / str(step)} ({first_line(error)})"
+                continue
+            if damaged:
+                log.warning(f"passed over: {damaged}; taken is what was learned by meta-step {step}")
+            return found
     raise DataError(f"{directory} holds no whole checkpoint: {damaged}; restore it from a copy")
 
 

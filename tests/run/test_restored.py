@@ -12,6 +12,7 @@ from metarun.core import ConfigError, DataError
 from metarun.learned import load
 from metarun.run import train
 from metarun.run.checkpoint import Checkpoints
+from metarun.run.restored import log
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +39,21 @@ def test_the_best_state_and_the_last_are_those_that_the_run_had(finished):
     opened.close()
 
 
-def test_a_damaged_state_gives_way_to_the_one_before_it_and_with_none_left_it_is_told(finished, tmp_path):
-    directory = tmp_path / "run"
+def test_a_damaged_state_gives_way_to_the_one_before_it_and_is_named(finished, tmp_path, monkeypatch):
+    directory, told = tmp_path / "run", []
     shutil.copytree(finished[0], directory)
+    monkeypatch.setattr(log, "warning", told.append)
+    assert load(directory, "last").used == {"state": "last", "step": 30}
+    assert told == []
     host = directory / "checkpoints" / "last" / "30" / "host" / "metadata"
     changed(host, lambda content: content.update(seconds=1e9))
     assert load(directory, "last").used == {"state": "last", "step": 20}
+    why = "its digest is not that of its content"
+    newest = directory / "checkpoints" / "last" / "30"
+    assert told == [f"passed over: {newest} ({why}); taken is what was learned by meta-step 20"]
     host = directory / "checkpoints" / "last" / "20" / "host" / "metadata"
     host.write_text(json.dumps({}))
-    with pytest.raises(
-        DataError, match=r"holds no whole checkpoint: .*last/30 \(its digest is not that of its content"
-    ):
+    with pytest.raises(DataError, match=rf"holds no whole checkpoint: .*last/30 \({why}"):
         load(directory, "last")
 
 
