@@ -1,10 +1,13 @@
 """A learner in a directory of its own, apart from the run: learner.json, params.safetensors, and what it adapted to."""
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +92,13 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     Of its old files there are copies, which count (`content_of`) until learner.json, the last one, is the new one.
     """
     if directory.exists():
-        for name, content in old_contents(directory).items():
-            write_atomically(before(directory / name), content)
-        for name, content in contents.items():
-            write_atomically(directory / name, content)
-        for name in (WEIGHTS, SUPPORT):
-            before(directory / name).unlink(missing_ok=True)
+        with only_writer_in(directory):
+            for name, content in old_contents(directory).items():
+                write_atomically(before(directory / name), content)
+            for name, content in contents.items():
+                write_atomically(directory / name, content)
+            for name in (WEIGHTS, SUPPORT):
+                before(directory / name).unlink(missing_ok=True)
         return
     place = directory.resolve()
     partial = place.with_name(f".{place.name}.{os.getpid()}")
@@ -106,6 +110,21 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def only_writer_in(directory: Path) -> Iterator[None]:
+    """Waits for another process that writes a learner there: of two at once the files would be of both.
+
+    The directory itself is locked, so that nothing of it is left there; some file systems lock none.
+    """
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def old_contents(directory: Path) -> dict[str, bytes]:

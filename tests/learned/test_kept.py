@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
+import os
 import re
 import shutil
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -123,6 +126,21 @@ def test_what_is_damaged_is_told_and_never_read(tmp_path):
     (tmp_path / "params.safetensors").unlink()
     with pytest.raises(DataError, match="holds no whole learner"):
         load(tmp_path)
+
+
+def test_of_two_processes_that_keep_a_learner_in_one_directory_the_second_waits(tmp_path):
+    keep(on_blobs_learned("learner=maml"), tmp_path)
+    adapted = on_blobs_learned("learner=maml").adapt(X[:2], [30, 4])
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    second = threading.Thread(target=keep, args=(adapted, tmp_path))
+    second.start()
+    second.join(timeout=0.5)
+    assert second.is_alive()
+    assert "adapted" not in json.loads((tmp_path / "learner.json").read_text())
+    os.close(other)
+    second.join(timeout=20)
+    assert load_adapted(tmp_path).classes.tolist() == [4, 30]
 
 
 @pytest.mark.parametrize("at", range(8))
