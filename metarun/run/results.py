@@ -120,7 +120,15 @@ Row = tuple[str, str, str, str]  # a name, its value, the paper's, a style
 
 
 def tell(found: dict[str, Any], directory: Path) -> None:
-    """The end of a run on the terminal: its figures beside the paper's, where its files are, what to try next."""
+    """The end of a run on the terminal."""
+    table, lines = told_of(found, directory)
+    console.print(table)
+    for name, line in lines.items():
+        say(f"{name:<12}{line}")
+
+
+def told_of(found: dict[str, Any], directory: Path) -> tuple[Table, dict[str, str]]:
+    """A run's figures beside the paper's, and what stands below. Raises over a damaged part."""
     training, paper = found["training"], found.get("paper") or {}
     told = {
         "held-out tasks": f"{found['protocol']['episodes']:,}, for 95 % intervals",
@@ -130,16 +138,13 @@ def tell(found: dict[str, Any], directory: Path) -> None:
     }
     if found.get("privacy"):
         told["privacy"] = in_words(found["privacy"])
-    console.print(table_of(figure_rows(found), told, "paper" if paper else ""))
-
     lines = {"paper": source(paper)} if paper else {}
     lines |= {  # below the table, so that a long path is not broken and can be copied
         "files": str(directory),
         "look at it": f"metarun report {shlex.quote(no_option(directory))}",
         "try next": next_command(found, directory),
     }
-    for name, line in lines.items():
-        say(f"{name:<12}{line}")
+    return table_of(figure_rows(found), told, "paper" if paper else ""), lines
 
 
 def table_of(figures: Iterable[Row], told: Mapping[str, str], beside: str = "") -> Table:

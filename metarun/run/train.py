@@ -84,13 +84,12 @@ def earlier_results(directory: Path) -> dict[str, Any]:
     say(f"{directory} is finished; its figures again:")
     try:
         found = json.loads((directory / "results.json").read_text())
-        if not isinstance(found, dict) or "protocol" not in found:
-            raise ValueError("it is not what a run writes")
+        results.told_of(found, directory)
         return found
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = first_line(error) if isinstance(error, ValueError) else "it is not what a run writes"
         raise DataError(
-            f"{directory / 'results.json'} is damaged ({first_line(error)}); move it away, and the same command tests "
-            f"the run again"
+            f"{directory / 'results.json'} is damaged ({why}); move it away, and the same command tests the run again"
         ) from error
 
 

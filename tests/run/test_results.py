@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from rich.console import Console
 from support import run_of
 
+from metarun.core import DataError
 from metarun.run.figures import episodes_in_short, figure_of
 from metarun.run.results import evaluated_on, figure_rows, table_of, tell
+from metarun.run.train import earlier_results
 
 
 def test_a_regression_has_shots_and_no_ways():
@@ -42,6 +45,19 @@ FOUND: dict[str, Any] = {
 def told(capsys, **found: Any) -> list[str]:
     tell({**FOUND, **found}, Path("runs/1"))
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("part", "damaged"),
+    [('"command"', '"comma.d"'), ('{"minutes": 1.0}', "null"), ("1.0", '"1.0"'), ("20", "")],
+)
+def test_results_of_which_a_part_is_damaged_are_told_in_one_line(tmp_path, part, damaged):
+    whole = json.dumps(FOUND)
+    (tmp_path / "results.json").write_text(whole)
+    assert earlier_results(tmp_path) == FOUND
+    (tmp_path / "results.json").write_text(whole.replace(part, damaged))
+    with pytest.raises(DataError, match=r"results.json is damaged \(.+\); move it away"):
+        earlier_results(tmp_path)
 
 
 def test_names_that_people_gave_are_told_as_they_are(capsys):
