@@ -53,7 +53,7 @@ class Setting(NamedTuple):
 
 def figure(job: Job) -> Figure | None:
     """What a job's test came to; None if it is not finished, or its results cannot be read."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         found = json.loads((job.directory / "results.json").read_text())
         metric = main_metric(found)
         if (tested := figure_of(found, metric)) is not None:
@@ -141,6 +141,13 @@ def tell(sweep: Sweep, console: Console | None = None) -> None:
         if alike[0].validation is not None and alike[0].mean is not None:
             which = f" of those with {metric}" if len(metrics) > 1 else ""
             tell_line(f"the best on validation{which} again: {again(sweep, alike[0].jobs[0])}")
+    shown = {job.number for one in settings for job in one.jobs}
+    unread = [job for job in sweep.jobs if stands[job.number] == "finished" and job.number not in shown]
+    for job in unread[:MOST]:
+        how = f"move it away, and {sweep.going_on} tests the run again"
+        tell_line(f"not in the table, as it cannot be read: {job.directory / 'results.json'}; {how}")
+    if len(unread) > MOST:
+        tell_line(f"and {len(unread) - MOST:,} more that cannot be read")
     not_done: tuple[Stand, ...] = ("running", "stopped", "failed")
     for stand in not_done:
         jobs = [job for job in sweep.jobs if stands[job.number] == stand]

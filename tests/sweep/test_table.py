@@ -277,7 +277,11 @@ def test_what_is_not_finished_is_told_with_why_and_what_to_do(swept, tmp_path):
     assert f"what failed once more: metarun -m run.dir={tmp_path} sweep.retry=true\n" in text
 
 
-def test_results_that_cannot_be_read_are_left_out(swept, tmp_path):
+@pytest.mark.parametrize("content", ['{"test": ', '{"protocol": [], "test": {}}'])
+def test_results_that_cannot_be_read_are_left_out_and_named(swept, tmp_path, content):
     sweep = swept("mse", ("a=1", 3.0), ("a=2", 2.0))
-    (tmp_path / "1" / "results.json").write_text('{"test": ')
+    assert "cannot be read" not in told(sweep)
+    (tmp_path / "1" / "results.json").write_text(content)
     assert [one.own for one in table.gathered(sweep)] == ["a=1"]
+    how = f"move it away, and metarun -m run.dir={tmp_path} tests the run again"
+    assert f"not in the table, as it cannot be read: {tmp_path}/1/results.json; {how}\n" in told(sweep)
