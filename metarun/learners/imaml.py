@@ -66,11 +66,19 @@ class IMAML:
             query = episode.query
             g, metrics = jax.grad(lambda phi: net.loss(self.predict(net, phi, query.x), query.y), has_aux=True)(phi)
             support_grad = jax.grad(inner.support_loss(net, episode.support, "mean"))
+            # The solver's step size is one number for all parameters: they go through it in one type, the widest.
+            widest = jnp.result_type(jnp.float32, *jax.tree.leaves(g))
+            g = jax.tree.map(lambda leaf: leaf.astype(widest), g)
 
             def matrix_product(v: PyTree) -> PyTree:
-                hessian_v = jax.jvp(support_grad, (phi,), (v,))[1]
+                hessian_v = like(v, jax.jvp(support_grad, (phi,), (like(phi, v),))[1])
                 return jax.tree.map(lambda v, hv: v + hv / self.penalty, v, hessian_v)
 
-            return jax.scipy.sparse.linalg.cg(matrix_product, g, maxiter=self.cg_steps)[0], metrics  # eq. 7
+            return like(phi, jax.scipy.sparse.linalg.cg(matrix_product, g, maxiter=self.cg_steps)[0]), metrics  # eq. 7
 
         return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(one_task)(episodes, keys))
+
+
+def like(types: PyTree, tree: PyTree) -> PyTree:
+    """`tree`, each leaf of the type that it has in `types`."""
+    return jax.tree.map(lambda of, leaf: leaf.astype(of.dtype), types, tree)

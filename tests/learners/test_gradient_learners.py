@@ -243,6 +243,14 @@ def test_imaml_on_a_quadratic_is_the_exact_solution():
         np.testing.assert_allclose(grads["layer"]["w"], expected, rtol=1e-8)
 
 
+def test_imaml_solves_for_parameters_of_several_types_together():
+    learner = IMAML(inner_lr=LR, inner_steps=1, inner_optimizer="sgd", penalty=1.0, cg_steps=5)
+    mixed = THETA | {"hidden": jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), THETA["hidden"])}
+    grads = gradient(learner, mixed)[0]
+    assert jax.tree.map(jnp.dtype, grads) == jax.tree.map(jnp.dtype, mixed)
+    close(jax.tree.map(np.float32, grads), gradient(learner, THETA)[0], rtol=0.05, atol=0.01)
+
+
 def test_imaml_memory_does_not_grow_with_the_inner_steps_and_mamls_does():
     def temporary_bytes(learner):
         compiled = jax.jit(lambda p, b, k: learner.meta_grad(NET, p, b, k, 0)).lower(THETA, BATCH, keys()).compile()
