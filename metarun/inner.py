@@ -1,6 +1,7 @@
 """What gradient-based learners share: the inner loop, and the meta-gradient through it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -84,16 +85,36 @@ def fit_head(
     steps: int,
     first_order: bool,
 ) -> PyTree:
-    """`fit` of the model's head alone. A support set that is given passes through the body once."""
+    """`fit` of the model's head alone, by the whole model's loss: of a user's own it need not be the last layer.
+
+    A support set that is given passes through the body once, where nothing else follows the features.
+    """
 
     def whole(head: PyTree, x: Array) -> Array:
         return net.apply({**params, "head": head}, x)
 
-    is_linear = set(params["head"]) == {"kernel", "bias"}
-    if net.collect is given and is_linear:
+    apply: Callable[[PyTree, Array], Array] = whole
+    if net.collect is given and ends_in_its_head(net, params, support.x):
+        apply = linear
         support = Batch(net.features(params, support.x), support.y)
-    apply = linear if net.collect is given and is_linear else whole
     return {**params, "head": fit(net, support, key, reduction, params["head"], update, steps, first_order, apply)}
+
+
+SHAPES = ("broadcast_in_dim", "convert_element_type", "reshape", "slice")  # operations that compute nothing
+
+
+def ends_in_its_head(net: Net, params: PyTree, x: Array) -> bool:
+    """Whether the model's outputs are its head, `linear`, of its features. Traces only.
+
+    It is told by what outputs take beyond features: one product and one sum.
+    """
+
+    def operations(of: Callable[[PyTree, Array], Array]) -> Counter[str]:
+        names = [equation.primitive.name for equation in jax.make_jaxpr(of)(params, x).eqns]
+        return Counter(name for name in names if name not in SHAPES)
+
+    one_layer = Counter(dot_general=1, add=1)
+    return set(params["head"]) == {"kernel", "bias"} and operations(net.apply) == operations(net.features) + one_layer
 
 
 def must_have_head(params: PyTree, learner: str) -> PyTree:

@@ -60,6 +60,31 @@ def test_anil_is_maml_with_everything_frozen_but_the_head(first_order, optimizer
     close(gradient(anil, THETA), gradient(frozen, THETA), rtol=1e-4)
 
 
+@pytest.mark.parametrize("where", ["after", "before"])
+def test_a_head_adapts_by_the_whole_models_loss_where_it_is_not_all_that_follows_the_features(where):
+    def apply(params, x):
+        if where == "after":
+            return 3.0 * NET.apply(params, x)
+        return jnp.square(NET.features(params, x)) @ params["head"]["kernel"] + params["head"]["bias"][None]
+
+    net = NET._replace(apply=apply)
+    support = one_of(BATCH).support
+    frozen = dataclasses.replace(MAML_, freeze=("hidden",))
+    finetune = Finetune(adapts="head", inner_lr=LR, inner_steps=2, inner_optimizer="sgd")
+    expected = jax.jit(lambda params: frozen.adapt(net, params, support, None))(THETA)
+    for learner, params in ((ANIL(LR, 2, "sgd", "mean", first_order=False), THETA), (finetune, {"net": THETA})):
+        found = jax.jit(lambda params, own=learner: own.adapt(net, params, support, None))(params)
+        close(found, expected)
+
+
+@pytest.mark.parametrize("settings", [("mlp",), ("mlp", "model.norm=batch"), ("conv4",), ("conv4_maxpool",)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_support_set_passes_through_the_body_once_where_the_head_is_all_that_follows(settings, precision):
+    run = run_of("learner=anil", *(f"model={settings[0]}", *settings[1:]), f"hardware.precision={precision}")
+    net, x = make_net(run.model, run.tasks, 5), jax.ShapeDtypeStruct((5, 28, 28, 1), np.float32)
+    assert inner.ends_in_its_head(net, jax.eval_shape(net.init, jax.random.key(0), x), x)
+
+
 def test_a_head_of_more_ways_than_the_task_adapts_by_the_tasks_own():
     """Trained with five ways and tested with three: the surplus outputs are no classes of the inner loss."""
     net = classifier(5)._replace(n_out=WAYS)
