@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamShapeError
+from flax.errors import InvalidRngError, ScopeCollectionNotFound, ScopeParamShapeError
 
 from metarun.core import Act, Array, Batch, Collecting, ConfigError, Episode, InTrials, Key, Learner, Net, PyTree, Tasks
 from metarun.engine.gathered import at
@@ -42,7 +42,12 @@ def net_for(
     body = model.clone(n_out=None)
 
     def out(whose: Any, params: PyTree, x: Array) -> Array:
-        y = whose.apply({"params": params}, x)
+        try:
+            y = whose.apply({"params": params}, x)
+        except (InvalidRngError, ScopeCollectionNotFound) as error:
+            needs = "random numbers, as Dropout does" if isinstance(error, InvalidRngError) else "variables of its own"
+            allowed = f"needs {needs}, and models here are functions of their parameters and inputs; leave them out"
+            raise ConfigError("model", type(model).__name__, allowed) from error
         shape = getattr(y, "shape", f"a {type(y).__name__}")
         if len(shape) != 2 or shape[0] != x.shape[0]:  # an exported program's number of queries is not known
             what = "outputs" if whose is model else "features, which it gives where n_out is None,"
@@ -73,9 +78,11 @@ def parameters(model: Any, variables: PyTree) -> PyTree:
         allowed = "keeps running statistics, and models here have no state; use metarun.models.layers.Normalisation"
         raise ConfigError("model", name, allowed)
     for path, leaf in jax.tree.leaves_with_path(params):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ConfigError("model", name, f"has the parameter {where} of {leaf.dtype}; only floats can be learned")
+        if where.count("/") >= len(path):
+            raise ConfigError("model", name, f"has the parameter {where} with a slash in a name; give it another")
     return params
 
 

@@ -269,6 +269,12 @@ class Own(nn.Module):
             x = nn.BatchNorm(use_running_average=False)(x)
         if self.how == "an integer":
             x = x * self.param("shift", lambda key: jnp.int32(3))
+        if self.how == "a slash":
+            x = x * self.param("shift/scale", nn.initializers.ones, ())
+        if self.how == "chance":
+            x = nn.Dropout(0.5, deterministic=False)(x)
+        if self.how == "a count":
+            x = x + self.variable("counts", "seen", lambda: jnp.zeros(())).value
         x = nn.Dense(4)(x)
         if self.n_out is not None:
             x = nn.Dense(self.n_out, name="last" if self.how == "no head" else "head")(x)
@@ -286,6 +292,9 @@ class Own(nn.Module):
             "maml",
             "model=Own: keeps running statistics, and models here have no state; use metarun.models",
         ),
+        ("a slash", "protonet", "model=Own: has the parameter shift/scale with a slash in a name; give it"),
+        ("chance", "maml", "model=Own: needs random numbers, as Dropout does, and models here are functions of"),
+        ("a count", "protonet", "model=Own: needs variables of its own, and models here are functions of"),
         ("an integer", "maml", "model=Own: has the parameter shift of int32; only floats can be learned"),
         ("no head", "anil", "model=(Dense_0, last): needs a last layer named head, which anil adapts"),
         (
