@@ -1,6 +1,7 @@
 """What a learner sees of a model and its tasks, and whether the three fit together."""
 
 import dataclasses
+import inspect
 from functools import lru_cache
 from typing import Any
 
@@ -37,8 +38,9 @@ def net_for(
 ) -> Net:
     """The same without the tasks: their loss, outputs and kind; `n_classes` is for training.
 
-    Its functions raise ConfigError, where they are traced, for a model that is not what `metarun.models` says.
+    It and its functions, where they are traced, raise ConfigError for a model that is not what `metarun.models` says.
     """
+    must_take_inputs_alone(model)
     body = model.clone(n_out=None)
 
     def out(whose: Any, params: PyTree, x: Array) -> Array:
@@ -69,6 +71,17 @@ def net_for(
 def is_transductive(model: Any) -> bool:
     """Whether a model's outputs may depend on what is predicted beside: of one that does not say, they may."""
     return getattr(model, "transductive", True)
+
+
+def must_take_inputs_alone(model: Any) -> None:
+    """Raises ConfigError for a model that is to be called with more, whether it is being trained, say."""
+    _, *others = inspect.signature(model.__call__).parameters.values()
+    needed = [
+        one.name for one in others if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if needed:
+        allowed = f"is called with its inputs alone, and asks for {', '.join(needed)} as well; give that a default"
+        raise ConfigError("model", type(model).__name__, allowed)
 
 
 def parameters(model: Any, variables: PyTree) -> PyTree:

@@ -312,6 +312,16 @@ def test_a_model_that_breaks_its_contract_is_refused_in_a_line_before_training(h
     assert str(refused.value).startswith(said)
 
 
+def test_a_model_that_asks_for_more_than_inputs_is_refused_in_a_line():
+    class Modal(Own):
+        @nn.compact
+        def __call__(self, x, train, scale=1.0, *rest, **more):
+            return super().__call__(scale * x)
+
+    with pytest.raises(ConfigError, match=r"^model=Modal: is called with its inputs alone, and asks for train as"):
+        make_net(Modal("", 5), RUN.tasks, 5)
+
+
 @pytest.mark.parametrize(
     ("task", "dtype", "said"),
     [
