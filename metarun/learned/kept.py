@@ -30,11 +30,12 @@ VERSION = 1  # of this form
 CONFIG = ("learner", "model", "inner", "hardware", "task", "eval", "train", "data_dir")
 
 
-def keep(one: Learned | Adapted, directory: Path) -> None:
+def keep(one: Learned | Adapted, directory: str | Path) -> None:
     """Writes it into a directory that is new, and then there when it is whole, or is empty, or holds such a learner.
 
     Raises ConfigError for a directory of something else, and OSError.
     """
+    directory = Path(directory).expanduser()
     if isinstance(one, Adapted) and not isinstance(one.seed, int):
         raise ConfigError("seed", one.seed, "only a learner adapted by an integer seed can be kept")
     labels = labels_as_json(one.classes) if isinstance(one, Adapted) else {}

@@ -39,7 +39,7 @@ def test_it_is_the_same_learner_and_answers_as_before(name, model, tmp_path):
     assert jax.tree.structure(again.params) == jax.tree.structure(learned.params)
     assert again.purpose == learned.purpose
     adapted = learned.adapt(X[:3], ["b", "a", "c"], seed=5)
-    keep(adapted, tmp_path / "two")
+    keep(adapted, str(tmp_path / "two"))
     other = load_adapted(tmp_path / "two")
     np.testing.assert_array_equal(other.predict_proba(X), adapted.predict_proba(X))
     np.testing.assert_array_equal(other.predict(X), adapted.predict(X))
