@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
-from safetensors import SafetensorError
-from safetensors.numpy import load as arrays_of
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as bytes_of
 
 import metarun
@@ -160,6 +160,20 @@ def weights(params: PyTree) -> bytes:
     """A safetensors file of all that was learned, a name a leaf: `encoder/conv0/kernel`."""
     arrays = {path: np.asarray(leaf, order="C") for path, leaf in flat(params).items() if leaf is not empty_node}
     return bytes_of(arrays, metadata={"metarun": metarun.__version__})
+
+
+TYPES = {
+    **{"BF16": jnp.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64},
+    **{"BOOL": np.bool_, "U8": np.uint8, "I32": np.int32, "U32": np.uint32, "I64": np.int64, "U64": np.uint64},
+}
+
+
+def arrays_of(content: bytes) -> dict[str, np.ndarray]:
+    """What `weights` wrote. The reader of safetensors itself, for numpy, knows no bfloat16."""
+    return {
+        name: np.frombuffer(one["data"], TYPES[one["dtype"]]).reshape(one["shape"])
+        for name, one in deserialize(content)
+    }
 
 
 def is_kept(directory: Path) -> bool:

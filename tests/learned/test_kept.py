@@ -46,6 +46,15 @@ def test_it_is_the_same_learner_and_answers_as_before(name, model, tmp_path):
     assert load(tmp_path / "two").purpose == learned.purpose  # what was adapted can be adapted anew
 
 
+def test_parameters_of_bfloat16_are_kept_as_they_are(tmp_path):
+    learned = learned_of(build_run(on_blobs("learner=protonet")))
+    narrow = dataclasses.replace(learned, params=jax.tree.map(lambda leaf: leaf.astype("bfloat16"), learned.params))
+    keep(narrow, tmp_path / "one")
+    again = load(tmp_path / "one").params
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(again)} == {"bfloat16"}
+    equal(again, narrow.params)
+
+
 @pytest.mark.parametrize("given", [None, 3, b"run", ["run"]])
 def test_what_names_no_directory_is_one_line(given):
     for read in (load, load_adapted):
