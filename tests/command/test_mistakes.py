@@ -352,7 +352,9 @@ def test_an_environment_that_lacks_a_part_of_acting_is_told_which(tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("METARUN_ALLOW", "arms")
     whole = Path(bandits.__file__).read_text()
-    (tmp_path / "arms.py").write_text(whole.replace("    inner_loss = acting.inner_loss\n", ""))
+    lacking = whole.replace(" inner_loss,", "").replace(" acting.inner_loss,", "")
+    assert "inner_loss" not in lacking
+    (tmp_path / "arms.py").write_text(lacking)
     try:
         line = told(capfd, monkeypatch, "task=bandits", "learner=rl2", "task._target_=arms.Bandits", "run.dir=RUN")
         said = "task._target_=arms.Bandits: is no task that collects (metarun.acting has how): it lacks inner_loss"
