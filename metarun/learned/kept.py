@@ -1,6 +1,5 @@
 """A learner in a directory of its own, apart from the run: learner.json, params.safetensors, and what it adapted to."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -13,13 +12,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from filelock import FileLock
 from flax.traverse_util import empty_node, flatten_dict, unflatten_dict
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as bytes_of
 
 import metarun
 from metarun.core import ConfigError, DataError, PyTree
-from metarun.files import WRITING, write_atomically
+from metarun.files import WRITING, cache_dir, write_atomically
 from metarun.learned.learner import Adapted, Learned
 from metarun.run import purpose
 from metarun.text import first_line, one_line
@@ -115,17 +115,18 @@ def fill(directory: Path, contents: dict[str, bytes]) -> None:
 
 @contextmanager
 def only_writer_in(directory: Path) -> Iterator[None]:
-    """Waits for another process that writes a learner there: of two at once the files would be of both.
+    """Waits for another process of this user that writes a learner there: of two at once the files would be of both.
 
-    The directory itself is locked, so that nothing of it is left there; some file systems lock none.
+    The lock is in the cache directory: nothing of it is left beside what was kept. Where none can be, nobody waits.
     """
-    opened = os.open(directory, os.O_RDONLY)
+    lock = FileLock(cache_dir() / "locks" / hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:32])
+    with suppress(OSError, NotImplementedError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     try:
-        with suppress(OSError):
-            fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(opened)
+        lock.release()
 
 
 def old_contents(directory: Path) -> dict[str, bytes]:

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
-import os
 import re
 import shutil
 import threading
@@ -22,7 +20,7 @@ from test_learner import learned_of, on_blobs_learned
 
 from metarun.config.run import build_run
 from metarun.core import ConfigError, DataError
-from metarun.learned import keep, load, load_adapted, weights
+from metarun.learned import keep, kept, load, load_adapted, weights
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
@@ -137,19 +135,20 @@ def test_what_is_damaged_is_told_and_never_read(tmp_path):
         load(tmp_path)
 
 
-def test_of_two_processes_that_keep_a_learner_in_one_directory_the_second_waits(tmp_path):
-    keep(on_blobs_learned("learner=maml"), tmp_path)
+def test_of_two_that_keep_a_learner_in_one_directory_the_second_waits(tmp_path):
+    place, link = tmp_path / "place", tmp_path / "link"
+    keep(on_blobs_learned("learner=maml"), place)
+    link.symlink_to(place)
     adapted = on_blobs_learned("learner=maml").adapt(X[:2], [30, 4])
-    other = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    second = threading.Thread(target=keep, args=(adapted, tmp_path))
-    second.start()
-    second.join(timeout=0.5)
-    assert second.is_alive()
-    assert "adapted" not in json.loads((tmp_path / "learner.json").read_text())
-    os.close(other)
+    second = threading.Thread(target=keep, args=(adapted, link))
+    with kept.only_writer_in(place):
+        second.start()
+        second.join(timeout=0.5)
+        assert second.is_alive()
+        assert "adapted" not in json.loads((place / "learner.json").read_text())
     second.join(timeout=20)
-    assert load_adapted(tmp_path).classes.tolist() == [4, 30]
+    assert load_adapted(place).classes.tolist() == [4, 30]
+    assert {file.name for file in place.iterdir()} == {"learner.json", "params.safetensors", "support.npz"}
 
 
 @pytest.mark.parametrize("at", range(8))
