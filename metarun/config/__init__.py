@@ -1,7 +1,7 @@
 """Yaml and overrides, to checked and frozen objects.
 
-Two doors: this one has what is known before a command is understood, and imports nothing heavy; `metarun.config.run`
-has the checked objects.
+This door has what is known before a command is understood, and imports nothing heavy. The checked objects have doors
+of their own: `metarun.config.run`, `metarun.config.resume` and the other modules but `build`, `conf` and `overrides`.
 """
 
 from metarun.config.conf import GROUPS, MOVED, allowed, choices, conf_dir, describe, flat, nearest, settings_of
