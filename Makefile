@@ -88,7 +88,7 @@ sweeps: $(VENV)/installed-dev ## sweeps killed and started again, by every launc
 scale: $(VENV)/installed-dev ## time by devices, processes, seeds and jobs, and an estimate for 256 devices: docs/scale.md, about 15 minutes on an idle machine
 	$(BIN)/python scripts/measure_scale.py
 
-mutants: $(VENV)/installed-dev ## break metarun in over 200 ways, one at a time: what does no test notice? docs/mutants.md, about 13 minutes
+mutants: $(VENV)/installed-dev ## break metarun in over 500 ways, one at a time: what does no test notice? docs/mutants.md, about half an hour
 	$(BIN)/python scripts/mutants.py
 
 wheel: $(VENV)/installed-dev ## build the wheel and try it in an empty directory
