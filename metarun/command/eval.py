@@ -28,7 +28,7 @@ the run's own end, of the same episodes. Settings are of the test alone:
   eval.shots=[1,5] eval.inner_steps=[0,10] eval.inductive=all
   eval.learner.inner_steps=10      a learner's setting that leaves what was learned as it is
   'eval.tasks={omniglot: {}}'      other data
-  hardware.*, data_dir, inner.mode, inner.unroll, inner.remat
+  hardware.*, data_dir, task.path, inner.mode, inner.unroll, inner.remat
 
 Of several runs there is one table, the best first; runs that differ in nothing but their
 seed are gathered. One that fails is told on standard error, and the others go on.
