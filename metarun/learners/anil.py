@@ -10,7 +10,7 @@ from metarun.core import Array, Batch, CountOrZero, Episode, Key, Metrics, Net, 
 class ANIL:
     """Meta-learns features and a head; the inner loop takes gradient steps on the head alone (section 4, equation 1).
 
-    The same as MAML with the body frozen, but the support set passes through the body once.
+    The same as MAML with the body frozen, but the support set passes through the body once, if the head ends the model.
     """
 
     inner_lr: inner.InnerRate  # alpha, or each step's own, the last one that of all later steps, too

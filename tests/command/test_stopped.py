@@ -1,4 +1,4 @@
-"""adapt, predict, export and serve stopped in the middle: files are whole or not there, and one line says so."""
+"""Commands stopped in the middle, or while they are loaded: files are whole or not there, and one line says so."""
 
 import json
 import os
