@@ -24,7 +24,7 @@ class Purpose(NamedTuple):
 
     shape: tuple[int, ...]  # of one example, as the model sees it
     dtype: str
-    metric: str  # "accuracy" or "mse"
+    metric: str  # "accuracy", "mse" or "return": see core.Tasks
     n_out: int  # ways, or the targets' dimension
     prepares: Any  # what makes such an example of a file, a text or a row: see core.Prepares; None: arrays are given
     data: dict[str, list[str | None]] | None = None  # of the splits it is learned from, digests: see `here`
