@@ -1,4 +1,4 @@
-"""Run by test_engine in a process of its own: one meta-step's parameters on 1, 2 and 8 devices, as npz, to argv[1]."""
+"""Run by test_hardware in a process of its own: parameters on 1, 2 and 8 devices, as npz, to argv[1]."""
 
 import sys
 
