@@ -11,7 +11,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 10.2
-GROUND = ("files", "machine", "core", "text")  # what every wing may use: its arrows would hide the others
+# What every wing may use: its arrows would hide the others.
+GROUND = ("files", "machine", "core", "text", "stderr", "exit_codes")
 INK, PAPER, BAND, RULE, ARROW = "#1b1b1f", "#ffffff", "#e9eef7", "#c4cad6", "#3d5a99"
 
 
