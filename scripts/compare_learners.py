@@ -1,6 +1,6 @@
 """Every learner on Omniglot 5-way 1-shot for the same few minutes: `python scripts/compare_learners.py --minutes 3`.
 
-A short run of each tells how many meta-steps fit into the time; a full one follows. What is finished is skipped, what
+Short runs of each tell how many meta-steps fit into the time; a full one follows. What is finished is skipped, what
 was stopped goes on. The tables, of the runs' results.json, go to docs/results.md between its markers. Learners that
 read an episode as a sequence start from the encoder of the `maml` run. Keep the machine otherwise idle.
 """
@@ -23,6 +23,9 @@ from metarun.run.figures import commit_in_words, show
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 METARUN = str(Path(sys.executable).with_name("metarun"))
 COMMON = ("task=omniglot", "logger=none", "eval.val_episodes=100", "eval.inner_steps=[]")
+PROBE_SECONDS = 20
+# Tasks at once on each of two devices: one, but for sequences, which go side by side. To measure it would take time.
+AT_ONCE, AT_ONCE_OF = 1, {"attention": 8, "lstm": 4, "mann": 4}
 UNTRAINED = ("nearest_neighbour", "scratch")
 # What a small budget needs: a higher learning rate than the default, falling to nothing; fewer tasks a meta-step.
 SETTINGS = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.003", "train.meta_batch=16")
@@ -59,14 +62,23 @@ def compare(learner: str, minutes: float, directory: Path) -> None:
     if learner in FROM_MAML:
         compare("maml", minutes, directory)
         settings = (*settings, f"train.init_from={directory / 'maml'}")
-    probe = directory / f"{learner}-probe"
+    settings = (*settings, f"hardware.task_chunk={AT_ONCE_OF.get(learner, AT_ONCE)}")
     if not (directory / learner / "config.yaml").exists():
-        shutil.rmtree(probe, ignore_errors=True)
-        speed = run(learner, probe, *settings, "train.steps=48", "eval.episodes=4", "train.eval_every=48")["speed"]
-        steps = max(50, int(speed["meta_steps_per_s"] * 60 * minutes) // 50 * 50)
+        steps = max(50, int(speed(learner, directory, settings) * 60 * minutes) // 50 * 50)
         run(learner, directory / learner, *settings, f"train.steps={steps}")
     else:  # stopped before its end: its directory alone goes on with it
         subprocess.run([METARUN, f"run.dir={directory / learner}"], check=True, stdout=subprocess.DEVNULL)
+
+
+def speed(learner: str, directory: Path, settings: tuple[str, ...]) -> float:
+    """Meta-steps a second, of a second short run: beside the first one's meta-steps its evaluation is compiled."""
+    probe, steps = directory / f"{learner}-probe", 48
+    for _ in range(2):
+        shutil.rmtree(probe, ignore_errors=True)
+        found = run(learner, probe, *settings, f"train.steps={steps}", "eval.episodes=4", f"train.eval_every={steps}")
+        per_second = found["speed"]["meta_steps_per_s"]
+        steps = max(steps, int(PROBE_SECONDS * per_second))
+    return per_second
 
 
 def row(learner: str, found: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from support import learners_with, on_blobs, one_of, run_of
 
 from metarun import engine, inner
 from metarun.config.run import build_run
+from metarun.core import Measured
 from metarun.engine.evaluate import Asked, make_evaluate, queries_at_once, query_metrics
 from metarun.engine.net import make_net
 from metarun.gradients import Inner, differentiated
@@ -123,17 +124,18 @@ def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptatio
     net = net._replace(n_classes=20)
     params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
     numbers, key = [2, 0, 3, 2], jax.random.key(2)
-    found = alone(run.learner, episode, Asked(2, "all"), numbers, params, net, key)
+    found = alone(run.learner, episode, Asked(2, "all"), numbers, params, net, jax.random.clone(key))
+    k_adapt = jax.random.split(key)[0] if isinstance(run.learner, Measured) else key
 
     @partial(jax.jit, static_argnums=0)
-    def after(own):
+    def after(own, key):
         fast = own.adapt(net, params, episode.support, key)
         together = jax.vmap(lambda x: own.predict(net, fast, jnp.concatenate([episode.support.x, x[None]]))[-1])
         loss = net.loss(together(episode.query.x), episode.query.y)[0]
         return own.predict(net, fast, episode.query.x), loss
 
     for i, n in enumerate(numbers):
-        outputs, loss = after(dataclasses.replace(run.learner, inner_steps=n))
+        outputs, loss = after(dataclasses.replace(run.learner, inner_steps=n), jax.random.clone(k_adapt))
         np.testing.assert_allclose(found.outputs[i], outputs, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.inductive["loss"][i], loss, rtol=1e-4)
     assert np.abs(found.outputs[0] - found.outputs[1]).max() > 1e-4
