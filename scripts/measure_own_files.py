@@ -57,10 +57,10 @@ def drawn(run: Path, asked: dict[str, Any], named: list[str]) -> Any:
 
 def accuracy(run: Path, episode: Any) -> float:
     """Of `metarun adapt` on an episode's drawings in folders."""
-    (support, query, _), data_dir = episode
+    drawn, data_dir = episode
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part, batch in (("support", support), ("query", query)):
+        for part, batch in (("support", drawn.support), ("query", drawn.query)):
             for i, (x, y) in enumerate(zip(batch.x, batch.y, strict=True)):
                 place = folder / part / f"{y:02}"
                 place.mkdir(parents=True, exist_ok=True)

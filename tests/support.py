@@ -50,9 +50,10 @@ def composed_once(overrides: tuple[str, ...], data_dir: str | None) -> dict[str,
         return resolve(compose("config", overrides=[*fixed, *overrides]))
 
 
-SMALLER = {  # than as published: quicker to compile
+SMALLER = {  # than as published: quicker to compile, and with two tasks a meta-step
     "attention": ("learner.blocks=1",),
-    "rl2_attention": ("learner.memory.blocks=1",),
+    "rl2": ("optimizer.minibatches=2",),
+    "rl2_attention": ("optimizer.minibatches=2", "learner.memory.blocks=1"),
     "mann": ("learner.memory=[8,4]", "learner.units=8"),
     "lstm": ("learner.units=8",),
 }

@@ -270,6 +270,7 @@ def test_what_one_process_compiled_another_runs(learner, tmp_path, small_arrays)
     arrays = [f"task.path={small_arrays}", "task.ways=3", "task.shots=1", "train.task.ways=3"]
     data = arrays if task == "arrays" else []
     small += ["learner.units=8", "learner.memory=[8,4]"] if learner == "mann" else []
+    small += ["optimizer.minibatches=2"] if task == "bandits" else []
     command = [sys.executable, "-P", "-m", "metarun", f"task={task}", f"learner={learner}", *data, *small]
     command += ["eval.val_episodes=2", "hardware.task_chunk=1", "logger=none"]
     environment = os.environ | {"METARUN_CACHE_DIR": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}

@@ -21,10 +21,10 @@ OVERRIDES = {
     "proto_maml": ("++train.task.ways=6",),
     "reptile": ("learner.inner_lr=0.01", "train.meta_batch=5"),
     "cavia": ("learner.context=4",),
-    "imaml": ("learner.inner_optimizer=adam", "learner.inner_lr=0.05", "learner.inner_steps=16", "learner.penalty=0.5"),
+    "imaml": ("learner.inner_optimizer=adam", "learner.inner_lr=0.01", "learner.inner_steps=16", "learner.penalty=0.5"),
     "finetune": ("learner.adapts=all", "learner.inner_steps=5"),
 }
-STEPS = {"imaml": 2000, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
+STEPS = {"imaml": 500, "lstm": 1800, "mann": 300, "reptile": 1000, "finetune": 600, "cnp": 1000, "proto_maml": 600}
 
 
 # One runs in `make test`; that the others' gradients are right is tested in their own files, against closed forms.

@@ -18,11 +18,11 @@ FEW = ("eval.episodes=100", "eval.val_episodes=20")
 def test_strokes_an_untrained_network_however_adapted_stays_under_60_percent():
     # The best of the step sizes tried.
     run = run_of("learner.inner_lr=0.1", "eval.episodes=200", "eval.inductive=none", "eval.inner_steps=[1,5,10]")
-    start, _, test, _ = programs(run.shape, run.hardware.set_up(run.train.meta_batch), 4)
+    of_run = programs(run.shape, run.hardware.set_up(run.train.meta_batch), 4)
     data, numbers = run.tasks.load("test"), run.numbers
-    params = start(data, numbers, engine.stream(0, engine.INIT)).params
+    params = of_run.start(data, numbers, engine.stream(0, engine.INIT)).params
     k_eval = engine.stream(0, engine.EVAL)
-    for found in test(params, data, 200, k_eval, numbers["eval_learner"], run.other_steps):
+    for found in of_run.evaluate(params, data, 200, k_eval, numbers["eval_learner"], run.other_steps):
         assert found.figures["accuracy"]["mean"] < 0.6
 
 
