@@ -42,7 +42,7 @@ class Poisoned:
         if self.what == "infinite":
             return jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), grads), metrics
         if self.what == "parameters":
-            return jax.tree.map(lambda g: jnp.full_like(g, 1e30), grads), metrics
+            return jax.tree.map(lambda g: jnp.full_like(g, 1e18), grads), metrics
         if self.what == "moments":  # of which Adam keeps the squares
             return jax.tree.map(lambda g: jnp.full_like(g, 2e19), grads), metrics
         return jax.tree.map(lambda g: g * factor, grads), metrics
@@ -75,9 +75,10 @@ def test_a_meta_step_that_is_not_finite_ends_the_call_with_the_state_before_it()
 
 @pytest.mark.parametrize("what", ["metrics", "parameters", "infinite", "moments"])
 def test_metrics_parameters_moments_or_a_gradient_alone_that_are_not_finite_end_the_call_too(what):
-    """A step of 1e30 times a gradient of 1e30 leads to no parameters; clipped, an infinite gradient leads to some.
+    """A step of 1e30 times a gradient of 1e18, whose square is finite, leads to no parameters.
 
-    So does one of 2e19 by Adam, once: whose square is infinity, by which it would divide for good.
+    Clipped, an infinite gradient leads to some. So does one of 2e19 by Adam, once: whose square is infinity, by which
+    it would divide for good.
     """
     start, run = meta_steps((0,), 0, what=what, **({"clip_value": 1.0} if what == "infinite" else {}))
     before = jax.device_get(start)
