@@ -20,7 +20,7 @@ from metarun.config import population as config
 from metarun.config.population import Member
 from metarun.core import ConfigError
 from metarun.files import write_atomically
-from metarun.run import population
+from metarun.run import train_together
 from metarun.run.stop import Stopping
 from metarun.sweep import record, table
 from metarun.sweep.place import options_of, settings_of_hydra
@@ -51,7 +51,7 @@ def train(cfg: DictConfig, directory: Path, stopping: Stopping | None = None) ->
 
     began = time.monotonic()
     runs = [member.run for member in config.of_one_sweep(members, directory)]
-    failed = population.train(runs, directory, stopping, begun)
+    failed = train_together.train(runs, directory, stopping, begun)
     left = [job for job in sweep.jobs if before[job.number] != "finished" or job.number in failed]
     share = round((time.monotonic() - began) / max(1, len(left)), 3)
     for job in left:

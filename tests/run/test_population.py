@@ -15,7 +15,7 @@ from metarun import engine
 from metarun.config.population import must_agree
 from metarun.config.run import Run
 from metarun.core import ConfigError, State
-from metarun.run import population, train
+from metarun.run import train, train_together
 from metarun.run.log import last_line
 from metarun.run.loop import Loop
 from metarun.run.stop import Interrupted, Stop
@@ -60,7 +60,7 @@ SLOW = [pytest.param(learner, marks=pytest.mark.slow) for learner in ("reptile",
 def test_each_is_what_it_would_be_alone(tmp_path, learner):
     """Three on two devices share each meta-step's tasks out; they differ in their seeds and in a step size."""
     own = (*OWN, ("train.seed=1", NUMBER.get(learner, "optimizer.learning_rate=0.01")))
-    assert population.train(runs_in(tmp_path / "all", f"learner={learner}", own=own), tmp_path / "all") == {}
+    assert train_together.train(runs_in(tmp_path / "all", f"learner={learner}", own=own), tmp_path / "all") == {}
     for alone in runs_in(tmp_path / "alone", f"learner={learner}", own=own)[1:]:
         train.train(alone)
         assert_alike(tmp_path / "all" / Path(alone.info.dir).name, Path(alone.info.dir), tolerance=2e-5)
@@ -93,7 +93,7 @@ class Asked(Stop):
 def whole(tmp_path_factory) -> Path:
     """Two that nothing has happened to; each has a device."""
     directory = tmp_path_factory.mktemp("whole")
-    population.train(runs_in(directory, "learner=reptile"), directory)
+    train_together.train(runs_in(directory, "learner=reptile"), directory)
     return directory
 
 
@@ -107,8 +107,8 @@ def test_stopped_they_go_on_to_the_same_end_bit_for_bit(tmp_path, whole, calls, 
 
     runs = runs_in(tmp_path, "learner=reptile")
     with pytest.raises(Interrupted, match=f"go on with: metarun run.dir={tmp_path}"):
-        population.train(runs, tmp_path, asking)
-    population.train(runs, tmp_path)
+        train_together.train(runs, tmp_path, asking)
+    train_together.train(runs, tmp_path)
     for name in "01":
         assert_alike(tmp_path / name, whole / name)
 
@@ -118,7 +118,7 @@ def test_minutes_that_are_over_before_any_came_further_are_a_mistake(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^run\.max_minutes=1e-09: was over before the first meta-step; give it more"
     ):
-        population.train(runs, tmp_path, lambda minutes: nullcontext(Stop(minutes)))
+        train_together.train(runs, tmp_path, lambda minutes: nullcontext(Stop(minutes)))
 
 
 @pytest.mark.parametrize("killed_at", range(1, 5))
@@ -136,17 +136,17 @@ def test_killed_between_two_saves_they_go_on_to_the_same_end_bit_for_bit(tmp_pat
     runs = runs_in(tmp_path, "learner=reptile")
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "save", until_killed)
-        patch.setattr(population.Population, "close", lambda self: None)
+        patch.setattr(train_together.Population, "close", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
-            population.train(runs, tmp_path)
-    assert population.train(runs, tmp_path) == {}
+            train_together.train(runs, tmp_path)
+    assert train_together.train(runs, tmp_path) == {}
     for name in "01":
         assert_alike(tmp_path / name, whole / name)
 
 
 def test_one_that_is_not_finite_fails_alone(tmp_path, whole):
     own = (*OWN[:1], ("train.seed=5", "learner.inner_lr=1.0e+38"), *OWN[1:2])
-    failed = population.train(runs_in(tmp_path, "learner=reptile", own=own), tmp_path)
+    failed = train_together.train(runs_in(tmp_path, "learner=reptile", own=own), tmp_path)
     assert list(failed) == [1]
     assert "is not finite" in failed[1]
     assert (tmp_path / "1" / "nonfinite" / "report.json").exists()
@@ -160,7 +160,7 @@ def test_one_that_is_not_finite_fails_alone(tmp_path, whole):
 def test_those_that_are_finished_are_left_as_they_are(tmp_path, whole):
     runs = runs_in(whole, "learner=reptile")
     before = {file: file.stat().st_mtime_ns for file in whole.rglob("*.*")}
-    assert population.train(runs, whole) == {}
+    assert train_together.train(runs, whole) == {}
     assert {file: file.stat().st_mtime_ns for file in whole.rglob("*.*")} == before
 
 
@@ -184,7 +184,7 @@ def test_one_that_was_changed_by_itself_goes_on_with_the_others_once_it_agrees_o
 ):
     runs = runs_in(tmp_path, "learner=maml", own=(OWN[0], (*OWN[1], changed), ("train.seed=2",)))
     with pytest.raises(ConfigError, match=says) as refused:
-        population.train(runs, tmp_path)
+        train_together.train(runs, tmp_path)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
 
@@ -192,9 +192,9 @@ def test_one_that_was_changed_by_itself_goes_on_with_the_others_once_it_agrees_o
     place.mkdir()
     (place / "config.yaml").write_text(yaml.safe_dump(runs[1].config))
     (place / "results.json").write_text("{}")
-    monkeypatch.setattr(population, "Population", left := Mock(side_effect=Interrupted))
+    monkeypatch.setattr(train_together, "Population", left := Mock(side_effect=Interrupted))
     with pytest.raises(Interrupted):
-        population.train(runs, tmp_path)
+        train_together.train(runs, tmp_path)
     assert left.call_args.args[0] == [runs[0], runs[2]]
 
 
@@ -214,7 +214,7 @@ def test_seeds_numbers_places_and_loggers_are_each_members_own(tmp_path):
 def test_data_on_the_host_are_of_one_run_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "is_on_host", lambda data: True)
     with pytest.raises(ConfigError, match=r"hardware\.data=auto: the examples stay on the host"):
-        population.train(runs_in(tmp_path, "learner=reptile"), tmp_path)
+        train_together.train(runs_in(tmp_path, "learner=reptile"), tmp_path)
 
 
 def test_devices_have_whole_runs_as_far_as_they_can():

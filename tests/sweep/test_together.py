@@ -13,10 +13,10 @@ from omegaconf import open_dict
 from metarun.command.train import many
 from metarun.config import conf_dir, translate
 from metarun.core import ConfigError
-from metarun.run import population
+from metarun.run import train_together
 from metarun.run.begin import tracked
-from metarun.run.population import is_finished
 from metarun.run.stop import Interrupted
+from metarun.run.train_together import is_finished
 from metarun.sweep import are_together, record, together
 
 SETTINGS = ("task=sinusoid", "learner=maml", "logger=none", "train.steps=100")
@@ -58,7 +58,7 @@ def trained(monkeypatch) -> list[int]:
             (Path(run.info.dir) / "results.json").write_text(json.dumps(found))
         return failed
 
-    monkeypatch.setattr(population, "train", stand_in)
+    monkeypatch.setattr(train_together, "train", stand_in)
     return seeds
 
 
@@ -79,13 +79,13 @@ def test_results_have_mean_interval_and_spread(tmp_path, trained):
 
 
 def test_a_runs_trackers_are_told_of_which_sweep_it_is_and_what_sets_it_apart(tmp_path, trained, monkeypatch):
-    told, stand_in = [], population.train
+    told, stand_in = [], train_together.train
 
     def hearing(runs, *rest):
         told[:] = [tracked(run, "metarun", 0) for run in runs]
         return stand_in(runs, *rest)
 
-    monkeypatch.setattr(population, "train", hearing)
+    monkeypatch.setattr(train_together, "train", hearing)
     begins = (*SETTINGS, "train.population=learner.inner_lr=0.1,0.2", "train.seeds=[3]")
     for settings in (begins, ()):  # then it goes on
         made(tmp_path, *settings)
@@ -138,7 +138,7 @@ def test_what_all_came_to_steps_aside_once_a_member_has_to_come_to_something_els
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(population, "train", stopped)
+        patch.setattr(train_together, "train", stopped)
         with pytest.raises(Interrupted):
             made(tmp_path)  # the one that failed, once more
         assert (tmp_path / "results.json").read_text() == before
@@ -179,7 +179,7 @@ def test_one_that_failed_counts_as_failed_whatever_it_has_written(tmp_path, monk
         begun()
         return {1: "the last state cannot be saved"}
 
-    monkeypatch.setattr(population, "train", full)
+    monkeypatch.setattr(train_together, "train", full)
     with asked(*SETTINGS, "train.seeds=3", f"run.dir={tmp_path}") as cfg, pytest.raises(SystemExit) as ended:
         many(cfg, tmp_path)
     assert ended.value.code == 1
