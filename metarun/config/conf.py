@@ -73,3 +73,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return leaves
+
+
+def laid_over(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overrides`; a group within it keeps what is not overridden."""
+    found = dict(base)
+    for key, value in overrides.items():
+        within = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and "_target_" not in value
+        found[key] = laid_over(base[key], value) if within else value
+    return found

@@ -6,8 +6,9 @@ import flax.linen as nn
 
 from metarun import engine, losses
 from metarun.config.build import build, recipe
+from metarun.config.conf import laid_over
 from metarun.config.resume import as_it_was
-from metarun.config.run import known, laid_over
+from metarun.config.run import known
 from metarun.core import ConfigError, Learner, Tasks
 from metarun.gradients import Inner
 from metarun.losses import Loss

@@ -8,14 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
-import optax
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from metarun import engine, recorded
+from metarun import engine
 from metarun.config import serving
 from metarun.config.build import Recipe, build, recipe, unknown
-from metarun.config.conf import flat
+from metarun.config.conf import flat, laid_over
 from metarun.config.domains import (
     OF_AN_EPISODE,
     as_they_are,
@@ -25,11 +24,11 @@ from metarun.config.domains import (
     must_be_encoded_alike,
 )
 from metarun.config.loggers import build_loggers
+from metarun.config.optimizer import check_kept, check_optimizer
 from metarun.config.private import among_users, noise_number
 from metarun.config.settings import Eval, Paper, RunInfo, Train
 from metarun.core import ConfigError, InSweep, Learner, Logger, Tasks
 from metarun.gradients import Inner
-from metarun.recorded import SeesTasks
 
 
 @dataclass(frozen=True)
@@ -206,37 +205,6 @@ def must_give_episodes(
             raise error.under(own if of_its_own else "task") from None
 
 
-def check_kept(kept: tuple[str, ...], optimizer: dict[str, Any], private: engine.Private) -> None:
-    """Raises ConfigError where what a learner keeps would not be kept as it is."""
-    if not kept:
-        return
-    what = f"with a learner that keeps something ({', '.join(kept)}) from task to task"
-    if private.clip is not None:
-        raise ConfigError("train.private.clip", private.clip, f"null {what}: noise would be added to it")
-    if isinstance(build("optimizer", optimizer), SeesTasks):
-        raise ConfigError("optimizer._target_", optimizer["_target_"], f"an optimizer of optax {what}")
-
-
-def check_optimizer(
-    settings: dict[str, Any], learner: Learner, tasks: Tasks, train: Train, private: engine.Private
-) -> None:
-    """Raises ConfigError unless it is an optimizer, and one for such meta-steps."""
-    outer = build("optimizer", settings)
-    if isinstance(outer, SeesTasks):
-        recorded.check(outer, learner, tasks)
-        try:
-            outer.must_fit(train.meta_batch)
-        except ConfigError as error:
-            raise error.under("optimizer") from error
-        bounds = {"private.clip": private.clip, "clip_value": train.clip_value, "clip_norm": train.clip_norm}
-        for bound, value in bounds.items():
-            if value is not None:
-                allowed = f"null with optimizer={outer.name}, which looks at the tasks themselves; use adam or sgd"
-                raise ConfigError(f"train.{bound}", value, allowed)
-    elif not isinstance(outer, optax.GradientTransformation):
-        raise ConfigError("optimizer._target_", settings["_target_"], "an optimizer of optax, e.g. optax.adam")
-
-
 TOGETHER = ("seeds", "population")  # of `train`: what several runs in one program differ in (config.population)
 
 
@@ -297,12 +265,3 @@ def known(key: str, overrides: Mapping[str, Any], base: Mapping[str, Any]) -> Ma
     """`overrides`, once each of them is a key of `base`."""
     unknown(overrides, set(base) - {"_target_"}, key)
     return overrides
-
-
-def laid_over(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `overrides`; a group within it keeps what is not overridden."""
-    found = dict(base)
-    for key, value in overrides.items():
-        within = isinstance(value, Mapping) and isinstance(base.get(key), Mapping) and "_target_" not in value
-        found[key] = laid_over(base[key], value) if within else value
-    return found

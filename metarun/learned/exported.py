@@ -16,8 +16,8 @@ from jax import export
 
 import metarun
 from metarun import engine
+from metarun.config import laid_over
 from metarun.config.learned import Parts
-from metarun.config.run import laid_over
 from metarun.core import Array, Batch, ConfigError, Learner, PyTree
 from metarun.files import write_bytes_atomically
 from metarun.gradients import differentiated

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metarun import engine
-from metarun.config.run import Run, laid_over
+from metarun.config import laid_over
+from metarun.config.run import Run
 from metarun.run.domains import Domain
 from metarun.run.figures import MOST_GROUPS, figure_of, main_metric, papers, share, show, source
 from metarun.run.log import finite
@@ -97,7 +98,7 @@ def protocol(run: Run, splits: Iterable[str], separation: dict[str, Any] | None)
         "episodes": run.eval.episodes,
         "seed": run.eval.seed,
         "task": evaluated_on(run),
-        "learner": {**run.config["learner"], **run.eval.learner},
+        "learner": laid_over(run.config["learner"], run.eval.learner),
         "interval": "ci95: 1.96 standard errors of the mean over tasks",
         "transductive": engine.is_transductive(run.model),
         "classes": {split: tasks[split].digest(split) for split in splits},

@@ -12,7 +12,7 @@ from support import run_of
 
 from metarun.core import DataError
 from metarun.run.figures import episodes_in_short, figure_of
-from metarun.run.results import evaluated_on, figure_rows, table_of, tell
+from metarun.run.results import evaluated_on, figure_rows, protocol, table_of, tell
 from metarun.run.train import earlier_results
 
 
@@ -20,6 +20,15 @@ def test_a_regression_has_shots_and_no_ways():
     task = {"ways": 5, "shots": 3, "queries": 2}
     assert episodes_in_short({"task": task, "learner": {}, "metric": "mse"}) == "3 shots, 2 queries"
     assert episodes_in_short({"task": task, "learner": {}, "metric": "accuracy"}) == "5-way 3-shot, 2 queries a class"
+
+
+def test_the_protocol_has_the_whole_of_a_learners_group_that_the_test_changes_a_part_of():
+    run = run_of("task=bandits", "learner=rl2_attention", "+eval.learner={memory: {blocks: 1}}")
+    assert run.eval_learner.memory.blocks == 1
+    assert protocol(run, [], None)["learner"] == {
+        **run.config["learner"],
+        "memory": {**run.config["learner"]["memory"], "blocks": 1},
+    }
 
 
 def test_what_is_tested_is_images_as_they_are():
