@@ -1,4 +1,4 @@
-"""Every learner on Omniglot 5-way 1-shot for the same few minutes: `python scripts/compare_learners.py --minutes 3`.
+"""Every learner on Omniglot 5-way 1-shot for the same few minutes: `python scripts/compare_learners.py --minutes 2`.
 
 Short runs of each tell how many meta-steps fit into the time; a full one follows. What is finished is skipped, what
 was stopped goes on. The tables, of the runs' results.json, go to docs/results.md between its markers. Learners that
@@ -30,6 +30,7 @@ UNTRAINED = ("nearest_neighbour", "scratch")
 # What a small budget needs: a higher learning rate than the default, falling to nothing; fewer tasks a meta-step.
 SETTINGS = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.003", "train.meta_batch=16")
 FROM_MAML = ("lstm", "mann")
+LONGER = 3  # times the minutes, for these: in fewer they learn nothing
 SEQUENCES = ("optimizer=adam_cosine", "optimizer.learning_rate.init_value=0.001", "train.meta_batch=8")
 OF_LEARNER: dict[str, tuple[str, ...]] = {
     "reptile": (),
@@ -52,8 +53,7 @@ def run(learner: str, directory: Path, *overrides: str) -> dict[str, Any]:
 
 
 def compare(learner: str, minutes: float, directory: Path) -> None:
-    finished = directory / learner / "results.json"
-    if finished.exists():
+    if (directory / learner / "results.json").exists():
         return
     if learner in UNTRAINED:
         run(learner, directory / learner)
@@ -62,6 +62,7 @@ def compare(learner: str, minutes: float, directory: Path) -> None:
     if learner in FROM_MAML:
         compare("maml", minutes, directory)
         settings = (*settings, f"train.init_from={directory / 'maml'}")
+        minutes *= LONGER
     settings = (*settings, f"hardware.task_chunk={AT_ONCE_OF.get(learner, AT_ONCE)}")
     if not (directory / learner / "config.yaml").exists():
         steps = max(50, int(speed(learner, directory, settings) * 60 * minutes) // 50 * 50)
@@ -99,10 +100,14 @@ def row(learner: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(directory: Path) -> str:
+def finished(directory: Path) -> dict[str, dict[str, Any]]:
+    """The results of the learners that are done, by their names; short runs that told their speed aside."""
+    files = {learner: directory / learner / "results.json" for learner in choices("learner")}
+    return {learner: json.loads(file.read_text()) for learner, file in files.items() if file.exists()}
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
     """The finished runs as a markdown table, best first."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in directory.glob("*/results.json")}
-    found = {learner: results for learner, results in found.items() if learner in choices("learner")}
     columns = ["learner", "transductive", "inductive", "meta-steps", "tasks each", "minutes", "parameters"]
     columns += ["peak memory", "commit"]
     order = sorted(found, key=lambda learner: -found[learner]["test"]["accuracy"]["mean"])
@@ -112,21 +117,20 @@ def table(directory: Path) -> str:
     lines += [
         "",
         f"{any_run['protocol']['episodes']} test tasks, 95% intervals over tasks. {machine['devices']} "
-        f"{machine['device']} devices ({machine['system']}), jax {any_run['versions']['jax']}, {date}.",
+        f"{machine['device']} devices, jax {any_run['versions']['jax']}, {date}.",
         "Minutes count everything: start, compilation, training, validation, test.",
     ]
     return "\n".join(lines)
 
 
-def sequences(directory: Path) -> str:
+def sequences(found: dict[str, dict[str, Any]]) -> str:
     """Accuracy by instance of the learners that read an episode as a sequence."""
     lines = ["Accuracy (%) at the 1st, 2nd, ... 10th time that a class is seen in an episode:", ""]
     lines += ["| | " + " | ".join(f"{k}" for k in range(1, 11)) + " |", "|" + " --- |" * 11]
-    for path in sorted(directory.glob("*/results.json")):
-        found = json.loads(path.read_text())["test"]
-        shown = [found.get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
+    for learner, results in found.items():
+        shown = [results["test"].get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
         if shown[9]:
-            lines.append(f"| `{path.parent.name}` | " + " | ".join(f"{100 * s['mean']:.1f}" for s in shown if s) + " |")
+            lines.append(f"| `{learner}` | " + " | ".join(f"{100 * s['mean']:.1f}" for s in shown if s) + " |")
     for learner in ("mann", "lstm"):
         preset = yaml.safe_load((conf_dir() / "experiment" / f"{learner}_omniglot_5w.yaml").read_text())
         theirs = [preset["paper"]["figures"].get(f"accuracy_instance_{k:02}") for k in range(1, 11)]
@@ -137,7 +141,7 @@ def sequences(directory: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training, for each learner")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training, for each learner")
     parser.add_argument("--dir", type=Path, default=Path("runs/compare"))
     parser.add_argument("--table-only", action="store_true")
     parser.add_argument("learners", nargs="*", help="these only; all by default")
@@ -148,7 +152,8 @@ def main() -> None:
                 compare(learner, arguments.minutes, arguments.dir)
             except subprocess.CalledProcessError as error:
                 print(f"{learner}: {error}", file=sys.stderr)
-    write_between(PAGE, "learners", f"{table(arguments.dir)}\n\n{sequences(arguments.dir)}")
+    found = finished(arguments.dir)
+    write_between(PAGE, "learners", f"{table(found)}\n\n{sequences(found)}")
 
 
 if __name__ == "__main__":
