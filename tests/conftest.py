@@ -35,7 +35,6 @@ if importlib.util.find_spec("gymnax") is None:
 pytest_plugins = ["folders", "own_files", "quick_hydra", "serve_fixtures"]
 
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # where each operation was called from takes time to tell
@@ -55,6 +54,15 @@ QUICK_COMPILATION = {
 if "XLA_FLAGS" not in os.environ:  # xdist's workers, and the commands that tests run, inherit it
     set_flags(QUICK_COMPILATION | PATIENT | RIGHT)
 jax.devices()  # touched, there are two: else the first test's run would say how many
+
+
+MAKING_PROGRAMS = ("tests", "engine", "learned", "learners", "models", "tasks")  # the folders whose tests make them
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_key_is_used_twice(request):
+    """Looked for where programs are what is tested: to look is a fifth of a run, and other tests make the same ones."""
+    jax.config.update("jax_debug_key_reuse", request.path.parent.name in MAKING_PROGRAMS)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 Skipped without PyTorch (the extra `bench`); scripts/bench_torch.py checks the same at their full size before it times.
 """
 
-import jax
 import pytest
 from rivals.settings import SETTINGS, run_of
 
@@ -29,13 +28,11 @@ EXAMPLES = {"reptile": Noise(12, shots=3), "mann": Noise(12, queries=4), "lstm":
 def test_a_rival_computes_what_metarun_does(setting):
     tasks = EXAMPLES.get(setting.key, Noise(12, shots=2, queries=3))
     run = run_of(*setting.overrides, "model.filters=6", *SMALL.get(setting.key, []), tasks=tasks)
-    with jax.debug_key_reuse(False):  # both are given the same episodes, and the same keys for them
-        must_be_the_same(setting.rival, run)
+    must_be_the_same(setting.rival, run)
 
 
 def test_the_rival_on_navigation_has_metaruns_gradient_and_curvature():
     import bench_navigation
 
     small = ["task.shots=4", "task.horizon=9", "model.hidden=[7,5]"]
-    with jax.debug_key_reuse(False):
-        bench_navigation.must_be_the_same(bench_navigation.run_of(*small))
+    bench_navigation.must_be_the_same(bench_navigation.run_of(*small))
