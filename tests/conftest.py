@@ -24,6 +24,7 @@ import numpy as np
 import owned
 import pytest
 import support
+from filelock import FileLock
 
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
 
@@ -259,17 +260,39 @@ def data_for(request) -> Callable[[str], list[str]]:
 
 
 @pytest.fixture(scope="session")
-def two_runs(tmp_path_factory) -> Path:
+def once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: a directory that `make` has filled, for all of xdist's workers; no test may change it."""
+    own = tmp_path_factory.getbasetemp()
+    of_all = own if worker_id == "master" else own.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = of_all / name, of_all / f"{name}.whole"
+        with FileLock(of_all / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def two_runs(once) -> Path:
     """A classification and a regression, finished; the classification's name and classes have markup in them.
 
     Of their checkpoints the names are left: a report reads no more, and tests copy the runs often.
     """
+    return once("two_runs", make_two_runs)
+
+
+def make_two_runs(folder: Path) -> None:
     from support import MARKUP, composed, on_blobs
 
     from metarun.config.run import build_run
     from metarun.run import train
 
-    folder = tmp_path_factory.mktemp("runs")
     quick = ("logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=8", "eval.val_episodes=2")
     quick += ("eval.inner_steps=[0,1]",)
     blobs = on_blobs(*quick, "eval.shots=[1,2]")
@@ -281,4 +304,3 @@ def two_runs(tmp_path_factory) -> Path:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     classes = {"classes": {MARKUP: [1, 2], "b": [3, 3]}, "confusions": [[MARKUP, "b", 1]]}
     (folder / "blobs" / "classes.json").write_text(json.dumps(classes))
-    return folder

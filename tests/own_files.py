@@ -66,31 +66,33 @@ def drawings(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def texts_run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("texts")
-    path = owned.texts(folder)
-    return untrained("protonet", folder / "kept", "task=text", f"task.path={path}", "train.task.ways=5")
+def texts_run(once) -> Path:
+    def make(folder: Path) -> None:
+        path = owned.texts(folder)
+        untrained("protonet", folder / "kept", "task=text", f"task.path={path}", "train.task.ways=5")
+
+    return once("texts_run", make) / "kept"
 
 
 @pytest.fixture(scope="session")
-def people_run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("people")
-    return untrained("maml", folder / "kept", "task=table", f"task.path={owned.people(folder)}", *owned.OF_PEOPLE)
+def people_run(once) -> Path:
+    def make(folder: Path) -> None:
+        untrained("maml", folder / "kept", "task=table", f"task.path={owned.people(folder)}", *owned.OF_PEOPLE)
+
+    return once("people_run", make) / "kept"
 
 
 @pytest.fixture(scope="session")
-def blobs_run(tmp_path_factory) -> Path:
+def blobs_run(once) -> Path:
     """A finished run on points, with all that it has saved."""
     quick = ("hardware.task_chunk=2", "train.steps=2", "train.meta_batch=2", "eval.episodes=2", "eval.val_episodes=2")
     values = on_blobs("learner=maml", "logger=none", "eval.inner_steps=[]", *quick)
-    directory = tmp_path_factory.mktemp("blobs") / "run"
-    train.train(placed(values, directory))
-    return directory
+    return once("blobs_run", lambda folder: train.train(placed(values, folder / "run"))) / "run"
 
 
 @pytest.fixture(scope="session")
-def waves_run(tmp_path_factory) -> Path:
-    return untrained("maml", tmp_path_factory.mktemp("waves") / "run", "task=sinusoid")
+def waves_run(once) -> Path:
+    return once("waves_run", lambda folder: untrained("maml", folder / "run", "task=sinusoid")) / "run"
 
 
 def answers_of(file: Path, classes: list[str]) -> tuple[np.ndarray, dict]:

@@ -50,7 +50,7 @@ def test_an_index_is_the_fee_from_which_on_it_is_best_not_to_begin():
 
 def test_a_bandit_pays_by_the_index_what_the_best_policy_is_paid():
     tasks = Bandits(2, 20, 1, 1, 0.99, 1.0, "logp")
-    table = gittins(20)
+    table = jax.jit(gittins, static_argnums=0)(20)
     found, interval = measured(tasks, lambda n, key: of_index(2, lambda *v: by_table(table, *v), n, key), 60_000)
     assert abs(found - best_return(20)) < 2 * interval < 0.1
     assert abs(measured(tasks, lambda n, key: at_random(2), 60_000)[0] - 10) < 0.08
