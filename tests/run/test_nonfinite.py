@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from support import SMALL, equal, on_blobs, placed, run_in, run_of
+from support import SMALL, close, equal, on_blobs, placed, run_in, run_of
 
 from metarun import engine, gradients, inner
 from metarun.core import State
@@ -19,8 +20,15 @@ from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.program import net_of
 from metarun.run import nonfinite, train
 
-RUN = run_of(*SMALL)
+RUN = run_of(*SMALL, "learner=fomaml")
 NET = net_of(RUN.model, RUN.tasks, RUN.learner)
+ADDED = {  # to each number of the meta-gradient, and to each of the metrics
+    "gradient": (np.nan, 0.0),
+    "infinite": (np.inf, 0.0),
+    "parameters": (1e18, 0.0),
+    "moments": (2e19, 0.0),  # of which Adam keeps the squares
+    "metrics": (0.0, np.nan),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,36 +36,39 @@ class Poisoned:
     """A learner whose meta-gradient is not finite at some meta-steps; or its metrics, or where it leads."""
 
     healthy: Any
-    at: tuple[int, ...]
-    what: str = "gradient"
+    at: Any = ()
+    to_gradient: float = 0.0
+    to_metrics: float = 0.0
 
     def __getattr__(self, name):
         return getattr(self.healthy, name)
 
     def meta_grad(self, net, params, episodes, keys, step):
         grads, metrics = self.healthy.meta_grad(net, params, episodes, keys, step)
-        factor = jnp.where(jnp.isin(step, jnp.array(self.at)), jnp.nan, 1.0)
-        if self.what == "metrics":
-            return grads, jax.tree.map(lambda m: m * factor, metrics)
-        if self.what == "infinite":
-            return jax.tree.map(lambda g: jnp.full_like(g, jnp.inf), grads), metrics
-        if self.what == "parameters":
-            return jax.tree.map(lambda g: jnp.full_like(g, 1e18), grads), metrics
-        if self.what == "moments":  # of which Adam keeps the squares
-            return jax.tree.map(lambda g: jnp.full_like(g, 2e19), grads), metrics
-        return jax.tree.map(lambda g: g * factor, grads), metrics
+        is_poisoned = jnp.isin(step, self.at)
+        add = lambda tree, number: jax.tree.map(lambda leaf: leaf + jnp.where(is_poisoned, number, 0.0), tree)  # noqa: E731
+        return add(grads, self.to_gradient), add(metrics, self.to_metrics)
+
+
+sgd, adam = (lambda numbers, of=of: of(**numbers) for of in (optax.sgd, optax.adam))
+start_of = cache(lambda optimizer: make_start(Poisoned(RUN.learner), NET, RUN.tasks, optimizer))
+
+
+@cache
+def meta_steps_of(optimizer: Callable, guard: engine.Guard):
+    """Whatever is poisoned, and when."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
+    return make_meta_steps(Poisoned(RUN.learner), NET, RUN.tasks, optimizer, mesh, 4, 2, RUN.inner, guard)
 
 
 def meta_steps(poisoned_at: tuple[int, ...], skip_at_most: int, what: str = "gradient", **clip: float):
     guard = engine.Guard(clip.get("clip_value"), clip.get("clip_norm"), skip_at_most)
-    mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
-    learner = Poisoned(RUN.learner, poisoned_at, what)
-    numbers: dict = {"learner": {}, "optimizer": {}}
-    rate = 1e30 if what == "parameters" else 0.01
-    optimizer = optax.adam(rate) if what == "moments" else optax.sgd(rate)
-    program = make_meta_steps(learner, NET, RUN.tasks, lambda _: optimizer, mesh, 4, 2, RUN.inner, guard)
-    begin = make_start(RUN.learner, NET, RUN.tasks, lambda _: optimizer)
-    state = begin((), numbers, engine.stream(0, engine.INIT))
+    optimizer = adam if what == "moments" else sgd
+    program = meta_steps_of(optimizer, guard)
+    at = np.array([*poisoned_at, -1, -1, -1][:3])
+    learner = dict(zip(("at", "to_gradient", "to_metrics"), (at, *ADDED[what]), strict=True))
+    numbers: dict = {"learner": learner, "optimizer": {"learning_rate": 1e30 if what == "parameters" else 0.01}}
+    state = start_of(optimizer)((), numbers, engine.stream(0, engine.INIT))
     return state, lambda state, n: program(state, (), numbers, engine.stream(0, engine.TRAIN), n)
 
 
@@ -88,7 +99,7 @@ def test_metrics_parameters_moments_or_a_gradient_alone_that_are_not_finite_end_
 
 
 def test_a_skipped_meta_step_changes_nothing_but_the_counts():
-    state, run = meta_steps((2,), skip_at_most=1)
+    state, run = meta_steps((2,), skip_at_most=2)
     two = run(jax.tree.map(jnp.copy, state), 2)[0]
     expected = jax.device_get(run(two._replace(step=two.step + 1), 2)[0])
     got, report = run(state, 5)
@@ -119,26 +130,24 @@ def test_a_clipped_meta_gradient_has_the_length_asked_for_and_its_direction():
     np.testing.assert_allclose(cosine, 1, rtol=1e-4)
 
 
+clipped = partial(jax.jit, static_argnums=(1, 2))(gradients.clipped)
+
+
 def test_clipping_is_the_closed_form_and_differentiable_at_zero():
-    grads = {"a": jnp.array([3.0, -4.0]), "b": jnp.array([12.0])}
-    equal(gradients.clipped(grads, None, None), grads)
-    equal(gradients.clipped(grads, 3.5, None), {"a": jnp.array([3.0, -3.5]), "b": jnp.array([3.5])})
-    jax.tree.map(
-        lambda got, g: np.testing.assert_allclose(got, g * 6.5 / 13, rtol=1e-6),
-        gradients.clipped(grads, None, 6.5),
-        grads,
-    )
-    equal(gradients.clipped(grads, None, 20.0), grads)
-    for size in (2e19, 1e30, 2e37):  # whose squares are more than a float32 holds
-        shortened = gradients.clipped(jax.tree.map(lambda g, size=size: g * size, grads), None, 6.5)
-        jax.tree.map(lambda got, g: np.testing.assert_allclose(got, g * 6.5 / 13, rtol=1e-6), shortened, grads)
-    slope = jax.jacobian(lambda g: gradients.clipped(g, None, 1.0))(jnp.zeros(2))
+    grads = {"a": np.array([3, -4], np.float32), "b": np.array([12], np.float32)}
+    equal(clipped(grads, None, None), grads)
+    equal(clipped(grads, 3.5, None), {"a": np.array([3, -3.5]), "b": np.array([3.5])})
+    equal(clipped(grads, None, 20.0), grads)
+    for size in (1.0, 2e19, 1e30, 2e37):  # the squares of all but the first are more than a float32 holds
+        shortened = clipped(jax.tree.map(lambda g, size=size: g * np.float32(size), grads), None, 6.5)
+        close(shortened, jax.tree.map(lambda g: g * 6.5 / 13, grads), rtol=1e-6, atol=0)
+    slope = jax.jit(jax.jacobian(lambda g: clipped(g, None, 1.0)))(np.zeros(2, np.float32))
     np.testing.assert_allclose(slope, np.eye(2))
 
 
 def test_what_is_clipped_is_of_the_type_that_it_was():
-    grads = {"a": jnp.array([3.0, -4.0], jnp.bfloat16), "b": jnp.array([12.0])}
-    shortened = gradients.clipped(grads, 11.0, 6.5)
+    grads = {"a": np.array([3, -4], jnp.bfloat16), "b": np.array([12], np.float32)}
+    shortened = jax.eval_shape(lambda grads: gradients.clipped(grads, 11.0, 6.5), grads)
     assert jax.tree.map(lambda leaf: str(leaf.dtype), shortened) == {"a": "bfloat16", "b": "float32"}
 
 
@@ -175,7 +184,7 @@ def test_an_inner_step_is_clipped_in_training_and_in_evaluation_alike():
 
 def test_a_learner_without_an_inner_rate_is_not_told_to_make_it_smaller(tmp_path):
     run = placed(on_blobs("learner=protonet", "logger=none"), tmp_path)
-    state = State(jnp.int32(0), {"w": jnp.ones(2)}, (), {}, *[jnp.zeros((), jnp.int32)] * 3)
+    state = State(np.int32(0), {"w": np.ones(2)}, (), {}, *[np.int32(0)] * 3)
     assert "is not finite (loss nan); try a smaller optimizer.learning_rate, train.clip" in nonfinite.keep(
         run, state, {"loss": jnp.nan}
     )
