@@ -101,16 +101,18 @@ def test_every_task_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch, d
 
 def test_a_private_run_goes_on_with_the_same_users_and_the_same_noise_bit_for_bit(tmp_path, monkeypatch):
     private = ("train.private.clip=1", "train.private.noise=0.5", "train.private.users=40", "train.meta_batch=20")
-    results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", *private, "hardware.task_chunk=10")
+    results = whole_and_broken(tmp_path, monkeypatch, "learner=fomaml", *private, "hardware.task_chunk=10")
     assert_same_end(tmp_path, results)
     assert results[0]["privacy"] == results[1]["privacy"]
 
 
 def test_what_a_learner_keeps_beside_the_optimizer_goes_on_to_the_same_end_bit_for_bit(tmp_path, monkeypatch):
-    results = whole_and_broken(tmp_path, monkeypatch, "learner=reptile", "learner.moments=kept", "train.clip_norm=1.0")
+    two = ("learner.inner_steps=2", "eval.learner.inner_steps=2", "inner.unroll=1")
+    kept = ("learner=reptile", "learner.moments=kept", "train.clip_norm=1.0")
+    results = whole_and_broken(tmp_path, monkeypatch, *kept, *two)
     assert_same_end(tmp_path, results)
     (steps,) = (leaf for path, leaf in saved(tmp_path / "whole").items() if path.endswith("['adam']['steps']"))
-    assert steps == 4 * 5
+    assert steps == 4 * 2
     learned = load(tmp_path / "broken", "last")  # the same state, told by its configuration alone
     equal(learned.params["adam"]["steps"], steps)
 
@@ -161,7 +163,8 @@ def test_a_run_does_not_go_on_with_other_data_of_the_same_shape(tmp_path, monkey
     x = np.random.default_rng(0).normal(size=(36, 4)).astype(np.float32)
     y, split = np.repeat(np.arange(9), 4), np.repeat(["train", "val", "test"], 12)
     file = tmp_path / "mine.npz"
-    overrides = ("task=arrays", f"task.path={file}", "task.ways=3", "task.shots=1", "task.queries=1")
+    small = ("task.ways=3", "task.shots=1", "task.queries=1", "learner=fomaml", "model=mlp", "model.hidden=[8]")
+    overrides = ("task=arrays", f"task.path={file}", *small)
 
     def other(*changed: str) -> None:
         np.savez(file, x=x + np.isin(split, changed)[:, None], y=y, split=split)
@@ -180,16 +183,16 @@ def test_a_run_does_not_go_on_with_other_data_of_the_same_shape(tmp_path, monkey
     other("test")
     train.train(run_in(tmp_path / "run", *overrides))
     other("val")
-    train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=5"))  # it has ended, and is only tested
+    train.train(run_in(tmp_path / "run", *overrides, "eval.tail=0.5"))  # it has ended, and is only tested
     with pytest.raises(DataError, match=r"^the data to validate on"):
-        train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=5", "train.steps=6"))
+        train.train(run_in(tmp_path / "run", *overrides, "eval.tail=0.5", "train.steps=6"))
     other("train")
     assert "training's examples are not, to the last bit, those" not in capsys.readouterr().out
-    train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=6"))
+    train.train(run_in(tmp_path / "run", *overrides, "eval.tail=0.6"))
     assert "training's examples are not, to the last bit, those" in capsys.readouterr().out
     before = (tmp_path / "run" / "results.json").read_bytes()
     y = y[::-1]
     other()
     with pytest.raises(DataError, match=r"^the data to train on are no longer of the classes of those"):
-        train.train(run_in(tmp_path / "run", *overrides, "eval.episodes=7"))
+        train.train(run_in(tmp_path / "run", *overrides, "eval.tail=0.8"))
     assert (tmp_path / "run" / "results.json").read_bytes() == before
