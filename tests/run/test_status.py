@@ -5,7 +5,7 @@ import time
 
 import pytest
 from rich.console import Console
-from support import on_blobs, placed, run_in
+from support import no_meta_steps, on_blobs, placed, run_in
 
 from metarun.run import log, status, train
 from metarun.run.announce import idle
@@ -75,8 +75,9 @@ def test_a_run_says_what_it_is_at_and_its_test_how_far(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Status, "at", at)
     values = on_blobs(
-        "logger=none", "train.steps=2", "train.meta_batch=2", "eval.episodes=7", "eval.val_episodes=4",
-        "eval.inner_steps=[0,1]", "eval.shots=[1,2]", "eval.inductive=none", "hardware.task_chunk=auto",
+        "learner=fomaml", "logger=none", "train.steps=2", "train.meta_batch=2", "eval.episodes=7",
+        "eval.val_episodes=4", "eval.inner_steps=[0,1]", "eval.shots=[1,2]", "eval.inductive=none",
+        "hardware.task_chunk=auto",
     )  # fmt: skip
     train.train(placed(values, tmp_path / "run"))
     order = list(dict.fromkeys(what for what, *_ in places))
@@ -126,6 +127,7 @@ def test_devices_that_a_run_leaves_idle_are_told_with_the_meta_batches_that_woul
 @pytest.mark.parametrize(("meta_batch", "told"), [(3, True), (4, False)])
 def test_a_run_tells_of_idle_devices_at_its_start(tmp_path, capsys, meta_batch, told):
     settings = ("train.steps=1", "eval.inner_steps=[]", f"train.meta_batch={meta_batch}", "hardware.task_chunk=1")
-    train.train(run_in(tmp_path / "run", *settings))
+    with no_meta_steps():
+        train.train(run_in(tmp_path / "run", *settings))
     said = " ".join(capsys.readouterr().out.split())
     assert ("1 of 2 devices are used: train.meta_batch=3 cannot" in said) == told
