@@ -114,7 +114,7 @@ def scripted(monkeypatch, script: Scripted) -> None:
     monkeypatch.setattr(chunks, "programs", lambda *a: real(*a)._replace(evaluate=script))
 
 
-FOUR = (*SMALL, "train.steps=8", "train.eval_every=2", "eval.episodes=5", "eval.val_episodes=3")
+FOUR = (*SMALL, "learner=fomaml", "train.steps=8", "train.eval_every=2", "eval.episodes=5", "eval.val_episodes=3")
 
 
 @pytest.mark.parametrize(
