@@ -20,6 +20,7 @@ QUICK = (
     "logger=none", "train.steps=4", "train.meta_batch=2", "eval.episodes=12", "eval.val_episodes=2", "eval.state=last",
     "eval.inner_steps=[0]", "eval.inductive=none", "learner=fomaml", "hardware.devices=1",
 )  # fmt: skip
+MLP = ("model=mlp", "model.hidden=[8]")
 TWO = {"_target_": "blobs.Blobs", "ways": 2, "shots": 1, "queries": 3, "pool": 30}
 THREE = {"_target_": "blobs.Blobs", "ways": 3, "shots": 2, "queries": 2, "pool": 5}
 
@@ -99,7 +100,9 @@ def refused(run: Run) -> str:
 
 def test_inputs_of_another_shape_are_refused_with_both_shapes_and_what_to_set(small_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("METARUN_CACHE_DIR", str(tmp_path))
-    run = build_run(composed(f"++eval.tasks={{mine: {{task: folder, path: '{small_folder}'}}}}", "task.queries=2"))
+    run = build_run(
+        composed(f"++eval.tasks={{mine: {{task: folder, path: '{small_folder}'}}}}", "task.queries=2", *MLP)
+    )
     says = refused(run)
     assert says.startswith(
         "eval.tasks.mine=folder: has inputs of 32x32x3 float32, and the model was trained with 28x28x1"
@@ -112,13 +115,13 @@ def test_inputs_of_another_shape_are_refused_with_both_shapes_and_what_to_set(sm
 
 
 def test_the_runs_own_test_tasks_are_held_to_the_shape_of_training_too(small_folder):
-    own = composed("task=folder", f"task.path={small_folder}", "model=mlp", "++eval.task.image.side=16")
+    own = composed("task=folder", f"task.path={small_folder}", *MLP, "++eval.task.image.side=16")
     with pytest.raises(
         ConfigError, match=r"eval\.task=folder: has inputs of 16x16x3 .* set eval\.task\.image\.side=32"
     ):
         begin.load(build_run(own))
     with pytest.raises(ConfigError, match=r"eval\.learner=\(its settings\): they change what is learned"):
-        begin.load(build_run(composed("learner=mann", "++eval.learner.units=5")))
+        begin.load(build_run(composed("learner=mann", *MLP, "++eval.learner.units=5")))
 
 
 def shapes_of(run: Run):
