@@ -73,7 +73,7 @@ class Breaking:
 def tracked(tmp_path_factory) -> tuple[Path, list[Breaking]]:
     """The directory of a job of a sweep that was tracked by W&B, by TensorBoard, and by three that broke."""
     quick = ("train.steps=6", "train.meta_batch=2", "train.eval_every=2", "eval.episodes=8", "eval.val_episodes=4")
-    quick += ("eval.inner_steps=[0,1,3]", "run.tags=[a,b]")
+    quick += ("eval.inner_steps=[0,1,3]", "run.tags=[a,b]", "learner=fomaml", "hardware.devices=1")
     directory = tmp_path_factory.mktemp("tracked") / "RUN"
     values = on_blobs(*quick) | {"logger": LOGGERS}
     values["run"] |= {"dir": str(directory)}
