@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import changed, complete, equal, on_blobs, placed, run_of, to_yaml
+from support import changed, complete, equal, no_meta_steps, on_blobs, placed, run_of, to_yaml
 
 from metarun import engine
 from metarun.core import ConfigError, DataError
@@ -77,7 +77,8 @@ def test_a_start_from_nothing_is_refused_in_one_line(tmp_path, there):
     if there == "empty":
         source.mkdir()
     if there == "other":
-        run_in(source, "learner=protonet", "model.hidden=[7]")
+        with no_meta_steps():
+            run_in(source, "learner=protonet", "model.hidden=[7]")
     with pytest.raises(ConfigError, match=r"train\.init_from=") as refused:
         run_in(tmp_path / "run", "learner=maml", "model.hidden=[5]", f"train.init_from={source}")
     assert "\n" not in str(refused.value)
