@@ -53,7 +53,7 @@ def test_a_finished_run_tested_elsewhere_is_one_that_was_begun_so(tmp_path, monk
     assert again["test"] == first["test"]
     monkeypatch.undo()
     with no_meta_steps():
-        whole = train.train(placed(of("eval.shots=[3]", three=THREE, two=TWO), tmp_path / "whole"))
+        whole = train.train(placed(of("eval.shots=[3]", three=THREE), tmp_path / "whole"))
     assert again["tests"]["three"] == whole["tests"]["three"]
     assert set(whole["tests"]["three"]["by_shots"]) == {"3"}
 
