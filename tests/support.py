@@ -224,14 +224,19 @@ def classifier(ways: int, n_classes: int | None = None) -> Net:
     return Net(init, apply, features, losses.cross_entropy, ways, True, n_classes)
 
 
-def episodes(tasks: int, ways: int, key: jax.Array) -> Episode:
+def episodes(tasks: int, ways: int, seed: int = 0) -> Episode:
     """Random episodes (tasks leading), two shots and two queries a class, three numbers an example."""
-    k_support, k_query = jax.random.split(key)
-    y = jnp.tile(jnp.arange(ways), (tasks, 2))
-    return Episode(
-        Batch(jax.random.normal(k_support, (tasks, 2 * ways, 3)), y),
-        Batch(jax.random.normal(k_query, (tasks, 2 * ways, 3)), y),
-    )
+    draw, y = np.random.default_rng(seed), np.tile(np.arange(ways, dtype=np.int32), (tasks, 2))
+    of = jnp.result_type(float)  # as jax has it set
+    support, query = (Batch(draw.normal(size=(tasks, 2 * ways, 3)).astype(of), y) for _ in "sq")
+    return Episode(support, query)
+
+
+def drawn_like(init: Callable[[], Any]) -> Any:
+    """Numbers in the shapes of what `init` gives: to compile the orthogonal matrices of an LSTM takes a second."""
+    draw = np.random.default_rng(1)
+    shapes = jax.eval_shape(init)
+    return jax.tree.map(lambda leaf: (draw.normal(size=leaf.shape) / 2).astype(leaf.dtype), shapes)
 
 
 def one_of(batch: Episode, index: int = 0) -> Episode:

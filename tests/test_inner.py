@@ -48,7 +48,7 @@ def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, flo
     )  # fmt: skip
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
     keys = jax.random.split(jax.random.key(0), 2)
-    batch = in_float64(episodes(2, 3, jax.random.key(2)))
+    batch = in_float64(episodes(2, 3))
     params = in_float64(jax.jit(lambda key: run.learner.init(net, key, batch.support.x[0]))(jax.random.key(1)))
 
     def meta_gradient(how):

@@ -23,9 +23,9 @@ from metarun.learners.reptile import Reptile, minibatch
 from metarun.learners.scratch import Scratch
 
 WAYS, LR = 3, 0.3
-NET = classifier(WAYS)
-BATCH = episodes(2, WAYS, jax.random.key(0))
-THETA = NET.init(jax.random.key(1), BATCH.support.x[0])
+BATCH = episodes(2, WAYS)
+THETA = jax.device_get(jax.jit(classifier(WAYS).init)(jax.random.key(1), BATCH.support.x[0]))
+NET = classifier(WAYS)._replace(init=lambda key, x: THETA)
 MAML_ = MAML(inner_lr=LR, inner_steps=2, inner_optimizer="sgd", inner_loss="mean", first_order=False, freeze=())
 MAMLPP_OFF = MAMLPP(
     inner_lr=LR, inner_steps=2, inner_loss="mean",
@@ -116,11 +116,15 @@ def test_meta_sgd_with_equal_steps_is_maml_and_its_steps_have_a_gradient():
     # d/d alpha of one step is -grad L_support o grad L_query(theta'), element by element.
     one = dataclasses.replace(meta_sgd, inner_steps=1)
     support, query, *_ = one_of(BATCH)
-    fast = jax.jit(lambda params: one.adapt(NET, params, support, None))(params)
-    g_support = jax.jit(jax.grad(inner.support_loss(NET, support, "mean")))(params["theta"])
-    g_query = jax.jit(jax.grad(inner.support_loss(NET, query, "mean")))(fast)
+
+    @jax.jit
+    def expected(params):
+        g_support = jax.grad(inner.support_loss(NET, support, "mean"))(params["theta"])
+        g_query = jax.grad(inner.support_loss(NET, query, "mean"))(one.adapt(NET, params, support, None))
+        return jax.tree.map(lambda s, q: -s * q, g_support, g_query)
+
     grads = gradient(one, params, batch=jax.tree.map(lambda v: v[:1], BATCH))[0]
-    close(grads["alpha"], jax.tree.map(lambda s, q: -s * q, g_support, g_query))
+    close(grads["alpha"], expected(params))
 
 
 @pytest.mark.parametrize("inner_steps", [1, 3])
@@ -142,7 +146,7 @@ def test_the_multi_step_weights_anneal_to_the_last_step_alone():
 def test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step():
     mamlpp = dataclasses.replace(MAMLPP_OFF, multi_step_loss=10)
     params = mamlpp.init(NET, jax.random.key(1), BATCH.support.x[0])
-    after = [gradient(dataclasses.replace(MAML_, inner_steps=n), THETA)[0] for n in (1, 2)]
+    after = [jax.device_get(gradient(dataclasses.replace(MAML_, inner_steps=n), THETA)[0]) for n in (1, 2)]
     for step, weights in ((0, (0.5, 0.5)), (4, (0.3, 0.7)), (10, (0.0, 1.0))):
         expected = jax.tree.map(lambda a, b, w=weights: w[0] * a + w[1] * b, *after)
         close(freezing.join(gradient(mamlpp, params, step=step)[0]["theta"], {}), expected)
@@ -183,12 +187,12 @@ def test_mamlpp_has_a_step_size_for_every_layer_and_step():
     """Step i of a parameter is its alpha[i]: with alphas a, b on one weight, two steps of descent by hand."""
     mamlpp = dataclasses.replace(MAMLPP_OFF, learn_inner_lr=True)
     params = mamlpp.init(NET, jax.random.key(1), BATCH.support.x[0])
-    params["alpha"] = {path: jnp.array([0.1, 0.4]) if path == "hidden/w" else jnp.zeros(2) for path in params["alpha"]}
+    params["alpha"] = {path: np.float32([0.1, 0.4] if path == "hidden/w" else [0, 0]) for path in params["alpha"]}
     support = one_of(BATCH).support
     grad = jax.jit(jax.grad(inner.support_loss(NET, support, "mean")))
     by_hand = THETA
     for alpha in (0.1, 0.4):
-        w = by_hand["hidden"]["w"] - alpha * grad(by_hand)["hidden"]["w"]
+        w = by_hand["hidden"]["w"] - alpha * np.asarray(grad(by_hand)["hidden"]["w"])
         by_hand = {**by_hand, "hidden": {**by_hand["hidden"], "w": w}}
     close(jax.jit(lambda params: mamlpp.adapt(NET, params, support, None))(params), by_hand)
 
@@ -200,20 +204,19 @@ def test_normalisation_per_step_is_meta_learned_for_each_step_and_not_adapted():
     # One step, one normalisation: MAML whose normalisation is frozen.
     one = dataclasses.replace(MAMLPP_OFF, inner_steps=1, per_step_norm=True)
     frozen = dataclasses.replace(MAML_, inner_steps=1, freeze=("norm",))
-    grads, _ = gradient(one, begun(one, net), net)
+    grads, _ = jax.device_get(gradient(one, begun(one, net), net))
     expected, _ = gradient(frozen, begun(frozen, net), net)
     close(freezing.join(grads["theta"], jax.tree.map(lambda leaf: leaf[0], grads["norms"])), expected)
 
     # Two steps: the first's scale acts on the first inner step, the second's on the second and on the prediction.
     two = dataclasses.replace(one, inner_steps=2)
-    params = begun(two, net)
-    params["norms"]["norm0/scale"] = params["norms"]["norm0/scale"].at[1].set(2.0)
-    flat = params["theta"]
+    params = jax.device_get(begun(two, net))
+    params["norms"]["norm0/scale"] = np.float32([[1.0] * 8, [2.0] * 8])
+    flat, loss = params["theta"], inner.support_loss(net, one_of(BATCH).support, "mean")
+    grad = jax.jit(jax.grad(lambda theta, norms: loss(freezing.join(theta, norms))))
     for scale in (1.0, 2.0):
-        norms = {"norm0/scale": jnp.full(8, scale), "norm0/bias": jnp.zeros(8)}
-        loss = inner.support_loss(net, one_of(BATCH).support, "mean")
-        grad = jax.jit(jax.grad(lambda theta, norms=norms, loss=loss: loss(freezing.join(theta, norms))))(flat)
-        flat = jax.tree.map(lambda p, g: p - LR * g, flat, grad)
+        norms = {"norm0/scale": np.full(8, scale, np.float32), "norm0/bias": np.zeros(8, np.float32)}
+        flat = jax.tree.map(lambda p, g: p - LR * np.asarray(g), flat, grad(flat, norms))
     fast = jax.jit(lambda params: two.adapt(net, params, one_of(BATCH).support, None))(params)
     close(fast, freezing.join(flat, norms), rtol=1e-4)
 
@@ -223,11 +226,12 @@ def test_the_multi_step_loss_after_a_step_has_the_normalisation_of_that_step():
     run = run_of("model=mlp", "model.hidden=[8]", "model.norm=batch", "task.ways=3")
     net = make_net(run.model, run.tasks, 3)
     mamlpp = dataclasses.replace(MAMLPP_OFF, multi_step_loss=10, per_step_norm=True, learn_inner_lr=True)
-    params = begun(mamlpp, net)
-    params["norms"] = {path: leaf.at[1].add(0.7) for path, leaf in params["norms"].items()}
-    params["alpha"] = {path: leaf.at[1].set(0.1) for path, leaf in params["alpha"].items()}
+    params = jax.device_get(begun(mamlpp, net))
+    params["norms"] = {path: leaf + np.float32([[0], [0.7]]) for path, leaf in params["norms"].items()}
+    params["alpha"] = {path: leaf * np.float32([1, 0.1 / LR]) for path, leaf in params["alpha"].items()}
 
-    def written_out(params, support, query):
+    def written_out(params, episode):
+        support, query, *_ = episode
         theta, total = params["theta"], 0.0
         for i, weight in enumerate((0.3, 0.7)):
             norms = {path: leaf[i] for path, leaf in params["norms"].items()}
@@ -238,7 +242,7 @@ def test_the_multi_step_loss_after_a_step_has_the_normalisation_of_that_step():
         return total
 
     def mean(params):
-        return sum(written_out(params, *one_of(BATCH, i)[:2]) for i in range(2)) / 2
+        return jax.vmap(written_out, (None, 0))(params, BATCH).mean()
 
     close(gradient(mamlpp, params, net, step=4)[0], jax.jit(jax.grad(mean))(params), rtol=1e-3)
 
@@ -272,7 +276,7 @@ def test_imaml_solves_for_parameters_of_several_types_together():
     learner = IMAML(inner_lr=LR, inner_steps=1, inner_optimizer="sgd", penalty=1.0, cg_steps=5)
     mixed = THETA | {"hidden": jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), THETA["hidden"])}
     grads = gradient(learner, mixed)[0]
-    assert jax.tree.map(jnp.dtype, grads) == jax.tree.map(jnp.dtype, mixed)
+    assert jax.tree.map(lambda leaf: leaf.dtype, grads) == jax.tree.map(lambda leaf: leaf.dtype, mixed)
     close(jax.tree.map(np.float32, grads), gradient(learner, THETA)[0], rtol=0.05, atol=0.01)
 
 
@@ -322,7 +326,7 @@ REPTILE = Reptile(inner_lr=LR, inner_steps=1, inner_batch=2 * WAYS, inner_optimi
 def test_reptile_with_one_step_on_all_of_the_support_set_is_the_support_gradient():
     grads, _ = gradient(REPTILE, THETA)
     of_support = jax.jit(lambda support: jax.grad(inner.support_loss(NET, support, "mean"))(THETA))
-    of_task = [of_support(one_of(BATCH, i).support) for i in range(2)]
+    of_task = [jax.device_get(of_support(one_of(BATCH, i).support)) for i in range(2)]
     close(grads, jax.tree.map(lambda a, b: LR * (a + b) / 2, *of_task))
 
 
@@ -330,7 +334,7 @@ def test_reptile_is_the_way_from_the_initialisation_to_the_mean_of_the_adapted_p
     learner = dataclasses.replace(REPTILE, inner_steps=3, inner_batch=4, inner_optimizer="adam", inner_lr=0.01)
     grads, _ = gradient(learner, THETA)
     adapt = jax.jit(lambda support, key: learner.adapt(NET, THETA, support, key))
-    fast = [adapt(one_of(BATCH, i).support, keys()[i]) for i in range(2)]
+    fast = [jax.device_get(adapt(one_of(BATCH, i).support, keys()[i])) for i in range(2)]
     close(grads, jax.tree.map(lambda p, a, b: p - (a + b) / 2, THETA, *fast), rtol=1e-4)
 
 
@@ -340,14 +344,17 @@ KEPT = dataclasses.replace(REPTILE, inner_steps=2, inner_optimizer="adam", inner
 def test_kept_moments_go_on_where_the_tasks_before_left_them():
     """Two tasks of the same examples, one after the other from where the first came to, are one of twice the steps."""
     learner, key = dataclasses.replace(KEPT, inner_batch=1), jax.random.key(3)
-    support = jax.tree.map(lambda leaf: leaf[0, :1], BATCH.support)  # one example: every mini-batch is alike
+    support = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf[0, :1]), BATCH.support
+    )  # one example: every mini-batch is alike
     params = learner.init(NET, jax.random.key(1), support.x)
     trained = jax.jit(lambda params: learner.trained(NET, params, support, key))
     after = trained(trained(params))
     new = dataclasses.replace(learner, moments="new", inner_steps=4)
     close(after["theta"], jax.jit(lambda theta: new.adapt(NET, theta, support, key))(params["theta"]), rtol=1e-4)
     assert float(after["adam"]["steps"]) == 4
-    again = dataclasses.replace(new, inner_steps=2).adapt(NET, trained(params)["theta"], support, key)
+    new = dataclasses.replace(new, inner_steps=2)
+    again = jax.jit(lambda theta: new.adapt(NET, theta, support, key))(trained(params)["theta"])
     assert not np.allclose(after["theta"]["head"]["kernel"], again["head"]["kernel"], rtol=1e-3)
 
 
@@ -355,9 +362,10 @@ def test_what_adam_keeps_is_the_mean_of_what_the_tasks_leave():
     params = KEPT.init(NET, jax.random.key(1), BATCH.support.x[0])
     grads, _ = gradient(KEPT, params)
     trained = jax.jit(lambda support, key: KEPT.trained(NET, params, support, key))
-    left = [trained(one_of(BATCH, i).support, keys()[i]) for i in range(2)]
-    close(grads, jax.tree.map(lambda p, a, b: p - (a + b) / 2, params, *left), rtol=1e-4)
-    close(KEPT.adapt(NET, params, one_of(BATCH, 0).support, keys()[0]), left[0]["theta"], rtol=1e-5)
+    left = [jax.device_get(trained(one_of(BATCH, i).support, keys()[i])) for i in range(2)]
+    close(grads, jax.tree.map(lambda p, a, b: np.asarray(p) - (a + b) / 2, params, *left), rtol=1e-4)
+    adapted = jax.jit(lambda support, key: KEPT.adapt(NET, params, support, key))(one_of(BATCH).support, keys()[0])
+    close(adapted, left[0]["theta"], rtol=1e-5)
 
 
 def test_only_adam_has_moments_to_keep():
@@ -414,7 +422,7 @@ def test_inner_adam_stays_finite_where_gradients_are_zero_also_in_the_meta_gradi
 
 SMALL = 1e-6  # a gradient beside which the root of Adam's eps_root, 1e-6 too, is not small
 SLOPE = Net(  # one parameter w, whose loss is SMALL * w
-    init=lambda key, x: {"w": jnp.zeros(())},
+    init=lambda key, x: {"w": np.float32(0)},
     apply=lambda params, x: params["w"] * x,
     features=lambda params, x: x,
     loss=lambda outputs, y: (outputs.mean(), {"loss": outputs.mean()}),
@@ -439,9 +447,10 @@ ADAM = {"inner_lr": 0.1, "inner_steps": 1, "inner_optimizer": "adam"}
 )
 def test_inner_adams_first_step_along_a_small_gradient_is_whole_unless_it_is_differentiated_twice(learner):
     """Adam's first step is lr g / (sqrt(g^2 + eps_root) + eps), and only second derivatives need an eps_root."""
-    support = Batch(jnp.full((2, 1), SMALL), jnp.zeros((2, 1)))
+    support = Batch(np.full((2, 1), SMALL, np.float32), np.zeros((2, 1), np.float32))
     params = learner.init(SLOPE, jax.random.key(0), support.x)
-    fast = jax.jit(lambda params: learner.adapt(SLOPE, params, support, jax.random.key(1)))(params)
+    adapt = jax.jit(lambda params, support: learner.adapt(SLOPE, params, support, jax.random.key(1)))
+    fast = adapt(params, support)
     second_order = getattr(learner, "first_order", True) is False
     root = np.sqrt(SMALL**2 + (1e-12 if second_order else 0))
     np.testing.assert_allclose(fast["w"], -0.1 * SMALL / (root + 1e-8), rtol=1e-4)
@@ -450,18 +459,21 @@ def test_inner_adams_first_step_along_a_small_gradient_is_whole_unless_it_is_dif
 
 def test_imaml_equals_finite_differences_through_the_converged_inner_problem():
     with jax.enable_x64(True), jax.debug_key_reuse(False):
-        net, batch = classifier(WAYS), jax.jit(lambda key: episodes(1, WAYS, key))(jax.random.key(0))
-        theta = jax.jit(net.init)(jax.random.key(1), np.zeros((6, 3)))
+        batch, theta = episodes(1, WAYS, seed=2), jax.tree.map(np.float64, THETA)
         learner = IMAML(inner_lr=0.3, inner_steps=2000, inner_optimizer="sgd", penalty=1.0, cg_steps=60)
         support, query, *_ = one_of(batch)
         flat, unravel = jax.flatten_util.ravel_pytree(theta)
-        grads, _ = jax.jit(lambda p: learner.meta_grad(net, p, batch, keys()[:1], 0))(theta)
-        got, flat = np.asarray(jax.flatten_util.ravel_pytree(grads)[0]), np.asarray(flat)
+
+        @jax.jit
+        def meta_gradient(theta):
+            return jax.flatten_util.ravel_pytree(learner.meta_grad(NET, theta, batch, keys()[:1], 0)[0])[0]
+
+        got, flat = np.asarray(meta_gradient(theta)), np.asarray(flat)
 
         @jax.jit
         def outer(v):
-            fast = learner.adapt(net, unravel(v), support, None)
-            return net.loss(net.apply(fast, query.x), query.y)[0]
+            fast = learner.adapt(NET, unravel(v), support, None)
+            return NET.loss(NET.apply(fast, query.x), query.y)[0]
 
         for i in range(0, flat.size, 7):
             shift = 1e-5 * np.eye(flat.size)[i]
