@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import close, identity, one_of
+from support import close, drawn_like, identity, one_of
 
 from metarun import label_codes, sequence
 from metarun.core import Batch, ConfigError, Episode
@@ -27,15 +27,17 @@ OWN = dataclasses.replace(
     MANN_, labels="iid", standardise=False, forget_bias=1.0, written="own", addressed="before", free="all",
     emptied="one", memory_start=1e-6, weights_start="first",
 )  # fmt: skip
+KEY = partial(jax.random.key, 3)
 READERS = [MANN_, OWN, LSTM(units=8, label_width=4)]
-SUPPORT = Batch(jax.random.normal(jax.random.key(0), (6, 5)), jnp.array([0, 1, 2, 0, 1, 2]))
-QUERY = Batch(jax.random.normal(jax.random.key(1), (6, 5)), jnp.array([0, 0, 1, 1, 2, 2]))
+SUPPORT, QUERY = (
+    Batch(jnp.asarray(np.random.default_rng(n).normal(size=(6, 5))), jnp.array(y))
+    for n, y in enumerate(([0, 1, 2, 0, 1, 2], [0, 0, 1, 1, 2, 2]))
+)
 
 
 @cache
 def params_of(learner):
-    """What a learner begins with; compiled, as it takes a second otherwise."""
-    return jax.jit(lambda key: learner.init(NET, key, SUPPORT.x))(jax.random.key(2))
+    return drawn_like(lambda: learner.init(NET, jax.random.key(2), SUPPORT.x))
 
 
 def memory_of(heads: int, sharpness: float, usage_decay: float, **how) -> MANN:
@@ -134,10 +136,8 @@ def test_a_memory_begins_as_asked():
 def test_a_step_of_a_mann_is_an_lstm_whose_hidden_state_gives_keys_gates_and_what_is_written(written):
     mann = dataclasses.replace(MANN_, written=written)
     params = params_of(mann)["cell"]
-    carry = mann.blank()._replace(
-        lstm=tuple(jax.random.normal(jax.random.key(3), (2, 8))), read=jax.random.normal(jax.random.key(4), (8,))
-    )
-    x = jax.random.normal(jax.random.key(5), (1, 9))
+    *lstm, read, x = (np.float32(np.random.default_rng(3).normal(size=shape)) for shape in (8, 8, 8, (1, 9)))
+    carry = mann.blank()._replace(lstm=tuple(lstm), read=read)
     after, outputs = jax.jit(lambda *a: sequence.steps(mann.reader(), *a))({"cell": params}, carry, x)
 
     def dense(name, v):
@@ -157,7 +157,7 @@ def test_a_step_of_a_mann_is_an_lstm_whose_hidden_state_gives_keys_gates_and_wha
 
 def test_an_lstm_is_flaxs_and_forgets_little_at_the_start():
     learner = LSTM(units=8, label_width=4, forget_bias=1.5)
-    params = params_of(learner)["cell"]
+    params = jax.jit(lambda key: learner.init(NET, key, SUPPORT.x))(jax.random.key(2))["cell"]
     np.testing.assert_array_equal(params["lstm"]["hf"]["bias"], np.full(8, 1.5))
     assert not np.any(params["lstm"]["hi"]["bias"])
     inputs = np.float32(np.random.default_rng(0).normal(size=(5, 9)))
@@ -176,7 +176,7 @@ def test_an_lstm_is_flaxs_and_forgets_little_at_the_start():
 def test_matrices_have_the_derivative_of_every_step(learner):
     """That of the loop written out, through the outputs and through the state at the end."""
     reader, params = learner.reader(), params_of(learner)["cell"]
-    inputs = jax.random.normal(jax.random.key(3), (3, 9))
+    inputs = np.float32(np.random.default_rng(3).normal(size=(3, 9)))
 
     def written_out(step, carry, matrices, added):
         features = []
@@ -212,11 +212,12 @@ def test_instance_accuracy_counts_how_often_a_class_was_seen():
 
 
 def test_a_sequence_holds_every_example_once_with_its_label_in_a_new_order():
-    whole = sequence.whole(Episode(SUPPORT, QUERY), jax.random.key(1))
+    read = jax.jit(lambda key: sequence.whole(Episode(SUPPORT, QUERY), key))
+    whole = jax.device_get(read(jax.random.key(1)))
     rows = {bytes(np.asarray(x)): int(y) for x, y in zip(whole.x, whole.y, strict=True)}
     expected = {bytes(np.asarray(x)): int(y) for b in (SUPPORT, QUERY) for x, y in zip(b.x, b.y, strict=True)}
     assert rows == expected
-    assert not np.array_equal(whole.y, sequence.whole(Episode(SUPPORT, QUERY), jax.random.key(2)).y)
+    assert not np.array_equal(whole.y, read(jax.random.key(2)).y)
 
 
 def test_labels_drawn_anew_come_with_examples_of_their_class_each_before_any_twice():
@@ -246,7 +247,8 @@ def test_training_reads_labels_as_the_learner_says():
     batch = jax.tree.map(lambda leaf: leaf[None], Episode(SUPPORT, QUERY))
     for learner, sequence_of in ((OWN, lambda e, k: sequence.drawn(e, k, WAYS)), (MANN_, sequence.whole)):
         mine = learner if learner is OWN else dataclasses.replace(OWN, labels="balanced")
-        _, metrics = jax.jit(lambda *a, mine=mine: mine.meta_grad(NET, *a))(params, batch, jax.random.key(3)[None], 0)
+        measured = jax.jit(lambda *a, mine=mine: mine.meta_grad(NET, *a)[1])  # without the gradient
+        metrics = measured(params, batch, jax.random.key(3)[None], 0)
 
         @jax.jit
         def loss(key, mine=mine, sequence_of=sequence_of):
@@ -260,23 +262,23 @@ def test_training_reads_labels_as_the_learner_says():
 def test_an_answer_depends_on_earlier_labels_only(learner):
     reader, params = learner.reader(), params_of(learner)
     read = jax.jit(lambda y: sequence.read(reader, NET, params, Batch(SUPPORT.x, y))[1])
-    outputs, changed = read(SUPPORT.y), read(SUPPORT.y.at[2].set(3))
+    y = np.asarray(SUPPORT.y)
+    outputs, changed, last = (np.asarray(read(of)) for of in (y, np.where(np.arange(6) == 2, 3, y), [*y[:-1], 3]))
     np.testing.assert_array_equal(outputs[:3], changed[:3])
     assert (np.abs(outputs[3:] - changed[3:]).max(1) > 0).all()
-    last = read(SUPPORT.y.at[-1].set(3))
     np.testing.assert_array_equal(outputs, last)
 
 
 @pytest.mark.parametrize("learner", READERS)
 def test_to_adapt_and_predict_is_the_next_step_of_one_long_sequence(learner):
     reader, params = learner.reader(), params_of(learner)
-    memory = jax.jit(lambda key: learner.adapt(NET, params, SUPPORT, key))(jax.random.key(3))
-    predicted = jax.jit(lambda memory: learner.predict(NET, memory, QUERY.x))(memory)
+    predicted = jax.jit(lambda key: learner.predict(NET, learner.adapt(NET, params, SUPPORT, key), QUERY.x))(KEY())
     read = jax.jit(lambda x, y: sequence.read(reader, NET, params, Batch(x, y))[1])
-    order = jax.random.permutation(jax.random.key(3), len(SUPPORT.y))
+    order = np.asarray(jax.random.permutation(KEY(), len(SUPPORT.y)))
+    support_x, support_y = (np.asarray(part)[order] for part in SUPPORT)
     for i in range(2):
-        x = jnp.concatenate([SUPPORT.x[order], QUERY.x[i : i + 1]])
-        y = jnp.concatenate([SUPPORT.y[order], jnp.array([0])])  # the query's own label is never seen
+        x = np.concatenate([support_x, np.asarray(QUERY.x)[i : i + 1]])
+        y = np.append(support_y, np.int32(0))  # the query's own label is never seen
         np.testing.assert_allclose(predicted[i], read(x, y)[-1, :WAYS], rtol=1e-5, atol=1e-6)
 
 
@@ -379,20 +381,22 @@ def test_features_are_standardised_one_example_at_a_time():
 
 def test_a_block_of_attention_is_numpys():
     """Pre-normalised attention of two heads to what is seen and to itself, then two layers (Vaswani et al. 2017)."""
-    k_params, k_tokens, k_context = jax.random.split(jax.random.key(0), 3)
-    tokens, context = jax.random.normal(k_tokens, (3, 4)), jax.random.normal(k_context, (5, 4))
+    tokens, context = (np.float32(np.random.default_rng(n).normal(size=(n, 4))) for n in (3, 5))
     seen = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
     block = Block(heads=2)
-    params = jax.jit(block.init)(k_params, tokens, jnp.ones((3, 3), bool))
-    p = jax.tree.map(np.asarray, params["params"])
+    params = drawn_like(lambda: block.init(jax.random.key(0), tokens, np.ones((3, 3), bool)))
+    p = params["params"]
 
     def dense(name, x):
         return x @ p[name]["kernel"] + p[name]["bias"]
 
-    def norm(x):
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    def norm(name, x):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return x * p[name]["scale"] + p[name]["bias"]
 
-    (q, own_k, own_v), (_, k, v) = (np.split(dense("qkv", norm(np.asarray(x))), 3, axis=1) for x in (tokens, context))
+    (q, own_k, own_v), (_, k, v) = (
+        np.split(dense("qkv", norm("norm_attention", x)), 3, axis=1) for x in (tokens, context)
+    )
     read = np.zeros((3, 4))
     for n in range(3):
         for head in (slice(0, 2), slice(2, 4)):
@@ -400,8 +404,8 @@ def test_a_block_of_attention_is_numpys():
             values = np.concatenate([v[seen[n], head], own_v[n : n + 1, head]])
             weights = np.exp(keys @ q[n, head] / np.sqrt(2))
             read[n, head] = weights / weights.sum() @ values
-    expected = np.asarray(tokens) + dense("out", read)
-    expected = expected + dense("down", np.asarray(jax.nn.gelu(dense("up", norm(expected)))))
+    expected = tokens + dense("out", read)
+    expected = expected + dense("down", np.asarray(jax.nn.gelu(dense("up", norm("norm_mlp", expected)))))
     found, own = jax.jit(block.apply)(params, tokens, seen, tuple(part.reshape(5, 2, 2) for part in (k, v)))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     for one, other in zip(own, (own_k, own_v), strict=True):
@@ -418,19 +422,19 @@ def test_attention_reads_the_support_set_causally_and_each_query_alone(standardi
     def run(z, labels):
         return transformer.apply({"params": params["transformer"]}, z, labels)[0]
 
-    labels = jax.nn.one_hot(SUPPORT.y, 4)
-    outputs = run(SUPPORT.x, labels)
-    changed = run(SUPPORT.x.at[3].add(1.0), labels)
+    x, labels = np.asarray(SUPPORT.x), np.eye(4, dtype=np.float32)[np.asarray(SUPPORT.y)]
+    outputs = np.asarray(run(x, labels))
+    changed = np.asarray(run(x + np.float32(np.arange(6) == 3)[:, None], labels))
     np.testing.assert_allclose(outputs[:3], changed[:3], atol=1e-6)
     assert (np.abs(outputs[3:] - changed[3:]).max(1) > 1e-5).all()
 
     # What was kept of the support set gives a query the answer it has as the last of one sequence.
-    fast = jax.jit(lambda key: learner.adapt(NET, params, SUPPORT, key))(jax.random.key(3))
-    predicted = jax.jit(lambda fast: learner.predict(NET, fast, QUERY.x))(fast)
-    order = jax.random.permutation(jax.random.key(3), len(SUPPORT.y))
+    predicted = jax.jit(lambda key: learner.predict(NET, learner.adapt(NET, params, SUPPORT, key), QUERY.x))(KEY())
+    order = np.asarray(jax.random.permutation(KEY(), len(SUPPORT.y)))
+    embed = jax.jit(lambda x: sequence.embed(NET, {}, x, standardise))
     for i in range(2):
-        z = sequence.embed(NET, {}, jnp.concatenate([SUPPORT.x[order], QUERY.x[i : i + 1]]), standardise)
-        together = run(z, jnp.concatenate([labels[order], jnp.zeros((1, 4))]))
+        z = embed(np.concatenate([x[order], np.asarray(QUERY.x)[i : i + 1]]))
+        together = run(z, np.concatenate([labels[order], np.zeros((1, 4), np.float32)]))
         np.testing.assert_allclose(predicted[i], together[-1, :WAYS], rtol=1e-4, atol=1e-5)
 
 
