@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from derivatives import assert_close, derivatives, reference, value_and_derivatives
+from support import drawn_like
 
 from metarun.core import ConfigError
 from metarun.models.adapter import Adapter
@@ -52,15 +53,14 @@ def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
 
         found, expected = of(point, direction)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
-    np.testing.assert_allclose(*(f(jnp.ones((5, 4)), jnp.ones((4, 2))) for f in (product, jnp.matmul)))
+    np.testing.assert_allclose(product(jnp.ones((5, 4)), jnp.ones((4, 2))), np.full((5, 2), 4))
 
 
 @pytest.mark.parametrize(("tasks", "shape"), [((), (7, 3)), ((2,), (2, 3, 4, 5)), ((3, 2), (2, 5, 3))])
 def test_a_total_and_what_is_spread_have_the_first_and_second_derivatives_of_jaxs(tasks, shape):
     """Of one task, of tasks, and of tasks of tasks; both, for each is the other's derivative."""
-    k_x, k_row, k_vx, k_vrow = jax.random.split(jax.random.key(0), 4)
-    point = (jax.random.normal(k_x, (*tasks, *shape)), jax.random.normal(k_row, (*tasks, shape[-1])))
-    direction = (jax.random.normal(k_vx, point[0].shape), jax.random.normal(k_vrow, point[1].shape))
+    draw, shapes = np.random.default_rng(0), ((*tasks, *shape), (*tasks, shape[-1]))
+    point, direction = (tuple(np.float32(draw.normal(size=shape)) for shape in shapes) for _ in "pd")
 
     def on_tasks(total, spread):
         def f(x, row):
@@ -92,9 +92,7 @@ def test_rows_of_tasks_with_one_matrix_are_one_product_in_both_directions():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (5, 2), (3, 4)])
 def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size, stride):
-    k_x, k_v = jax.random.split(jax.random.key(0))
-    x, v = jax.random.normal(k_x, (3, *size, 4)), jax.random.normal(k_v, (3, *size, 4))
-
+    x, v = np.float32(np.random.default_rng(0).normal(size=(2, 3, *size, 4)))
     ours, theirs = (
         value_and_derivatives(f, (x,), (v,))
         for f in (lambda x: max_pool_2x2(x, stride), lambda x: nn.max_pool(x, (2, 2), strides=(stride, stride)))
@@ -105,19 +103,24 @@ def test_max_pool_is_flaxs_with_its_first_and_second_derivatives(size, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_max_pools_derivative_is_that_of_the_largest_whatever_is_fused_with_it(stride):
     """By equality with the maximum it was 0 / 0 for some windows, with jax 0.10.1 and the settings of these tests."""
-    k_x, k_kernel = jax.random.split(jax.random.key(0))
-    point = jax.random.normal(k_x, (2, 5, 6, 6, 2)), jax.random.normal(k_kernel, (2, 3, 3, 2, 4))
+    draw = np.random.default_rng(0)
+    point = [np.float32(draw.normal(size=shape)) for shape in ((2, 5, 6, 6, 2), (2, 3, 3, 2, 4))]
     layer = Normalisation("batch")
-    params = layer.init(k_x, jnp.ones((1, 4)))
+    params = {"params": {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}}
 
-    def loss(x, kernel):
-        def pooled(x, kernel):
-            return max_pool_2x2(layer.apply(params, convolve(x, kernel, (1, 1), "SAME")), stride)
+    def normalised(x, kernel):
+        return jax.vmap(lambda *of: layer.apply(params, convolve(*of, (1, 1), "SAME")))(x, kernel)
 
-        return jnp.sin(jax.vmap(pooled)(x, kernel)).sum()
+    def loss(y):
+        return jnp.sin(jax.vmap(partial(max_pool_2x2, stride=stride))(y)).sum()
 
-    gradient = jax.grad(loss, (0, 1))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), jax.jit(gradient)(*point), gradient(*point))
+    @jax.jit
+    def one_after_the_other(y, x, kernel):
+        return jax.vjp(normalised, x, kernel)[1](jax.grad(loss)(y))
+
+    fused = jax.jit(jax.grad(lambda *of: loss(normalised(*of)), (0, 1)))(*point)
+    expected = one_after_the_other(jax.jit(normalised)(*point), *point)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), fused, expected)
 
 
 @pytest.mark.parametrize(("kind", "axes"), [("batch", (0, 1, 2)), ("layer", (1, 2, 3))])
@@ -177,15 +180,15 @@ def test_an_untrained_adapter_gives_what_it_was_given_and_a_trained_one_adds_to_
 def test_conv4_and_the_mlp_are_what_their_papers_say():
     """Four times convolution, batch statistics, ReLU and a stride or a pooling of 2; dense layers with ReLU."""
 
-    def normalised(x):
+    def normalised(x, of):
         axes = tuple(range(x.ndim - 1))
-        return (x - x.mean(axes, keepdims=True)) / (x.var(axes, keepdims=True) + 1e-3) ** 0.5
+        x = (x - x.mean(axes, keepdims=True)) / (x.var(axes, keepdims=True) + 1e-3) ** 0.5
+        return x * of["scale"].reshape((1,) * len(axes) + (-1,)) + of["bias"].reshape((1,) * len(axes) + (-1,))
 
-    k_params, k_mlp = jax.random.split(jax.random.key(0))
     x = np.float32(np.random.default_rng(0).normal(size=(3, 17, 16, 2)))
     for downsample in ("stride", "max_pool"):
         conv4 = Conv4(4, downsample, "batch", None)
-        params = jax.jit(conv4.init)(jax.random.clone(k_params), x)
+        params = drawn_like(lambda of=conv4: of.init(jax.random.key(0), x))
 
         @jax.jit
         def by_the_paper(params, x, downsample=downsample):
@@ -193,26 +196,26 @@ def test_conv4_and_the_mlp_are_what_their_papers_say():
             for i in range(4):
                 layer = params["params"][f"conv{i}"]
                 convolved = reference(x, layer["kernel"], strides, "SAME") + layer["bias"].reshape(1, 1, 1, 4)
-                x = nn.relu(normalised(convolved))
+                x = nn.relu(normalised(convolved, params["params"][f"norm{i}"]))
                 x = x if downsample == "stride" else nn.max_pool(x, (2, 2), strides=(2, 2))
             return x.mean((1, 2)) if downsample == "stride" else x.reshape(3, -1)
 
         np.testing.assert_allclose(jax.jit(conv4.apply)(params, x), by_the_paper(params, x), rtol=1e-3, atol=1e-4)
 
     mlp = MLP((6,), "batch", 2)
-    params = jax.jit(mlp.init)(k_mlp, x)
-    p = jax.device_get(params["params"])
-    hidden = np.maximum(normalised(x.reshape(3, -1) @ p["dense0"]["kernel"]), 0)
+    params = drawn_like(lambda: mlp.init(jax.random.key(0), x))
+    p = params["params"]
+    hidden = np.maximum(normalised(x.reshape(3, -1) @ p["dense0"]["kernel"], p["norm0"]), 0)
     expected = hidden @ p["head"]["kernel"] + p["head"]["bias"]
     np.testing.assert_allclose(jax.jit(mlp.apply)(params, x), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_residual_block_adds_what_it_convolves_to_what_it_was_given():
     """Its last norm turned off, a block is the pooled, rectified shortcut."""
-    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    x = np.float32(np.random.default_rng(0).normal(size=(2, 4, 4, 3)))
     resnet = ResNet12((5,), 0.1, "batch", None)
-    params = jax.jit(resnet.init)(jax.random.key(1), x)["params"]
-    params["block0_conv2_norm"]["scale"] = jnp.zeros(5)
+    params = jax.device_get(jax.jit(resnet.init)(jax.random.key(1), x)["params"])
+    params["block0_conv2_norm"]["scale"] = np.zeros(5, np.float32)
     shortcut = np.asarray(x) @ np.asarray(params["block0_shortcut"]["kernel"][0, 0])
     shortcut = (shortcut - shortcut.mean((0, 1, 2))) / np.sqrt(shortcut.var((0, 1, 2)) + 1e-3)
     rectified = np.where(shortcut > 0, shortcut, 0.1 * shortcut)
