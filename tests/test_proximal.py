@@ -1,7 +1,8 @@
 """Proximal policies: the surrogate against its cases one by one, and what an update is made of."""
 
 import dataclasses
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +20,40 @@ from metarun.proximal import Proximal, minibatch
 OUTER = Proximal(
     learning_rate=0.1, within=0.2, epochs=1, minibatches=1, value_weight=0.7, entropy_weight=0.3, clip_norm=1e9
 )
-TRIALS = (
-    "learner=rl2",
-    "task=bandits",
-    "task.arms=3",
-    "task.pulls=4",
-    "learner.memory.units=5",
-    "train.task={queries: 2}",
-)
+TRIALS = ("learner=rl2", "task=bandits", "task.arms=3", "task.pulls=4", "train.task={queries: 2}")
 PLANE = ("learner=maml", "task=navigation", "task.shots=2", "task.queries=2", "task.horizon=4", "model.hidden=[3]")
 
 
+@dataclass(frozen=True)
+class Forgetful:
+    """A memory of the last step alone, quick to compile: what is tested here asks no more of one."""
+
+    units: int = 5
+
+    def init(self, key, width, length):
+        return jax.random.normal(key, (width, self.units))
+
+    def blank(self, n, length):
+        return ()
+
+    def step(self, params, kept, z):
+        return self.read(params, z), kept
+
+    def read(self, params, z):
+        return jnp.tanh(z @ params)
+
+
+def quick(run):
+    """The run, and where its learner has a memory it is a `Forgetful` one."""
+    if not hasattr(run.learner, "memory"):
+        return run
+    return dataclasses.replace(run, learner=dataclasses.replace(run.learner, memory=Forgetful()))
+
+
+@cache
 def collected(n, *settings):
     """Learner, net, parameters and what they collected for n tasks (n, ...)."""
-    run = run_of(*settings)
+    run = quick(run_of(*settings))
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
 
     @jax.jit
@@ -43,7 +64,7 @@ def collected(n, *settings):
         params = jax.tree.map(lambda leaf: leaf + 0.05, params)
         return params, jax.vmap(partial(recorded.record, run.learner, net, params))(episodes, jax.random.clone(keys))
 
-    return run.learner, net, *found(jax.random.key(0))
+    return run.learner, net, *jax.device_get(found(jax.random.key(0)))
 
 
 def mean(chunks, f):
@@ -61,7 +82,7 @@ def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in
     """Case by case: where an action has become likelier by more than `within` and paid, or less likely and did not."""
     learner, net, params, every = collected(6, *settings)
     elsewhere = jax.tree.map(lambda leaf: leaf + 0.3 * np.sin(np.float32(range(leaf.size))).reshape(leaf.shape), params)
-    y = jax.device_get(every.query.y)
+    y = every.query.y
     old = np.where(y.valid, y.advantage, np.nan)
     advantage = (y.advantage - np.nanmean(old)) / np.nanstd(old)
 
@@ -93,7 +114,7 @@ def test_what_is_followed_is_the_clipped_surrogate_and_the_critics_error_both_in
         expected, (ratios, _) = jax.grad(by_hand, has_aux=True)(elsewhere, values)
         return expected, slope_of(OUTER, learner, net, params, every)(elsewhere, 0), ratios
 
-    expected, found, ratios = both(params, elsewhere)
+    expected, found, ratios = jax.device_get(both(params, elsewhere))
     close(found, expected, rtol=2e-3, atol=1e-5)
     for tried in ((ratios > 1.2) & (advantage > 0), (ratios < 0.8) & (advantage < 0)):
         assert tried.any()
@@ -120,7 +141,7 @@ def test_minibatches_part_the_tasks_however_these_lie_in_chunks_and_devices():
     for devices in (1, 2, 4):
         own = numbers.reshape(devices, 1, -1)
         for which in range(5):
-            found = [part(tasks, tasks[0, 0], which, 5) for tasks in own]
+            found = jax.device_get([part(tasks, tasks[0, 0], which, 5) for tasks in own])
             kept = sorted(int(n) for part in found for n, w in zip(part.tasks[0], part.weights[0], strict=True) if w)
             assert kept == list(range(which, 12, 5))
 
@@ -149,7 +170,7 @@ def test_an_update_is_so_many_steps_of_adam_each_of_its_own_part_at_the_rate_of_
 @pytest.mark.parametrize("optimizer", ["ppo", "trpo"])
 def test_results_depend_on_neither_chunks_nor_devices(optimizer):
     own = {"ppo": "optimizer.minibatches=3", "trpo": "optimizer.damping=0.1"}  # conjugate gradients multiply rounding
-    run = run_of(*TRIALS, f"optimizer={optimizer}", own[optimizer], "train.meta_batch=8")
+    run = quick(run_of(*TRIALS, f"optimizer={optimizer}", own[optimizer], "train.meta_batch=8"))
 
     meshes = [Mesh(np.array(jax.devices()[:devices]), ("tasks",)) for devices in (1, 2)]
     shapes = engine.shapes_of_first_state(run.shape, meshes[0], (), run.numbers)
