@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import episodes, run_of
+from support import classifier, episodes, run_of
 
 from metarun import gradients, inner
-from metarun.engine.net import make_net
 from metarun.gradients import Inner
 
 REVERSE = Inner("reverse", unroll=0, remat=False)
@@ -21,7 +20,8 @@ SECOND_ORDER = [
     ONE_OF_ITS_OWN,
     ("proto_maml",),
 ]
-SAME_LOOP = [("anil",), ("boil",), ("meta_sgd",), ("cavia",)]  # as maml's, with other parameters
+# As maml's, with other parameters.
+SAME_LOOP = [("anil",), ("boil",), ("meta_sgd",), ("cavia", "learner.layers=[hidden]")]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def float64():
 
 
 def in_float64(tree):
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf, tree)
+    return jax.tree.map(lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf, tree)
 
 
 def flattened(tree) -> np.ndarray:
@@ -42,19 +42,15 @@ def flattened(tree) -> np.ndarray:
     "settings", [*SECOND_ORDER, *(pytest.param(s, marks=pytest.mark.slow) for s in SAME_LOOP)], ids=" ".join
 )
 def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, float64):
-    run = run_of(
-        f"learner={settings[0]}", *settings[1:], "task=strokes", "task.ways=3", "learner.inner_steps=2",
-        "model=mlp", "model.hidden=[8]", "model.norm=batch",
-    )  # fmt: skip
-    net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    keys = jax.random.split(jax.random.key(0), 2)
+    learner, net = run_of(f"learner={settings[0]}", *settings[1:], "learner.inner_steps=2").learner, classifier(3)
     batch = in_float64(episodes(2, 3))
-    params = in_float64(jax.jit(lambda key: run.learner.init(net, key, batch.support.x[0]))(jax.random.key(1)))
+    params = in_float64(jax.jit(lambda key: learner.init(net, key, batch.support.x[0]))(jax.random.key(1)))
 
     def meta_gradient(how):
         def grad(params):
+            keys = jax.random.split(jax.random.key(0), 2)
             with gradients.differentiated(how):
-                return run.learner.meta_grad(net, params, batch, keys, jnp.int32(10**6))[0]
+                return learner.meta_grad(net, params, batch, keys, jnp.int32(10**6))[0]
 
         return flattened(jax.jit(grad)(params))
 
