@@ -144,8 +144,7 @@ def trials_of(learner, tasks, outer, n):
         grads, _ = recorded.policy_grad(learner, net, params, every)
         return params, every.query, outer.update(grads, (), params, problem)[0]
 
-    params, query, update = step()
-    return net, params, query, update
+    return net, *jax.device_get(step())
 
 
 @pytest.mark.parametrize(
@@ -158,19 +157,19 @@ def test_a_policy_with_a_memory_goes_as_far_as_it_may_and_its_critic_to_the_leas
     learner = RL2(memory, discount=0.9, gae_lambda=0.8, value_weight=0.5)
     outer = dataclasses.replace(OUTER, iterations=20, damping=1e-3, backtracks=10, shrink=0.9)
     net, params, (x, y), update = trials_of(learner, tasks, outer, n=8)
-    after = jax.tree.map(jnp.add, params, update)
-    predict = jax.jit(jax.vmap(lambda params, x: learner.predict(net, params, x), (None, 0)))
-    old, new = (jax.nn.log_softmax(predict(each, x)) for each in (params, after))
-    divergence = (jnp.exp(old) * (old - new)).sum(-1).mean()
+    after = jax.tree.map(np.add, params, update)
+    log_p = jax.jit(jax.vmap(lambda params, x: jax.nn.log_softmax(learner.predict(net, params, x)), (None, 0)))
+    old, new = (np.asarray(log_p(each, x)) for each in (params, after))
+    divergence = (np.exp(old) * (old - new)).sum(-1).mean()
     assert 0.5 * 0.01 <= divergence <= 0.01 * 1.001
-    chosen = lambda logs: jnp.take_along_axis(logs, y.action[..., None], -1)[..., 0]  # noqa: E731
-    assert (jnp.exp(chosen(new) - chosen(old)) * y.advantage).mean() > y.advantage.mean()
+    chosen = lambda logs: np.take_along_axis(logs, y.action[..., None], -1)[..., 0]  # noqa: E731
+    assert (np.exp(chosen(new) - chosen(old)) * y.advantage).mean() > y.advantage.mean()
 
     # Targets are what followed each step, given the values before the update: here by a loop.
     read = jax.jit(lambda x: learner.read(net, {**params, "policy": BLANK}, x.reshape(-1, 5)))
     features, values = read(x)
     told = np.pad(np.asarray(values).reshape(-1, 5), ((0, 0), (0, 1)))
-    reward = np.asarray(y.reward).reshape(-1, 5)
+    reward = y.reward.reshape(-1, 5)
     targets = told[:, :5].copy()
     for t in range(5):
         for k in range(t, 5):
@@ -183,7 +182,8 @@ def test_a_policy_with_a_memory_goes_as_far_as_it_may_and_its_critic_to_the_leas
     assert np.abs(moved).max() > 0.05
 
 
-BLANK = {"kernel": jnp.eye(6), "bias": jnp.zeros(6)}  # a policy whose outputs are the memory's features
+# A policy whose outputs are the memory's features.
+BLANK = {"kernel": np.eye(6, dtype=np.float32), "bias": np.zeros(6, np.float32)}
 
 
 def test_a_step_on_a_bandit_of_one_pull_is_the_closed_one():
@@ -196,12 +196,12 @@ def test_a_step_on_a_bandit_of_one_pull_is_the_closed_one():
     outer = dataclasses.replace(OUTER, divergence=1e-4, damping=1e-9, shrink=0.9)
     net, params, (x, y), update = trials_of(learner, tasks, outer, n=1)
     predict = jax.jit(lambda params: learner.predict(net, params, x[0, :1])[0])
-    before, after = predict(params), predict(jax.tree.map(jnp.add, params, update))
-    p, advantage, action = np.asarray(jax.nn.softmax(before)), np.asarray(y.advantage[0]), np.asarray(y.action[0])
+    before, after = predict(params), predict(jax.tree.map(np.add, params, update))
+    p, advantage, action = np.asarray(jax.nn.softmax(before)), y.advantage[0], y.action[0]
     q = np.array([advantage[action == arm].sum() for arm in range(3)]) / (2000 * p)
     centred = q - p @ q
     whole = centred * np.sqrt(2e-4 / (p @ centred**2))
-    moved = np.asarray(after - before)
+    moved = np.subtract(after, before)
     moved = moved - p @ moved
     share = np.sqrt((p @ moved**2) / (p @ whole**2))
     assert min(abs(share - 1), abs(share - 0.9)) < 0.02
