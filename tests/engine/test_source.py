@@ -270,9 +270,14 @@ def test_targets_come_along_with_their_inputs():
     tasks, index = Pairs(), np.array([3, 1])
     on_host = engine.held("host", {"train": (tasks, pool)}, mesh)["train"]
     drawn = engine.for_episodes(tasks, on_host, engine.of_evaluation, K_EVAL, index)
+
+    @jax.jit
+    def both(drawn, pool, place, number):
+        found = tasks.sample(engine.at(drawn, place, 0), jax.random.key(9))
+        return found, tasks.sample(pool, engine.task_key(K_EVAL, number)[0])
+
     for place, number in enumerate(index):
-        expected = tasks.sample(pool, engine.task_key(K_EVAL, number)[0])
-        equal(tasks.sample(engine.at(drawn, place, 0), jax.random.key(9)), expected)
+        equal(*both(drawn, pool, place, number))
 
 
 @pytest.fixture
