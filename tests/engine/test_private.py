@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 from scipy.stats import binom
-from support import run_of
+from support import one_of, run_of
 
 from metarun import engine
 from metarun.config.private import noise_number
@@ -20,7 +20,7 @@ from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
 from metarun.engine.private import MOST_OVERFLOW, Private, clipped_each, noised, sampling_rate
 
-RUN = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[8]", "learner.inner_steps=1", "learner.inner_lr=0.01")
+RUN = run_of("task=sinusoid", "learner=fomaml", "model.hidden=[]", "learner.inner_steps=1", "learner.inner_lr=0.01")
 NET = make_net(RUN.model, RUN.tasks, 1)
 NUMBERS = {"learner": {}, "optimizer": {"learning_rate": 1.0}, "private": {"noise": np.uint32(7)}}
 K_TRAIN = engine.stream(0, engine.TRAIN)
@@ -65,13 +65,27 @@ def meta_gradient(private, **kwargs):
 
 def of_each(private, meta_batch=8):
     """Task by task: its meta-gradient, and whether it counts."""
-    drawn = jax.jit(lambda: engine.task_keys(private, K_TRAIN, jnp.int32(0), jnp.arange(meta_batch), meta_batch))
-    k_episodes, k_adapts, _, counts = drawn()
-    sample = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf[None], RUN.tasks.sample((), key)))
-    one = jax.jit(lambda params, episode, key: RUN.learner.meta_grad(NET, params, episode, key, 0)[0])
-    params = start().params
-    found = [vector(one(params, sample(k), k_adapt[None])) for k, k_adapt in zip(k_episodes, k_adapts, strict=True)]
-    return np.array(found), np.asarray(counts)
+    data, params = (), start().params
+    _, counts, grads = tasks_of(RUN, NET, private, meta_batch)(data, params)
+    return [vector(one_of(grads, i)) for i in range(meta_batch)], counts
+
+
+def tasks_of(run, net, private, meta_batch):
+    """(data, params) -> of the tasks of the first meta-step: episodes, whether they count, and meta-gradients."""
+
+    @jax.jit
+    def found(data, params):
+        def of_task(user, k_episode, k_adapt):
+            episode = engine.episode_of(private, run.tasks, data, user, k_episode)
+            alone = jax.tree.map(lambda leaf: leaf[None], (episode, k_adapt))
+            return episode, run.learner.meta_grad(net, params, *alone, 0)[0]
+
+        drawn = engine.task_keys(private, K_TRAIN, jnp.int32(0), jnp.arange(meta_batch), meta_batch)
+        k_episodes, k_adapts, users, counts = drawn
+        episodes, grads = jax.vmap(of_task)(users, k_episodes, k_adapts)
+        return episodes, counts, grads
+
+    return lambda *given: jax.device_get(found(*given))
 
 
 def test_each_tasks_meta_gradient_is_clipped_before_they_are_summed():
@@ -180,18 +194,15 @@ def test_where_tasks_are_of_groups_each_group_is_a_user_and_is_met_once_in_a_met
     assert run.private.users == 3
     assert run.private == of_groups("train.private.users=3").private
     data, net = run.tasks.load("train"), make_net(run.model, run.tasks, 1)
-    keys, k_adapts, users, counts = engine.task_keys(run.private, K_TRAIN, jnp.int32(0), jnp.arange(4), 4)
-    episodes = [
-        engine.episode_of(run.private, run.tasks, data, user, key) for user, key in zip(users, keys, strict=True)
-    ]
-    assert counts.tolist() == [True, True, True, False]
-    for user, episode in zip(range(3), episodes, strict=False):
-        assert {int(x) for x in np.ravel([episode.support.x, episode.query.x])} == {user}
-
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     state = make_start(run.learner, net, run.tasks, sgd)(data, NUMBERS, engine.stream(0, engine.INIT))
-    one = jax.jit(lambda *task: run.learner.meta_grad(net, state.params, *jax.tree.map(lambda x: x[None], task), 0)[0])
-    each = [vector(one(*task)) for task in zip(episodes[:3], k_adapts[:3], strict=True)]
+    episodes, counts, grads = tasks_of(run, net, run.private, 4)(data, state.params)
+    assert counts.tolist() == [True, True, True, False]
+    for user in range(3):
+        episode = one_of(episodes, user)
+        assert {int(x) for x in np.ravel([episode.support.x, episode.query.x])} == {user}
+
+    each = [vector(one_of(grads, user)) for user in range(3)]
     expected = np.mean([g * min(1, 0.5 / np.linalg.norm(g)) for g in each], 0)
     before = vector(state.params)
     given = (run.learner, net, run.tasks, sgd, mesh, 4, 4, run.inner, run.train.guard)
