@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from support import learners_with, on_blobs, one_of, run_of
+from support import classifier, learners_with, on_blobs, one_of, run_of
 
 from metarun import engine, inner
 from metarun.config.run import build_run
@@ -17,13 +17,22 @@ from metarun.engine.evaluate import Asked, make_evaluate, queries_at_once, query
 from metarun.engine.net import make_net
 from metarun.gradients import Inner, differentiated
 
-RUN = build_run(
-    on_blobs(
-        "model.hidden=[4]", "model.norm=batch",
-        "learner.inner_steps=2", "learner.inner_lr=0.5", "learner.inner_loss=mean",
+RUN = build_run(on_blobs("learner.inner_steps=2", "learner.inner_lr=0.5", "learner.inner_loss=mean"))
+
+
+def in_company(net):
+    """A net whose predictions are of all examples together, as with batch norm."""
+
+    def centred(x):
+        return x - x.mean(0, keepdims=True)
+
+    return net._replace(
+        apply=lambda params, x: net.apply(params, centred(x)),
+        features=lambda params, x: net.features(params, centred(x)),
     )
-)  # fmt: skip
-NET = make_net(RUN.model, RUN.tasks, 3)
+
+
+NET = in_company(classifier(3, n_classes=20))
 TASKS = 7
 MAIN = Asked(after=0, inductive="none")
 
@@ -34,13 +43,13 @@ def drawn():
     data = RUN.tasks.load("test")
     k_episodes, _ = jax.vmap(engine.task_key, (None, 0))(engine.stream(3, engine.EVAL), jnp.arange(TASKS))
     episodes = jax.jit(jax.vmap(RUN.tasks.sample, (None, 0)))(data, k_episodes)
-    params = jax.jit(lambda key: NET.init(key, one_of(episodes).support.x))(jax.random.key(1))
-    return params, data, episodes
+    params = jax.jit(lambda: NET.init(jax.random.key(1), np.zeros((1, 4))))()
+    return jax.device_get((params, data, episodes))
 
 
 def alone(learner, episode, asked, steps, params, net=NET, key=None, whole=True):
     """What one task tells, computed by itself, after `steps` inner steps."""
-    return compiled(learner, asked, net)(params, episode, key, jnp.array(steps), whole)
+    return jax.device_get(compiled(learner, asked, net)(params, episode, key, np.array(steps), whole))
 
 
 @lru_cache
@@ -85,22 +94,32 @@ def test_a_tasks_metrics_are_those_of_its_query_set_after_its_own_support_set(dr
             grads = jax.grad(lambda theta: NET.loss(NET.apply(theta, support.x), support.y)[0])(theta)
             theta = jax.tree.map(lambda p, g: p - 0.5 * g, theta, grads)
         alone = [NET.apply(theta, jnp.concatenate([support.x, x[None]]))[-1] for x in query.x]
-        return NET.apply(theta, query.x), jnp.stack(alone)
+        together, alone = NET.apply(theta, query.x), jnp.stack(alone)
+        return together, *(NET.loss(outputs, query.y)[0] for outputs in (together, alone))
 
-    together, each_alone = by_hand(params)
+    together, loss, loss_alone = by_hand(params)
     told = alone(RUN.learner, one_of(episodes), Asked(0, "main"), [2], params)
     np.testing.assert_allclose(told.outputs[0], together, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(told.metrics["loss"][0], NET.loss(together, query.y)[0], rtol=1e-4)
-    np.testing.assert_allclose(told.inductive["loss"][0], NET.loss(each_alone, query.y)[0], rtol=1e-4)
+    np.testing.assert_allclose(told.metrics["loss"][0], loss, rtol=1e-4)
+    np.testing.assert_allclose(told.inductive["loss"][0], loss_alone, rtol=1e-4)
     assert abs(told.metrics["loss"][0] - told.inductive["loss"][0]) > 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Still(type(RUN.learner)):
+    """Stays as it is: quick to compile."""
+
+    def adapt(self, net, params, support, key):
+        return params
 
 
 def test_inductive_figures_are_told_where_they_are_asked_for(drawn):
     params, data, _ = drawn
+    learner = Still(**vars(RUN.learner))
     mesh = Mesh(np.array(jax.devices()[:1]), ("tasks",))
     for inductive, where in {"main": [True, False], "all": [True, True], "none": [False, False]}.items():
         asked = Asked(after=1, inductive=inductive)
-        evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 1, asked, RUN.inner)
+        evaluate = make_evaluate(learner, NET, RUN.tasks, mesh, 1, asked, RUN.inner)
         found = evaluate(params, data, 2, engine.stream(3, engine.EVAL), {}, (1,))
         assert ["loss_inductive" in one.figures for one in found] == where
     run = build_run(on_blobs("model.norm=batch", "eval.inductive=all"))
@@ -118,11 +137,15 @@ QUICK = ("maml", "reptile", "cavia")  # of each way to adapt one: make slow take
 def test_one_adaptation_tells_after_each_number_of_inner_steps_what_an_adaptation_of_its_own_does(learner):
     # Adam divides by the gradient's size: rounding, where that is next to nothing.
     sgd = ("learner.inner_optimizer=sgd",) if learner in learners_with("inner_optimizer") else ()
-    run = build_run(on_blobs(f"learner={learner}", *sgd, "model.hidden=[4]", "model.norm=batch"))
-    net = make_net(run.model, run.tasks, 3)
-    episode = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
-    net = net._replace(n_classes=20)
-    params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
+    layers = ("learner.layers=[hidden]",) if learner == "cavia" else ()
+    run, net = build_run(on_blobs(f"learner={learner}", *sgd, *layers)), NET
+
+    @jax.jit
+    def start(data):
+        episode = run.tasks.sample(data, jax.random.key(0))
+        return episode, run.learner.init(net, jax.random.key(1), episode.support.x)
+
+    episode, params = start(run.tasks.load("train"))
     numbers, key = [2, 3, 0, 2], jax.random.key(2)  # to put them in order is not to put them back
     found = alone(run.learner, episode, Asked(2, "all"), numbers, params, net, jax.random.clone(key))
     k_adapt = jax.random.split(key)[0] if isinstance(run.learner, Measured) else key
@@ -184,9 +207,12 @@ def test_the_numbers_of_an_evaluation_are_arguments_and_inner_steps_are_clipped_
     own = dataclasses.replace(RUN.learner, inner_lr=3.0)
     outputs = []
     for clip in (how, RUN.inner):
+
+        def told(params, episode):
+            return query_metrics(own, NET, params, episode, None, jnp.array([2]), True, MAIN)
+
         with differentiated(clip):
-            told = query_metrics(own, NET, params, one_of(episodes), None, jnp.array([2]), True, MAIN)
-            outputs.append(told.outputs[0])
+            outputs.append(jax.jit(told)(params, one_of(episodes)).outputs[0])
     np.testing.assert_allclose(answers.outputs[0], outputs[0], rtol=1e-3, atol=1e-4)
     assert np.abs(outputs[0] - outputs[1]).max() > 0.1
 
