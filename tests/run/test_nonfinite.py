@@ -45,9 +45,9 @@ class Poisoned:
 
     def meta_grad(self, net, params, episodes, keys, step):
         grads, metrics = self.healthy.meta_grad(net, params, episodes, keys, step)
-        is_poisoned = jnp.isin(step, self.at)
-        add = lambda tree, number: jax.tree.map(lambda leaf: leaf + jnp.where(is_poisoned, number, 0.0), tree)  # noqa: E731
-        return add(grads, self.to_gradient), add(metrics, self.to_metrics)
+        at_this_step = jnp.isin(step, self.at)
+        to_gradient, to_metrics = (jnp.where(at_this_step, x, 0.0) for x in (self.to_gradient, self.to_metrics))
+        return jax.tree.map(lambda g: g + to_gradient, grads), jax.tree.map(lambda m: m + to_metrics, metrics)
 
 
 sgd, adam = (lambda numbers, of=of: of(**numbers) for of in (optax.sgd, optax.adam))
