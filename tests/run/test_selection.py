@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from metarun.engine import chunks
 from metarun.run.loop import Loop
 from metarun.run.meta_test import meta_test
 from metarun.run.status import Status
-from metarun.run.stop import Stop
+from metarun.run.stop import Interrupted, Stop
 from metarun.run.watch import Watch
 
 SMALL = (
@@ -108,7 +109,7 @@ class Scripted:
         return [engine.Evaluation({self.metric: figure, "loss": figure}, engine.Answers(nothing, nothing, None))]
 
 
-def scripted(monkeypatch, script: Scripted) -> None:
+def scripted(monkeypatch, script: Callable[..., list[engine.Evaluation]]) -> None:
     """All that is compiled is as it was but for the evaluation."""
     real = chunks.programs
     monkeypatch.setattr(chunks, "programs", lambda *a: real(*a)._replace(evaluate=script))
@@ -202,6 +203,29 @@ def test_a_new_best_is_saved_with_the_state_that_tells_of_it(tmp_path, monkeypat
         _, host = loop.checkpoints.read(step, loop.state)
         assert (host["best"]["step"], host["best"]["mean"], host["unvalidated"]) == (4, 0.9, False)
     loop.close({})
+
+
+def test_a_validation_that_was_broken_off_is_made_good_and_is_then_written_down(tmp_path, monkeypatch):
+    """Also where it is no new best, which would be saved anyway: else a kill would have it made once more."""
+    script, run = Scripted("accuracy", 0.9), placed(on_blobs(*FOUR, "train.save_every=8"), tmp_path)
+
+    def until_interrupted(*given: Any, **named: Any) -> list[engine.Evaluation]:
+        if not script.means:
+            raise Interrupted
+        return script(*given, **named)
+
+    scripted(monkeypatch, until_interrupted)
+    first = opened(run, tmp_path)
+    with pytest.raises(Interrupted):
+        first.meta_train()
+    first.close({})
+    script.means.append(0.5)
+    again = opened(run, tmp_path)
+    told = [again.host["unvalidated"]]
+    again.look_after(again.state, again.step, last=False)
+    told.append(again.checkpoints.read(4, again.state)[1]["unvalidated"])
+    assert (again.step, told) == (4, [True, False])
+    again.close({})
 
 
 def test_a_run_that_goes_on_knows_its_best_state(tmp_path, monkeypatch):
