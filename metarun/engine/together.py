@@ -35,6 +35,8 @@ def stacked(trees: Sequence[PyTree], mesh: Mesh) -> PyTree:
         if isinstance(leaves[0], jax.Array) and jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
             data = np.stack([jax.device_get(jax.random.key_data(key)) for key in leaves])
             return jax.random.wrap_key_data(jax.device_put(data, where), impl=jax.random.key_impl(leaves[0]))
+        if isinstance(leaves[0], float):  # a number of Python's takes the type of what it meets, bfloat16, say
+            return jax.device_put(jnp.stack([jnp.asarray(leaf) for leaf in leaves]), where)
         together = np.stack(jax.device_get(leaves))
         return jax.device_put(together.astype(jax.dtypes.canonicalize_dtype(together.dtype)), where)
 

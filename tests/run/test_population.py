@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -232,3 +233,12 @@ def test_what_is_stacked_is_cut_out_again():
     numbers = engine.cut(jax.device_get({"lr": found["lr"], "w": found["w"]}), 1)
     assert numbers["lr"] == 0.25
     assert (numbers["w"] == 0.25).all()
+
+
+def test_a_number_of_each_run_takes_the_type_of_what_it_meets_as_it_does_in_a_run_of_its_own():
+    """An update of parameters in bfloat16 would not be of their type else."""
+    mesh = engine.of_members(jax.sharding.Mesh(np.array(jax.devices()[:2]), ("tasks",)), 2)
+    rates, params = engine.stacked([(rate, np.ones(3, jnp.bfloat16)) for rate in (0.5, 0.25)], mesh)
+    update = jax.jit(jax.vmap(lambda rate, params: params - rate * params))(rates, params)
+    assert update.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(update, [[0.5] * 3, [0.75] * 3])
