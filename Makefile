@@ -79,7 +79,7 @@ queue: $(VENV)/installed-dev ## the rows of scripts/plan.yaml in full, one by on
 costs: $(VENV)/installed-dev ## time and memory of every learner's meta-step: docs/learners.md, about 5 minutes
 	$(BIN)/python scripts/measure_costs.py
 
-soak: $(VENV)/installed-dev ## 50 kills, 1,000 random configurations, 200,000 meta-steps: docs/reliability.md, over an hour
+soak: $(VENV)/installed-dev ## up to 50 kills, 1,000 random configurations, 200,000 meta-steps: docs/reliability.md, over an hour
 	$(BIN)/python scripts/soak.py
 
 sweeps: $(VENV)/installed-dev ## sweeps killed and started again, by every launcher, and what they cost: docs/sweeps.md, about 30 minutes

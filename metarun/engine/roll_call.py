@@ -31,7 +31,7 @@ class Refused(Exception):
 def parts_of(address: str) -> tuple[str, int]:
     """Host and port of `host:port`. Raises ConfigError."""
     host, colon, port = address.rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
+    if not (colon and host and port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16):
         raise ConfigError("hardware.coordinator", address, "the host of process 0 and a free port there: HOST:PORT")
     return host.strip("[]"), int(port)
 
