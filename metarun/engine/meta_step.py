@@ -109,7 +109,7 @@ def make_meta_steps(
 
             def scores(indices: Array) -> Array:
                 with differentiated(how):
-                    return jax.vmap(partial(score, own, net, state.params))(*drawn(state, indices))
+                    return jax.vmap(partial(score, own, net, tasks, state.params))(*drawn(state, indices))
 
             # Chunks alike in size, no larger than the meta-gradient's; the last ones of all are beyond the candidates.
             share = -(-selection.candidates // devices)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarun.core import Array, ConfigError, Episode, Key, Learner, Net, PyTree
+from metarun.core import Array, Collecting, ConfigError, Episode, Key, Learner, Net, PyTree, Tasks
 from metarun.engine.source import is_on_host
 from metarun.inner import queries
 from metarun.models.layers import answering
@@ -22,13 +22,17 @@ class Selection(NamedTuple):
     hardest_at: int  # the meta-step from which the hardest are taken; easier ones before, the easiest at the first
 
 
-def score(learner: Learner, net: Net, params: PyTree, episode: Episode, key: Key) -> Array:
-    """A candidate's loss on its query set after adaptation (): a forward pass, without the meta-gradient."""
+def score(learner: Learner, net: Net, tasks: Tasks, params: PyTree, episode: Episode, key: Key) -> Array:
+    """A candidate's loss on its query set after adaptation (): a forward pass, without the meta-gradient.
+
+    Of what is collected it is minus the return: a policy's loss on its own steps is their mean advantage, which is 0.
+    """
     fast = learner.adapt(net, params, episode.support, key)
     with answering():
         asked = queries(learner, net, fast, episode.query, key)
         outputs = learner.predict(net, fast, asked.x)
-    return net.loss(outputs, asked.y)[0]
+    loss, metrics = net.loss(outputs, asked.y)
+    return -metrics[tasks.metric] if isinstance(tasks, Collecting) else loss
 
 
 def window(selection: Selection, count: int, step: Array) -> Array:

@@ -16,7 +16,8 @@ from metarun.core import ConfigError
 from metarun.data import Pool
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
-from metarun.engine.selection import Selection, chosen, must_be_whole, window
+from metarun.engine.selection import Selection, chosen, must_be_whole, score, window
+from metarun.inner import queries
 from metarun.run import nonfinite
 from metarun.tasks import groups
 
@@ -121,6 +122,26 @@ def test_a_curriculum_moves_evenly_from_the_easiest_to_the_hardest_and_stays_the
 def test_what_is_no_number_is_the_hardest():
     scores = jnp.array([1.0, jnp.nan, 3.0, jnp.inf, 2.0])
     np.testing.assert_array_equal(chosen(Selection(5, 0), 2, scores, jnp.int32(0)), [1, 3])
+
+
+def test_a_policy_is_scored_by_its_return_as_its_loss_on_what_it_collected_is_none():
+    small = ("task.shots=2", "task.queries=2", "task.horizon=3", "model.hidden=[2]", "learner.inner_steps=0")
+    run = run_of("task=navigation", "learner=maml", *small)
+    net = make_net(run.model, run.tasks, run.tasks.n_out)
+
+    @jax.jit
+    def scored(key):
+        k_episode, k_init, k_adapt = jax.random.split(key, 3)
+        episode = run.tasks.sample((), k_episode)
+        params = run.learner.init(net, k_init, episode.support.x)
+        collected = queries(run.learner, net, params, episode.query, k_adapt)
+        loss, metrics = net.loss(net.apply(params, collected.x), collected.y)
+        again = jax.random.clone(k_adapt)
+        return score(run.learner, net, run.tasks, params, episode, again), loss, metrics["return"]
+
+    found, loss, value = scored(jax.random.key(0))
+    assert abs(loss) < 1e-6 < abs(value)
+    np.testing.assert_allclose(found, -value, rtol=1e-6)
 
 
 SMALL = ("task=sinusoid", "model.hidden=[8]", "train.meta_batch=15")
