@@ -116,7 +116,8 @@ def flops(text: str) -> float:
     """Floating point operations of the matrix products in a compiled program, run once on one device.
 
     XLA's own cost analysis counts a loop's body once, however often it runs; this one reads the program's text and
-    multiplies by the number of iterations where the program states it. A loop whose number is an argument counts once.
+    multiplies by the number of iterations where the program states it. A loop whose number is an argument counts once,
+    and of several branches the one that takes most.
     """
     bodies = re.split(r"\n(?=%|ENTRY )", text)
     named = {match[1]: body for body in bodies if (match := re.match(r"(?:ENTRY )?%?([\w.\-]+)", body))}
@@ -130,10 +131,10 @@ def flops(text: str) -> float:
 
     def of_line(line: str, body: str) -> float:
         called = [n for n in re.findall(r"(?:calls|to_apply|body)=%?([\w.\-]+)", line) if n in named]
-        for group in re.findall(r"branch_computations=\{([^}]*)\}", line):
-            called += [n.strip().lstrip("%") for n in group.split(",")]
+        branches = re.search(r"branch_computations=\{([^}]*)\}", line)
         times = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
         total = (int(times[1]) if times else 1) * sum(of(n) for n in called)
+        total += max(of(n.strip().lstrip("%")) for n in branches[1].split(",")) if branches else 0
         contracted = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', line)
         operands = re.search(r"(?:\bdot|custom-call)\((?:\S*?\[[\d,]*\]\S* )?%?([\w.\-]+)", line)
         out = re.search(r"= \(?\w+\[([\d,]*)\]", line)

@@ -261,6 +261,14 @@ def test_flops_are_those_of_the_matrix_products_times_the_iterations_of_their_lo
     assert speed.flops(text) == steps * 2 * 128 * 256 * 256
 
 
+def test_flops_of_branches_are_those_of_the_one_that_takes_most():
+    def program(which, x, v, w):
+        return jax.lax.cond(which, lambda: jnp.tanh(x @ w) @ w, lambda: x @ v)
+
+    text = jax.jit(program).lower(True, jnp.ones((128, 256)), *jnp.ones((2, 256, 256))).compile().as_text()
+    assert speed.flops(text) == 2 * 2 * 128 * 256 * 256
+
+
 def test_a_bench_repeats_a_short_meta_step_often_and_a_long_one_seldom(monkeypatch, capsys):
     monkeypatch.setattr(speed, "SECONDS_PER_REPEAT", 0.0)
     monkeypatch.setattr(speed, "matrix_product", lambda *_: 100.0)
