@@ -116,8 +116,8 @@ def flops(text: str) -> float:
     """Floating point operations of the matrix products in a compiled program, run once on one device.
 
     XLA's own cost analysis counts a loop's body once, however often it runs; this one reads the program's text and
-    multiplies by the number of iterations where the program states it. A loop whose number is an argument counts once,
-    and of several branches the one that takes most.
+    multiplies by the number of iterations where the program states it. A loop whose number is an argument, or
+    follows from what it computes, counts once, and of several branches the one that takes most.
     """
     bodies = re.split(r"\n(?=%|ENTRY )", text)
     named = {match[1]: body for body in bodies if (match := re.match(r"(?:ENTRY )?%?([\w.\-]+)", body))}
