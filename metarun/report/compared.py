@@ -9,8 +9,8 @@ from metarun.core import rises
 from metarun.report import shapes
 from metarun.report.experiments import groups
 from metarun.report.runs import SavedRun, read
-from metarun.report.tables import Cell, OverSeeds, Table, figure_cell, of_seeds, text
-from metarun.run.figures import figure_of, in_short, show
+from metarun.report.tables import Cell, OverSeeds, Table, figure_cell, of_seeds, shown, spread, text
+from metarun.run.figures import figure_of, in_short
 
 
 class Tested(NamedTuple):
@@ -84,8 +84,8 @@ def gathered(name: str, run: SavedRun, seeds: OverSeeds) -> list[Cell]:
     return [
         text(name),
         text(f"{seeds.seeds} seeds"),
-        Cell(show(seeds.metric, {"mean": seeds.mean, "ci95": seeds.ci95}), seeds.mean),
-        Cell(show(seeds.metric, {"mean": seeds.std}), seeds.std),
+        shown(seeds.metric, {"mean": seeds.mean, "ci95": seeds.ci95}, "test"),
+        spread(seeds),
         text(None),
         text(None),
         text(in_short(run.part("protocol"))),

@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from metarun.core import rises
 from metarun.report import plots
 from metarun.report.charts import Chart
-from metarun.report.experiments import asked_for, differences, is_choice, is_target, of_the_experiment, short
+from metarun.report.experiments import (
+    asked_for,
+    differences,
+    is_choice,
+    is_target,
+    of_the_experiment,
+    settings,
+    short,
+)
 from metarun.report.plots import INK, no_mathematics
 from metarun.report.runs import SavedRun
 from metarun.report.setups import Setup, setup, titles
@@ -32,14 +40,15 @@ class Tried(NamedTuple):
 
 
 def searched(runs: Sequence[SavedRun]) -> list[Chart]:
-    """A chart for each setup and metric on which finished runs of different settings were tested."""
+    """A chart for each setup and metric on which finished runs of different settings were tested.
+
+    Without settings of which a seed's figure is no number: a mean of the others would be of other seeds.
+    """
     by_setup: dict[tuple[Setup, str], list[SavedRun]] = {}
-    for run in runs:
-        if (
-            run.results is not None
-            and run.config
-            and (figure_of(run.results, run.metric) or {}).get("mean") is not None
-        ):
+    tested = [run for run in runs if run.results is not None and run.config]
+    diverged = {settings(run) for run in tested if (figure_of(run.results or {}, run.metric) or {}).get("mean") is None}
+    for run in tested:
+        if settings(run) not in diverged:
             by_setup.setdefault((setup(run, "test"), run.metric), []).append(run)
     said = titles({where for where, _ in by_setup})
     found = []

@@ -238,25 +238,31 @@ class OverSeeds(NamedTuple):
 
     metric: str
     seeds: int  # a seed that was run twice counts once, with its mean
-    mean: float
-    std: float  # over seeds, of the mean over tasks; n - 1 in the denominator
+    mean: float | None  # None if a seed's figure is no number: a mean of the others would be of other seeds
+    std: float | None  # over seeds, of the mean over tasks; n - 1 in the denominator
     ci95: float | None  # over tasks: the mean of the seeds' intervals
 
 
 def of_seeds(members: list[SavedRun]) -> OverSeeds | None:
-    """None unless two seeds of the experiment have a figure that is a number; the others are left out of account."""
+    """None unless two seeds of the experiment have a figure: one that was stopped is left out of account."""
     metric = next((run.metric for run in members if run.results), "")
     found: dict[str, list[dict[str, float]]] = {}
     for run in members:
         figure = figure_of(run.results, metric) if run.results else None
-        if figure and figure["mean"] is not None:
+        if figure:
             found.setdefault(str(run.config.get("train.seed")), []).append(figure)
     if len(found) < 2:
         return None
+    if any(figure["mean"] is None for figures in found.values() for figure in figures):
+        return OverSeeds(metric, len(found), None, None, None)
     means = [np.mean([figure["mean"] for figure in figures]) for figures in found.values()]
     intervals = [ci95 for figures in found.values() for figure in figures if (ci95 := figure.get("ci95")) is not None]
     ci95 = float(np.mean(intervals)) if intervals else None
     return OverSeeds(metric, len(found), float(np.mean(means)), float(np.std(means, ddof=1)), ci95)
+
+
+def spread(seeds: OverSeeds) -> Cell:
+    return text(None) if seeds.std is None else Cell(show(seeds.metric, {"mean": seeds.std}), seeds.std)
 
 
 def over_seeds(together: Groups) -> Table | None:
@@ -264,8 +270,8 @@ def over_seeds(together: Groups) -> Table | None:
     rows = []
     for name, members in together.items():
         if (found := of_seeds(members)) is not None:
-            mean, std = (Cell(show(found.metric, {"mean": one}), one) for one in (found.mean, found.std))
-            half, ci95 = text(None), found.ci95
+            mean = shown(found.metric, {"mean": found.mean}, "test")
+            std, half, ci95 = spread(found), text(None), found.ci95
             if ci95 is not None:
                 half = Cell(f"± {show(found.metric, {'mean': ci95})}", ci95)
             tested_on = text(setup(members[0], "test").words)

@@ -141,14 +141,18 @@ def test_over_seeds_figures_are_those_that_are_computed_by_hand(two_runs, tmp_pa
     for seed, (mean, ci95) in enumerate(((0.60, 0.01), (0.66, 0.02), (0.75, 0.06))):
         with_figures(tmp_path / str(seed), mean, ci95)
     (tmp_path / "3" / "results.json").unlink()  # a fourth seed that was stopped does not count
-    with_figures(tmp_path / "4", None, None)  # nor does one whose figure is no number
-    (members,) = experiments.groups(runs.read(paths.find([tmp_path]))).values()
-    assert len(members) == 5
+    (members,) = experiments.groups(runs.read([tmp_path / str(seed) for seed in range(4)])).values()
+    assert len(members) == 4
     found = tables.of_seeds(members)
     assert found == ("accuracy", 3, pytest.approx(0.67), pytest.approx(0.57**0.5 / 10), pytest.approx(0.03))
     (row,) = tables.over_seeds({"one": members}).rows
     assert [cell.text for cell in row[3:]] == ["67.00 %", "7.55 %", "± 3.00 %"]
     assert tables.over_seeds({"one": members[:1]}) is None
+    with_figures(tmp_path / "4", None, None)  # with one whose figure is no number, a mean would be of other seeds
+    (members,) = experiments.groups(runs.read(paths.find([tmp_path]))).values()
+    assert tables.of_seeds(members) == ("accuracy", 4, None, None, None)
+    (row,) = tables.over_seeds({"one": members}).rows
+    assert [cell.text for cell in row[2:]] == ["4", "not a number", "", ""]
 
 
 def test_the_summary_says_ways_shots_and_test_tasks_and_once_what_is_alike(two_runs, tmp_path):

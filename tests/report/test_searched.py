@@ -83,6 +83,11 @@ def test_a_chart_for_each_setup():
 def test_what_differs_in_nothing_or_is_not_finished_has_no_chart():
     assert searched([run(0.5), run(0.6, train__seed=1)]) == []
     assert searched([run(0.5, learner__inner_lr=0.1), run(None, learner__inner_lr=0.4)]) == []
+    alone = run(0.9, learner__inner_lr=0.4), run(0.7, learner__inner_lr=0.1)
+    assert len(searched(alone)) == 1
+    diverged = run(0.9, learner__inner_lr=0.4, train__seed=1)
+    diverged.results["test"]["accuracy"]["mean"] = None
+    assert searched([*alone, diverged]) == []  # a mean of 0.4's other seed would be of other seeds than 0.1's
     assert searched([]) == []
 
 
