@@ -45,7 +45,7 @@ def as_made(sweep: Sweep) -> Sweep:
 
 def made_with(directory: Path) -> dict[str, str]:
     """How long a run is, and how it is tested: `{"train.steps": "60", "eval.seed": "0"}`; empty if it has not begun."""
-    with suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    with suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         config = read_yaml(directory / "config.yaml")
         evaluation = {key: value for key, value in config.get("eval", {}).items() if key in OF_THE_TEST}
         found = flat({"train": {"steps": config["train"]["steps"]}, "eval": evaluation})

@@ -76,7 +76,7 @@ def best_validation(job: Job, objective: Objective) -> float | None:
 
 def steps_made(directory: Path) -> tuple[int, int]:
     """How many meta-steps a run has made and saved, and how many it was to make; 0 and 0 if that cannot be read."""
-    with suppress(OSError, yaml.YAMLError, KeyError, TypeError):
+    with suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         steps = int(read_yaml(directory / "config.yaml")["train"]["steps"])
         return newest_in(directory / "checkpoints" / "last") or 0, steps
     return 0, 0

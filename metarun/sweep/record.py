@@ -173,9 +173,11 @@ def read(directory: Path) -> Sweep:
                 f"holds a sweep in format {said['format']} of another version of metarun, this one reads {FORMAT}; "
                 "name another directory",
             )
-        options, settings, sweeper = tuple(said["options"]), tuple(said["settings"]), str(said["sweeper"])
-        sweeping, search = sweeping_of(said.get("sweeping", ())), dict(said.get("search", {}))
-        beside = tuple(said.get("beside", ()))
+        options, settings, sweeper = words(said["options"]), words(said["settings"]), str(said["sweeper"])
+        sweeping, beside = sweeping_of(words(said.get("sweeping", []))), words(said.get("beside", []))
+        search = said.get("search", {})
+        if search and not is_search(search):
+            raise ValueError("its search")
         jobs = jobs_of(directory, (directory / JOBS).read_text().splitlines())
     except FileNotFoundError as error:
         what = f"holds no sweep (no {COMMAND})" if directory.is_dir() else "no such directory"
@@ -183,6 +185,20 @@ def read(directory: Path) -> Sweep:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError("run.dir", directory, f"its {COMMAND} or {JOBS} cannot be read ({error!r})") from error
     return Sweep(directory, options, settings, sweeper, jobs, sweeping, search, beside)
+
+
+def words(said: Any) -> tuple[str, ...]:
+    """A list of words. Raises TypeError for what is none."""
+    if not (isinstance(said, list) and all(isinstance(word, str) for word in said)):
+        raise TypeError(f"{said!r} is no list of words")
+    return tuple(said)
+
+
+def is_search(said: Any) -> bool:
+    """Whether it says all that is to be known of a search."""
+    kinds = {"trials": int, "sampler": str, "seed": int, "objective": str, "space": dict}
+    known = isinstance(said, dict) and all(isinstance(said.get(key), kind) for key, kind in kinds.items())
+    return known and said.get("direction") in ("maximize", "minimize")
 
 
 def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
@@ -194,7 +210,7 @@ def jobs_of(directory: Path, lines: Iterable[str]) -> tuple[Job, ...]:
             number = int(said.pop("job"))
             if "settings" in said:
                 end = found[number].end if number in found else {}  # of one whose settings are others by now
-                found[number] = Job(number, tuple(said["settings"]), directory / said["directory"], end)
+                found[number] = Job(number, words(said["settings"]), directory / said["directory"], end)
             elif number in found:
                 found[number] = found[number]._replace(end=said)
     return tuple(found[number] for number in sorted(found))

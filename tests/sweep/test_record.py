@@ -93,12 +93,30 @@ def test_what_sets_jobs_apart(sweep):
     assert [sweep.own(job) for job in sweep.jobs] == ["train.seed=0", "train.seed=1", "train.seed=2"]
 
 
+SEARCH = {"trials": 3, "sampler": "tpe", "seed": 0, "objective": "mse", "direction": "minimize", "space": {}}
+
+
+def a_command(**changes: object) -> str:
+    """A sweep.json, as it is but for the `changes`."""
+    return json.dumps({"format": 1, "sweeper": "optuna", "options": [], "settings": [], "search": SEARCH} | changes)
+
+
+def test_a_search_that_is_whole_is_read(sweep):
+    (sweep.directory / record.COMMAND).write_text(a_command())
+    assert record.read(sweep.directory).search == SEARCH
+
+
 @pytest.mark.parametrize(
     ("file", "text", "says"),
     [
         (record.COMMAND, "{", "its sweep.json or jobs.jsonl cannot be read"),
         (record.COMMAND, '{"format": 1}', "its sweep.json or jobs.jsonl cannot be read"),
         (record.COMMAND, '{"format": 99}', "in format 99 of another version"),
+        (record.COMMAND, a_command(settings=[1]), "its sweep.json or jobs.jsonl cannot be read"),
+        (record.COMMAND, a_command(search={"trials": 3}), "its sweep.json or jobs.jsonl cannot be read"),
+        (record.COMMAND, a_command(search=SEARCH | {"trials": "3"}), "its sweep.json or jobs.jsonl cannot be read"),
+        (record.COMMAND, a_command(search=SEARCH | {"direction": "most"}), "its sweep.json or jobs.jsonl cannot be"),
+        (record.JOBS, '{"job": 0, "settings": "a=1", "directory": "0"}\n', "its sweep.json or jobs.jsonl cannot be"),
         (record.JOBS, '{"settings": []}\n', "its sweep.json or jobs.jsonl cannot be read"),
         (record.JOBS, "null\n", "its sweep.json or jobs.jsonl cannot be read"),
     ],

@@ -277,6 +277,16 @@ def test_what_is_not_finished_is_told_with_why_and_what_to_do(swept, tmp_path):
     assert f"what failed once more: metarun -m run.dir={tmp_path} sweep.retry=true\n" in text
 
 
+@pytest.mark.parametrize("content", [b"", b"- a\n", b"train: {steps: x}\neval: 3\n", b"train: {steps: 4\xff}\n"])
+def test_a_configuration_that_cannot_be_read_tells_nothing_of_its_job(swept, tmp_path, content):
+    sweep = swept("mse", ("a=1", 3.0), ("a=2", None))
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "config.yaml").write_bytes(content)
+    assert f"stopped: {tmp_path}/1 (a=2)" in told(sweep)
+    record.ended(tmp_path, sweep.jobs[1], pruned=True)
+    assert "1 job was pruned after 0 of 0 meta-steps" in told(record.read(tmp_path))
+
+
 @pytest.mark.parametrize("content", ['{"test": ', '{"protocol": [], "test": {}}'])
 def test_results_that_cannot_be_read_are_left_out_and_named(swept, tmp_path, content):
     sweep = swept("mse", ("a=1", 3.0), ("a=2", 2.0))
