@@ -89,5 +89,5 @@ def read(place: Path) -> Arrays | None:
     """The arrays of a folder; None if they are not there, or damaged."""
     try:
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(place.glob("*.npy"))}
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a damaged file may raise anything: of its head numpy makes Python's tokens
         return None

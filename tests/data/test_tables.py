@@ -399,7 +399,12 @@ def test_a_file_that_holds_no_arrays_is_refused(tmp_path, monkeypatch):
     (tmp_path / "no.npz").write_text("hello")
     np.save(tmp_path / "one.npy", X)
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(10**6, np.uint8), y=Y)
+    saved(tmp_path / "locked.npz", x=X, y=Y)
+    content = bytearray((tmp_path / "locked.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # its list of contents says that x is encrypted
+    (tmp_path / "locked.npz").write_bytes(content)
     said = {
+        "locked.npz": "the values of x cannot be read .*encrypted",
         "no.npz": "is no .npz file",
         "one.npy": "is no .npz file",
         "bomb.npz": r"claims 1,000,\d+ bytes in a file of",
