@@ -61,15 +61,16 @@ def apart(parts: Mapping[str, Part]) -> dict[str, Any] | None:
     classes = {name: part.tasks.examples(part.split, part.data) for name, part in parts.items()}
     path = cache_dir() / "separation" / f"{known(parts) or digest_of_all(classes)}.json"
     try:
-        found = json.loads(path.read_text())
-        if found.keys() == {"classes", "contents", "duplicate_examples_across_splits", "duplicates"}:
-            return found
-    except (OSError, ValueError, AttributeError):
-        pass  # not there, or damaged
+        digest, _, text = path.read_text().partition("\n")
+        if digest == hashlib.sha256(text.encode()).hexdigest():
+            return json.loads(text)
+    except (OSError, ValueError):
+        pass  # not there, or no text
     found = compare(classes)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(found))
+        text = json.dumps(found)
+        write_atomically(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
     return found
 
 

@@ -81,9 +81,10 @@ def test_what_was_found_of_the_same_classes_is_remembered_and_of_others_found_an
     assert other[0]["duplicates"] == [["train: a[0]", "test: e[1]"]]
     assert other[1] == 3
     assert check(d=[[7, 1]])[1] == 4  # a shape
-    for path in (tmp_path / "separation").iterdir():
-        path.write_text("{}")
-    assert check(d=[7, 1]) == (found, 5)
+    for n, damaged in enumerate((lambda _: "{}", lambda text: text.replace("a[0]", "a[1]"), lambda text: text[:80])):
+        for path in (tmp_path / "separation").iterdir():
+            path.write_text(damaged(path.read_text()))
+        assert check(d=[7, 1]) == (found, 5 + n)
     for _ in range(2):
         with pytest.raises(DataError, match="'a'"):
             check(a=[0])
