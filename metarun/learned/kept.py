@@ -27,7 +27,8 @@ from metarun.text import first_line, one_line
 TOLD, WEIGHTS, SUPPORT = "learner.json", "params.safetensors", "support.npz"
 VERSION = 1  # of this form
 # Of the run's configuration, all that the learner and tests of it are made from.
-CONFIG = ("learner", "model", "inner", "hardware", "task", "eval", "train", "data_dir")
+SECTIONS = ("learner", "model", "inner", "hardware", "task", "eval")
+CONFIG = (*SECTIONS, "train", "data_dir")
 
 
 def keep(one: Learned | Adapted, directory: str | Path) -> None:
@@ -190,6 +191,8 @@ def read(directory: Path) -> Learned | Adapted:
         contents = {name: content_of(directory / name, known) for name, known in told["sha256"].items()}
         leaves = {**arrays_of(contents[WEIGHTS]), **dict.fromkeys(told["empty"], empty_node)}
         params = unflatten_dict(leaves, sep="/")
+        if not all(isinstance(told["config"][section], dict) for section in SECTIONS):
+            raise TypeError("its configuration is none")
         learned = Learned(told["config"], purpose.of_json(told["purpose"]), params, told["used"])
         if "adapted" not in told:
             return learned
@@ -198,5 +201,5 @@ def read(directory: Path) -> Learned | Adapted:
             x, y = support["x"], support["y"]
         labels = y if how["classes"] is None else np.asarray(how["classes"], how.get("dtype"))[y]
         return learned.adapt(x, labels, inner_steps=how["inner_steps"], seed=how["seed"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, ConfigError) as error:
         raise DataError(f"{directory} holds no whole learner ({first_line(error)}); write it again") from error

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from metarun import engine
 from metarun.config.learned import built
-from metarun.core import DataError, Prepares, PyTree, Tasks
+from metarun.core import ConfigError, DataError, Prepares, PyTree, Tasks
 from metarun.files import write_atomically
 from metarun.text import first_line
 
@@ -139,13 +141,13 @@ def read(directory: Path) -> Purpose | None:
         return None
     try:
         return of_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise DataError(f"{path} is damaged ({first_line(error)}); remove it if the run's data are there") from error
 
 
 def of_json(values: dict[str, Any]) -> Purpose:
-    """The reverse of `as_json`. Raises KeyError, TypeError, ConfigError."""
+    """The reverse of `as_json`. Raises ValueError, KeyError, TypeError, AttributeError, ConfigError."""
     prepares = None if values["prepares"] is None else built("prepares", values["prepares"])
     shape = tuple(int(n) for n in values["shape"])
-    kinds = str(values["dtype"]), str(values["metric"]), int(values["n_out"])
+    kinds = str(np.dtype(values["dtype"])), str(values["metric"]), int(values["n_out"])
     return Purpose(shape, *kinds, prepares, values.get("data"))

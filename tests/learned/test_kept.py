@@ -135,6 +135,22 @@ def test_what_is_damaged_is_told_and_never_read(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"sha256": []}, {"config": []}, {"config": {"learner": []}}, {"purpose": {"prepares": "x"}},
+        {"purpose": {"dtype": "flobt32"}}, {"empty": 3},
+    ],
+)  # fmt: skip
+def test_what_is_told_of_a_learner_in_another_form_is_no_learner(damage, tmp_path):
+    keep(on_blobs_learned("learner=protonet"), tmp_path)
+    told = json.loads((tmp_path / "learner.json").read_text())
+    changed = {part: told[part] | to if isinstance(to, dict) else to for part, to in damage.items()}
+    (tmp_path / "learner.json").write_text(json.dumps(told | changed))
+    with pytest.raises(DataError, match="holds no whole learner"):
+        load(tmp_path)
+
+
 def test_of_two_that_keep_a_learner_in_one_directory_the_second_waits(tmp_path):
     place, link = tmp_path / "place", tmp_path / "link"
     keep(on_blobs_learned("learner=maml"), place)

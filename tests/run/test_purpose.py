@@ -57,6 +57,16 @@ def test_a_test_tells_of_other_examples_and_refuses_other_classes_and_another_en
     assert evaluate(directory, config, ()).told == []
 
 
+@pytest.mark.parametrize("damage", [{"prepares": "x"}, {"prepares": {}}, {"dtype": "flobt32"}, {"shape": 3}])
+def test_a_purpose_in_another_form_is_told_with_its_file(damage, tmp_path):
+    whole = {"shape": [4], "dtype": "float32", "metric": "accuracy", "n_out": 5, "prepares": None}
+    (tmp_path / purpose.FILE).write_text(json.dumps(whole))
+    assert purpose.read(tmp_path) == purpose.Purpose((4,), "float32", "accuracy", 5, None)
+    (tmp_path / purpose.FILE).write_text(json.dumps(whole | damage))
+    with pytest.raises(DataError, match=r"purpose\.json is damaged"):
+        purpose.read(tmp_path)
+
+
 def test_what_is_known_of_the_data_decides_and_what_is_not_known_refuses_nothing():
     data = {"train": ["a", "b"], "val": ["c", "d"]}
     now = purpose.Purpose((3,), "float32", "mse", 1, None, data)
