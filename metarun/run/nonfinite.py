@@ -79,12 +79,19 @@ def replay(directory: Path) -> dict[str, Any]:
     folder = directory / "nonfinite"
     try:
         report = json.loads((folder / "report.json").read_text())
+        of_report = {"meta_step": report["meta_step"], "learner": report["learner"]}
+        # Whose each task is an earlier version did not tell.
+        every = [
+            (np.array([task["episode"], task["adapt"]], np.uint32), np.int32(task.get("user", i)))
+            for i, task in enumerate(report["keys"])
+        ]
         config = read_yaml(directory / "config.yaml")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        config = {**config, "run": {**config["run"], "dir": str(directory)}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(
             "replay", directory, f"holds no meta-step that can be run again ({first_line(error)})"
         ) from error
-    run = build_run({**config, "run": {**config["run"], "dir": str(directory)}})
+    run = build_run(config)
     data = run.tasks.load("train")
     mesh = run.hardware.set_up(run.train.meta_batch)
     data = engine.held(run.hardware.data, {"train": (run.tasks, data)}, mesh)["train"]
@@ -103,16 +110,13 @@ def replay(directory: Path) -> dict[str, Any]:
             return run.learner.meta_grad(net, state.params, episodes, k_adapts, state.step)
 
     tasks = []
-    for i, task in enumerate(report["keys"]):
-        k_episode, k_adapt = (
-            jax.random.wrap_key_data(jnp.array(task[use], jnp.uint32)) for use in ("episode", "adapt")
-        )
-        whose = (np.int32(i), np.int32(task.get("user", i)))  # an earlier version did not tell
-        grads, metrics = jax.device_get(engine.send(one, state, data, *whose, k_episode, k_adapt))
+    for i, (both, user) in enumerate(every):
+        k_episode, k_adapt = (jax.random.wrap_key_data(jnp.array(key)) for key in both)
+        grads, metrics = jax.device_get(engine.send(one, state, data, np.int32(i), user, k_episode, k_adapt))
         leaves = jax.tree_util.tree_leaves_with_path(grads)
         bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, g in leaves if not np.isfinite(g).all()]
         tasks.append({"metrics": {name: float(value) for name, value in metrics.items()}, "not_finite": bad})
-    return {"meta_step": report["meta_step"], "learner": report["learner"], "tasks": tasks}
+    return of_report | {"tasks": tasks}
 
 
 def tell(found: dict[str, Any]) -> str:

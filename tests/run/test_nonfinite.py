@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from support import SMALL, close, equal, on_blobs, placed, run_in, run_of
 
 from metarun import engine, gradients, inner
-from metarun.core import State
+from metarun.core import ConfigError, State
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.program import net_of
 from metarun.run import nonfinite, train
@@ -211,3 +211,21 @@ def test_what_is_not_finite_is_kept_and_runs_once_more_task_by_task(tmp_path):
     assert found["meta_step"] == 1
     assert [bool(task["not_finite"]) for task in found["tasks"]] == [True] * 4
     assert "4 of 4 tasks" in nonfinite.tell(found)
+
+
+@pytest.mark.parametrize(
+    ("report", "config"),
+    [
+        ("[]", "run: {}"),
+        ('{"meta_step": 1, "learner": "MAML"}', "run: {}"),
+        ('{"meta_step": 1, "learner": "MAML", "keys": [[1, 2]]}', "run: {}"),
+        ('{"meta_step": 1, "learner": "MAML", "keys": []}', ""),
+        ('{"meta_step": 1, "learner": "MAML", "keys": []}', "run: 3"),
+    ],
+)
+def test_what_tells_of_a_meta_step_in_another_form_is_refused_in_a_line(report, config, tmp_path):
+    (tmp_path / "nonfinite").mkdir()
+    (tmp_path / "nonfinite" / "report.json").write_text(report)
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(ConfigError, match="holds no meta-step that can be run again"):
+        nonfinite.replay(tmp_path)
