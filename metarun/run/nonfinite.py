@@ -12,7 +12,7 @@ import yaml
 
 from metarun import engine
 from metarun.config.run import Run, build_run
-from metarun.core import ConfigError, Metrics, State
+from metarun.core import ConfigError, DataError, Metrics, State
 from metarun.files import read_yaml, write_atomically
 from metarun.gradients import differentiated
 from metarun.run.checkpoint import restore_tree, save_tree
@@ -74,7 +74,7 @@ def replay(directory: Path) -> dict[str, Any]:
     """Runs the meta-step that stopped the run in `directory` once more, one task at a time, each from its keys.
 
     Returns the meta-step, and of every task its metrics and the parameters whose meta-gradient is not finite.
-    Raises ConfigError if there is no such meta-step.
+    Raises ConfigError if there is no such meta-step, DataError if the state before it is damaged.
     """
     folder = directory / "nonfinite"
     try:
@@ -96,7 +96,10 @@ def replay(directory: Path) -> dict[str, Any]:
     mesh = run.hardware.set_up(run.train.meta_batch)
     data = engine.held(run.hardware.data, {"train": (run.tasks, data)}, mesh)["train"]
     state = engine.first_state(run.shape, mesh, data, run.numbers, run.train.seed)
-    state = restore_tree(folder / "state", state)
+    try:
+        state = restore_tree(folder / "state", state)
+    except Exception as error:  # a damaged file may raise anything
+        raise DataError(f"{folder / 'state'} is damaged ({first_line(error)}); restore it from a copy") from error
     k_train, step = engine.stream(run.train.seed, engine.TRAIN), int(state.step)
     of_step = (engine.of_meta_step, k_train, run.train.meta_batch, step + 1)
     data, _ = engine.in_parts(run.tasks, data, *of_step).at(step)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from support import SMALL, close, equal, on_blobs, placed, run_in, run_of
 
 from metarun import engine, gradients, inner
-from metarun.core import ConfigError, State
+from metarun.core import ConfigError, DataError, State
 from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.program import net_of
 from metarun.run import nonfinite, train
@@ -211,6 +211,9 @@ def test_what_is_not_finite_is_kept_and_runs_once_more_task_by_task(tmp_path):
     assert found["meta_step"] == 1
     assert [bool(task["not_finite"]) for task in found["tasks"]] == [True] * 4
     assert "4 of 4 tasks" in nonfinite.tell(found)
+    (tmp_path / "run" / "nonfinite" / "state" / "_METADATA").write_text("{")
+    with pytest.raises(DataError, match=r"nonfinite/state is damaged \(.*\); restore it from a copy"):
+        nonfinite.replay(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
