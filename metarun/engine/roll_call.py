@@ -124,8 +124,9 @@ def reached(address: str, seconds: float, deadline: float) -> socket.socket:
     while True:
         try:
             return socket.create_connection((host, port), timeout=max(0.01, deadline - time.monotonic()))
-        except socket.gaierror as error:
-            raise ConfigError("hardware.coordinator", address, f"no such host ({error.strerror})") from error
+        except (socket.gaierror, UnicodeError) as error:  # that is of an empty part, `a..b`, or one that is too long
+            why = error.strerror if isinstance(error, OSError) else "is no name"
+            raise ConfigError("hardware.coordinator", address, f"no such host ({why})") from error
         except OSError as error:
             if time.monotonic() + APART > deadline:
                 raise ConfigError(

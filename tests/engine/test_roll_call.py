@@ -93,6 +93,8 @@ def test_a_coordinator_that_cannot_be_reached_is_told_after_the_time_asked_for()
         roll_call.present(address, 2, 1, {}, 0.2)
     with pytest.raises(ConfigError, match="no such host"):
         roll_call.present("there.is.no.such.host.invalid:1234", 2, 1, {}, 0.2)
+    with pytest.raises(ConfigError, match=r"hardware.coordinator=a\.\.b:1234: no such host"):
+        roll_call.present("a..b:1234", 2, 1, {}, 0.2)
 
 
 def test_a_stranger_at_the_port_does_not_count():
