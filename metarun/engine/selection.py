@@ -1,7 +1,8 @@
 """Which of a meta-step's tasks are trained on: more are drawn than that, and each is scored as the learner is by then.
 
-The mean of the worst share of losses, instead of all of them, is what tail-risk screening trains for (TR-MAML, Collins
-et al. 2020; DR-MAML, Wang et al. 2023). An episode is a function of its key, so a candidate is no more than its number.
+The mean of the worst share of losses, instead of all of them, is what tail-risk screening trains for (DR-MAML, Wang et
+al. 2023), between all tasks and the worst one alone (TR-MAML, Collins et al. 2020). An episode is a function of its
+key, so a candidate is no more than its number.
 """
 
 from typing import NamedTuple
