@@ -90,7 +90,7 @@ def clipped(grads: PyTree, value: float | None, norm: float | None) -> PyTree:
         _, exponent = jnp.frexp(jax.lax.stop_gradient(largest))
         scale = jnp.ldexp(1.0, jnp.where(jnp.abs(exponent) > 40, -jnp.clip(exponent, -120, 120), 0))
         squares = sum(jnp.square(scale * g).sum() for g in jax.tree.leaves(grads))
-        longer = jax.lax.stop_gradient(jnp.sqrt(squares)) > scale * norm  # the square of a large bound is infinite
+        longer = jnp.sqrt(jax.lax.stop_gradient(squares)) > scale * norm  # the square of a large bound is infinite
         shorter = jnp.where(longer, norm, 1.0) * jax.lax.rsqrt(jnp.where(longer, squares, 1.0))
         grads = jax.tree.map(lambda g: jnp.where(longer, (scale * g * shorter).astype(g.dtype), g), grads)
     return grads

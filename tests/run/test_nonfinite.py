@@ -143,6 +143,9 @@ def test_clipping_is_the_closed_form_and_differentiable_at_zero():
         close(shortened, jax.tree.map(lambda g: g * 6.5 / 13, grads), rtol=1e-6, atol=0)
     slope = jax.jit(jax.jacobian(lambda g: clipped(g, None, 1.0)))(np.zeros(2, np.float32))
     np.testing.assert_allclose(slope, np.eye(2))
+    with jax.debug_nans(True):  # nor is any number on the way there none: the root of zero has no derivative
+        slope = jax.jvp(lambda g: gradients.clipped(g, None, 1.0), (jnp.zeros(2),), (jnp.ones(2),))[1]
+    np.testing.assert_allclose(slope, np.ones(2))
 
 
 def test_what_is_clipped_is_of_the_type_that_it_was():
