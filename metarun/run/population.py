@@ -181,6 +181,8 @@ class Population:
         interrupted = False
         for i in who:
             member, own = self.members[i], engine.cut(report, i)
+            if i != who[0]:  # what the first one does about its report is no time of the devices
+                member.clock.as_of(self.members[who[0]].clock)
             if own.stopped:  # in the calls that are already on their way it stays as it is
                 member.state = engine.cut(jax.device_get(self.state), i)
             try:

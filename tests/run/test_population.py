@@ -65,6 +65,7 @@ def test_each_is_what_it_would_be_alone(tmp_path, learner):
     for alone in runs_in(tmp_path / "alone", f"learner={learner}", own=own)[1:]:
         train.train(alone)
         assert_alike(tmp_path / "all" / Path(alone.info.dir).name, Path(alone.info.dir), tolerance=2e-5)
+    assert len({results(tmp_path / "all" / name)["speed"]["meta_steps_per_s"] for name in "012"} - {None}) == 1
     configs = [(tmp_path / place / "2" / "config.yaml").read_text() for place in ("all", "alone")]
     assert configs[0].replace(str(tmp_path / "all"), str(tmp_path / "alone")) == configs[1]
     first, second, third = (saved(tmp_path / "all" / name) for name in "012")
