@@ -160,7 +160,8 @@ def read(
 def steps(reader: Reader, params: PyTree, carry: PyTree, inputs: Array) -> tuple[PyTree, Array]:
     """inputs (n, ..., d) -> the carry after them, and outputs (n, ..., label_width); leaves of the carry (..., k)."""
     matrices, added = reader.prepare(params["cell"], inputs)
-    carry, features = scan(reader.step, carry, matrices, added)
+    kind = jnp.result_type(*jax.tree.leaves((matrices, added)))  # a blank carry's may be another: see jax_enable_x64
+    carry, features = scan(reader.step, jax.tree.map(lambda leaf: leaf.astype(kind), carry), matrices, added)
     return carry, affine(features, params["cell"]["labels"]["kernel"], params["cell"]["labels"]["bias"])
 
 
@@ -211,7 +212,8 @@ def scan(
         back, given = kept
         carry, added = back(cotangents)
         rows = {name: v.reshape(-1, v.shape[-1]) for name, v in given.items()}
-        return carry, added, {name: v.T @ added[name].reshape(len(v), -1) for name, v in rows.items()}
+        sums = {name: v.T @ added[name].reshape(len(v), -1) for name, v in rows.items()}
+        return carry, added, {name: of.astype(matrices[name].dtype) for name, of in sums.items()}
 
     of_all.defvjp(forward, backward)
     return of_all(carry, added, matrices)

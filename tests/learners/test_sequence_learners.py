@@ -296,6 +296,22 @@ def test_a_mann_with_one_step_has_the_gradient_of_every_steps_loss():
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("learner", READERS)
+def test_where_jax_has_doubles_a_reader_takes_inputs_and_parameters_of_either_kind(learner, kind):
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params_of(learner))
+    with jax.enable_x64(True):
+        support, query = (Batch(np.asarray(part.x, kind), np.asarray(part.y)) for part in (SUPPORT, QUERY))
+        episodes = jax.tree.map(lambda leaf: leaf[None], Episode(support, query))
+        keys = jax.random.split(jax.random.key(3), 1)
+        grads, _ = jax.eval_shape(partial(learner.meta_grad, NET), params, episodes, keys, 0)
+        answer = jax.eval_shape(
+            lambda *given: learner.predict(NET, learner.adapt(NET, *given), query.x), params, support, keys[0]
+        )
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype(np.float32)}  # those of the parameters
+    assert answer.dtype == kind
+
+
 def all_strings() -> np.ndarray:
     """Every string of five letters, by counting."""
     return np.array([np.eye(5)[list(letters)].reshape(25) for letters in itertools.product(range(5), repeat=5)])
