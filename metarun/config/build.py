@@ -234,13 +234,21 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
         except pydantic.ValidationError as error:
             too_large = any(type(n) is int and n >= INT32 for n in (value if isinstance(value, list) else [value]))
             hint = f" and < {INT32}" if too_large else ""
-            if type(value) is float and value.is_integer():
+            if type(value) is float and value.is_integer() and accepts(adapter, int(value)):
                 hint = f", such as {value:.0f}"
             elif type(value) is float and not math.isfinite(value):
                 hint = ", and finite"
             allowed = f"must be {describe(fields[name])}{hint}"
             raise ConfigError(f"{key}.{name}", value, allowed) from error
     return checked
+
+
+def accepts(adapter: Any, value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except pydantic.ValidationError:
+        return False
+    return True
 
 
 def tuples(value: Any, kind: Any) -> Any:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
+from annotated_types import Gt, Le
 from jax.sharding import Mesh
 
-from metarun.core import ConfigError, Count, CountOrZero, Positive
+from metarun.core import ConfigError, Count, CountOrZero
 from metarun.engine import hosts
 from metarun.engine.jax_cache import keep_compiled_programs
 from metarun.engine.xla_flags import PATIENT, RIGHT, set_flags
@@ -39,7 +40,7 @@ class Hardware:
     coordinator: str | None = None
     processes: Count | Literal["auto"] = "auto"
     process: CountOrZero | Literal["auto"] = "auto"
-    join_seconds: Positive = 300.0  # that one waits for the others
+    join_seconds: Annotated[float, Gt(0), Le(604_800)] = 300.0  # that one waits for the others: a week at most
 
     def place(self) -> hosts.Place | None:
         """Which process this is of how many; None if it is the only one. Raises ConfigError."""

@@ -100,6 +100,13 @@ def test_an_episode_that_omniglot_cannot_give_is_refused_without_its_files(overr
     assert allowed in str(error.value)
 
 
+def test_a_whole_number_that_would_not_do_either_is_no_hint():
+    for override in ("hardware.join_seconds=1e30", "train.steps=-3.0", "train.steps=1e30"):
+        with pytest.raises(ConfigError) as error:
+            run_of(override)
+        assert "such as" not in str(error.value)
+
+
 @pytest.mark.parametrize("task", choices("task"))
 def test_the_defaults_of_a_task_build(task, data_for):
     assert run_of(f"task={task}", *data_for(task)).tasks.n_out in (1, 2, 4, 5)
