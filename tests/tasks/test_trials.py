@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import close, composed, no_meta_steps, placed, run_of, serving
+from support import close, composed, drawn_like, no_meta_steps, placed, run_of, serving
 
 from metarun import inner
 from metarun.config import choices
@@ -26,7 +26,6 @@ MDP = TabularMDP(
     states=4, actions=3, steps=5, episodes=3, shots=1, queries=4, discount=0.9, gae_lambda=1.0, surrogate="dice"
 )
 MEMORIES = {"gru": GRU(units=7), "attention": Attention(units=6, heads=2, blocks=2)}
-ENVIRONMENTS = pytest.mark.parametrize("tasks", [BANDITS, MDP], ids=["bandits", "tabular_mdp"])
 
 
 def at_random(tasks):
@@ -35,12 +34,17 @@ def at_random(tasks):
 
 def collected(tasks, seed=1):
     """Trials of one task by a random policy, (trials, steps, ...), its goal, and each step's key (steps, trials)."""
-    source = jax.jit(lambda key: tasks.sample((), key))(jax.random.key(0)).query
-    x, y = jax.jit(lambda source, key: tasks.collect(source, at_random(tasks), key))(source, jax.random.key(seed))
-    _, k_steps = jax.random.split(jax.random.key(seed))
-    keys = jax.vmap(lambda t: jax.random.split(jax.random.split(jax.random.fold_in(k_steps, t))[1], 4))
-    by_trial = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(4, tasks.trial, *leaf.shape[1:]), (x, y))
-    return *by_trial, np.asarray(source.y[0]), keys(jnp.arange(tasks.trial))
+
+    @jax.jit
+    def found(k_task, key):
+        source = tasks.sample((), k_task).query
+        _, k_steps = jax.random.split(jax.random.clone(key))
+        keys = jax.vmap(lambda t: jax.random.split(jax.random.split(jax.random.fold_in(k_steps, t))[1], 4))
+        return tasks.collect(source, at_random(tasks), key), source.y[0], keys(jnp.arange(tasks.trial))
+
+    of_all, goal, keys = found(jax.random.key(0), jax.random.key(seed))
+    by_trial = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(4, tasks.trial, *leaf.shape[1:]), of_all)
+    return *by_trial, np.asarray(goal), keys
 
 
 def one_hot(k, n):
@@ -49,7 +53,7 @@ def one_hot(k, n):
 
 def test_a_bandit_pays_as_plain_python_does():
     x, y, chances, keys = collected(BANDITS)
-    draws = np.asarray(jax.vmap(jax.vmap(jax.random.uniform))(keys))
+    draws = np.asarray(jax.jit(jax.vmap(jax.vmap(jax.random.uniform)))(keys))
     for i in range(4):
         seen = [*np.zeros(3), 0, 1]
         for t in range(6):
@@ -65,9 +69,12 @@ def test_a_bandit_pays_as_plain_python_does():
 def test_a_table_is_followed_as_plain_python_does():
     x, y, goal, keys = collected(MDP)
     np.testing.assert_allclose(goal[..., :4].sum(-1), 1, rtol=1e-5)
-    k_next, k_reward = jnp.moveaxis(jax.vmap(jax.vmap(jax.random.split))(keys), 2, 0)
-    gumbels = np.asarray(jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (4,))))(k_next))
-    normals = np.asarray(jax.vmap(jax.vmap(jax.random.normal))(k_reward))
+
+    def draws(key):
+        k_next, k_reward = jax.random.split(key)
+        return jax.random.gumbel(k_next, (4,)), jax.random.normal(k_reward)
+
+    gumbels, normals = jax.device_get(jax.jit(jax.vmap(jax.vmap(draws)))(keys))
     for i in range(4):
         state, seen = 0, [*np.zeros(3), 0, 0, 1]
         for t in range(15):
@@ -88,7 +95,7 @@ def test_rewards_are_on_average_those_of_the_paper():
             k_task, k_collect = jax.random.split(key)
             return tasks.collect(tasks.sample((), k_task).query, at_random(tasks), k_collect).y.reward.mean()
 
-        found = jax.jit(jax.vmap(reward))(jax.random.split(jax.random.key(0), 4000))
+        found = np.asarray(jax.jit(jax.vmap(reward))(jax.random.split(jax.random.key(0), 4000)))
         assert abs(found.mean() - mean) < 4 * found.std() / np.sqrt(4000)
         assert 4 * found.std() / np.sqrt(4000) < 0.05
 
@@ -96,7 +103,7 @@ def test_rewards_are_on_average_those_of_the_paper():
 def test_the_best_is_what_the_best_of_all_plans_is_paid():
     """On a table of two states, two actions and three steps, by trying all plans; of a bandit the best arm's chance."""
     small = TabularMDP(2, 2, steps=3, episodes=2, shots=1, queries=1, discount=0.9, gae_lambda=1.0, surrogate="dice")
-    goal = np.asarray(small.sample((), jax.random.key(0)).query.y[0])
+    goal = np.asarray(jax.jit(lambda key: small.sample((), key).query.y[0])(jax.random.key(0)))
 
     def paid(plan):  # (steps, states): what is done
         here, found = np.array([1.0, 0.0]), []
@@ -131,43 +138,41 @@ def learner_on(tasks, memory, recent):
     learner = RL2(MEMORIES[memory], discount=0.9, gae_lambda=0.8, value_weight=0.5, recent=recent)
     net = make_net(MLP((), "none", None), tasks, None)
     width = jax.eval_shape(tasks.sample, (), jax.random.key(0)).query.x.shape[1]
-    params = jax.jit(lambda key: learner.init(net, key, jnp.zeros((1, width))))(jax.random.key(2))
-    params["value"]["kernel"] = jax.random.normal(jax.random.key(3), (learner.memory.units, 1))
-    return learner, net, params
+    return learner, net, drawn_like(lambda: learner.init(net, jax.random.key(2), jnp.zeros((1, width))))
 
 
-@ENVIRONMENTS
-@pytest.mark.parametrize(("memory", "recent"), [("gru", 1), ("attention", 1), ("gru", 3)])
+@pytest.mark.parametrize(
+    ("tasks", "memory", "recent"),
+    [(BANDITS, "gru", 1), (BANDITS, "attention", 1), (MDP, "gru", 3)],
+    ids=["gru", "attention", "recent"],
+)
 def test_whole_trials_are_predicted_as_they_were_acted_in_and_each_begins_with_an_empty_memory(tasks, memory, recent):
     learner, net, params = learner_on(tasks, memory, recent)
 
     @jax.jit
-    def both(params, key):
-        source = tasks.sample((), key).query
-        x, y = inner.queries(learner, net, params, source, key)
-        rows = jnp.arange(len(x)).reshape(4, -1)[jnp.array([2, 0, 3, 1])].reshape(-1)
-        return y.outputs, learner.predict(net, params, x), learner.predict(net, params, x[rows])[jnp.argsort(rows)]
+    def collected(params, key):
+        return inner.queries(learner, net, params, tasks.sample((), key).query, key)
 
-    acted, predicted, of_permuted = both(params, jax.random.key(4))
-    np.testing.assert_allclose(acted, predicted, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(of_permuted, predicted, rtol=1e-5, atol=1e-6)
-    by_trial = np.asarray(predicted).reshape(4, tasks.trial, -1)
+    x, y = jax.device_get(collected(params, jax.random.key(4)))
+    predict = jax.jit(lambda x: learner.predict(net, params, x))
+    rows = np.arange(len(x)).reshape(4, -1)[[2, 0, 3, 1]].reshape(-1)
+    predicted, of_permuted = (np.asarray(predict(of)) for of in (x, x[rows]))
+    np.testing.assert_allclose(y.outputs, predicted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(of_permuted, predicted[rows], rtol=1e-5, atol=1e-6)
+    by_trial = predicted.reshape(4, tasks.trial, -1)
     np.testing.assert_allclose(by_trial[:, 0], by_trial[:1, 0].repeat(4, 0), rtol=1e-5, atol=1e-6)  # nothing is known
     assert np.abs(by_trial[:, -1] - by_trial[:1, -1])[1:].max() > 1e-3
 
 
 def test_of_recent_observations_the_model_sees_this_one_first_and_nothing_before_the_trial():
     learner, net, params = learner_on(MDP, "gru", 3)
-    x = jax.random.normal(jax.random.key(5), (4, MDP.trial, MDP.states + MDP.actions + 3))
+    x = np.float32(np.random.default_rng(5).normal(size=(4, MDP.trial, MDP.states + MDP.actions + 3)))
     before = np.pad(x, ((0, 0), (2, 0), (0, 0)))
     seen = np.concatenate([before[:, 2 - ago : 2 - ago + MDP.trial] for ago in range(3)], axis=-1)
     of_all_three, _, _ = learner_on(MDP, "gru", 1)
-    for found, expected in zip(
-        learner.read(net, params, x.reshape(-1, x.shape[-1])),
-        of_all_three.read(net, params, seen.reshape(-1, seen.shape[-1])),
-        strict=True,
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    both = jax.jit(lambda *of: [own.read(net, params, x) for own, x in zip((learner, of_all_three), of, strict=True)])
+    found, expected = both(*(of.reshape(-1, of.shape[-1]) for of in (x, seen)))
+    close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -188,26 +193,32 @@ def test_units_of_a_gru_remember_for_times_up_to_a_sequences(times, expected):
 
 def by_hand(params, x):
     """A trial x (steps, d) -> logits (steps, actions) and values (steps,) of the equations of Cho et al. 2014."""
-    gru, h, logits, values = params["memory"], jnp.zeros(7), [], []
-    for row in x:
+    gru = params["memory"]
+    to_r, to_z, to_c = jnp.split(gru["hidden"], 3, axis=1)
+
+    def step(h, row):
         r, z, c = jnp.split(row @ gru["inputs"] + gru["bias"], 3)
-        to_r, to_z, to_c = jnp.split(gru["hidden"], 3, axis=1)
         r, z = (1 / (1 + jnp.exp(-v)) for v in (r + h @ to_r, z + h @ to_z))
         h = z * h + (1 - z) * jnp.tanh(c + (r * h) @ to_c)
-        logits.append(h @ params["policy"]["kernel"] + params["policy"]["bias"])
-        values.append(len(x) * (h @ params["value"]["kernel"] + params["value"]["bias"])[0])
-    return jnp.stack(logits), jnp.stack(values)
+        value = len(x) * (h @ params["value"]["kernel"] + params["value"]["bias"])[0]
+        return h, (h @ params["policy"]["kernel"] + params["policy"]["bias"], value)
+
+    return jax.lax.scan(step, jnp.zeros(7), x)[1]
 
 
 def test_the_meta_gradient_is_that_of_a_loop_over_each_trial():
     learner, net, params = learner_on(BANDITS, "gru", 1)
     keys = jax.random.split(jax.random.key(5), 2)
-    episodes = jax.jit(jax.vmap(lambda key: BANDITS.sample((), key)))(keys)
-    x, y = jax.jit(jax.vmap(lambda e, key: inner.queries(learner, net, params, e.query, key)))(episodes, keys)
-    x, action, reward = (leaf.reshape(8, 6, *leaf.shape[2:]) for leaf in (x, y.action, y.reward))
 
+    @jax.jit
+    @jax.vmap
+    def collected(key):
+        episode = BANDITS.sample((), key)
+        return episode, inner.queries(learner, net, params, episode.query, key)
+
+    episodes, (x, y) = jax.device_get(collected(keys))
+    x, action, reward = (leaf.reshape(8, 6, *leaf.shape[2:]) for leaf in (x, y.action, y.reward))
     told = np.pad(jax.jit(jax.vmap(lambda x: by_hand(params, x)[1]))(x), ((0, 0), (0, 1)))
-    reward = np.asarray(reward)
     advantage = np.zeros((8, 6), np.float32)
     for i, t in np.ndindex(8, 6):
         for k in range(t, 6):
