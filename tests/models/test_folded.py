@@ -59,13 +59,19 @@ def test_it_is_the_normalised_convolution_of_each_task_with_its_first_and_second
 
 def test_in_float32_it_is_as_exact_as_the_two():
     """Of pixels around 230, of which neighbours are nearly alike, by a kernel that sees their differences."""
-    smooth = jax.image.resize(jax.random.uniform(jax.random.key(0), (20, 4, 4, 3)), (20, 28, 28, 3), "cubic")
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 8))
-    point = 230 + 20 * smooth, kernel - kernel.mean((0, 1, 2), keepdims=True), jnp.ones(8), jnp.zeros(8)
+
+    @jax.jit
+    def drawn(k_images, k_kernel):
+        smooth = jax.image.resize(jax.random.uniform(k_images, (20, 4, 4, 3)), (20, 28, 28, 3), "cubic")
+        kernel = jax.random.normal(k_kernel, (3, 3, 3, 8))
+        return 230 + 20 * smooth, kernel - kernel.mean((0, 1, 2), keepdims=True), jnp.ones(8), jnp.zeros(8)
+
+    point = jax.device_get(drawn(jax.random.key(0), jax.random.key(1)))
     with jax.enable_x64(True):
-        exact = jax.jit(one_after_the_other((1, 1), nn.relu))(*(np.asarray(leaf, np.float64) for leaf in point))
+        exact = jax.jit(one_after_the_other((1, 1), nn.relu))(*(np.float64(leaf) for leaf in point))
     of_one, of_two = (
-        np.abs(np.asarray(f((1, 1), nn.relu)(*point)) - np.asarray(exact)).max() for f in (in_one, one_after_the_other)
+        np.abs(np.asarray(jax.jit(f((1, 1), nn.relu))(*point)) - np.asarray(exact)).max()
+        for f in (in_one, one_after_the_other)
     )
     assert of_one < of_two
 
