@@ -30,7 +30,8 @@ def returns_by_a_loop(reward, discount):
 
 
 def test_what_follows_is_summed_as_by_a_loop():
-    np.testing.assert_allclose(acting.discounted(REWARD, 0.9), returns_by_a_loop(REWARD, 0.9), rtol=1e-5, atol=1e-6)
+    found = jax.jit(acting.discounted)(REWARD, 0.9)
+    np.testing.assert_allclose(found, returns_by_a_loop(REWARD, 0.9), rtol=1e-5, atol=1e-6)
 
 
 def test_the_baseline_is_numpys_least_squares_over_the_valid_steps():
@@ -40,14 +41,13 @@ def test_the_baseline_is_numpys_least_squares_over_the_valid_steps():
     a = np.concatenate([features[VALID], np.sqrt(1e-5) * np.eye(8)])
     b = np.concatenate([returns[VALID], np.zeros(8)])
     expected = features @ np.linalg.lstsq(a, b, rcond=None)[0]
-    found = acting.baseline(X, returns, VALID)
+    found = jax.jit(acting.baseline)(X, returns, VALID)
     np.testing.assert_allclose(np.asarray(found)[VALID], expected[VALID], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.7])
 def test_advantages_are_a_loops(gae_lambda):
-    returns = acting.discounted(REWARD, 0.9)
-    values = np.asarray(acting.baseline(X, returns, VALID))
+    values = np.asarray(jax.jit(acting.baseline)(X, jax.jit(acting.discounted)(REWARD, 0.9), VALID))
     expected = np.zeros_like(REWARD)
     for i, n in enumerate(LENGTHS):
         for t in range(n):
@@ -55,7 +55,7 @@ def test_advantages_are_a_loops(gae_lambda):
                 after = values[i, k + 1] if k + 1 < n else 0
                 expected[i, t] += (0.9 * gae_lambda) ** (k - t) * (REWARD[i, k] + 0.9 * after - values[i, k])
     own = expected[VALID]
-    found = np.asarray(acting.advantages(X, REWARD, VALID, 0.9, gae_lambda))
+    found = np.asarray(jax.jit(acting.advantages)(X, REWARD, VALID, 0.9, gae_lambda))
     np.testing.assert_allclose(found[VALID], (own - own.mean()) / own.std(), rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(found[~VALID], 0)
 
@@ -90,7 +90,7 @@ def test_trajectories_are_those_of_a_plain_environment():
     np.testing.assert_allclose(x, np.tile(seen, (3, 1)), atol=1e-4)
     np.testing.assert_allclose(y.reward, np.tile(rewards, 3), atol=1e-4)
     np.testing.assert_array_equal(y.valid, np.tile(np.array(rewards) != 0, 3))
-    _, metrics = NAVIGATION.loss(y.outputs, y)
+    _, metrics = jax.jit(NAVIGATION.loss)(y.outputs, y)
     np.testing.assert_allclose(metrics["return"], sum(rewards), rtol=1e-3)
 
 
@@ -118,7 +118,7 @@ def test_the_gradient_of_a_linear_policy_is_the_analytic_one_whatever_inner_step
 
 
 # Two actions at each step; what is seen is how many of the actions before were 1.
-LOGITS = jnp.array([[0.3, -0.4], [0.1, 0.5]])
+LOGITS = np.float32([[0.3, -0.4], [0.1, 0.5]])
 PRIZES = np.array([[0.2, 1.0], [-0.7, 0.4]])  # by step and action; the second counts twice after a first 1
 
 
@@ -158,24 +158,33 @@ def test_dice_has_all_of_the_second_derivatives_lvc_those_of_a_single_step_and_l
 
 
 def test_the_divergence_of_policies_is_the_mean_of_the_ratio_of_their_densities():
-    old, new = jnp.array([[0.2, -0.1, 0.1, -0.3]]), jnp.array([[0.5, 0.0, 0.0, 0.2]])
-    many = jnp.broadcast_to(old, (200_000, 4))
-    actions = GAUSSIAN.sample(many, jax.random.key(0))
-    of_each = GAUSSIAN.log_probability(many, actions) - GAUSSIAN.log_probability(
-        jnp.broadcast_to(new, many.shape), actions
-    )
-    np.testing.assert_allclose(of_each.mean(), GAUSSIAN.divergence(old, new)[0], atol=5e-3)
-    p, q = jax.nn.softmax(LOGITS[:1]), jax.nn.softmax(LOGITS[1:])
-    np.testing.assert_allclose(CATEGORICAL.divergence(LOGITS[:1], LOGITS[1:]), (p * jnp.log(p / q)).sum(-1), rtol=1e-5)
+    old, new = np.float32([[0.2, -0.1, 0.1, -0.3]]), np.float32([[0.5, 0.0, 0.0, 0.2]])
+
+    @jax.jit
+    def both(key):
+        many = jnp.broadcast_to(old, (200_000, 4))
+        actions = GAUSSIAN.sample(many, key)
+        of_new = GAUSSIAN.log_probability(jnp.broadcast_to(new, many.shape), actions)
+        return (GAUSSIAN.log_probability(many, actions) - of_new).mean(), GAUSSIAN.divergence(old, new)[0]
+
+    np.testing.assert_allclose(*both(jax.random.key(0)), atol=5e-3)
+    p, q = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    found = jax.jit(CATEGORICAL.divergence)(LOGITS[:1], LOGITS[1:])
+    np.testing.assert_allclose(found, [(p * np.log(p / q)).sum()], rtol=1e-5)
 
 
 def test_the_entropy_of_a_policy_is_the_mean_of_what_an_action_tells():
-    outputs = jnp.array([[0.2, -0.1, 0.1, -0.3]])
-    many = jnp.broadcast_to(outputs, (200_000, 4))
-    told = -GAUSSIAN.log_probability(many, GAUSSIAN.sample(many, jax.random.key(0)))
-    np.testing.assert_allclose(GAUSSIAN.entropy(outputs)[0], told.mean(), atol=5e-3)
-    every = jnp.arange(LOGITS.shape[1])
+    outputs = np.float32([[0.2, -0.1, 0.1, -0.3]])
+
+    @jax.jit
+    def both(key):
+        many = jnp.broadcast_to(outputs, (200_000, 4))
+        return GAUSSIAN.entropy(outputs)[0], -GAUSSIAN.log_probability(many, GAUSSIAN.sample(many, key)).mean()
+
+    np.testing.assert_allclose(*both(jax.random.key(0)), atol=5e-3)
+    every = np.arange(LOGITS.shape[1])
+    log_probability, entropy = jax.jit(CATEGORICAL.log_probability), jax.jit(CATEGORICAL.entropy)
     for logits in LOGITS:
-        surprise = -CATEGORICAL.log_probability(jnp.broadcast_to(logits, (len(every), len(every))), every)
-        expected = (jax.nn.softmax(logits) * surprise).sum()
-        np.testing.assert_allclose(CATEGORICAL.entropy(logits[None])[0], expected, rtol=1e-5)
+        surprise = -log_probability(np.broadcast_to(logits, (len(every), len(every))), every)
+        expected = (np.exp(logits) / np.exp(logits).sum() * surprise).sum()
+        np.testing.assert_allclose(entropy(logits[None])[0], expected, rtol=1e-5)
