@@ -97,7 +97,7 @@ def test_the_real_archive_is_read_whole_and_has_the_published_mean(real):
 @pytest.mark.parametrize("task", TASKS.values())
 def test_an_episode_shows_the_images_of_its_classes(task, cifar_dir):
     tasks = task(ways=3, shots=2, queries=4, data_dir=cifar_dir, augment=None)
-    support, query, classes, *_ = tasks.sample(tasks.load("val"), jax.random.key(0))
+    support, query, classes, *_ = jax.device_get(jax.jit(tasks.sample)(tasks.load("val"), jax.random.key(0)))
     first = CIFAR_CLASSES["train"]
     assert [tasks.class_names("val")[c] for c in classes] == [chr(ord("a") + first + c) for c in classes]
     for x, y in ((support.x, support.y), (query.x, query.y)):

@@ -1,7 +1,6 @@
 """The six families: each one's function, the ranges of its parameters, its share, the noise."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,6 +34,9 @@ def functions() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(families), np.asarray(parameters)
 
 
+values = jax.jit(mixture.values)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_familys_parameters_are_even_in_the_papers_ranges_and_its_function_is_the_papers(functions, name):
     families, parameters = functions
@@ -49,7 +51,7 @@ def test_a_familys_parameters_are_even_in_the_papers_ranges_and_its_function_is_
 
     x, y = np.random.default_rng(0).uniform(0, 5, (2, 50)).astype(np.float32)
     for own in parameters[families == number][:5]:
-        got = mixture.values(jnp.int32(number), jnp.array(own), jnp.array(x), jnp.array(y))
+        got = values(np.int32(number), own, x, y)
         want = FUNCTIONS[name](*own[: len(half)].astype(float), x.astype(float), y.astype(float))
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
@@ -73,15 +75,17 @@ def test_an_episode_is_one_function_at_even_points_and_curves_are_of_x_alone(fun
         assert 0 <= coordinate.min() < 0.01
         assert 4.99 < coordinate.max() <= 5
         np.testing.assert_allclose(coordinate.mean(), 2.5, atol=0.03)
-    want = jax.vmap(mixture.values)(family, parameters, points[..., 0], points[..., 1])
+    want = jax.jit(jax.vmap(mixture.values))(family, parameters, points[..., 0], points[..., 1])
     np.testing.assert_allclose(targets[..., 0], want, rtol=1e-4, atol=1e-4)
 
 
 def test_the_noise_is_gaussian_of_its_size_in_support_and_query_alike():
     keys = [jax.random.split(jax.random.key(0), 12_000) for _ in range(2)]
-    still, noisy = (
-        jax.jit(jax.vmap(Mixture(10, 20, noise).sample, (None, 0)))((), k)
-        for noise, k in zip((0.0, 0.3), keys, strict=True)
+    still, noisy = jax.device_get(
+        [
+            jax.jit(jax.vmap(Mixture(10, 20, noise).sample, (None, 0)))((), k)
+            for noise, k in zip((0.0, 0.3), keys, strict=True)
+        ]
     )
     for part in (noisy.support.y - still.support.y, noisy.query.y - still.query.y):
         np.testing.assert_allclose(part.std(), 0.3, atol=0.003)

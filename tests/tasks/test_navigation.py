@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support import close, composed, no_meta_steps, placed, run_of, serving
+from support import close, composed, drawn_like, no_meta_steps, placed, run_of, serving
 
 from metarun.config import choices
 from metarun.core import ConfigError, memoryless
@@ -44,8 +44,8 @@ def test_a_step_has_trajectories_of_its_own_by_the_policy_of_its_start():
     """Two inner steps are two of one each, the second from where the first one ended."""
     run = run_of(*SMALL, "learner=maml", "learner.inner_steps=2", "learner.inner_lr=[0.5,0.25]")
     net = make_net(run.model, run.tasks, 4)
-    support = run.tasks.sample((), jax.random.key(0)).support
-    params = run.learner.init(net, jax.random.key(1), support.x)
+    support = jax.jit(lambda key: run.tasks.sample((), key).support)(jax.random.key(0))
+    params = drawn_like(lambda: run.learner.init(net, jax.random.key(1), support.x))
     key = jax.random.key(2)
 
     @jax.jit
