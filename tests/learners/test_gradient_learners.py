@@ -281,8 +281,13 @@ def test_imaml_solves_for_parameters_of_several_types_together():
 
 
 def test_imaml_memory_does_not_grow_with_the_inner_steps_and_mamls_does():
+    support, query = (Batch(np.zeros((2, 6, 40), np.float32), np.zeros((2, 6, 1), np.float32)) for _ in "sq")
+    params = {"layer": {"w": np.zeros((40, 1), np.float32)}}
+    net = LINEAR._replace(apply=lambda params, x: jnp.tanh(x @ params["layer"]["w"]))
+
     def temporary_bytes(learner):
-        compiled = jax.jit(lambda p, b, k: learner.meta_grad(NET, p, b, k, 0)).lower(THETA, BATCH, keys()).compile()
+        meta_grad = jax.jit(lambda p, b, k: learner.meta_grad(net, p, b, k, 0))
+        compiled = meta_grad.lower(params, Episode(support, query), keys()).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     imaml = IMAML(inner_lr=LR, inner_steps=4, inner_optimizer="sgd", penalty=1.0, cg_steps=3)
