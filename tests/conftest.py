@@ -287,6 +287,20 @@ def two_runs(once) -> Path:
     return once("two_runs", make_two_runs)
 
 
+@pytest.fixture
+def unsaved(monkeypatch) -> None:
+    """A report's plots are drawn and not written: that takes most of a page's time, and is tested with the page."""
+    from matplotlib.figure import Figure
+
+    from metarun.report import plots
+
+    def drawn(draw) -> str:
+        draw(Figure().subplots())
+        return "<svg></svg>"
+
+    monkeypatch.setattr(plots, "svg", drawn)
+
+
 def make_two_runs(folder: Path) -> None:
     from support import MARKUP, composed, on_blobs
 

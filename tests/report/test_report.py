@@ -34,6 +34,7 @@ def test_the_page_holds_every_section_and_needs_nothing_else(two_runs):
     assert MARKUP in found.text  # as text
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_many_runs_are_drawn_in_as_many_plots_as_a_dozen(two_runs, tmp_path, monkeypatch):
     """Plots are what takes time."""
     monkeypatch.setattr(page, "CLOSELY", 2)

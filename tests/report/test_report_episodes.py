@@ -15,6 +15,8 @@ from metarun.report import episodes, page, runs
 from metarun.run import answers, pictures
 from metarun.run.figures import by_success
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 
 def test_episodes_are_ranked_by_what_was_right_or_by_their_error():
     labels = np.array([[0, 1], [0, 1], [0, 1], [0, 1]])

@@ -8,27 +8,17 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
-from matplotlib.figure import Figure
 from support import Page, changed, run_in
 
 from metarun.command import report
 from metarun.engine import OutOfMemory
-from metarun.report import page, paths, plots, runs, status, tables
+from metarun.report import page, paths, runs, status, tables
 from metarun.report.paths import names as short_names
 from metarun.run import begin, loop, train
 from metarun.run.record import last_line
 from metarun.run.stop import Stop
 
-
-@pytest.fixture(autouse=True)
-def unsaved(monkeypatch):
-    """Plots are drawn and not written: that takes most of a page's time, and is tested with the page."""
-
-    def drawn(draw) -> str:
-        draw(Figure().subplots())
-        return "<svg></svg>"
-
-    monkeypatch.setattr(plots, "svg", drawn)
+pytestmark = pytest.mark.usefixtures("unsaved")
 
 
 def test_runs_that_are_running_failed_old_or_damaged_are_shown_with_what_is_missing(two_runs, tmp_path):

@@ -15,6 +15,8 @@ from metarun.config import MOVED, flat
 from metarun.report import charts, experiments, page, paths, runs, tables, written
 from metarun.report.searched import searched, varied
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 
 def test_seeds_of_one_experiment_are_taken_together(two_runs, tmp_path):
     means = []
