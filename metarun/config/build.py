@@ -6,6 +6,7 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import flax.core
@@ -226,15 +227,12 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name]):  # a component, which has its _target_
             raise ConfigError(f"{key}.{name}", value, f"must be {describe(fields[name])}")
-        adapter: Any = pydantic.TypeAdapter(
-            fields[name], config=pydantic.ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        )
         try:
-            checked[name] = adapter.validate_python(tuples(value, fields[name]))
+            checked[name] = adapter(target, name).validate_python(tuples(value, fields[name]))
         except pydantic.ValidationError as error:
             too_large = any(type(n) is int and n >= INT32 for n in (value if isinstance(value, list) else [value]))
             hint = f" and < {INT32}" if too_large else ""
-            if type(value) is float and value.is_integer() and accepts(adapter, int(value)):
+            if type(value) is float and value.is_integer() and accepts(adapter(target, name), int(value)):
                 hint = f", such as {value:.0f}"
             elif type(value) is float and not math.isfinite(value):
                 hint = ", and finite"
@@ -243,9 +241,17 @@ def validate(key: str, fields: dict[str, Any], values: dict[str, Any], target: C
     return checked
 
 
-def accepts(adapter: Any, value: Any) -> bool:
+@lru_cache(maxsize=4096)
+def adapter(target: Callable[..., Any], name: str) -> Any:
+    """What checks a value of this name. Kept: to make those of all settings takes as long as all else of a run."""
+    config = pydantic.ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return pydantic.TypeAdapter(schema(target)[name], config=config)
+
+
+def accepts(of: Any, value: Any) -> bool:
+    """Whether an adapter takes the value."""
     try:
-        adapter.validate_python(value)
+        of.validate_python(value)
     except pydantic.ValidationError:
         return False
     return True
