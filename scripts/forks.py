@@ -1,6 +1,6 @@
 """Runs pytest again and again, each time in a fork of a process that has imported what is slow to import.
 
-`python scripts/forks.py` reads requests and writes answers, a line of JSON each: from
+`python scripts/forks.py MODULE...` imports these, reads requests and writes answers, a line of JSON each: from
 `{"root": directory, "arguments": [...], "said": file, "seconds": number}` to pytest's exit code, or null if it took
 longer. Nothing of metarun is imported before the fork, and no device touched: every fork sees the tree as it is then.
 """
@@ -11,8 +11,6 @@ import os
 import signal
 import sys
 import time
-
-SLOW = ("jax", "flax.linen", "optax", "orbax.checkpoint", "hydra", "pydantic", "scipy.optimize", "hypothesis", "pytest")
 
 
 def run(root: str, arguments: list[str], said: str) -> int:
@@ -44,7 +42,7 @@ def waited_for(child: int, seconds: float) -> int | None:
 
 
 def main() -> None:
-    for module in SLOW:
+    for module in sys.argv[1:]:
         importlib.import_module(module)
     for line in sys.stdin:
         asked = json.loads(line)

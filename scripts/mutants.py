@@ -33,6 +33,7 @@ LIST = ROOT / "scripts" / "mutants.toml"
 PAGE = ROOT / "docs" / "mutants.md"
 COPIED = ("conf", "docs", "metarun", "scripts", "tests", "pyproject.toml")
 SECONDS = 300  # for the tests of one mutant
+SLOW = ("jax", "flax.linen", "optax", "orbax.checkpoint", "hydra", "pydantic", "scipy.optimize", "hypothesis", "pytest")
 NO_PROGRAM = ("E   NameError:", "E   UnboundLocalError:")  # which any test would notice
 
 Verdict = Literal["killed", "killed by the clock", "survived", "changes nothing", "broken"]
@@ -96,7 +97,7 @@ def stale(mutants: Sequence[Mutant], root: Path) -> list[str]:
 class Pytest:
     """Runs tests of a tree in forks of one process: scripts/forks.py."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, imports: Sequence[str] = SLOW) -> None:
         """`folder` is for what the tests keep, which is not for others, and for what they say."""
         self.said = folder / "said"
         cache = folder / "cache"
@@ -105,7 +106,7 @@ class Pytest:
         if "METARUN_DATA_DIR" not in os.environ and (data := ROOT.parent / "shared" / "data").is_dir():
             environment["METARUN_DATA_DIR"] = str(data)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", ROOT / "scripts" / "forks.py"], env=os.environ | environment,
+            [sys.executable, "-P", ROOT / "scripts" / "forks.py", *imports], env=os.environ | environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
