@@ -19,6 +19,7 @@ from pages import known as results_memory
 from pages import results as results_page
 from pages import runs
 from pages.known import presets
+from support import no_meta_steps
 
 from metarun.command import main
 from metarun.run.figures import figure_of
@@ -63,9 +64,10 @@ def in_this_process(command: list[str], stdout: TextIO, **_: object) -> subproce
     return subprocess.CompletedProcess(command, 0)
 
 
+@no_meta_steps()
 def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=in_this_process, DEVNULL=subprocess.DEVNULL))
-    settings = ("eval.episodes=8", "eval.val_episodes=2", "train.meta_batch=2", "hardware.task_chunk=1")
+    settings = ("eval.episodes=8", "train.meta_batch=2", "hardware.task_chunk=1", "model.hidden=[8]")
     quick = [f"--set={setting}" for setting in settings]
     arguments = ("maml_sinusoid_10s", "--budget", "0.0001", "--seeds", "0,1", *quick)
     text = reproduce(*arguments)
@@ -74,7 +76,7 @@ def test_a_part_of_a_preset_is_run_once_and_its_row_says_so(reproduce, tmp_path,
     assert text.endswith("after\n")
     assert "old" not in text
     row = row_of(text, "0.67 (MSE after 1)")
-    assert "`metarun experiment=maml_sinusoid_10s train.steps=7 eval.episodes=8 eval.val_episodes=2 train.meta_" in row
+    assert "`metarun experiment=maml_sinusoid_10s train.steps=7 eval.episodes=8 train.meta_batch=2" in row
     assert "7 of 70,000 (0.01 %)" in row
     files = sorted((tmp_path / "runs" / "maml_sinusoid_10s").glob("*/results.json"))
     means = [figure_of(json.loads(file.read_text()), "mse_after_1")["mean"] for file in files]
