@@ -3,21 +3,22 @@
 import dataclasses
 import re
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from blobs import Blobs
-from support import GIVEN, composed, no_meta_steps, on_blobs, run_in
+from support import GIVEN, composed, drawn_like, no_meta_steps, on_blobs, run_in
 
 import metarun
 from metarun import engine, losses
 from metarun.config.learned import parts
 from metarun.config.run import Run, build_run
-from metarun.core import Batch, ConfigError, Measured
+from metarun.core import Batch, ConfigError, Episode, Key, Measured, Tasks
 from metarun.data import Image
 from metarun.engine import EVAL, stream, task_key
 from metarun.learned import Learned, load, loaded
@@ -29,12 +30,11 @@ QUICK = ("maml", "protonet", "mann", "cnp")  # make slow takes them all
 
 
 def learned_of(run: Run) -> Learned:
-    """What is learned at the first meta-step."""
-    net = engine.nets(run.shape)[0]
-    data = run.tasks.load("train")
-    x = jax.jit(run.tasks.sample)(data, jax.random.key(0)).support.x
-    params = jax.jit(lambda key: run.learner.init(net, key, x))(jax.random.key(1))
-    return Learned(run.config, purpose.purpose_of(run.tasks, data), jax.device_get(params), {})
+    """A learner with small numbers of its parameters' shapes: nothing is compiled for it."""
+    net, data = engine.nets(run.shape)[0], run.tasks.load("train")
+    x = jax.eval_shape(run.tasks.sample, data, jax.random.key(0)).support.x
+    params = drawn_like(lambda: run.learner.init(net, jax.random.key(1), jnp.zeros_like(x)))
+    return Learned(run.config, purpose.purpose_of(run.tasks, data), jax.tree.map(lambda leaf: leaf / 4, params), {})
 
 
 @cache
@@ -51,6 +51,13 @@ def evaluated(run: Run, learned: Learned, tasks: int) -> np.ndarray:
     evaluate = engine.programs(run.shape, mesh, 1).evaluate
     params, numbers = engine.placed(learned.params, mesh), run.numbers["eval_learner"]
     return evaluate(params, data, tasks, stream(run.eval.seed, EVAL), numbers)[0].answers.outputs
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def episode(tasks: Tasks, seed: int, index: np.int32) -> tuple[Episode, Key, Key]:
+    """One of the test's, and the key that it is adapted to by: a learner that is measured has half of it."""
+    k_episode, k_adapt = task_key(stream(seed, EVAL), index)
+    return tasks.sample(tasks.load("test"), k_episode), k_adapt, jax.random.split(k_adapt)[0]
 
 
 @pytest.mark.parametrize(("precision", "products"), [("float32", "HIGHEST"), ("tf32", "HIGH")])
@@ -78,17 +85,17 @@ def test_its_products_are_as_precise_as_the_runs_whatever_the_process_has_set(pr
 def test_it_predicts_what_the_evaluation_does_whatever_the_labels_are_called(name):
     run = build_run(on_blobs(f"learner={name}", "hardware.devices=1"))
     learned = learned_of(run)
-    outputs, sample = evaluated(run, learned, 2), jax.jit(run.eval_tasks.sample)
+    outputs = evaluated(run, learned, 2)
     for index in range(2):
-        k_episode, k_adapt = task_key(stream(run.eval.seed, EVAL), jnp.int32(index))
-        k_adapt = jax.random.split(k_adapt)[0] if isinstance(run.learner, Measured) else k_adapt
-        support, query, *_ = sample(run.eval_tasks.load("test"), k_episode)
+        (support, query, *_), *keys = episode(run.eval_tasks, run.eval.seed, np.int32(index))
+        k_adapt = keys[isinstance(run.learner, Measured)]
         names = np.array(["ant", "bee", "cow"])
         adapted = learned.adapt(support.x, names[support.y], seed=k_adapt)
         for queries in ("alone", "together"):
             np.testing.assert_allclose(adapted.outputs(query.x, queries), outputs[index], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(adapted.predict(query.x), names[outputs[index].argmax(-1)])
-        np.testing.assert_allclose(adapted.predict_proba(query.x), jax.nn.softmax(outputs[index]), atol=1e-5)
+        wanted = scipy.special.softmax(outputs[index], axis=-1)
+        np.testing.assert_allclose(adapted.predict_proba(query.x), wanted, atol=1e-5)
 
 
 class Silent(nn.Module):
@@ -106,7 +113,7 @@ def test_a_model_that_does_not_say_what_its_outputs_depend_on_has_figures_of_eac
     monkeypatch.setenv("METARUN_ALLOW", f"blobs,{__name__}")
     run = build_run(on_blobs("learner=protonet") | {"model": {"_target_": f"{__name__}.Silent"}})
     assert run.asked.inductive == run.eval.inductive != "none"
-    support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
+    (support, query, *_), *_ = episode(run.eval_tasks, 7, np.int32(0))
     adapted = learned_of(run).adapt(support.x, support.y)
     every, one = (adapted.outputs(x, "alone") for x in (query.x, query.x[:1]))
     np.testing.assert_allclose(every[:1], one, atol=1e-5)
@@ -129,8 +136,7 @@ def test_it_adapts_by_the_loss_of_the_evaluations_tasks(monkeypatch):
     values["task"] |= {"_target_": f"{__name__}.Smoothed", "smoothing": 0.0}
     run = build_run(values)
     learned = learned_of(run)
-    k_episode, _ = task_key(stream(run.eval.seed, EVAL), jnp.int32(0))
-    support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), k_episode)
+    (support, query, *_), *_ = episode(run.eval_tasks, run.eval.seed, np.int32(0))
     outputs = learned.adapt(support.x, support.y).outputs(query.x)
     np.testing.assert_allclose(outputs, evaluated(run, learned, 2)[0], rtol=1e-5, atol=1e-5)
 
@@ -139,7 +145,7 @@ def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_othe
     run = build_run(on_blobs("learner=protonet", "model.norm=batch"))
     learned = learned_of(run)
     net = engine.net_for(run.model, None, run.tasks.loss, 3, True)
-    support, query, *_ = jax.jit(run.eval_tasks.sample)(run.eval_tasks.load("test"), jax.random.key(7))
+    (support, query, *_), *_ = episode(run.eval_tasks, 7, np.int32(0))
     adapted = learned.adapt(support.x, support.y)
 
     @jax.jit
@@ -147,9 +153,9 @@ def test_a_query_alone_has_the_support_set_for_company_and_together_all_the_othe
         fast = run.learner.adapt(net, params, support, jax.random.key(0))
         return run.learner.predict(net, fast, x)
 
-    some = query.x[:3]
+    support_x, some = (np.asarray(x) for x in (support.x, query.x[:3]))
     np.testing.assert_allclose(adapted.outputs(some, "together"), predicted(learned.params, some), atol=1e-4)
-    alone = [predicted(learned.params, jnp.concatenate([support.x, x[None]]))[-1] for x in some]
+    alone = [predicted(learned.params, np.concatenate([support_x, x[None]]))[-1] for x in some]
     np.testing.assert_allclose(adapted.outputs(some), alone, atol=1e-4)
     assert not np.allclose(adapted.outputs(some), adapted.outputs(some, "together"), atol=1e-2)
     np.testing.assert_allclose(adapted.outputs(some[:1]), adapted.outputs(some)[:1], atol=1e-5)
