@@ -15,7 +15,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
-from support import composed
+from support import composed, drawn_like
 
 from metarun import MetaLearnedClassifier, MetaLearnedRegressor, engine
 from metarun.config.run import build_run
@@ -25,12 +25,12 @@ from metarun.run.purpose import Purpose
 
 @cache
 def learned(metric: str, learner: str, *shape: int) -> Learned:
-    """What is learned at the first meta-step, of tasks whose examples have this shape."""
+    """Numbers of a learner's parameters' shapes, of tasks whose examples have this shape."""
     run = build_run(composed("task=strokes" if metric == "accuracy" else "task=sinusoid", f"learner={learner}",
                              "model=mlp", "model.hidden=[8]"))  # fmt: skip
     net = engine.nets(run.shape)[0]
-    params = jax.jit(lambda key: run.learner.init(net, key, np.zeros((5, *shape), np.float32)))(jax.random.key(1))
-    return Learned(run.config, Purpose(shape, "float32", metric, net.n_out, None), jax.device_get(params), {})
+    params = drawn_like(lambda: run.learner.init(net, jax.random.key(1), np.zeros((5, *shape), np.float32)))
+    return Learned(run.config, Purpose(shape, "float32", metric, net.n_out, None), params, {})
 
 
 def estimators(features: int):
