@@ -93,8 +93,8 @@ def untrained(
 
     run = build_run(composed(f"learner={learner}", *model, "logger=none", *overrides))
     net, data = engine.nets(run.shape)[0], run.tasks.load("train")
-    x = jax.jit(run.tasks.sample)(data, jax.random.key(0)).support.x
-    params = jax.jit(lambda key: run.learner.init(net, key, x))(jax.random.key(1))
+    x = jax.eval_shape(run.tasks.sample, data, jax.random.key(0)).support.x
+    params = jax.jit(lambda key: run.learner.init(net, key, jnp.zeros_like(x)))(jax.random.key(1))
     keep(Learned(run.config, purpose.purpose_of(run.tasks, data), jax.device_get(params), {}), directory)
     return directory
 

@@ -43,7 +43,7 @@ def test_folders_of_images_give_what_the_arrays_give_and_the_accuracy(ended, dra
 
 def test_queries_may_bear_on_each_other(ended, drawings, tmp_path):
     """A model that normalises by what it is given."""
-    run = untrained("protonet", tmp_path / "run", "task=strokes", model=("model=conv4", "model.filters=2"))
+    run = untrained("protonet", tmp_path / "run", "task=strokes", "model.norm=batch")
     learned = load(run)
     adapted = learned.adapt(drawings.support_x, drawings.support_y)
     found = {}
