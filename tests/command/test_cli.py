@@ -167,7 +167,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(tmp_path, monkeypa
         pytest.param(
             ["-m", "task.ways=0,5", "logger=none"], "task.ways=0: must be an integer >= 2", marks=pytest.mark.slow
         ),
-        (["hardware=gpu", "logger=none"], "hardware.platform=gpu: not usable here"),
+        (["hardware=gpu", "task=sinusoid", "logger=none"], "hardware.platform=gpu: not usable here"),
     ],
     ids=str,
 )
