@@ -17,8 +17,13 @@ from metarun.report import experiments, page, paths, runs
 from metarun.report.setups import setup
 
 
-def test_the_page_holds_every_section_and_needs_nothing_else(two_runs):
-    text = page.html(runs.read(paths.find([two_runs])))
+@pytest.fixture(scope="module")
+def text(two_runs) -> str:
+    """Their page."""
+    return page.html(runs.read(paths.find([two_runs])))
+
+
+def test_the_page_holds_every_section_and_needs_nothing_else(text):
     found = Page(text)
     for section in ("Summary", "Learning curves", "Adaptation", "Speed and memory", "Runs closely", "Differences"):
         assert section in found.text
@@ -79,6 +84,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, says):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_files_that_are_asked_for_are_written_and_no_others(two_runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     report.main([str(two_runs), "--csv", "a.csv", "--markdown=b.md"])
@@ -133,7 +139,7 @@ def test_a_browser_opens_and_sorts_it_without_an_error(two_runs, tmp_path):
 
 @needs_chromium
 @pytest.mark.parametrize("dark", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_narrow_page_light_or_dark_shows_every_section_and_does_not_scroll_sideways(two_runs, tmp_path, dark):
+def test_a_narrow_page_light_or_dark_shows_every_section_and_does_not_scroll_sideways(text, tmp_path, dark):
     measure = """<script>
     const style = getComputedStyle(document.body);
     const light = colour => colour.match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b, 0);
@@ -142,7 +148,7 @@ def test_a_narrow_page_light_or_dark_shows_every_section_and_does_not_scroll_sid
     document.title = [document.documentElement.scrollWidth <= innerWidth, seen, light(style.backgroundColor) < 384,
       Math.min(...inks) < 384].join(" ");
     </script>"""
-    text = page.html(runs.read(paths.find([two_runs]))).replace("</body>", f"{measure}</body>")
+    text = text.replace("</body>", f"{measure}</body>")
     done = dumped(text, tmp_path, "--window-size=500,900", f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     (title,) = re.findall("<title>(.*)</title>", done.stdout)
     sections = text.count("<section")
@@ -167,6 +173,7 @@ def many_columns(two_runs: Path, folder: Path) -> list[runs.SavedRun]:
 
 
 @needs_chromium
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize("width", [pytest.param(1300, marks=pytest.mark.slow), 500])
 def test_a_summary_too_wide_for_the_page_lets_lesser_columns_give_way_and_says_so(two_runs, tmp_path, width):
     measure = """<script>

@@ -50,6 +50,7 @@ def test_test_figures_are_the_mean_of_the_seeds_give_or_take_the_mean_of_their_i
     assert [pytest.approx(end) for end in line.spread] == [[27, 58], [33, 62]]
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_each_task_and_each_training_protocol_has_a_plot_of_its_own_with_its_chance():
     accuracy = [*rows("train", accuracy=[0.1, 0.2]), *rows("val", accuracy=[0.3, 0.4])]
     twenty = {"train.task.ways": 20}
@@ -69,6 +70,7 @@ def test_each_task_and_each_training_protocol_has_a_plot_of_its_own_with_its_cha
     }
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_a_test_on_other_tasks_than_training_has_a_plot_of_its_own_and_shots_share_one():
     def tested(ways: int, shots: int) -> dict[str, Any]:
         figure = {"accuracy": {"mean": 0.5, "ci95": 0.1}}
@@ -105,6 +107,7 @@ def test_the_worst_tasks_stand_against_the_mean_of_several_experiments_without_a
     assert [(line.x, line.y) for line in lines] == [([80], [50]), ([70], [60])]
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_of_many_setups_the_first_have_charts_and_the_last_of_these_says_how_many_have_none():
     every = {str(n): [run(rows=rows("val", accuracy=[0.3]), config={"task.ways": n})] for n in range(2, 16)}
     drawn = charts.charts(every)
@@ -122,6 +125,7 @@ def test_setups_that_would_read_alike_are_told_apart():
     assert (setups.setup(sine, "val").words, setups.setup(sine, "val").chance) == ("sinusoid, 10 shots", None)
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_classifications_have_curves_of_their_loss_and_a_loss_that_is_the_metric_has_none():
     classified = run(rows=rows("val", accuracy=[0.3, 0.4], loss=[1.5, 1.25]))
     assert [title.partition(":")[0] for title in titled({"a": [classified]})] == [
@@ -193,6 +197,7 @@ def in_trials(rewards: list[float], best: list[float] | None = None, **settings:
     return run(config=task, metric="", results={"by_step": told})
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_within_a_trial_lines_are_means_of_seeds_beside_a_random_policy_and_who_knows_the_task():
     groups = {"rl2": [in_trials([0.5, 0.6, 0.7], [0.8, 0.8, 0.8]), in_trials([0.5, 0.7, 0.7], [0.8, 0.8, 0.8])]}
     groups["maml"] = [in_trials([0.4, 0.4, 0.4], [0.8, 0.8, 0.8])]
