@@ -140,12 +140,14 @@ def each(f: Callable[..., PyTree], values: tuple[PyTree, ...], count: Array | in
     n = len(jax.tree.leaves(values)[0])
     if n == 1:
         return jax.tree.map(lambda leaf: leaf[None], f(*value(0)))
+    f = jax.jit(f, inline=True)  # traced once, for its shapes and in the loop
     blank = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape), leaf.dtype), jax.eval_shape(f, *value(0)))
     return jax.lax.fori_loop(0, count, add, blank)
 
 
 def only_if(wanted: Array, f: Callable[[], PyTree]) -> PyTree:
     """f(), or zeros unless it is `wanted`. A loop of no rounds would not do: XLA takes out of it what never changes."""
+    f = jax.jit(f, inline=True)  # traced once, for its shapes and in the condition
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(f))
     return jax.lax.cond(wanted, f, lambda: nothing)
 
@@ -242,14 +244,15 @@ def make_evaluate(
             return query_metrics(own, net, params, episode, k_adapt, steps, whole, asked)
 
     def on_a_device(first: Array, count: Array, k_eval: Key, arguments: tuple[PyTree, ...]) -> Told:
-        def chunk(row: Array | int) -> Told:
+        @partial(jax.jit, inline=True)  # traced once, for its shapes and in the loop
+        def chunk(row: Array) -> Told:
             index = (row * mesh.size + jax.lax.axis_index("tasks")) * task_chunk + jnp.arange(task_chunk)
             return jax.vmap(lambda index: one(row, index, k_eval, *arguments))(index)
 
         def add(i: Array, found: Told) -> Told:
             return jax.tree.map(lambda every, new: every.at[i].set(new), found, chunk(first + i))
 
-        like = jax.eval_shape(chunk, 0)
+        like = jax.eval_shape(chunk, first)
         blank = jax.tree.map(lambda leaf: jnp.zeros((CHUNKS_AT_ONCE, *leaf.shape), leaf.dtype), like)
         return jax.lax.fori_loop(0, count, add, blank)
 

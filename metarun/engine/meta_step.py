@@ -225,6 +225,7 @@ def mean_over(f: Callable[[Any], PyTree], chunks: PyTree) -> PyTree:
     first, rows = jax.tree.map(lambda leaf: leaf[0], chunks), len(jax.tree.leaves(chunks)[0])
     if rows == 1:
         return f(first)
+    f = jax.jit(f, inline=True)  # traced once, for its shapes and in the loop
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(f, first))
 
     def add(total: PyTree, chunk: PyTree) -> tuple[PyTree, None]:
