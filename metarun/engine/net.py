@@ -120,6 +120,7 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
         return jax.eval_shape(lambda key, x: learner.init(net, key, x), k_init, episode.support.x)
 
     must_have_answers(tasks, episode)
+    steps = getattr(learner, "inner_steps", None)
     own = learned(learner)
     params = own if trained is None else trained
 
@@ -133,29 +134,31 @@ def _fitting(learner: Learner, net: Net, tasks: Tasks, structure: Any, shapes: t
         raise refused
     if (mine := shapes_in(own)) != (theirs := shapes_in(params)):
         # What has a row for each inner step may have more, or fewer: an evaluation may take other steps.
-        steps = getattr(learner, "inner_steps", None)
         longer = own if steps is None else learned(dataclasses.replace(learner, inner_steps=steps + 1))  # type: ignore[type-var]
         if any(a != b and a == c for a, b, c in zip(mine, theirs, shapes_in(longer), strict=True)):
             raise refused
+    # As the compiled evaluation has it, which serves every number of inner steps.
+    any_number = None if trained is None or steps is None else {"inner_steps": np.int32(steps)}
+    no_fit = (KeyError, TypeError, ValueError, ScopeParamShapeError)  # jax's errors about what is traced among them
     try:
-        outputs = jax.eval_shape(predict, params, episode, k_adapt)
-    except (KeyError, TypeError, ValueError, ScopeParamShapeError) as error:
-        raise error if trained is None else refused from error
+        outputs = jax.eval_shape(predict, params, episode, k_adapt, any_number)
+    except no_fit as error:
+        if trained is None:
+            raise
+        try:
+            jax.eval_shape(predict, params, episode, k_adapt)
+        except no_fit as of_this_number:
+            raise refused from of_this_number
+        raise ConfigError(
+            "learner.inner_steps",
+            steps,
+            "is an abstract int32 when evaluation is compiled, once for every number of steps, so no Python loop, "
+            f"shape or condition may depend on it in {type(learner).__name__}.adapt, predict or __post_init__: "
+            "loop with metarun.inner.loop or jax.lax.fori_loop",
+        ) from error
     if outputs.shape[1:] != (tasks.n_out,):
         name = type(learner).__name__
         raise ConfigError("learner", name, f"predicts {outputs.shape[1:]} a query where the task has ({tasks.n_out},)")
-    if trained is not None and (inner_steps := getattr(learner, "inner_steps", None)) is not None:
-        # As the compiled evaluation has it, which serves every number of inner steps.
-        try:
-            jax.eval_shape(predict, params, episode, k_adapt, {"inner_steps": np.int32(inner_steps)})
-        except (TypeError, ValueError) as error:  # jax's errors about what is traced, and shapes that depend on it
-            raise ConfigError(
-                "learner.inner_steps",
-                inner_steps,
-                "is an abstract int32 when evaluation is compiled, once for every number of steps, so no Python loop, "
-                f"shape or condition may depend on it in {type(learner).__name__}.adapt, predict or __post_init__: "
-                "loop with metarun.inner.loop or jax.lax.fori_loop",
-            ) from error
     return params
 
 
