@@ -1,5 +1,6 @@
 """The program, as `metarun` and as `python -m metarun`: a signal ends it in one line while it is still being loaded."""
 
+import gc
 import os
 import signal
 from contextlib import suppress
@@ -11,6 +12,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stopped)
+    # To trace a program makes millions of objects, few of them in cycles: to look for these as often as Python does by
+    # default is a twentieth of a start.
+    gc.set_threshold(10_000, 10, 10)
     from metarun.command.main import main as command_line
 
     command_line()

@@ -59,7 +59,7 @@ try:
     compiled.load = loaded
 except ImportError:
     pass
-from metarun.command.main import main
+from metarun.__main__ import main
 try:
     main()
 finally:
