@@ -1,11 +1,13 @@
 """Evaluation against its definition, written out task by task."""
 
 import dataclasses
+from collections import Counter
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh
 from support import classifier, learners_with, on_blobs, one_of, run_of
@@ -14,6 +16,7 @@ from metarun import engine, inner
 from metarun.config.run import build_run
 from metarun.core import Measured
 from metarun.engine.evaluate import Asked, make_evaluate, queries_at_once, query_metrics
+from metarun.engine.meta_step import make_meta_steps, make_start
 from metarun.engine.net import make_net
 from metarun.gradients import Inner, differentiated
 
@@ -103,6 +106,36 @@ def test_a_tasks_metrics_are_those_of_its_query_set_after_its_own_support_set(dr
     np.testing.assert_allclose(told.metrics["loss"][0], loss, rtol=1e-4)
     np.testing.assert_allclose(told.inductive["loss"][0], loss_alone, rtol=1e-4)
     assert abs(told.metrics["loss"][0] - told.inductive["loss"][0]) > 1e-3
+
+
+@pytest.mark.parametrize("inductive", ["main", "all"])
+def test_what_a_program_repeats_is_traced_once(drawn, monkeypatch, inductive):
+    """A start waits for it: seconds, of learners that differentiate through many inner steps."""
+    params, data, _ = drawn
+    kind, traced = type(RUN.learner), Counter()
+
+    def count(name, own):
+        def counted(*given):
+            traced[name] += 1
+            return own(*given)
+
+        monkeypatch.setattr(kind, name, counted)
+
+    for name in ("adapt", "predict", "meta_grad"):
+        count(name, getattr(kind, name))
+    mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
+    evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, Asked(2, inductive), RUN.inner)
+    k_eval, k_train = (engine.stream(3, which) for which in (engine.EVAL, engine.TRAIN))
+    jax.eval_shape(evaluate.program.jitted, *evaluate.arguments(params, data, k_eval, {}, (4, 0)))
+    assert traced == {"adapt": 1, "predict": 2}  # of all queries together, and of each alone
+
+    how = RUN.learner, NET, RUN.tasks, lambda _: optax.sgd(0.1)
+    numbers = {"learner": {}, "optimizer": {}}
+    state = jax.eval_shape(make_start(*how).jitted, data, numbers, k_train)
+    meta_steps = make_meta_steps(*how, mesh, 8, 2, RUN.inner, RUN.train.guard)
+    traced.clear()
+    jax.eval_shape(meta_steps.jitted, state, data, numbers, k_train, np.int32(1))
+    assert traced["meta_grad"] == 1
 
 
 @dataclasses.dataclass(frozen=True)
