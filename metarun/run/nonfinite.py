@@ -64,7 +64,8 @@ def keys(run: Run, step: int) -> list[dict[str, Any]]:
     """
     drawn = run.train.meta_batch if run.train.screening is None else run.train.screening.candidates
     k_train = engine.stream(run.train.seed, engine.TRAIN)
-    found = engine.task_keys(run.private, k_train, jnp.int32(step), jnp.arange(drawn), run.train.meta_batch)
+    of_step = jax.jit(engine.task_keys, static_argnums=(0, 4))
+    found = of_step(run.private, k_train, np.int32(step), np.arange(drawn), run.train.meta_batch)
     k_episodes, k_adapts = (np.asarray(jax.random.key_data(key)).tolist() for key in found[:2])
     every = zip(k_episodes, k_adapts, found.users.tolist(), strict=True)
     return [{"episode": e, "adapt": a, "user": user} for e, a, user in every]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import checkify
 from jax.sharding import Mesh
 from support import SMALL, close, equal, on_blobs, placed, run_in, run_of
 
@@ -74,8 +75,8 @@ def meta_steps(poisoned_at: tuple[int, ...], skip_at_most: int, what: str = "gra
 
 def test_a_meta_step_that_is_not_finite_ends_the_call_with_the_state_before_it():
     state, run = meta_steps((2,), skip_at_most=0)
-    two = jax.device_get(run(jax.tree.map(jnp.copy, state), 2)[0])
-    stopped, report = run(state, 5)
+    two = jax.device_get(run(state, 2)[0])
+    stopped, report = run(meta_steps((2,), skip_at_most=0)[0], 5)
     assert report.stopped
     assert int(stopped.step) == 2
     equal(jax.device_get(stopped), two)
@@ -100,9 +101,9 @@ def test_metrics_parameters_moments_or_a_gradient_alone_that_are_not_finite_end_
 
 def test_a_skipped_meta_step_changes_nothing_but_the_counts():
     state, run = meta_steps((2,), skip_at_most=2)
-    two = run(jax.tree.map(jnp.copy, state), 2)[0]
-    expected = jax.device_get(run(two._replace(step=two.step + 1), 2)[0])
-    got, report = run(state, 5)
+    two = run(state, 2)[0]
+    expected = jax.device_get(run(two._replace(step=np.int32(3)), 2)[0])
+    got, report = run(meta_steps((2,), skip_at_most=2)[0], 5)
     assert not report.stopped
     assert (int(got.step), int(got.skipped), int(got.summed), int(got.in_a_row)) == (5, 1, 4, 0)
     equal(jax.device_get(got.params), expected.params)
@@ -143,8 +144,12 @@ def test_clipping_is_the_closed_form_and_differentiable_at_zero():
         close(shortened, jax.tree.map(lambda g: g * 6.5 / 13, grads), rtol=1e-6, atol=0)
     slope = jax.jit(jax.jacobian(lambda g: clipped(g, None, 1.0)))(np.zeros(2, np.float32))
     np.testing.assert_allclose(slope, np.eye(2))
-    with jax.debug_nans(True):  # nor is any number on the way there none: the root of zero has no derivative
-        slope = jax.jvp(lambda g: gradients.clipped(g, None, 1.0), (jnp.zeros(2),), (jnp.ones(2),))[1]
+    # Nor is any number on the way there none: the root of zero has no derivative.
+    along = checkify.checkify(
+        lambda g, v: jax.jvp(lambda g: gradients.clipped(g, None, 1.0), (g,), (v,))[1], checkify.nan_checks
+    )
+    none, slope = jax.jit(along)(np.zeros(2, np.float32), np.ones(2, np.float32))
+    none.throw()
     np.testing.assert_allclose(slope, np.ones(2))
 
 
@@ -154,32 +159,45 @@ def test_what_is_clipped_is_of_the_type_that_it_was():
     assert jax.tree.map(lambda leaf: str(leaf.dtype), shortened) == {"a": "bfloat16", "b": "float32"}
 
 
+NORMS = (1e-3, 0.5, 1.0, 7.0, 1.8e19, 2e19, 3e38, 1e300)
+
+
+@jax.jit
+def clipped_to_each(g):
+    return [gradients.clipped({"w": g}, None, norm)["w"] for norm in NORMS]
+
+
+@jax.jit
+def clipped_along(g, v, norm):
+    """What `g` is clipped to, and its derivative along `v` forwards and backwards."""
+
+    def way(g):
+        return gradients.clipped({"w": g}, None, norm)["w"]
+
+    found, slope = jax.jvp(way, (g,), (v,))
+    return found, slope, jax.vjp(way, g)[1](v)[0]
+
+
+@np.errstate(over="ignore")  # of a bound that float32 does not hold
 @pytest.mark.parametrize("size", [1e-37, 1e-20, 1e-3, 1.0, 1e11, 1e19, 1e30])
 def test_clipping_is_the_closed_form_whatever_the_size_of_gradients_and_of_the_bound(size):
     """Also where the squares of either are more, or less, than a float32 holds; to the second derivative.
 
-    A program, which may square a bound before it knows the gradients, gives the same.
+    A program that has the bounds in it, and may square them before it knows the gradients, gives the same.
     """
-
-    def of_one(g, norm):
-        return gradients.clipped({"w": g}, None, norm)["w"]
-
-    g, v = jnp.array([3.0, -4.0]) * size, jnp.array([0.6, 0.8])
+    g, v = np.float32([3, -4]) * np.float32(size), np.float32([0.6, 0.8])
     along, across = np.array([0.6, -0.8]), np.array([0.8, 0.6])
-    for norm in (1e-3, 0.5, 1.0, 7.0, 1.8e19, 2e19, 3e38, 1e300):
-        found = of_one(g, norm)
-        if norm < 1e300:  # numpy warns of one that float32 does not hold
-            np.testing.assert_allclose(clipped({"w": g}, None, norm)["w"], found, rtol=1e-6)
-        way = partial(of_one, norm=norm)
-        slope, back = jax.jvp(way, (g,), (v,))[1], jax.vjp(way, g)[1](v)[0]
+    for norm, known in zip(NORMS, clipped_to_each(g), strict=True):
+        found, slope, back = clipped_along(g, v, norm)
+        np.testing.assert_allclose(known, found, rtol=1e-6)
         if norm > 5 * size:
             np.testing.assert_array_equal(found, g)
-            np.testing.assert_array_equal(jnp.stack([slope, back]), [v, v])
+            np.testing.assert_array_equal([slope, back], [v, v])
         else:
             np.testing.assert_allclose(found, along * norm, rtol=1e-6)
-            expected = norm / (5 * size) * (across @ np.array(v)) * across  # what changes the direction alone
-            np.testing.assert_allclose(jnp.stack([slope, back]), [expected] * 2, rtol=1e-5, atol=1e-37)
-    many = of_one(jnp.full(1000, 2.0**59), 1.0)  # each square is finite, and not their sum
+            expected = norm / (5 * size) * (across @ v) * across  # what changes the direction alone
+            np.testing.assert_allclose([slope, back], [expected] * 2, rtol=1e-5, atol=1e-37)
+    many = clipped(np.full(1000, 2.0**59, np.float32), None, 1.0)  # each square is finite, and not their sum
     np.testing.assert_allclose(many, np.full(1000, 1000**-0.5), rtol=1e-6)
 
 
