@@ -206,9 +206,8 @@ def test_an_episode_is_of_one_group_and_its_rows_are_all_different(tmp_path):
             tuple(y.tolist()): name
             for name, y in zip(tasks.found().splits[split].names, pool.y[pool.first], strict=True)
         }
-        episodes = jax.jit(jax.vmap(tasks.sample, (None, 0)))(
-            tasks.load(split), jax.random.split(jax.random.key(0), 300)
-        )
+        keys = jax.random.split(jax.random.key(0), 300)
+        episodes = jax.jit(jax.vmap(tasks.sample, (None, 0)))(tasks.load(split), keys)
         assert episodes.classes is None
         x = np.concatenate([episodes.support.x, episodes.query.x], axis=1)
         y = np.concatenate([episodes.support.y, episodes.query.y], axis=1)
@@ -331,7 +330,7 @@ def test_arrays_may_bring_their_splits_and_bytes_are_seen_from_0_to_1(tmp_path):
         "train": ["1", "2", "4", "5"], "val": ["3"], "test": ["0"],
     }  # fmt: skip
     assert (tasks.metric, tasks.n_out) == ("accuracy", 2)
-    seen = np.asarray(tasks.sample(tasks.load("train"), jax.random.key(0)).support.x)
+    seen = np.asarray(jax.jit(tasks.sample)(tasks.load("train"), jax.random.key(0)).support.x)
     assert seen.dtype == np.float32
     rows = {tuple(row) for row in X[split == "train"].tolist()}
     assert {tuple(row) for row in np.round(seen * 255 / 4).astype(int).tolist()} <= rows
@@ -351,9 +350,9 @@ def test_arrays_with_groups_are_a_regression(tmp_path):
     targets = np.stack([Y, -Y], 1) + 0.5
     tasks = Arrays(5, 2, 2, saved(tmp_path / "a.npz", x=X, y=targets, group=Y.astype(str)), *DRAWN)
     assert (tasks.metric, tasks.n_out) == ("mse", 2)
-    support, query, *_ = tasks.sample(tasks.load("train"), jax.random.key(0))
+    support, query, *_ = jax.device_get(jax.jit(tasks.sample)(tasks.load("train"), jax.random.key(0)))
     np.testing.assert_allclose(support.y, np.stack([support.x[:, 0] // 10, -(support.x[:, 0] // 10)], 1) + 0.5)
-    loss, metrics = tasks.loss(query.y + 2, query.y)
+    loss, metrics = jax.device_get(jax.jit(tasks.loss)(query.y + 2, query.y))
     assert (loss, metrics["mse"]) == (4, 4)
     rows = tasks.examples("train", tasks.load("train"))
     assert {name: len(of_group) for name, of_group in rows.items()} == dict.fromkeys(

@@ -69,12 +69,16 @@ def test_many_meta_steps_in_one_call_are_as_many_calls_bit_for_bit():
 
 def test_a_meta_step_is_the_mean_gradient_over_the_sampled_tasks():
     """The compiled step against the same thing written out: sample, meta-gradient, update."""
-    state = start()
-    key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
-    k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
-    episodes = jax.jit(jax.vmap(RUN.tasks.sample, (None, 0)))((), k_episodes)
-    grads, metrics = jax.jit(lambda *a: RUN.learner.meta_grad(NET, *a))(state.params, episodes, k_adapts, 0)
-    expected = jax.tree.map(lambda p, g: p - 0.01 * g, state.params, grads)
+
+    @jax.jit
+    def written_out(params):
+        key = jax.random.fold_in(engine.stream(0, engine.TRAIN), 0)
+        k_episodes, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
+        episodes = jax.vmap(RUN.tasks.sample, (None, 0))((), k_episodes)
+        grads, metrics = RUN.learner.meta_grad(NET, params, episodes, k_adapts, 0)
+        return jax.tree.map(lambda p, g: p - 0.01 * g, params, grads), metrics
+
+    expected, metrics = written_out(start().params)
     after = steps(2, 2)(start(), (), 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), after.params, expected)
     np.testing.assert_allclose(after.sums["loss"], metrics["loss"], rtol=1e-5)
@@ -96,14 +100,16 @@ def test_a_learner_is_given_the_adaptations_keys_and_the_meta_step():
     mesh, numbers = Mesh(np.array(jax.devices()[:2]), ("tasks",)), {"learner": {}, "optimizer": NUMBERS["optimizer"]}
     state = make_start(Told(), NET, RUN.tasks, sgd)((), numbers, engine.stream(0, engine.INIT))
     program = make_meta_steps(Told(), NET, RUN.tasks, sgd, mesh, 8, 2, RUN.inner, RUN.train.guard)
-    sums = program(state, (), numbers, K_TRAIN, 3)[1].sums
+    sums = jax.device_get(program(state, (), numbers, K_TRAIN, 3)[1].sums)
     assert sums["step"] == 0 + 1 + 2
-    drawn = 0.0
-    for step in range(3):
+
+    @jax.jit
+    def drawn(step):
         key = jax.random.fold_in(engine.stream(0, engine.TRAIN), step)
         _, k_adapts = jax.vmap(engine.task_key, (None, 0))(key, jnp.arange(8))
-        drawn += jax.vmap(jax.random.uniform)(k_adapts).mean()
-    np.testing.assert_allclose(sums["drawn"], drawn, rtol=1e-5)
+        return jax.vmap(jax.random.uniform)(k_adapts)
+
+    np.testing.assert_allclose(sums["drawn"], sum(np.mean(drawn(step)) for step in range(3)), rtol=1e-5)
 
 
 def test_another_seed_is_another_initialisation():
@@ -115,7 +121,7 @@ def test_another_seed_is_another_initialisation():
 
 def test_whatever_the_model_computes_in_float32_comes_out():
     run = run_of("task=sinusoid", "model.hidden=[8]", "hardware.precision=bfloat16")
-    net, x = make_net(run.model, run.tasks, 1), jnp.ones((2, 1))
+    net, x = make_net(run.model, run.tasks, 1), np.ones((2, 1), np.float32)
     for of in (net.apply, net.features):
         outputs = jax.eval_shape(lambda key, of=of: of(net.init(key, x), x), jax.random.key(0))
         assert outputs.dtype == jnp.float32
@@ -130,16 +136,16 @@ def test_every_task_of_a_run_is_another():
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 4 * 4 * 2 + 2
 
 
+@cache
+def evaluation(devices: int, task_chunk: int):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
+    made = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, MAIN, RUN.inner)
+    return lambda tasks, **how: made(start().params, (), tasks, K_EVAL, {}, **how)[0].figures
+
+
 @pytest.mark.parametrize(("devices", "task_chunk"), [(1, 3), (2, 4)])
 def test_evaluation_is_the_same_on_any_hardware_and_pads_nothing_in(devices, task_chunk):
-    params = start().params
-
-    def figures(devices, task_chunk):
-        mesh = Mesh(np.array(jax.devices()[:devices]), ("tasks",))
-        made = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, task_chunk, MAIN, RUN.inner)
-        return made(params, (), 13, K_EVAL, {})[0].figures
-
-    expected, got = figures(1, 1), figures(devices, task_chunk)
+    expected, got = evaluation(1, 1)(13), evaluation(devices, task_chunk)(13)
     for metric in expected:
         np.testing.assert_allclose(got[metric]["mean"], expected[metric]["mean"], rtol=1e-5)
         np.testing.assert_allclose(got[metric]["ci95"], expected[metric]["ci95"], rtol=1e-5)
@@ -161,19 +167,19 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
     episode = ("task=sinusoid", "task.queries=1", "task.shots=3")
     run = run_of(*episode, "model=mlp", "model.norm=batch", "model.hidden=[8]")
     net = make_net(run.model, run.tasks, 1)
-    support, query, *_ = jax.jit(run.tasks.sample)(run.tasks.load("train"), jax.random.key(0))
-    params = jax.jit(lambda key: run.learner.init(net, key, support.x))(jax.random.key(1))
     squared = net._replace(loss=lambda outputs, y: (outputs.sum(), {"loss": outputs.sum()}))
     asked = dataclasses.replace(MAIN, inductive="main")
 
     @jax.jit
-    def both(params):
+    def both(data):
+        support, query, *_ = run.tasks.sample(data, jax.random.key(0))
+        params = run.learner.init(net, jax.random.key(1), support.x)
         episode, steps = Episode(support, query), jnp.array([1])
         told = query_metrics(run.learner, squared, params, episode, None, steps, jnp.bool_(True), asked)
         fast = run.learner.adapt(squared, params, support, None)
         return told, net.apply(fast, jnp.concatenate([support.x, query.x]))[-1]
 
-    told, together = both(params)
+    told, together = jax.device_get(both(run.tasks.load("train")))
     np.testing.assert_allclose(told.inductive["loss"], together.sum(), rtol=1e-5)
     assert abs(told.metrics["loss"] - told.inductive["loss"]) > 1e-4
 
@@ -181,9 +187,10 @@ def test_inductive_and_transductive_differ_only_by_the_company_a_query_keeps():
 def test_fewer_ways_at_evaluation_leave_the_surplus_outputs_out():
     run = run_of("model=mlp", "model.hidden=[8]", "task.ways=4", "eval.task={ways: 3}".replace("eval", "++eval"))
     net = make_net(run.model, run.eval_tasks, run.eval_learner.width(run.eval_tasks.n_out))
-    params = run.model.init(jax.random.key(0), jnp.ones((2, 28, 28, 1)))["params"]
+    x = np.ones((2, 28, 28, 1), np.float32)
+    params = jax.eval_shape(run.model.init, jax.random.key(0), x)["params"]
     assert params["head"]["kernel"].shape == (8, 4)
-    assert net.apply(params, jnp.ones((2, 28, 28, 1))).shape == (2, 3)
+    assert jax.eval_shape(net.apply, params, x).shape == (2, 3)
 
 
 def test_the_interval_is_1_96_standard_errors():
@@ -212,20 +219,13 @@ def test_evaluation_takes_few_tasks_at_once_on_a_cpu_and_what_was_set_where_some
 
 
 def test_a_fast_evaluation_asks_for_no_more_at_a_time_than_has_its_place(monkeypatch):
-    params, mesh = start().params, Mesh(np.array(jax.devices()[:1]), ("tasks",))
-    asked_for = []
-
-    def figures(most):
-        monkeypatch.setattr(evaluate, "CHUNKS_AT_ONCE", most)
-        made = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 1, MAIN, RUN.inner)
-        asked_for.clear()
-        return made(params, (), 11, K_EVAL, {}, pause=asked_for.append)[0].figures
-
+    asked_for, of_three = [], []
     monkeypatch.setattr(evaluate, "SECONDS_BETWEEN_PAUSES", 1e6)
-    expected = figures(64)
+    expected = evaluation(1, 1)(11, pause=asked_for.append)
     assert asked_for == [1, 11]
-    assert figures(3) == expected
-    assert asked_for == [1, 4, 7, 10, 11]
+    monkeypatch.setattr(evaluate, "CHUNKS_AT_ONCE", 3)
+    assert evaluation.__wrapped__(1, 1)(11, pause=of_three.append) == expected
+    assert of_three == [1, 4, 7, 10, 11]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """The selection of a meta-step's tasks, against candidates that are scored one by one and chosen with numpy."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -107,21 +106,24 @@ def test_runs_in_one_program_each_select_their_own_tasks():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), engine.cut(together, i), one)
 
 
+chosen_ = partial(jax.jit, static_argnums=(0, 1))(chosen)
+
+
 def test_a_curriculum_moves_evenly_from_the_easiest_to_the_hardest_and_stays_there():
     selection = Selection(candidates=50, hardest_at=100)
-    found = [int(window(selection, 15, jnp.int32(step))) for step in range(0, 130, 10)]
-    assert found == [0, 3, 7, 10, 14, 17, 21, 24, 28, 31, 35, 35, 35]
-    assert int(window(Selection(50, 0), 15, jnp.int32(0))) == 35
+    of_steps = jax.jit(jax.vmap(window, (None, None, 0)), static_argnums=(0, 1))
+    found = of_steps(selection, 15, np.arange(0, 130, 10))
+    assert found.tolist() == [0, 3, 7, 10, 14, 17, 21, 24, 28, 31, 35, 35, 35]
+    assert of_steps(Selection(50, 0), 15, np.arange(1)).tolist() == [35]
     scores = np.random.default_rng(0).normal(size=50)
-    for step in (0, 50, 100, 10**9):
-        first = int(window(selection, 15, jnp.int32(step)))
+    for step, first in ((0, 0), (50, 17), (100, 35), (10**9, 35)):
         expected = sorted(np.argsort(scores)[first : first + 15])
-        np.testing.assert_array_equal(chosen(selection, 15, jnp.array(scores), jnp.int32(step)), expected)
+        np.testing.assert_array_equal(chosen_(selection, 15, scores, step), expected)
 
 
 def test_what_is_no_number_is_the_hardest():
-    scores = jnp.array([1.0, jnp.nan, 3.0, jnp.inf, 2.0])
-    np.testing.assert_array_equal(chosen(Selection(5, 0), 2, scores, jnp.int32(0)), [1, 3])
+    scores = np.array([1.0, np.nan, 3.0, np.inf, 2.0])
+    np.testing.assert_array_equal(chosen_(Selection(5, 0), 2, scores, 0), [1, 3])
 
 
 def test_a_policy_is_scored_by_its_return_as_its_loss_on_what_it_collected_is_none():
@@ -139,7 +141,7 @@ def test_a_policy_is_scored_by_its_return_as_its_loss_on_what_it_collected_is_no
         again = jax.random.clone(k_adapt)
         return score(run.learner, net, run.tasks, params, episode, again), loss, metrics["return"]
 
-    found, loss, value = scored(jax.random.key(0))
+    found, loss, value = jax.device_get(scored(jax.random.key(0)))
     assert abs(loss) < 1e-6 < abs(value)
     np.testing.assert_allclose(found, -value, rtol=1e-6)
 
