@@ -7,11 +7,10 @@ import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import composed, run_in, to_yaml, untrained
+from support import composed, drawn_like, run_in, to_yaml, untrained
 from test_pages import blocks, section
 
 from metarun import engine
@@ -27,9 +26,9 @@ def kept(tmp_path_factory):
     """A learner of sine waves in a directory, and the same adapted to one of them."""
     directory = tmp_path_factory.mktemp("kept")
     run = build_run(composed("task=sinusoid", "learner=maml", "model.hidden=[4]"))
-    params = run.learner.init(engine.nets(run.shape)[0], jax.random.key(0), jnp.zeros((10, 1)))
-    learned = Learned(run.config, Purpose((1,), "float32", "mse", 1, None), jax.device_get(params), {})
     x = np.linspace(-5, 5, 10, dtype=np.float32)[:, None]
+    params = drawn_like(lambda: run.learner.init(engine.nets(run.shape)[0], jax.random.key(0), x))
+    learned = Learned(run.config, Purpose((1,), "float32", "mse", 1, None), params, {})
     keep(learned, directory / "learned")
     keep(learned.adapt(x, np.sin(x)), directory / "adapted")
     return directory

@@ -1,7 +1,6 @@
 """Starting from another run: what is taken, what is not, and what is refused."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import changed, complete, equal, no_meta_steps, on_blobs, placed, run_of, to_yaml
@@ -14,13 +13,17 @@ from metarun.run import train, transfer
 from metarun.run.transfer import by_layer, match, network_of, start_from
 
 
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
 def test_parts_that_agree_in_layer_name_and_shape_are_taken():
     new = {
         "encoder": {
-            "conv0": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)},
-            "conv1": {"kernel": jnp.zeros((4, 4))},
+            "conv0": {"kernel": zeros(3, 2), "bias": zeros(2)},
+            "conv1": {"kernel": zeros(4, 4)},
         },
-        "cell": {"lstm": {"kernel": jnp.zeros((3, 2))}},
+        "cell": {"lstm": {"kernel": zeros(3, 2)}},
     }
     source = {
         "conv0": {"kernel": np.ones((3, 2)), "bias": np.full(2, 2.0)},
@@ -37,14 +40,14 @@ def test_parts_that_agree_in_layer_name_and_shape_are_taken():
 
 
 def test_of_a_networks_blocks_each_is_taken_for_itself():
-    new = {"net": {"block1": {"dense": {"kernel": jnp.zeros(2)}}}}
+    new = {"net": {"block1": {"dense": {"kernel": zeros(2)}}}}
     source = {"block0": {"dense": {"kernel": np.zeros(2)}}, "block1": {"dense": {"kernel": np.ones(2)}}}
     assert match(new, source, ours="net/").taken == {"net/block1/dense/kernel": "block1/dense/kernel"}
     assert not match(new, {"block0": source["block0"]}, ours="net/").taken
 
 
 def test_a_network_is_not_taken_for_what_has_its_name_beside_another():
-    layer = {"dense0": {"kernel": jnp.ones((2, 3))}}
+    layer = {"dense0": {"kernel": zeros(2, 3)}}
     found = match({"theta": layer, "encoder": layer}, {"encoder": layer, "cell": layer}, "theta/", "encoder/")
     assert found.taken == {"theta/dense0/kernel": "encoder/dense0/kernel"}
     assert not [path for path in match({"theta": layer, "dense0": layer}, layer, "theta/").taken if path[0] == "d"]
@@ -120,9 +123,9 @@ def initial(learner: str, *overrides: str):
     """A learner, its parameters, and where in them the model's are."""
     run = run_of(f"learner={learner}", "model=mlp", "model.hidden=[5]", "task.ways=5", *overrides)
     net = make_net(run.model, run.tasks, run.learner.width(run.tasks.n_out))
-    of = jax.eval_shape(lambda key: run.learner.init(net, key, jnp.ones((2, 28, 28, 1))), jax.random.key(0))
+    of = jax.eval_shape(lambda key: run.learner.init(net, key, np.ones((2, 28, 28, 1), np.float32)), jax.random.key(0))
     leaves, structure = jax.tree.flatten(of)
-    params = [jnp.full(leaf.shape, number, leaf.dtype) for number, leaf in enumerate(leaves)]
+    params = [np.full(leaf.shape, number, leaf.dtype) for number, leaf in enumerate(leaves)]
     return run, jax.tree.unflatten(structure, params), network_of(run.learner)
 
 
@@ -146,7 +149,7 @@ def test_of_several_networks_the_one_that_is_meta_learned_is_taken_and_started(l
     there = match(params, single, network)
     assert "dense0/kernel" in there.taken.values()
     assert all(new == place + old for new, old in there.taken.items())
-    own = match(jax.tree.map(jnp.zeros_like, params), params, network, network)
+    own = match(jax.tree.map(np.zeros_like, params), params, network, network)
     assert not own.left
     jax.tree.map(np.testing.assert_array_equal, own.params, params)
 
@@ -177,20 +180,20 @@ def test_what_a_learner_keeps_beside_a_network_is_not_taken_for_weights_nor_lost
     assert f"{ours}dense0/kernel" in taken
     assert all(path.startswith(ours) for path in taken)
     # A run's own parameters are taken back whole.
-    whole = match(jax.tree.map(jnp.zeros_like, params), jax.device_get(params), ours, ours)
+    whole = match(jax.tree.map(np.zeros_like, params), jax.device_get(params), ours, ours)
     assert not whole.left
     jax.tree.map(np.testing.assert_array_equal, whole.params, params)
 
 
 def test_moments_that_are_kept_are_no_weights_in_either_direction():
-    theta = {"dense0": {"kernel": jnp.ones((2, 3))}}
-    kept = {"theta": theta, "adam": {"second": {"dense0": {"kernel": jnp.full((2, 3), 9.0)}}, "steps": jnp.ones(())}}
-    weights = {"dense0": {"kernel": jnp.zeros((2, 3))}}
+    theta = {"dense0": {"kernel": zeros(2, 3)}}
+    kept = {"theta": theta, "adam": {"second": {"dense0": {"kernel": zeros(2, 3)}}, "steps": zeros()}}
+    weights = {"dense0": {"kernel": zeros(2, 3)}}
     ours = network_of(run_of("learner=reptile", "learner.moments=kept").learner)
     assert match(weights, kept, network_of(run_of("learner=reptile").learner), ours).taken == {
         "dense0/kernel": "theta/dense0/kernel"
     }
-    there = match(kept, {"dense0": {"kernel": jnp.full((2, 3), 5.0)}}, ours)
+    there = match(kept, {"dense0": {"kernel": np.full((2, 3), 5.0)}}, ours)
     assert there.taken == {"theta/dense0/kernel": "dense0/kernel"}
     assert set(there.left) == {"adam/second/dense0/kernel", "adam/steps"}
     assert len(match(kept, kept, ours, ours).taken) == 3  # a run of the same learner has them all
