@@ -1,5 +1,7 @@
 """Second derivatives forward over reverse are those of reverse over reverse, for every learner that takes them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,20 +65,20 @@ def test_every_way_of_differentiating_gives_the_same_meta_gradient(settings, flo
 
 def test_the_derivative_of_a_gradient_is_the_hessian_and_the_mixed_derivative():
     """L(phi, theta) = sum (phi^3 theta): grad = 3 phi^2 theta, its derivatives 6 phi theta and 3 phi^2."""
-    phi, theta, v = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0]), jnp.array([3.0, 1.0])
+    phi, theta, v = np.float32([1, 2]), np.float32([0.5, -1]), np.float32([3, 1])
 
     def along_v(phi, theta):
         return gradients.gradient(lambda phi: (phi**3 * theta).sum())(phi) @ v
 
     with gradients.differentiated(MIXED):
-        of_phi, of_theta = jax.grad(along_v, argnums=(0, 1))(phi, theta)
+        of_phi, of_theta = jax.jit(jax.grad(along_v, argnums=(0, 1)))(phi, theta)
     np.testing.assert_allclose(of_phi, 6 * phi * theta * v, rtol=1e-6)
     np.testing.assert_allclose(of_theta, 3 * phi**2 * v, rtol=1e-6)
 
 
 def temporary_bytes(how: Inner, steps: int, examples: int = 2000) -> int:
     """The compiled program's buffers: one layer of 8 x 8, many examples, so that activations outweigh parameters."""
-    x = jnp.ones((examples, 8))
+    x = np.ones((examples, 8), np.float32)
 
     def loss(w, _):
         return jnp.square(jnp.tanh(x @ w)).mean()
@@ -88,7 +90,7 @@ def temporary_bytes(how: Inner, steps: int, examples: int = 2000) -> int:
         with gradients.differentiated(how):
             return jax.grad(after)(w)
 
-    return jax.jit(grad).lower(jnp.ones((8, 8))).compile().memory_analysis().temp_size_in_bytes
+    return jax.jit(grad).lower(np.ones((8, 8), np.float32)).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_memory_of_mixed_mode_grows_by_parameters_and_of_reverse_mode_by_activations():
@@ -104,9 +106,12 @@ def test_rematerialisation_keeps_the_root_of_the_steps():
 
 @pytest.mark.parametrize("how", [MIXED, *MORE_WAYS], ids=str)
 def test_every_way_of_looping_takes_each_step_once_with_its_index(how):
-    for steps in (0, 1, 7, 10):
-        expected = 1
-        for i in range(steps):
-            expected = (7 * expected + i) % 10007
+    def step(i, carry):
+        return (7 * carry + i) % 10007
+
+    def looped(carry):
         with gradients.differentiated(how):
-            assert inner.loop(steps, lambda i, carry: (7 * carry + i) % 10007, jnp.int32(1)) == expected
+            return [inner.loop(steps, step, carry) for steps in (0, 1, 7, 10)]
+
+    found = jax.device_get(jax.jit(looped)(np.int32(1)))
+    assert found == [functools.reduce(lambda carry, i: step(i, carry), range(steps), 1) for steps in (0, 1, 7, 10)]

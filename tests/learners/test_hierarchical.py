@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import run_of
@@ -31,7 +30,7 @@ def given():
     shapes = jax.eval_shape(lambda key: RUN.tasks.sample((), key), jax.random.key(0))
     shapes = jax.eval_shape(lambda x: LEARNER.init(NET, jax.random.key(0), x), shapes.support.x), shapes
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.array(random.normal(0, 0.5, leaf.shape), leaf.dtype), shapes)
+    return jax.device_put(jax.tree.map(lambda leaf: random.normal(0, 0.5, leaf.shape).astype(leaf.dtype), shapes))
 
 
 def sigmoid(x):
@@ -47,7 +46,7 @@ def test_shares_clusters_and_gates_are_the_papers(given):
     task = np.array([0.5, -1.0, 0.2, 0.8])
     weights = np.exp([-((task - c) ** 2).sum() / (2 * 2.0) for c in p["centres"]])
     shares = weights / weights.sum()
-    np.testing.assert_allclose(jax.jit(LEARNER.assignment)(given[0], jnp.array(task, jnp.float32)), shares, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(LEARNER.assignment)(given[0], np.float32(task)), shares, rtol=1e-5)
 
     leaves = [shares[i] * np.tanh(task @ p["leaves"]["kernel"][i] + p["leaves"]["bias"][i]) for i in range(3)]
     level, middle = p["levels"][0], np.zeros((2, 4))
@@ -56,11 +55,11 @@ def test_shares_clusters_and_gates_are_the_papers(given):
         for j in range(2):
             middle[j] += share[j] * np.tanh(leaf @ level["nodes"]["kernel"][j] + level["nodes"]["bias"][j])
     root = sum(np.tanh(m @ p["root"]["kernel"] + p["root"]["bias"]) for m in middle)
-    np.testing.assert_allclose(jax.jit(LEARNER.clusters)(given[0], jnp.array(task, jnp.float32)), root, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(LEARNER.clusters)(given[0], np.float32(task)), root, rtol=1e-4)
 
     gates = sigmoid(np.concatenate([task, root]) @ p["gates"]["kernel"] + p["gates"]["bias"])
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(p["theta"])])
-    gated = jax.jit(LEARNER.gated)(given[0], jnp.array(task, jnp.float32))
+    gated = jax.jit(LEARNER.gated)(given[0], np.float32(task))
     found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gated)])
     np.testing.assert_allclose(found, gates * flat, rtol=1e-4, atol=1e-6)
 
@@ -95,12 +94,13 @@ def test_the_embedding_is_the_mean_state_of_a_recurrence_and_the_last_example_is
 
 def test_with_open_gates_it_is_maml(given):
     params, episode = given
-    shut = {"kernel": jnp.zeros_like(params["gates"]["kernel"]), "bias": jnp.full_like(params["gates"]["bias"], 100.0)}
+    shut = {"kernel": np.zeros_like(params["gates"]["kernel"]), "bias": np.full_like(params["gates"]["bias"], 100.0)}
     maml = run_of("learner=maml", *SETTINGS).learner
-    episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, jax.random.key(5)))
+    episodes = jax.tree.map(lambda leaf: np.asarray(leaf)[None], episode)
 
     @jax.jit
     def both(params):
+        keys = jax.random.key(5)[None]
         with differentiated(RUN.inner):
             own = dataclasses.replace(LEARNER, reconstruction=0.0).meta_grad(NET, params, episodes, keys, 0)
             return own, maml.meta_grad(NET, params["theta"], episodes, jax.random.clone(keys), 0)
@@ -112,14 +112,14 @@ def test_with_open_gates_it_is_maml(given):
 
 def test_the_reconstruction_is_learned_with_its_weight_and_a_test_tells_of_the_leaves(given):
     params, episode = given
-    episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, jax.random.key(5)))
+    episodes = jax.tree.map(lambda leaf: np.asarray(leaf)[None], episode)
 
     def decoder(weight):
         own = dataclasses.replace(LEARNER, reconstruction=weight)
-        return own.meta_grad(NET, params, episodes, jax.random.clone(keys), 0)[0]["decoder"]
+        return own.meta_grad(NET, params, episodes, jax.random.key(5)[None], 0)[0]["decoder"]
 
     def alone(params):
-        return LEARNER.embedding(NET, params, episode.support, jax.random.clone(keys[0]))[1]
+        return LEARNER.embedding(NET, params, episode.support, jax.random.key(5))[1]
 
     @jax.jit
     def all_of(params):
@@ -127,7 +127,7 @@ def test_the_reconstruction_is_learned_with_its_weight_and_a_test_tells_of_the_l
         told = LEARNER.measure(NET, params, episode, jax.random.key(7))
         return decoder(0.5), jax.grad(alone)(params)["decoder"], told, LEARNER.assignment(params, task)
 
-    found, expected, told, shares = all_of(params)
+    found, expected, told, shares = jax.device_get(all_of(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.5 * b, rtol=1e-4, atol=1e-6), found, expected)
     np.testing.assert_allclose([told[f"leaf_{i}"] for i in (1, 2, 3)], shares, rtol=1e-5)
 

@@ -53,7 +53,8 @@ def test_a_product_has_the_first_and_second_derivatives_of_jaxs():
 
         found, expected = of(point, direction)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
-    np.testing.assert_allclose(product(jnp.ones((5, 4)), jnp.ones((4, 2))), np.full((5, 2), 4))
+    ones = (np.ones(shape, np.float32) for shape in ((5, 4), (4, 2)))
+    np.testing.assert_allclose(jax.jit(product)(*ones), np.full((5, 2), 4))
 
 
 @pytest.mark.parametrize(("tasks", "shape"), [((), (7, 3)), ((2,), (2, 3, 4, 5)), ((3, 2), (2, 5, 3))])
@@ -77,12 +78,12 @@ def test_a_total_and_what_is_spread_have_the_first_and_second_derivatives_of_jax
         for f in (on_tasks(total, lambda row: spread(row, shape[:-1])), plain)
     )
     assert_close(ours, theirs)
-    compiled = jax.jit(total).lower(jnp.ones(shape)).compile().as_text()
+    compiled = jax.jit(total).lower(np.ones(shape, np.float32)).compile().as_text()
     assert "dot" in compiled  # or a CPU computes one by one all that leads to it
 
 
 def test_rows_of_tasks_with_one_matrix_are_one_product_in_both_directions():
-    rows, matrix = jnp.ones((3, 5, 4)), jnp.ones((4, 2))
+    rows, matrix = np.ones((3, 5, 4), np.float32), np.ones((4, 2), np.float32)
     of_all = jax.vmap(product, (0, None))
     text = str(jax.make_jaxpr(jax.grad(lambda matrix: of_all(rows, matrix).sum()))(matrix))
     assert "f32[15,2]" in text
@@ -146,7 +147,7 @@ def test_the_papers_variants_have_their_papers_sizes():
     """Finn et al.: 64 for Omniglot, 32 * 5 * 5 = 800 for mini-ImageNet; Bertinetto et al.: 31,104 + 41,472 features."""
 
     def head(model, shape):
-        params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, *shape)))["params"]
+        params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((2, *shape), np.float32))["params"]
         return params["head"]["kernel"].shape
 
     assert head(Conv4(64, "stride", "batch", 5), (28, 28, 1)) == (64, 5)
@@ -157,7 +158,7 @@ def test_the_papers_variants_have_their_papers_sizes():
     assert head(wide, (84, 84, 3)) == (31104 + 41472, 5)
     assert head(wide, (28, 28, 1)) == (1536 + 2048, 5)
     resnet = ResNet12((64, 160, 320, 640), 0.1, "batch", None)
-    features, params = jax.eval_shape(resnet.init_with_output, jax.random.key(0), jnp.zeros((2, 84, 84, 3)))
+    features, params = jax.eval_shape(resnet.init_with_output, jax.random.key(0), np.zeros((2, 84, 84, 3), np.float32))
     assert features.shape == (2, 640 * 5 * 5)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 12_424_320
 
