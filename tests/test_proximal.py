@@ -149,20 +149,23 @@ def test_minibatches_part_the_tasks_however_these_lie_in_chunks_and_devices():
 def test_an_update_is_so_many_steps_of_adam_each_of_its_own_part_at_the_rate_of_the_meta_step():
     rates = optax.linear_schedule(0.1, 0.02, 4)
     outer = dataclasses.replace(OUTER, learning_rate=rates, epochs=2, minibatches=3, clip_norm=0.5)
-    centres = jnp.array([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]])
+    centres = np.float32([[0, 0], [1, 2], [2, 4]])
 
     def along(params, which):
-        return params - centres[which]
+        return params - jnp.asarray(centres)[which]
 
-    params, state, by_hand, adam = jnp.zeros(2), outer.init(jnp.zeros(2)), jnp.zeros(2), optax.scale_by_adam()
-    moments = adam.init(by_hand)
+    params = by_hand = np.zeros(2, np.float32)
+    state, adam = outer.init(params), optax.scale_by_adam()
+    moments, of_adam = adam.init(by_hand), jax.jit(adam.update)
+    of_outer = jax.jit(lambda params, state: outer.update((), state, params, along))
     for meta_step in range(2):
-        update, state = jax.jit(lambda params, state: outer.update((), state, params, along))(params, state)
+        update, state = jax.device_get(of_outer(params, state))
         params = params + update
         for i in range(6):
             grad = by_hand - centres[i % 3]
-            step, moments = adam.update(grad * min(1, 0.5 / max(jnp.linalg.norm(grad), 1e-9)), moments)
-            by_hand = by_hand - (0.1 - 0.02 * meta_step) * step
+            shorter = np.float32(min(1, 0.5 / max(np.linalg.norm(grad), 1e-9)))
+            step, moments = jax.device_get(of_adam(grad * shorter, moments))
+            by_hand = by_hand - np.float32(0.1 - 0.02 * meta_step) * step
     np.testing.assert_allclose(params, by_hand, rtol=1e-5)
     assert state.meta_steps == 2
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from support import classifier, learners_with, on_blobs, one_of, run_of
+from support import classifier, drawn_like, learners_with, on_blobs, one_of, run_of
 
 from metarun import engine, inner
 from metarun.config.run import build_run
@@ -44,10 +44,20 @@ MAIN = Asked(after=0, inductive="none")
 def drawn():
     """Parameters, the data, and the first tasks of an evaluation, drawn by their keys."""
     data = RUN.tasks.load("test")
-    k_episodes, _ = jax.vmap(engine.task_key, (None, 0))(engine.stream(3, engine.EVAL), jnp.arange(TASKS))
-    episodes = jax.jit(jax.vmap(RUN.tasks.sample, (None, 0)))(data, k_episodes)
-    params = jax.jit(lambda: NET.init(jax.random.key(1), np.zeros((1, 4))))()
-    return jax.device_get((params, data, episodes))
+
+    @jax.jit
+    def begun(data):
+        k_episodes, _ = jax.vmap(engine.task_key, (None, 0))(engine.stream(3, engine.EVAL), jnp.arange(TASKS))
+        episodes = jax.vmap(RUN.tasks.sample, (None, 0))(data, k_episodes)
+        return NET.init(jax.random.key(1), np.zeros((1, 4))), data, episodes
+
+    return jax.device_get(begun(data))
+
+
+@lru_cache
+def of_two_devices():
+    mesh, asked = Mesh(np.array(jax.devices()[:2]), ("tasks",)), Asked(after=2, inductive="all")
+    return make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, asked, RUN.inner), asked
 
 
 def alone(learner, episode, asked, steps, params, net=NET, key=None, whole=True):
@@ -63,9 +73,7 @@ def compiled(learner, asked, net):
 def test_an_evaluation_is_every_tasks_metrics_one_by_one(drawn):
     """Chunks of two tasks on two devices against a loop in Python: means, intervals, answers, in the tasks' order."""
     params, data, episodes = drawn
-    mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
-    asked = Asked(after=2, inductive="all")
-    evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, asked, RUN.inner)
+    evaluate, asked = of_two_devices()
     evaluations = evaluate(params, data, TASKS, engine.stream(3, engine.EVAL), {}, (4, 0))
 
     for after, (figures, answers) in zip((2, 4, 0), evaluations, strict=True):
@@ -245,7 +253,7 @@ def test_the_numbers_of_an_evaluation_are_arguments_and_inner_steps_are_clipped_
             return query_metrics(own, NET, params, episode, None, jnp.array([2]), True, MAIN)
 
         with differentiated(clip):
-            outputs.append(jax.jit(told)(params, one_of(episodes)).outputs[0])
+            outputs.append(np.asarray(jax.jit(told)(params, one_of(episodes)).outputs)[0])
     np.testing.assert_allclose(answers.outputs[0], outputs[0], rtol=1e-3, atol=1e-4)
     assert np.abs(outputs[0] - outputs[1]).max() > 0.1
 
@@ -254,7 +262,7 @@ def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predict
     run = run_of("learner=cnp", "task=sinusoid", "model.hidden=[4]", "learner.encoder=[4]", "learner.decoder=[4]")
     net = make_net(run.model, run.tasks, None)
     episode = jax.jit(run.tasks.sample)((), jax.random.key(0))
-    params = jax.jit(lambda key: run.learner.init(net, key, episode.support.x))(jax.random.key(1))
+    params = drawn_like(lambda: run.learner.init(net, jax.random.key(1), episode.support.x))
     measured = jax.jit(lambda: run.learner.measure(net, params, episode, None))()
     evaluate = make_evaluate(
         run.learner, net, run.tasks, Mesh(np.array(jax.devices()[:1]), ("tasks",)), 1, run.asked, run.inner
@@ -269,9 +277,7 @@ def test_what_a_learner_measures_itself_stands_beside_the_figures_of_its_predict
 
 def test_what_selects_is_the_main_figure_of_the_whole_test_bit_for_bit(drawn):
     params, data, _ = drawn
-    asked = Asked(after=2, inductive="all")
-    mesh = Mesh(np.array(jax.devices()[:2]), ("tasks",))
-    evaluate = make_evaluate(RUN.learner, NET, RUN.tasks, mesh, 2, asked, RUN.inner)
+    evaluate, _ = of_two_devices()
     k_eval = engine.stream(3, engine.EVAL)
     whole, *_ = evaluate(params, data, TASKS, k_eval, {}, (4, 0))
     (main,) = evaluate(params, data, TASKS, k_eval, {})

@@ -115,7 +115,7 @@ def test_a_meta_step_that_is_not_finite_is_told_task_by_task_as_in_memory(small_
     run = run_placed(composed(*SMALL, f"task.path={small_folder}"), tmp_path)
     mesh = run.hardware.set_up(4)
     state = engine.first_state(run.shape, mesh, held(run, "device", mesh)["train"], run.numbers, 0)
-    nonfinite.keep(run, state._replace(step=state.step + 3), {})
+    nonfinite.keep(run, state._replace(step=np.int32(3)), {})
     told = []
     for where in ("device", "host"):
         config = run.config | {"hardware": run.config["hardware"] | {"data": where}}
@@ -243,15 +243,15 @@ def test_tasks_whose_examples_cannot_stay_on_the_host_are_refused_in_a_line(run,
 
 
 def test_what_was_gathered_is_found_by_its_number_and_the_place_of_the_task():
-    examples = Examples(jnp.arange(24).reshape(3, 4, 2), jnp.arange(24.0).reshape(3, 4, 2, 1))
-    data = {"pool": Pool(Gathered(examples, jnp.int32(7)), None, None), "other": 5}
+    examples = Examples(np.arange(24).reshape(3, 4, 2), np.arange(24, dtype=np.float32).reshape(3, 4, 2, 1))
+    data = {"pool": Pool(Gathered(examples, np.int32(7)), None, None), "other": 5}
     at = gathered.at(data, 8, 6)
     assert at["other"] == 5
     assert at["pool"].x.tolist() == [12, 13]  # of number 7 + 1, the task in place 6 of 4
     assert at["pool"].y.tolist() == [[12.0], [13.0]]
-    assert at["pool"].places(jnp.array([[99], [98]])).tolist() == [[0], [1]]
+    assert at["pool"].places(np.array([[99], [98]])).tolist() == [[0], [1]]
     with pytest.raises(ValueError, match="3 examples are drawn where 2 were gathered"):
-        at["pool"].places(jnp.arange(3))
+        at["pool"].places(np.arange(3))
 
 
 @dataclass(frozen=True)
